@@ -1,1 +1,6 @@
-//! cm-core
+//! The middle of Holdfast: the pure engine, the resources, the store of generations and the worker.
+//!
+//! **Invariant:** `engine` and `plan` are pure: no descriptor, no clock, no environment, no file system.
+
+pub mod engine;
+pub mod proto;
