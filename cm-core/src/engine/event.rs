@@ -1,0 +1,178 @@
+//! What happens to the engine. Names are past participles; each cause outside becomes exactly one of these.
+
+use crate::proto::{ManifestRef, UnitResult};
+
+use super::{Mono, Node};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Exit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// What a person asked of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Start; lifts a hold.
+    Start,
+    /// Stop, and hold it down.
+    Stop,
+    /// Stop and start.
+    Restart,
+    /// Load the configuration again.
+    Reload,
+    /// Freeze its processes, and hold.
+    Pause,
+    /// Let them run again.
+    Resume,
+    /// Leave the unit alone: no restart, no repair.
+    Hold,
+    /// Lift the hold.
+    Release,
+    /// Signal the main process.
+    Kill(i32),
+}
+
+/// How the machine goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Down {
+    /// Power off.
+    Poweroff,
+    /// Reboot.
+    Reboot,
+    /// Halt.
+    Halt,
+    /// Leave the process (containers).
+    Exit,
+}
+
+/// What kind of swap to another manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Swap {
+    /// A person applies a new generation: journaled, returns on failure.
+    Apply,
+    /// A person goes back to an earlier generation.
+    Rollback,
+    /// The first manifest, or the store's current generation over it: nothing to return to.
+    Boot,
+}
+
+/// Everything that can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A manifest is to become the desired one. It was given to [`super::Engine::install`] before.
+    Swapped {
+        /// Whom to answer; 0 for nobody.
+        request: u64,
+        /// The manifest.
+        manifest: ManifestRef,
+        /// Its generation.
+        generation: u64,
+        /// What kind of swap.
+        kind: Swap,
+    },
+    /// The process of a spawn exists and runs its program.
+    Spawned {
+        /// Of which spawn.
+        serial: u64,
+    },
+    /// A process could not be made or did not reach its program.
+    SpawnFailed {
+        /// Of which spawn.
+        serial: u64,
+        /// What failed, in words.
+        stage: String,
+        /// errno(3).
+        errno: i32,
+    },
+    /// The process of a spawn has ended.
+    Exited {
+        /// Of which spawn.
+        serial: u64,
+        /// How.
+        exit: Exit,
+    },
+    /// The readiness that the spawn's unit declares by `notify` or `fd=` was seen.
+    Ready {
+        /// Of which spawn.
+        serial: u64,
+    },
+    /// `RELOADING=1` was seen.
+    Reloading {
+        /// Of which spawn.
+        serial: u64,
+    },
+    /// `WATCHDOG=1` was seen.
+    Watchdog {
+        /// Of which spawn.
+        serial: u64,
+    },
+    /// The cgroup of a spawn has no process any more.
+    CgroupEmpty {
+        /// Of which spawn.
+        serial: u64,
+    },
+    /// Results of a batch.
+    Results {
+        /// Which batch.
+        batch: u64,
+        /// The results.
+        results: Vec<UnitResult>,
+    },
+    /// A batch has ended.
+    BatchDone {
+        /// Which batch.
+        batch: u64,
+    },
+    /// The worker is gone, with whatever it was doing.
+    WorkerLost,
+    /// A store record is durable, or could not be made so.
+    Recorded {
+        /// The token of the effect.
+        token: u64,
+        /// Why not.
+        error: Option<String>,
+    },
+    /// The store is open: execs that need its memory may run.
+    StoreOpened,
+    /// Something happened to what these units own.
+    Touched {
+        /// The units.
+        nodes: Vec<Node>,
+    },
+    /// Events were lost: every watched unit has to be looked at.
+    Overflowed,
+    /// A managed mount is there.
+    Mounted {
+        /// Its unit.
+        node: Node,
+    },
+    /// A managed mount is gone.
+    Unmounted {
+        /// Its unit.
+        node: Node,
+    },
+    /// The earliest deadline has passed.
+    Tick,
+    /// A person asks something of a unit.
+    Asked {
+        /// Whom to answer; 0 for nobody.
+        request: u64,
+        /// What.
+        verb: Verb,
+        /// The unit.
+        node: Node,
+        /// Who asks and why, for the status.
+        note: String,
+        /// Until when, for holds; `None` is until boot.
+        until: Option<Mono>,
+    },
+    /// The machine goes down.
+    ShutdownAsked {
+        /// How.
+        down: Down,
+    },
+}
