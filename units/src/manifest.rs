@@ -24,7 +24,7 @@ pub const VERSION: u32 = 1;
 /// Bytes of the header.
 const HEADER: usize = 80;
 /// Bytes of a unit record.
-const UNIT: usize = 80;
+const UNIT: usize = 88;
 /// Bytes of an edge record.
 const EDGE: usize = 16;
 /// Largest manifest that is accepted: 256 MiB, some 2 million units.
@@ -132,6 +132,8 @@ pub struct UnitView<'a> {
     pub layer: &'a str,
     /// `file:line` of its declaration.
     pub origin: &'a str,
+    /// What a person wrote about it; empty without.
+    pub description: &'a str,
 }
 
 impl UnitView<'_> {
@@ -248,6 +250,7 @@ impl Manifest {
             let name = string(4).ok_or(Damaged("name"))?;
             string(48).ok_or(Damaged("layer"))?;
             string(56).ok_or(Damaged("origin"))?;
+            string(80).ok_or(Damaged("description"))?;
             if previous.is_some_and(|p| p >= (kind, name)) {
                 return Err(Damaged("order"));
             }
@@ -376,6 +379,7 @@ impl Manifest {
             claim: self.claim(id),
             layer: self.text_at(r, 48),
             origin: self.text_at(r, 56),
+            description: self.text_at(r, 80),
         }
     }
 
@@ -457,6 +461,8 @@ pub struct NewUnit {
     pub layer: String,
     /// `file:line` of its declaration.
     pub origin: String,
+    /// What a person wrote about it; empty for nothing. Not part of the digest.
+    pub description: String,
 }
 
 impl NewUnit {
@@ -470,6 +476,7 @@ impl NewUnit {
             claim: String::new(),
             layer: "main".to_owned(),
             origin: String::new(),
+            description: String::new(),
         }
     }
 }
@@ -560,6 +567,9 @@ impl ManifestBuilder {
                 records.extend_from_slice(&b.to_le_bytes());
             }
             records.extend_from_slice(digest.as_slice().get(..16).unwrap_or(&[0; 16]));
+            let (at, length) = strings.add(&unit.description);
+            records.extend_from_slice(&at.to_le_bytes());
+            records.extend_from_slice(&length.to_le_bytes());
         }
         let mut body = records;
         for (_, unit, kind, reason) in forward.iter().chain(&backward) {
