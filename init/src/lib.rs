@@ -1,1 +1,3 @@
-//! init
+//! PID 1, `initctl` and the log daemon.
+
+pub mod event_loop;

@@ -1,0 +1,259 @@
+//! One worker as PID 1 sees it: a socket with an outgoing queue, and what it has been asked.
+//!
+//! Nothing here waits: what the socket does not take stays in the queue until it is writable again.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use cm_core::proto::{self, ManifestRef, Reply, Request};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use super::packet;
+
+/// Why a worker's words are not understood. It is killed then, and another one started.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The socket failed.
+    #[error("cannot talk to the worker: {0}")]
+    Io(#[from] io::Error),
+    /// A packet that is no reply.
+    #[error("cannot understand the worker: {0}")]
+    Packet(#[from] postcard::Error),
+    /// Another version of the protocol.
+    #[error(
+        "cannot work with cm-worker: it speaks protocol {theirs}, this init speaks {ours}; install both from one build"
+    )]
+    Version {
+        /// What it speaks.
+        theirs: u32,
+        /// What we speak.
+        ours: u32,
+    },
+}
+
+/// What the socket had.
+#[derive(Debug)]
+pub enum Heard {
+    /// A reply with the descriptors beside it.
+    Reply(Box<Reply>, Vec<OwnedFd>),
+    /// Nothing more for now.
+    Nothing,
+    /// The worker has closed its end.
+    End,
+}
+
+/// A request that has no answer yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum Task {
+    /// A batch.
+    Batch(u64),
+    /// A store record.
+    Store(u64),
+    /// A compile.
+    Compile(u64),
+}
+
+/// A connected worker.
+#[derive(Debug)]
+pub struct Link {
+    /// Its number: no two workers of one PID 1 share it.
+    pub number: u32,
+    /// Its pid.
+    pub pid: i32,
+    socket: OwnedFd,
+    queue: VecDeque<(Vec<u8>, Vec<Rc<OwnedFd>>)>,
+    manifests: BTreeSet<ManifestRef>,
+    tasks: BTreeSet<Task>,
+}
+
+/// A fresh socket pair: ours (close-on-exec, as everything a child must not have) and the worker's.
+///
+/// # Errors
+/// What socketpair(2) said.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    // The worker blocks on its end; O_NONBLOCK belongs to the open file, which each end has of its own.
+    nix::fcntl::fcntl(&theirs, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+    Ok((ours, theirs))
+}
+
+impl AsRawFd for Link {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Link {
+    /// A worker that was just started with the other end of `socket`.
+    pub fn new(number: u32, pid: i32, socket: OwnedFd) -> Link {
+        let (queue, manifests, tasks) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
+        Link { number, pid, socket, queue, manifests, tasks }
+    }
+
+    /// A worker that an earlier PID 1 started.
+    pub fn adopted(
+        number: u32,
+        pid: i32,
+        socket: OwnedFd,
+        manifests: BTreeSet<ManifestRef>,
+        tasks: BTreeSet<Task>,
+    ) -> Link {
+        Link { number, pid, socket, queue: VecDeque::new(), manifests, tasks }
+    }
+
+    /// Queues a request; [`Link::flush`] sends it.
+    pub fn ask(&mut self, request: &Request, fds: Vec<Rc<OwnedFd>>) {
+        match request {
+            Request::Batch { batch, .. } => self.tasks.insert(Task::Batch(*batch)),
+            Request::Store { token, .. } => self.tasks.insert(Task::Store(*token)),
+            Request::Compile { token, .. } => self.tasks.insert(Task::Compile(*token)),
+            Request::Manifest { manifest, .. } => self.manifests.insert(*manifest),
+            Request::Forget { manifest } => self.manifests.remove(manifest),
+            Request::Hello { .. } => false,
+        };
+        if let Ok(bytes) = postcard::to_allocvec(request) {
+            self.queue.push_back((bytes, fds));
+        }
+    }
+
+    /// Whether the worker has been told what this number names.
+    pub fn knows(&self, manifest: ManifestRef) -> bool {
+        self.manifests.contains(&manifest)
+    }
+
+    /// Manifests that the worker knows.
+    pub fn manifests(&self) -> &BTreeSet<ManifestRef> {
+        &self.manifests
+    }
+
+    /// What it has been asked and has not answered.
+    pub fn tasks(&self) -> &BTreeSet<Task> {
+        &self.tasks
+    }
+
+    /// Whether everything asked has been handed to the kernel: only then a re-exec loses nothing.
+    pub fn is_flushed(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Sends what the socket takes.
+    ///
+    /// # Errors
+    /// When the worker is gone.
+    pub fn flush(&mut self) -> Result<(), LinkError> {
+        while let Some((bytes, fds)) = self.queue.front() {
+            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(|f| f.as_fd()).collect();
+            match packet::send(self.socket.as_fd(), bytes, &borrowed) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next reply.
+    ///
+    /// # Errors
+    /// When the socket fails, or what came is no reply of this version.
+    pub fn hear(&mut self) -> Result<Heard, LinkError> {
+        let packet = match packet::receive(self.socket.as_fd(), proto::MAX_FRAME) {
+            Ok(packet) => packet,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Heard::End),
+            Err(e) => return Err(e.into()),
+        };
+        if packet.bytes.is_empty() {
+            return Ok(Heard::End);
+        }
+        let reply: Reply = postcard::from_bytes(&packet.bytes)?;
+        match &reply {
+            Reply::Hello { version } if *version != proto::VERSION => {
+                return Err(LinkError::Version { theirs: *version, ours: proto::VERSION });
+            }
+            Reply::BatchDone { batch } => drop(self.tasks.remove(&Task::Batch(*batch))),
+            Reply::Stored { token, .. } => drop(self.tasks.remove(&Task::Store(*token))),
+            Reply::Compiled { token, .. } => drop(self.tasks.remove(&Task::Compile(*token))),
+            _ => {}
+        }
+        Ok(Heard::Reply(Box::new(reply), packet.fds))
+    }
+}
+
+/// Splits a batch into packets.
+pub fn batch_packets(
+    batch: u64,
+    generation: u64,
+    intent: proto::Intent,
+    steps: &[proto::Step],
+) -> impl Iterator<Item = Request> {
+    let count = steps.len().div_ceil(proto::STEPS_A_PACKET).max(1);
+    (0..count).map(move |i| {
+        let from = i * proto::STEPS_A_PACKET;
+        let to = (from + proto::STEPS_A_PACKET).min(steps.len());
+        let steps = steps.get(from..to).unwrap_or_default().to_vec();
+        Request::Batch { batch, generation, intent, steps, last: i + 1 == count }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cm_core::proto::{Action, Intent, Step};
+    use units::UnitId;
+
+    #[test]
+    fn batches_are_split_and_fit_the_frame() {
+        let step =
+            Step { manifest: ManifestRef(u32::MAX), unit: UnitId(u32::MAX), action: Action::Guard(u64::MAX) };
+        let steps = vec![step; proto::STEPS_A_PACKET + 1];
+        let packets: Vec<_> = batch_packets(9, 3, Intent::Apply, &steps).collect();
+        assert_eq!(packets.len(), 2);
+        for packet in &packets {
+            assert!(postcard::to_allocvec(packet).unwrap().len() <= proto::MAX_FRAME);
+        }
+        let last = |p: &Request| matches!(p, Request::Batch { last: true, .. });
+        assert_eq!(packets.iter().map(last).collect::<Vec<_>>(), [false, true]);
+        assert!(last(&batch_packets(1, 1, Intent::Apply, &[]).next().unwrap()));
+    }
+
+    #[test]
+    fn a_full_socket_keeps_the_order_and_loses_nothing() {
+        let (ours, theirs) = pair().unwrap();
+        let mut link = Link::new(1, 1, ours);
+        for token in 0..5000 {
+            link.ask(&Request::Store { token, op: proto::StoreOp::Open }, Vec::new());
+        }
+        link.flush().unwrap();
+        assert!(!link.is_flushed());
+        let mut seen = 0;
+        while seen < 5000 {
+            match packet::receive(theirs.as_fd(), proto::MAX_FRAME) {
+                Ok(p) => {
+                    let Request::Store { token, .. } = postcard::from_bytes(&p.bytes).unwrap() else {
+                        panic!()
+                    };
+                    assert_eq!(token, seen);
+                    seen += 1;
+                }
+                Err(_) => link.flush().unwrap(),
+            }
+        }
+        assert_eq!(link.tasks().len(), 5000);
+        let answer = Reply::Stored { token: 3, result: Ok(proto::StoreReply::Recorded) };
+        packet::send(theirs.as_fd(), &postcard::to_allocvec(&answer).unwrap(), &[]).unwrap();
+        assert!(matches!(link.hear().unwrap(), Heard::Reply(..)));
+        assert_eq!(link.tasks().len(), 4999);
+        drop(theirs);
+        assert!(matches!(link.hear().unwrap(), Heard::End));
+    }
+}

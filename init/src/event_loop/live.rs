@@ -1,0 +1,314 @@
+//! The live table: what a new PID 1 needs to go on where the old one stopped, in a memfd, always.
+//!
+//! It is a journal, not an array of slots: a record is a key and bytes with a checksum, the last record of a key
+//! counts, and a torn one (the process died in the middle of writing it) ends the reading, so that the record
+//! before it stands. Fixed slots would cost every file of a large machine the room of its longest message. When
+//! most of the journal is history, everything is written once more behind it, one eight-byte write moves the
+//! start, and the room before is given back to the kernel.
+//!
+//! **Invariant:** after [`Live::flush`] the memfd alone is enough; nothing has to run for it when PID 1 crashes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::FallocateFlags;
+use nix::sys::memfd::MFdFlags;
+
+/// First bytes of every live table.
+const MAGIC: u64 = u64::from_le_bytes(*b"HF-live\n");
+/// Version of the records; the version before is read as well.
+pub const VERSION: u32 = 1;
+/// Bytes before the first record.
+const HEADER: u64 = 4096;
+/// Bytes of a record before its content.
+const RECORD: usize = 24;
+/// Largest content of a record.
+const MAX_RECORD: usize = 1 << 20;
+/// A journal below this size is not worth rewriting.
+const SMALL: u64 = 256 << 10;
+
+/// What a record is about. The numbers are written and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// The engine itself: what it knows beside its units.
+    Engine = 1,
+    /// A unit's state, by the hash of its address.
+    Unit = 2,
+    /// A spawn: pid, descriptors, cgroup; by its serial.
+    Spawn = 3,
+    /// A manifest's descriptor, by its number.
+    Manifest = 4,
+    /// The shell: descriptors and counters.
+    Shell = 5,
+    /// A log pipe, by its stream number.
+    Log = 6,
+    /// A watch of the inotify instances, by its order.
+    Watch = 7,
+}
+
+impl Class {
+    fn from_number(number: u8) -> Option<Class> {
+        Some(match number {
+            1 => Class::Engine,
+            2 => Class::Unit,
+            3 => Class::Spawn,
+            4 => Class::Manifest,
+            5 => Class::Shell,
+            6 => Class::Log,
+            7 => Class::Watch,
+            _ => return None,
+        })
+    }
+}
+
+/// Names a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// What it is about.
+    pub class: Class,
+    /// Which of these.
+    pub id: u64,
+}
+
+impl Key {
+    /// A key.
+    pub const fn new(class: Class, id: u64) -> Key {
+        Key { class, id }
+    }
+}
+
+/// Why a descriptor is no live table.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The kernel refused.
+    #[error("cannot read the live table: {0}")]
+    Io(#[from] io::Error),
+    /// Something else is in it.
+    #[error("cannot read the live table: it is none")]
+    Magic,
+    /// Written by a program that is too new or too old.
+    #[error("cannot read the live table: it has version {0}, this program reads {VERSION}")]
+    Version(u32),
+}
+
+/// The live table, open for writing.
+#[derive(Debug)]
+pub struct Live {
+    file: File,
+    /// Where the records start.
+    base: u64,
+    /// Where the next one goes.
+    end: u64,
+    /// Bytes right after the last rewriting.
+    settled: u64,
+    pending: Vec<u8>,
+}
+
+fn checksum(parts: &[&[u8]]) -> u32 {
+    // FNV-1a: it has to find a torn write, not an attacker.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().copied().flatten() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
+    u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h])
+}
+
+fn encode(out: &mut Vec<u8>, key: Key, content: Option<&[u8]>) {
+    let bytes = content.unwrap_or_default();
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let mut head = [0; RECORD - 8];
+    let fields =
+        [&[key.class as u8, u8::from(content.is_some()), 0, 0][..], &[0; 4], &key.id.to_le_bytes()].concat();
+    head.copy_from_slice(&fields);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&checksum(&[&length.to_le_bytes(), &head, bytes]).to_le_bytes());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(bytes);
+}
+
+fn decode(bytes: &[u8]) -> Option<(Key, bool, &[u8], usize)> {
+    let length = bytes.get(..4)?;
+    let sum = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let head = bytes.get(8..RECORD)?;
+    let end = RECORD.checked_add(usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?)?;
+    let content = bytes.get(RECORD..end)?;
+    if checksum(&[length, head, content]) != sum {
+        return None;
+    }
+    let id = u64::from_le_bytes(head.get(8..16)?.try_into().ok()?);
+    let key = Key { class: Class::from_number(*head.first()?)?, id };
+    Some((key, *head.get(1)? == 1, content, end))
+}
+
+impl Live {
+    /// An empty table. Its descriptor stays open across execve(2).
+    ///
+    /// # Errors
+    /// What memfd_create(2) or write(2) said.
+    pub fn create() -> io::Result<Live> {
+        let fd = nix::sys::memfd::memfd_create(c"holdfast-live", MFdFlags::empty())?;
+        let live = Live { file: File::from(fd), base: HEADER, end: HEADER, settled: 0, pending: Vec::new() };
+        live.file.write_all_at(&MAGIC.to_le_bytes(), 0)?;
+        live.file.write_all_at(&VERSION.to_le_bytes(), 8)?;
+        live.file.write_all_at(&HEADER.to_le_bytes(), 16)?;
+        Ok(live)
+    }
+
+    /// Reads a table that an earlier PID 1 left: the last content of each key.
+    ///
+    /// # Errors
+    /// When it is none, or of another version.
+    pub fn adopt(fd: OwnedFd) -> Result<(Live, BTreeMap<Key, Vec<u8>>), LiveError> {
+        let file = File::from(fd);
+        let mut head = [0; 24];
+        file.read_exact_at(&mut head, 0).map_err(|_| LiveError::Magic)?;
+        let word = |at: usize| -> u64 {
+            head.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).unwrap_or_default()
+        };
+        if word(0) != MAGIC {
+            return Err(LiveError::Magic);
+        }
+        let version = u32::try_from(word(8) & 0xffff_ffff).unwrap_or_default();
+        if version != VERSION {
+            return Err(LiveError::Version(version));
+        }
+        let base = word(16);
+        let size = file.metadata()?.len();
+        let length = usize::try_from(size.saturating_sub(base)).map_err(|_| LiveError::Magic)?;
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, base)?;
+        let mut records = BTreeMap::new();
+        let mut at = 0;
+        while let Some((key, present, content, end)) = bytes.get(at..).and_then(decode) {
+            if present {
+                records.insert(key, content.to_vec());
+            } else {
+                records.remove(&key);
+            }
+            at += end;
+        }
+        let end = base + u64::try_from(at).unwrap_or_default();
+        Ok((Live { file, base, end, settled: 0, pending: Vec::new() }, records))
+    }
+
+    /// The descriptor, for the next PID 1.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Remembers a record; [`Live::flush`] writes it.
+    pub fn put(&mut self, key: Key, content: &[u8]) {
+        if content.len() <= MAX_RECORD {
+            encode(&mut self.pending, key, Some(content));
+        }
+    }
+
+    /// Remembers that a record counts no more.
+    pub fn remove(&mut self, key: Key) {
+        encode(&mut self.pending, key, None);
+    }
+
+    /// Writes what was remembered, in one piece.
+    ///
+    /// # Errors
+    /// What write(2) said (no memory); everything is still remembered then.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if !self.pending.is_empty() {
+            self.file.write_all_at(&self.pending, self.end)?;
+            self.end += u64::try_from(self.pending.len()).unwrap_or_default();
+            self.pending.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether most of the journal is history.
+    pub fn is_stale(&self) -> bool {
+        self.end - self.base > SMALL + 2 * self.settled
+    }
+
+    /// Starts the journal anew with these records, which must be all there is to know.
+    ///
+    /// # Errors
+    /// What write(2) said; the journal stands as it was then.
+    pub fn rewrite<'a>(
+        &mut self,
+        records: impl Iterator<Item = (Key, std::borrow::Cow<'a, [u8]>)>,
+    ) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for (key, content) in records {
+            encode(&mut bytes, key, Some(&content));
+        }
+        let base = self.end;
+        let length = u64::try_from(bytes.len()).unwrap_or_default();
+        self.file.write_all_at(&bytes, base)?;
+        // ORDER: the start moves last: until then the old journal counts.
+        self.file.write_all_at(&base.to_le_bytes(), 16)?;
+        self.pending.clear();
+        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (from, to) = (self.base.max(HEADER), base);
+        if let (Ok(offset), Ok(len)) = (i64::try_from(from), i64::try_from(to - from))
+            && len > 0
+        {
+            // Only room is lost when the kernel refuses.
+            let _ = nix::fcntl::fallocate(&self.file, punch, offset, len);
+        }
+        (self.base, self.end, self.settled) = (base, base + length, length);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    fn again(live: &Live) -> BTreeMap<Key, Vec<u8>> {
+        let fd = live.file.try_clone().unwrap();
+        Live::adopt(fd.into()).unwrap().1
+    }
+
+    #[test]
+    fn the_last_record_counts_and_a_torn_one_ends_the_reading() {
+        let mut live = Live::create().unwrap();
+        let key = |id| Key::new(Class::Unit, id);
+        live.put(key(1), b"one");
+        live.put(key(2), b"two");
+        live.put(key(1), b"three");
+        live.remove(key(2));
+        live.flush().unwrap();
+        assert_eq!(again(&live), BTreeMap::from([(key(1), b"three".to_vec())]));
+        live.put(key(1), b"torn in the middle");
+        let keep = live.pending.len() - 4;
+        live.pending.truncate(keep);
+        live.flush().unwrap();
+        assert_eq!(again(&live), BTreeMap::from([(key(1), b"three".to_vec())]));
+    }
+
+    #[test]
+    fn it_does_not_grow_for_ever() {
+        let mut live = Live::create().unwrap();
+        let key = Key::new(Class::Spawn, 7);
+        let content = [5; 1000];
+        for _ in 0..2000 {
+            live.put(key, &content);
+            live.flush().unwrap();
+            if live.is_stale() {
+                live.rewrite([(key, Cow::Borrowed(&content[..]))].into_iter()).unwrap();
+            }
+        }
+        assert_eq!(again(&live), BTreeMap::from([(key, content.to_vec())]));
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&live.file.metadata().unwrap());
+        assert!(blocks * 512 < 2 * SMALL, "{blocks}");
+    }
+
+    #[test]
+    fn something_else_is_refused() {
+        let fd = nix::sys::memfd::memfd_create(c"x", MFdFlags::empty()).unwrap();
+        assert!(matches!(Live::adopt(fd), Err(LiveError::Magic)));
+    }
+}

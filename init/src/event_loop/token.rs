@@ -1,0 +1,172 @@
+//! What a wake-up is about: one enum, packed into the number that epoll carries.
+
+/// A source of the event loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Token {
+    /// Signals, SIGCHLD among them.
+    Signals,
+    /// The control socket's listener.
+    Control,
+    /// A client of the control socket, by its number.
+    Client(u32),
+    /// The worker's socket; the number says which worker, so that a wake-up of an earlier one is nobody's.
+    Worker(u32),
+    /// The inotify instance that the worker adds watches to.
+    Inotify,
+    /// The same for world-writable directories.
+    PublicInotify,
+    /// `/proc/self/mountinfo`.
+    Mounts,
+    /// Kernel uevents.
+    Uevents,
+    /// The socket on which queries of the store arrive.
+    StoreListener,
+    /// The log daemon's command socket.
+    LogDaemon,
+    /// The exec-stage pipe of a spawn.
+    Stage(u32),
+    /// The notify socket of a spawn.
+    Notify(u32),
+    /// The readiness pipe (`ready = "fd=…"`) of a spawn.
+    ReadyPipe(u32),
+    /// What tells that cgroups have become empty.
+    Cgroups,
+    /// The descriptor of an answer on its way to a client that streams from another process.
+    Relay(u32),
+}
+
+impl Token {
+    /// The number under which the source is registered.
+    pub fn pack(self) -> mio::Token {
+        let (tag, id) = match self {
+            Token::Signals => (0, 0),
+            Token::Control => (1, 0),
+            Token::Client(n) => (2, n),
+            Token::Worker(n) => (3, n),
+            Token::Inotify => (4, 0),
+            Token::PublicInotify => (5, 0),
+            Token::Mounts => (6, 0),
+            Token::Uevents => (7, 0),
+            Token::StoreListener => (8, 0),
+            Token::LogDaemon => (9, 0),
+            Token::Stage(n) => (10, n),
+            Token::Notify(n) => (11, n),
+            Token::ReadyPipe(n) => (12, n),
+            Token::Cgroups => (13, 0),
+            Token::Relay(n) => (14, n),
+        };
+        mio::Token((tag << 32) | n_usize(id))
+    }
+
+    /// The source that was registered under a number.
+    pub fn unpack(token: mio::Token) -> Option<Token> {
+        let id = u32::try_from(token.0 & 0xffff_ffff).ok()?;
+        Some(match token.0 >> 32 {
+            0 => Token::Signals,
+            1 => Token::Control,
+            2 => Token::Client(id),
+            3 => Token::Worker(id),
+            4 => Token::Inotify,
+            5 => Token::PublicInotify,
+            6 => Token::Mounts,
+            7 => Token::Uevents,
+            8 => Token::StoreListener,
+            9 => Token::LogDaemon,
+            10 => Token::Stage(id),
+            11 => Token::Notify(id),
+            12 => Token::ReadyPipe(id),
+            13 => Token::Cgroups,
+            14 => Token::Relay(id),
+            _ => return None,
+        })
+    }
+}
+
+const fn n_usize(n: u32) -> usize {
+    n as usize
+}
+
+/// What is left of a source after its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It was read until the kernel said `WouldBlock`: the next edge will wake us.
+    Drained,
+    /// Its budget ran out first: nothing will wake us, so it must be asked again.
+    More,
+}
+
+/// Sources that may have something to read. epoll is edge-triggered here, so what is not drained in its turn
+/// has to be remembered; a chatty source goes to the end of the line instead of starving the others.
+#[derive(Debug, Default)]
+pub struct ReadyList {
+    line: std::collections::VecDeque<Token>,
+    known: std::collections::BTreeSet<Token>,
+}
+
+impl ReadyList {
+    /// Adds a source, once.
+    pub fn push(&mut self, token: Token) {
+        if self.known.insert(token) {
+            self.line.push_back(token);
+        }
+    }
+
+    /// Takes the next source.
+    pub fn pop(&mut self) -> Option<Token> {
+        let token = self.line.pop_front()?;
+        self.known.remove(&token);
+        Some(token)
+    }
+
+    /// Whether the loop may wait.
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// How many sources stand in the line.
+    pub fn len(&self) -> usize {
+        self.line.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_comes_back() {
+        for token in [
+            Token::Signals,
+            Token::Control,
+            Token::Client(7),
+            Token::Worker(u32::MAX),
+            Token::Inotify,
+            Token::PublicInotify,
+            Token::Mounts,
+            Token::Uevents,
+            Token::StoreListener,
+            Token::LogDaemon,
+            Token::Stage(1),
+            Token::Notify(2),
+            Token::ReadyPipe(3),
+            Token::Cgroups,
+            Token::Relay(4),
+        ] {
+            assert_eq!(Token::unpack(token.pack()), Some(token));
+        }
+        assert_eq!(Token::unpack(mio::Token(usize::MAX)), None);
+    }
+
+    #[test]
+    fn a_source_stands_in_the_line_once() {
+        let mut list = ReadyList::default();
+        list.push(Token::Control);
+        list.push(Token::Signals);
+        list.push(Token::Control);
+        assert_eq!(list.len(), 2);
+        assert_eq!(list.pop(), Some(Token::Control));
+        list.push(Token::Control);
+        assert_eq!((list.pop(), list.pop(), list.pop()), (Some(Token::Signals), Some(Token::Control), None));
+        assert!(list.is_empty());
+    }
+}
