@@ -1,3 +1,4 @@
 //! PID 1, `initctl` and the log daemon.
 
 pub mod event_loop;
+pub mod sys;

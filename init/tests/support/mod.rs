@@ -1,0 +1,102 @@
+//! A harness for tests that own their process: each case runs in a process of its own with one thread, under a
+//! deadline, and, if it asks for that, as PID 1 of its own pid and mount namespaces.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::process::{Command, Stdio, exit};
+use std::time::{Duration, Instant};
+
+/// Where a case runs.
+#[derive(Clone, Copy, PartialEq)]
+pub enum As {
+    /// An ordinary process.
+    Process,
+    /// PID 1 of new pid and mount namespaces with its own /proc.
+    Pid1,
+}
+
+/// One case: name, where, function.
+pub type Case = (&'static str, As, fn());
+
+/// Runs the cases named on the command line (parts of names), or all; exits with 101 when one failed.
+pub fn main(cases: &[Case]) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name] = arguments.as_slice()
+        && flag == "--case"
+    {
+        let (_, _, run) = cases.iter().find(|(n, _, _)| n == name).expect("a known case");
+        run();
+        exit(0);
+    }
+    if arguments.iter().any(|a| a == "--list") {
+        cases.iter().for_each(|(name, _, _)| println!("{name}: test"));
+        return;
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let mut waiting: VecDeque<&Case> = cases
+        .iter()
+        .filter(|(name, _, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str())))
+        .collect();
+    let mut failed = 0;
+    let total = waiting.len();
+    while let Some((name, place, _)) = waiting.pop_front() {
+        let begun = Instant::now();
+        let (good, output) = run_one(name, *place);
+        let verdict = if good { "ok" } else { "FAILED" };
+        println!("test {name} ... {verdict} ({} ms)", begun.elapsed().as_millis());
+        if !good {
+            failed += 1;
+            println!("{output}");
+        }
+    }
+    println!("\ntest result: {} passed; {failed} failed", total - failed);
+    if failed > 0 {
+        exit(101);
+    }
+}
+
+fn run_one(name: &str, place: As) -> (bool, String) {
+    let this = std::env::current_exe().expect("own path");
+    // timeout(1) keeps a hanging case from hanging the suite; --kill-child takes a namespace's processes along.
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "60"]);
+    if place == As::Pid1 {
+        command.args(["unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]);
+    }
+    command.arg(this).args(["--case", name]).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut child = command
+        .stdout(writer.try_clone().expect("a descriptor"))
+        .stderr(writer)
+        .spawn()
+        .expect("timeout(1) and unshare(1) from coreutils and util-linux");
+    drop(command);
+    let mut output = Vec::new();
+    reader.read_to_end(&mut output).expect("output");
+    let status = child.wait().expect("an exit");
+    (status.success(), format!("{status}\n{}", String::from_utf8_lossy(&output)))
+}
+
+/// Waits until `fd` is readable, or fails the case.
+pub fn readable(fd: std::os::fd::BorrowedFd<'_>) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut set = [PollFd::new(fd, PollFlags::POLLIN)];
+    loop {
+        match poll(&mut set, PollTimeout::from(20_000_u16)) {
+            Err(nix::Error::EINTR) => {}
+            other => {
+                assert_eq!(other, Ok(1), "nothing became readable in 20 s");
+                return;
+            }
+        }
+    }
+}
+
+/// Asks again until the condition holds, for facts of the kernel that come without an event.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not in 20 s");
+        std::thread::yield_now();
+    }
+}
