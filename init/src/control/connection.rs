@@ -1,0 +1,295 @@
+//! One client: bytes in, calls out, replies in, bytes out. Pure but for the descriptor it may hold.
+//!
+//! Calls are answered one after the other, as Varlink asks: while one is under way, further ones stay in the
+//! input buffer, whose bound is that of one frame.
+
+use std::os::fd::OwnedFd;
+
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::request::{Asked, Request};
+use super::wire::{self, Frames};
+
+/// A client with more than this many bytes that it has not read is dropped.
+pub const MAX_PENDING: usize = 256 << 10;
+
+/// Who is at the other end, as the kernel says (SO_PEERCRED).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its pid in our namespace; 0 when it is outside.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Whether it may change things.
+    pub privileged: bool,
+}
+
+/// What is to be sent, in order.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// Bytes that were not sent yet.
+    pub fn pending(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+
+    /// The first `count` of them are sent.
+    pub fn sent(&mut self, count: usize) {
+        self.sent = self.sent.saturating_add(count).min(self.bytes.len());
+        if self.sent == self.bytes.len() {
+            // An idle client shall cost nothing.
+            *self = Outbox::default();
+        } else if self.sent > MAX_PENDING / 4 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Where replies are appended.
+    fn end(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Connection {
+    peer: Peer,
+    frames: Frames,
+    descriptor: Option<OwnedFd>,
+    /// What is to be sent.
+    pub outbox: Outbox,
+    under_way: Option<UnderWay>,
+    closing: bool,
+}
+
+/// How the call under way wants to be answered.
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    more: bool,
+    oneway: bool,
+}
+
+impl Connection {
+    /// A new client.
+    pub fn new(peer: Peer) -> Connection {
+        Connection {
+            peer,
+            frames: Frames::default(),
+            descriptor: None,
+            outbox: Outbox::default(),
+            under_way: None,
+            closing: false,
+        }
+    }
+
+    /// Who it is.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// How many bytes [`Connection::feed`] takes now. With none the client has sent more than it may while a
+    /// call is under way.
+    pub fn room(&self) -> usize {
+        self.frames.room()
+    }
+
+    /// Takes what came from the socket. Of descriptors only the last is kept, until a call takes it.
+    pub fn feed(&mut self, bytes: &[u8], descriptor: Option<OwnedFd>) {
+        if self.closing {
+            return;
+        }
+        if descriptor.is_some() {
+            self.descriptor = descriptor;
+        }
+        if let Err(e) = self.frames.feed(bytes) {
+            self.refuse(&Failure::InvalidFrame { text: e.to_string() });
+        }
+    }
+
+    /// The next call, unless one is under way. Calls that are wrong or not permitted are answered in here.
+    pub fn next_call(&mut self) -> Option<Asked> {
+        while self.under_way.is_none() && !self.closing {
+            let Some(frame) = self.frames.next_frame() else {
+                if self.frames.room() == 0 {
+                    let text = wire::TooLong.to_string();
+                    self.refuse(&Failure::InvalidFrame { text });
+                }
+                return None;
+            };
+            match Request::parse(&frame) {
+                Ok(asked) => {
+                    self.under_way = Some(UnderWay { more: asked.more, oneway: asked.oneway });
+                    match asked.request.changes() {
+                        Some(what) if !self.peer.privileged => {
+                            self.fail(&Failure::PermissionDenied { what: what.to_owned() });
+                        }
+                        _ => return Some(asked),
+                    }
+                }
+                Err(failure @ Failure::InvalidFrame { .. }) => self.refuse(&failure),
+                Err(failure) => wire::failure(self.outbox.end(), &failure),
+            }
+        }
+        None
+    }
+
+    /// The descriptor that came with the call.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+
+    /// Whether a call is under way.
+    pub fn is_busy(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Whether the call under way takes more than one reply.
+    pub fn takes_more(&self) -> bool {
+        self.under_way.is_some_and(|u| u.more)
+    }
+
+    /// Whether the socket is to be closed as soon as the outbox is empty.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether the client has left more unread than it may.
+    pub fn is_overfull(&self) -> bool {
+        self.outbox.pending().len() > MAX_PENDING
+    }
+
+    /// One reply of several to the call under way; nothing for a client that takes only one.
+    pub fn stream<P: Serialize>(&mut self, parameters: &P) {
+        if let Some(UnderWay { more: true, oneway: false }) = self.under_way {
+            wire::reply(self.outbox.end(), parameters, true);
+        }
+    }
+
+    /// The last reply to the call under way.
+    pub fn finish<P: Serialize>(&mut self, parameters: &P) {
+        if let Some(UnderWay { oneway: false, .. }) = self.under_way {
+            wire::reply(self.outbox.end(), parameters, false);
+        }
+        self.end();
+    }
+
+    /// The call under way could not be done.
+    pub fn fail(&mut self, failure: &Failure) {
+        if let Some(UnderWay { oneway: false, .. }) = self.under_way {
+            wire::failure(self.outbox.end(), failure);
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.under_way = None;
+        self.descriptor = None;
+    }
+
+    /// Says why, and closes.
+    fn refuse(&mut self, failure: &Failure) {
+        wire::failure(self.outbox.end(), failure);
+        self.closing = true;
+        self.frames = Frames::default();
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::request::Empty;
+    use proptest::prelude::*;
+
+    fn client(privileged: bool) -> Connection {
+        Connection::new(Peer { pid: 1, uid: 1000, gid: 1000, privileged })
+    }
+
+    fn said(c: &Connection) -> String {
+        String::from_utf8_lossy(c.outbox.pending()).replace('\0', "\n")
+    }
+
+    #[test]
+    fn calls_are_answered_one_after_the_other() {
+        let mut c = client(true);
+        let mut bytes = Request::Info(Empty {}).frame(false);
+        bytes.extend(Request::Reexec(Empty {}).frame(false));
+        c.feed(&bytes, None);
+        assert!(matches!(c.next_call().unwrap().request, Request::Info(_)));
+        assert!(c.next_call().is_none());
+        c.stream(&Empty {});
+        assert_eq!(said(&c), "", "the client takes one reply only");
+        c.finish(&Empty {});
+        assert!(matches!(c.next_call().unwrap().request, Request::Reexec(_)));
+        assert_eq!(said(&c), "{\"parameters\":{}}\n");
+    }
+
+    #[test]
+    fn who_may_not_change_may_read() {
+        let mut c = client(false);
+        let mut bytes = Request::Reexec(Empty {}).frame(false);
+        bytes.extend(Request::Info(Empty {}).frame(false));
+        c.feed(&bytes, None);
+        assert!(matches!(c.next_call().unwrap().request, Request::Info(_)));
+        expect_test::expect![[""]].assert_eq(&said(&c));
+    }
+
+    #[test]
+    fn a_wrong_call_leaves_the_connection_and_garbage_ends_it() {
+        let mut c = client(true);
+        c.feed(b"{\"method\":\"io.holdfast.Nothing\"}\0", None);
+        assert!(c.next_call().is_none());
+        assert!(!c.is_closing());
+        c.feed(b"\xff\xfe\0more", None);
+        assert!(c.next_call().is_none());
+        assert!(c.is_closing());
+        c.feed(&[b'x'; 1000], None);
+        assert_eq!(c.room(), wire::MAX_FRAME + 1);
+        expect_test::expect![[""]].assert_eq(&said(&c));
+    }
+
+    #[test]
+    fn a_frame_without_an_end_is_refused_at_its_bound() {
+        let mut c = client(true);
+        let mut fed = 0;
+        while !c.is_closing() && fed < 10 * wire::MAX_FRAME {
+            c.feed(&[b'x'; 4096], None);
+            fed += 4096;
+            assert!(c.next_call().is_none());
+        }
+        assert!(c.is_closing());
+        assert!(fed <= wire::MAX_FRAME + 4096);
+        assert!(said(&c).contains("longer than 65536 bytes"));
+    }
+
+    #[test]
+    fn oneway_gets_no_reply() {
+        let mut c = client(false);
+        c.feed(b"{\"method\":\"io.holdfast.Reexec\",\"oneway\":true}\0", None);
+        assert!(c.next_call().is_none());
+        assert_eq!(said(&c), "");
+    }
+
+    proptest! {
+        /// Whatever comes, in whatever pieces: no panic, and the bounds hold.
+        #[test]
+        fn any_bytes_are_survived(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..50)) {
+            let mut c = client(true);
+            for chunk in chunks {
+                c.feed(&chunk, None);
+                while c.next_call().is_some() {
+                    c.finish(&Empty {});
+                }
+                prop_assert!(c.room() <= wire::MAX_FRAME + 1);
+            }
+        }
+    }
+}

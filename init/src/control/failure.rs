@@ -1,0 +1,256 @@
+//! Every error that the control socket answers, by its Varlink name.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Why a call could not be done. The messages are what `initctl` prints.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The caller is neither root nor the socket's owner.
+    #[error("cannot {what}: permission denied: it needs root or the owner of the control socket")]
+    PermissionDenied {
+        /// What was asked.
+        what: String,
+    },
+    /// No unit of this name in the current generation.
+    #[error("no such unit: {unit}{}", nearest_text(nearest))]
+    NoSuchUnit {
+        /// As it was asked for.
+        unit: String,
+        /// The unit's address with the most similar name.
+        nearest: Option<String>,
+    },
+    /// A bare name that several kinds have.
+    #[error("{unit} is the name of several units: {}", candidates.join(", "))]
+    AmbiguousUnit {
+        /// As it was asked for.
+        unit: String,
+        /// All that it can mean.
+        candidates: Vec<String>,
+    },
+    /// Another generation is the current one, or came first.
+    #[error("generation {generation} was applied first")]
+    Superseded {
+        /// That generation.
+        generation: u64,
+    },
+    /// The state file has mistakes.
+    #[error("{text}")]
+    CompileFailed {
+        /// The first of them, as text.
+        text: String,
+        /// All of them (the first 100).
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// A parameter is missing, unknown, or has a value that it cannot have.
+    #[error("parameter {parameter}: {text}")]
+    InvalidParameter {
+        /// Its name.
+        parameter: String,
+        /// What is wrong.
+        text: String,
+    },
+    /// The bytes are no Varlink call; the connection is closed after this.
+    #[error("not a varlink call: {text}")]
+    InvalidFrame {
+        /// What is wrong.
+        text: String,
+    },
+    /// There is nothing to go back to, or no such generation.
+    #[error("{text}")]
+    NoSuchGeneration {
+        /// Which, in words.
+        text: String,
+    },
+    /// What has to be asked is not there: the store is not open yet, the worker cannot be started.
+    #[error("{text}")]
+    Unavailable {
+        /// What, and why.
+        text: String,
+    },
+    /// The machine is going down.
+    #[error("the machine is going down")]
+    ShuttingDown,
+    /// It was tried and could not be done.
+    #[error("{text}")]
+    Failed {
+        /// What, and why.
+        text: String,
+    },
+    /// `org.varlink.service`: no such method.
+    #[error("no such method: {method}")]
+    MethodNotFound {
+        /// As it was called.
+        method: String,
+    },
+    /// `org.varlink.service`: no such interface.
+    #[error("no such interface: {interface}")]
+    InterfaceNotFound {
+        /// As it was asked for.
+        interface: String,
+    },
+    /// `org.varlink.service`: the answer does not fit one reply, call again with `more`.
+    #[error("the answer does not fit one reply: call with `more`")]
+    ExpectedMore,
+    /// An error that this program does not know: a newer peer's.
+    #[error("{name}: {parameters}")]
+    Other {
+        /// Its full name.
+        name: String,
+        /// Its parameters.
+        parameters: Value,
+    },
+}
+
+/// "; did you mean …?" or nothing.
+fn nearest_text(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default()
+}
+
+/// One mistake in a state file, with the source it points at, so that a client without the file can show it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Diagnostic {
+    /// `error` or `warning`.
+    pub severity: String,
+    /// Stable name of the kind of mistake.
+    pub id: String,
+    /// What is wrong.
+    pub message: String,
+    /// The file.
+    pub file: String,
+    /// Line, from 1; 0 when it points at no place.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+    /// The source line.
+    pub source: String,
+    /// Characters that are underlined, from `column` on.
+    pub length: u32,
+    /// How to put it right.
+    pub help: Vec<String>,
+}
+
+impl Failure {
+    /// Full Varlink name.
+    pub fn name(&self) -> &str {
+        match self {
+            Failure::PermissionDenied { .. } => "io.holdfast.PermissionDenied",
+            Failure::NoSuchUnit { .. } => "io.holdfast.NoSuchUnit",
+            Failure::AmbiguousUnit { .. } => "io.holdfast.AmbiguousUnit",
+            Failure::Superseded { .. } => "io.holdfast.Superseded",
+            Failure::CompileFailed { .. } => "io.holdfast.CompileFailed",
+            Failure::InvalidParameter { .. } => "io.holdfast.InvalidParameter",
+            Failure::InvalidFrame { .. } => "io.holdfast.InvalidFrame",
+            Failure::NoSuchGeneration { .. } => "io.holdfast.NoSuchGeneration",
+            Failure::Unavailable { .. } => "io.holdfast.Unavailable",
+            Failure::ShuttingDown => "io.holdfast.ShuttingDown",
+            Failure::Failed { .. } => "io.holdfast.Failed",
+            Failure::MethodNotFound { .. } => "org.varlink.service.MethodNotFound",
+            Failure::InterfaceNotFound { .. } => "org.varlink.service.InterfaceNotFound",
+            Failure::ExpectedMore => "org.varlink.service.ExpectedMore",
+            Failure::Other { name, .. } => name,
+        }
+    }
+
+    /// The error's parameters.
+    pub fn parameters(&self) -> Value {
+        match self {
+            Failure::PermissionDenied { what } => json!({ "what": what }),
+            Failure::NoSuchUnit { unit, nearest } => match nearest {
+                Some(nearest) => json!({ "unit": unit, "nearest": nearest }),
+                None => json!({ "unit": unit }),
+            },
+            Failure::AmbiguousUnit { unit, candidates } => json!({ "unit": unit, "candidates": candidates }),
+            Failure::Superseded { generation } => json!({ "generation": generation }),
+            Failure::CompileFailed { text, diagnostics } => json!({ "text": text, "diagnostics": diagnostics }),
+            Failure::InvalidParameter { parameter, text } => json!({ "parameter": parameter, "text": text }),
+            Failure::InvalidFrame { text }
+            | Failure::NoSuchGeneration { text }
+            | Failure::Unavailable { text }
+            | Failure::Failed { text } => json!({ "text": text }),
+            Failure::ShuttingDown | Failure::ExpectedMore => json!({}),
+            Failure::MethodNotFound { method } => json!({ "method": method }),
+            Failure::InterfaceNotFound { interface } => json!({ "interface": interface }),
+            Failure::Other { parameters, .. } => parameters.clone(),
+        }
+    }
+
+    /// What a client makes of an error reply.
+    pub fn from_reply(name: &str, parameters: Option<Value>) -> Failure {
+        let parameters = parameters.unwrap_or_else(|| json!({}));
+        let text = |key: &str| parameters.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let optional = |key: &str| parameters.get(key).and_then(Value::as_str).map(str::to_owned);
+        let list = |key: &str| {
+            let items = parameters.get(key).and_then(Value::as_array);
+            items.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        match name {
+            "io.holdfast.PermissionDenied" => Failure::PermissionDenied { what: text("what") },
+            "io.holdfast.NoSuchUnit" => {
+                Failure::NoSuchUnit { unit: text("unit"), nearest: optional("nearest") }
+            }
+            "io.holdfast.AmbiguousUnit" => {
+                Failure::AmbiguousUnit { unit: text("unit"), candidates: list("candidates") }
+            }
+            "io.holdfast.Superseded" => Failure::Superseded {
+                generation: parameters.get("generation").and_then(Value::as_u64).unwrap_or_default(),
+            },
+            "io.holdfast.CompileFailed" => Failure::CompileFailed {
+                text: text("text"),
+                diagnostics: parameters
+                    .get("diagnostics")
+                    .and_then(|d| serde_json::from_value(d.clone()).ok())
+                    .unwrap_or_default(),
+            },
+            "io.holdfast.InvalidParameter" => {
+                Failure::InvalidParameter { parameter: text("parameter"), text: text("text") }
+            }
+            "io.holdfast.InvalidFrame" => Failure::InvalidFrame { text: text("text") },
+            "io.holdfast.NoSuchGeneration" => Failure::NoSuchGeneration { text: text("text") },
+            "io.holdfast.Unavailable" => Failure::Unavailable { text: text("text") },
+            "io.holdfast.ShuttingDown" => Failure::ShuttingDown,
+            "io.holdfast.Failed" => Failure::Failed { text: text("text") },
+            "org.varlink.service.MethodNotFound" => Failure::MethodNotFound { method: text("method") },
+            "org.varlink.service.InterfaceNotFound" => {
+                Failure::InterfaceNotFound { interface: text("interface") }
+            }
+            "org.varlink.service.ExpectedMore" => Failure::ExpectedMore,
+            _ => Failure::Other { name: name.to_owned(), parameters },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_survives_the_wire() {
+        let text = || "why".to_owned();
+        let all = [
+            Failure::PermissionDenied { what: text() },
+            Failure::NoSuchUnit { unit: text(), nearest: Some(text()) },
+            Failure::NoSuchUnit { unit: text(), nearest: None },
+            Failure::AmbiguousUnit { unit: text(), candidates: vec![text()] },
+            Failure::Superseded { generation: 7 },
+            Failure::CompileFailed { text: text(), diagnostics: vec![Diagnostic::default()] },
+            Failure::InvalidParameter { parameter: text(), text: text() },
+            Failure::InvalidFrame { text: text() },
+            Failure::NoSuchGeneration { text: text() },
+            Failure::Unavailable { text: text() },
+            Failure::ShuttingDown,
+            Failure::Failed { text: text() },
+            Failure::MethodNotFound { method: text() },
+            Failure::InterfaceNotFound { interface: text() },
+            Failure::ExpectedMore,
+            Failure::Other { name: "io.example.New".to_owned(), parameters: json!({"a": 1}) },
+        ];
+        for failure in all {
+            assert_eq!(Failure::from_reply(failure.name(), Some(failure.parameters())), failure);
+            let known = failure.name().starts_with("io.holdfast.");
+            let word = failure.name().rsplit('.').next().unwrap();
+            assert_eq!(crate::control::INTERFACE.contains(&format!("error {word} ")), known, "{word}");
+        }
+    }
+}

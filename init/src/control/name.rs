@@ -1,0 +1,131 @@
+//! What a typed unit name means: an address, or a bare name that only one unit has. Pure.
+
+use units::{Address, Kind};
+
+use super::failure::Failure;
+
+/// The unit that `text` names: `kind:name`, a bare name or path that one kind only has, or `name.kind` as
+/// systemd writes it. `exists` looks one address up; `all` is walked only to find the nearest name for the
+/// error.
+///
+/// # Errors
+/// [`Failure::NoSuchUnit`] with the most similar address, [`Failure::AmbiguousUnit`] with all candidates.
+pub fn resolve<I>(
+    text: &str,
+    exists: impl Fn(Kind, &str) -> bool,
+    all: impl FnOnce() -> I,
+) -> Result<Address, Failure>
+where
+    I: Iterator<Item = Address>,
+{
+    if let Some(address) = Address::parse(text)
+        && exists(address.kind, &address.name)
+    {
+        return Ok(address);
+    }
+    let found: Vec<_> = Kind::ALL.into_iter().filter(|k| exists(*k, text)).collect();
+    match found.as_slice() {
+        [kind] => return Ok(Address::new(*kind, text)),
+        [] => {}
+        many => {
+            let candidates = many.iter().map(|k| Address::new(*k, text).to_string()).collect();
+            return Err(Failure::AmbiguousUnit { unit: text.to_owned(), candidates });
+        }
+    }
+    if let Some((name, word)) = text.rsplit_once('.')
+        && let Some(kind) = Kind::from_word(word)
+        && exists(kind, name)
+    {
+        return Ok(Address::new(kind, name));
+    }
+    Err(Failure::NoSuchUnit { unit: text.to_owned(), nearest: nearest(text, all()) })
+}
+
+/// The address whose name (or whole text, if `text` has a kind) is most similar, if any is similar at all.
+fn nearest(text: &str, all: impl Iterator<Item = Address>) -> Option<String> {
+    let whole = text.contains(':');
+    let most = (text.chars().count() / 3).max(1);
+    let mut best: Option<(usize, String)> = None;
+    for address in all {
+        let candidate = address.to_string();
+        let compared = if whole { candidate.as_str() } else { address.name.as_str() };
+        let limit = best.as_ref().map_or(most, |(d, _)| d.saturating_sub(1));
+        if let Some(d) = distance(text, compared, limit) {
+            let exact = d == 0;
+            best = Some((d, candidate));
+            if exact {
+                break;
+            }
+        }
+    }
+    best.map(|(_, address)| address)
+}
+
+/// Edit distance (insert, delete, replace) where it is at most `limit`.
+fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
+    if a.len().abs_diff(b.len()) > limit.saturating_mul(4) {
+        return None;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = i;
+        let mut left = i.saturating_add(1);
+        let mut least = left;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
+            let replaced = corner.saturating_add(usize::from(x != *y));
+            corner = *cell;
+            left = replaced.min(cell.saturating_add(1)).min(left.saturating_add(1));
+            *cell = left;
+            least = least.min(left);
+        }
+        if least > limit {
+            return None;
+        }
+    }
+    row.last().copied().filter(|d| *d <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNITS: [&str; 6] =
+        ["service:nginx", "service:redis", "user:redis", "file:/etc/motd", "mount:/srv", "service:a:b"];
+
+    fn ask(text: &str) -> String {
+        let all = || UNITS.iter().filter_map(|u| Address::parse(u));
+        match resolve(text, |k, n| all().any(|a| a.kind == k && a.name == n), all) {
+            Ok(address) => address.to_string(),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn names_mean_one_unit_or_are_refused() {
+        let asked = [
+            "service:nginx",
+            "nginx",
+            "nginx.service",
+            "/etc/motd",
+            "redis",
+            "a:b",
+            "ngnix",
+            "servise:nginx",
+            "/etc/mtd",
+            "postgresql",
+        ];
+        let got: Vec<_> = asked.iter().map(|t| format!("{t} -> {}", ask(t))).collect();
+        expect_test::expect![[""]].assert_eq(&got.join("\n"));
+    }
+
+    #[test]
+    fn distance_is_the_edit_distance() {
+        assert_eq!(distance("kitten", "sitting", 9), Some(3));
+        assert_eq!(distance("kitten", "sitting", 2), None);
+        assert_eq!(distance("", "ab", 2), Some(2));
+    }
+}

@@ -1,0 +1,100 @@
+//! The system calls under the control protocol: listen, who is there, receive with a descriptor, send with one.
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg, sockopt,
+};
+
+/// Listens on `path`, in place of whatever socket was there. Non-blocking.
+///
+/// # Errors
+/// Those of bind(2), listen(2) and chmod(2).
+pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Pid, uid and gid of the other end when it connected.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn credentials(stream: &UnixStream) -> io::Result<(i32, u32, u32)> {
+    let c = getsockopt(stream, sockopt::PeerCredentials)?;
+    Ok((c.pid(), c.uid(), c.gid()))
+}
+
+/// Receives into `buffer` without blocking; 0 bytes is the end. Of several descriptors the last is returned,
+/// the others are closed.
+///
+/// # Errors
+/// Those of recvmsg(2), `WouldBlock` among them.
+pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut vectors = [IoSliceMut::new(buffer)];
+    // MSG_CMSG_CLOEXEC: what a client sends must not reach the services that are spawned meanwhile.
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut vectors, Some(&mut space), flags)?;
+    let mut descriptor = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            for fd in fds {
+                // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+                descriptor = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    Ok((message.bytes, descriptor))
+}
+
+/// Sends without blocking and without SIGPIPE; answers how much was taken.
+///
+/// # Errors
+/// Those of sendmsg(2), `WouldBlock` and `BrokenPipe` among them.
+pub fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    send_flags(stream, bytes, None, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+}
+
+/// Sends all of `bytes`, with a descriptor beside the first of them. For clients: it blocks as the stream does.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send_with(stream: &UnixStream, bytes: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
+    let mut rest = bytes;
+    let mut descriptor = descriptor;
+    while !rest.is_empty() {
+        match send_flags(stream, rest, descriptor, MsgFlags::MSG_NOSIGNAL) {
+            Ok(sent) => {
+                rest = rest.get(sent..).unwrap_or_default();
+                descriptor = None;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn send_flags(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptor: Option<&OwnedFd>,
+    flags: MsgFlags,
+) -> io::Result<usize> {
+    let vectors = [IoSlice::new(bytes)];
+    let fds = [descriptor.map_or(-1, AsRawFd::as_raw_fd)];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let control: &[ControlMessage<'_>] = if descriptor.is_some() { &rights } else { &[] };
+    Ok(sendmsg::<UnixAddr>(stream.as_raw_fd(), &vectors, control, flags, None)?)
+}
