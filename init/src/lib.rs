@@ -1,4 +1,5 @@
 //! PID 1, `initctl` and the log daemon.
 
+pub mod control;
 pub mod event_loop;
 pub mod sys;

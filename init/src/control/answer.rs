@@ -502,8 +502,12 @@ mod tests {
             needed_by_total: 0,
         };
         let info = Info { shutdown: Some(String::new()), ..Info::default() };
-        let finished =
-            Finished { verdict: Verdict::ReturnIncomplete, generation: 1, tally: Tally::default(), text: String::new() };
+        let finished = Finished {
+            verdict: Verdict::ReturnIncomplete,
+            generation: 1,
+            tally: Tally::default(),
+            text: String::new(),
+        };
         let values = [
             serde_json::to_value(explanation).unwrap(),
             serde_json::to_value(info).unwrap(),

@@ -239,7 +239,10 @@ mod tests {
         bytes.extend(Request::Info(Empty {}).frame(false));
         c.feed(&bytes, None);
         assert!(matches!(c.next_call().unwrap().request, Request::Info(_)));
-        expect_test::expect![[""]].assert_eq(&said(&c));
+        expect_test::expect![[r#"
+            {"error":"io.holdfast.PermissionDenied","parameters":{"what":"re-execute init"}}
+        "#]]
+        .assert_eq(&said(&c));
     }
 
     #[test]
@@ -253,7 +256,11 @@ mod tests {
         assert!(c.is_closing());
         c.feed(&[b'x'; 1000], None);
         assert_eq!(c.room(), wire::MAX_FRAME + 1);
-        expect_test::expect![[""]].assert_eq(&said(&c));
+        expect_test::expect![[r#"
+            {"error":"org.varlink.service.MethodNotFound","parameters":{"method":"io.holdfast.Nothing"}}
+            {"error":"io.holdfast.InvalidFrame","parameters":{"text":"expected value at line 1 column 1"}}
+        "#]]
+        .assert_eq(&said(&c));
     }
 
     #[test]

@@ -163,7 +163,9 @@ impl Failure {
             },
             Failure::AmbiguousUnit { unit, candidates } => json!({ "unit": unit, "candidates": candidates }),
             Failure::Superseded { generation } => json!({ "generation": generation }),
-            Failure::CompileFailed { text, diagnostics } => json!({ "text": text, "diagnostics": diagnostics }),
+            Failure::CompileFailed { text, diagnostics } => {
+                json!({ "text": text, "diagnostics": diagnostics })
+            }
             Failure::InvalidParameter { parameter, text } => json!({ "parameter": parameter, "text": text }),
             Failure::InvalidFrame { text }
             | Failure::NoSuchGeneration { text }

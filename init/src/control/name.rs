@@ -44,7 +44,8 @@ where
 /// The address whose name (or whole text, if `text` has a kind) is most similar, if any is similar at all.
 fn nearest(text: &str, all: impl Iterator<Item = Address>) -> Option<String> {
     let whole = text.contains(':');
-    let most = (text.chars().count() / 3).max(1);
+    let length = text.chars().count();
+    let most = (length / 3).max(if length < 4 { 1 } else { 2 });
     let mut best: Option<(usize, String)> = None;
     for address in all {
         let candidate = address.to_string();
@@ -119,7 +120,18 @@ mod tests {
             "postgresql",
         ];
         let got: Vec<_> = asked.iter().map(|t| format!("{t} -> {}", ask(t))).collect();
-        expect_test::expect![[""]].assert_eq(&got.join("\n"));
+        expect_test::expect![[r#"
+            service:nginx -> service:nginx
+            nginx -> service:nginx
+            nginx.service -> service:nginx
+            /etc/motd -> file:/etc/motd
+            redis -> redis is the name of several units: service:redis, user:redis
+            a:b -> service:a:b
+            ngnix -> no such unit: ngnix; did you mean service:nginx?
+            servise:nginx -> no such unit: servise:nginx; did you mean service:nginx?
+            /etc/mtd -> no such unit: /etc/mtd; did you mean file:/etc/motd?
+            postgresql -> no such unit: postgresql"#]]
+        .assert_eq(&got.join("\n"));
     }
 
     #[test]

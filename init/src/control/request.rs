@@ -439,9 +439,19 @@ mod tests {
             parse(r#"{"method":"io.holdfast.Explain","parameters":{"unit":"a","x":1}}"#),
             parse(r#"{"method":"io.holdfast.Apply","parameters":{"path":"relative"}}"#),
             parse(r#"{"method":"io.holdfast.Info","upgrade":true}"#),
-            parse(r#"{"method":"io.holdfast.Command","parameters":{"verb":"kill","units":["a"],"signal":99}}"#),
+            parse(
+                r#"{"method":"io.holdfast.Command","parameters":{"verb":"kill","units":["a"],"signal":99}}"#,
+            ),
         ]
         .join("\n");
-        expect_test::expect![[""]].assert_eq(&got);
+        expect_test::expect![[r#"
+            not a varlink call: expected value at line 1 column 1
+            no such method: io.holdfast.Nothing
+            parameter unit: missing field `unit` at line 1 column 2
+            parameter x: unknown field `x`, expected `unit` at line 1 column 60
+            parameter path: not an absolute path
+            parameter upgrade: there is no other protocol
+            parameter signal: not a signal number"#]]
+        .assert_eq(&got);
     }
 }

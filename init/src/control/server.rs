@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use units::Address;
 
-use super::answer::{Answer, Change, Event, EventReply, Explanation, Info, Progress, StatusPage, TreeNode, TreePage, UnitStatus};
+use super::answer::{
+    Answer, Change, Event, EventReply, Explanation, Info, Progress, StatusPage, TreeNode, TreePage,
+    UnitStatus,
+};
 use super::connection::{Connection, Peer};
 use super::failure::Failure;
 use super::request::{Asked, Request};
@@ -195,7 +198,9 @@ impl Server {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
+                Err(e)
+                    if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) =>
+                {
                     continue;
                 }
                 Err(e) => {
@@ -231,7 +236,8 @@ impl Server {
     /// Drops the client that is missed least: idle before busy, unprivileged before privileged, oldest first.
     /// Nobody is dropped for somebody with fewer rights, nor a busy one for an equal.
     fn make_room(&mut self, newcomer: Peer) -> bool {
-        let rank = |c: &Client| (c.connection.peer().privileged, !matches!(c.serving, Serving::Nothing), c.active);
+        let rank =
+            |c: &Client| (c.connection.peer().privileged, !matches!(c.serving, Serving::Nothing), c.active);
         let least = self.clients.iter().min_by_key(|(_, c)| rank(c)).map(|(id, c)| (*id, rank(c)));
         match least {
             Some((id, (privileged, busy, _)))
@@ -312,7 +318,8 @@ impl Server {
     }
 
     fn put_back(&mut self, id: u64, client: Client) {
-        let done = client.dead || (client.connection.is_closing() && client.connection.outbox.pending().is_empty());
+        let done =
+            client.dead || (client.connection.is_closing() && client.connection.outbox.pending().is_empty());
         let overfull = client.connection.is_overfull();
         self.clients.insert(id, client);
         if done {
@@ -364,8 +371,12 @@ impl Server {
 
     /// Tells everybody who listens.
     pub fn publish(&mut self, event: &Event) {
-        let ids: Vec<u64> =
-            self.clients.iter().filter(|(_, c)| matches!(c.serving, Serving::Events)).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| matches!(c.serving, Serving::Events))
+            .map(|(id, _)| *id)
+            .collect();
         let reply = EventReply { event: event.clone() };
         for id in ids {
             let Some(mut client) = self.clients.remove(&id) else { continue };
@@ -494,9 +505,10 @@ impl Client {
                 }
                 Err(failure) => self.fail(&failure),
             },
-            request @ (Request::Apply(_) | Request::Rollback(_) | Request::Reexec(_) | Request::Shutdown(_)) => {
-                Begun::ForTheLoop(request)
-            }
+            request @ (Request::Apply(_)
+            | Request::Rollback(_)
+            | Request::Reexec(_)
+            | Request::Shutdown(_)) => Begun::ForTheLoop(request),
         }
     }
 

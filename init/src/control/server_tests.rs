@@ -147,8 +147,12 @@ fn a_command_reaches_the_loop_and_streams_back() {
     let [call] = incoming.as_slice() else { panic!("{incoming:?}") };
     let Request::Command(got) = &call.request else { panic!("{call:?}") };
     assert_eq!(got.units, ["service:1"]);
-    let progress =
-        Progress { unit: "service:1".to_owned(), state: Some(State::Stopping), outcome: None, text: "why".to_owned() };
+    let progress = Progress {
+        unit: "service:1".to_owned(),
+        state: Some(State::Stopping),
+        outcome: None,
+        text: "why".to_owned(),
+    };
     rig.server.progress(call.call, &progress);
     let finished =
         Finished { verdict: Verdict::Done, generation: 1, tally: Tally::default(), text: String::new() };

@@ -60,8 +60,11 @@ pub fn reply<P: Serialize>(out: &mut Vec<u8>, parameters: &P, continues: bool) {
 
 /// Appends an error reply to `out`.
 pub fn failure(out: &mut Vec<u8>, failure: &Failure) {
-    let reply =
-        Reply { error: Some(failure.name().to_owned()), parameters: Some(failure.parameters()), continues: false };
+    let reply = Reply {
+        error: Some(failure.name().to_owned()),
+        parameters: Some(failure.parameters()),
+        continues: false,
+    };
     out.extend_from_slice(&frame(&reply));
 }
 
