@@ -1,7 +1,7 @@
 //! Every error that the control socket answers, by its Varlink name.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use units::diagnostic::Located;
 
 /// Why a call could not be done. The messages are what `initctl` prints.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,8 +39,8 @@ pub enum Failure {
     CompileFailed {
         /// The first of them, as text.
         text: String,
-        /// All of them (the first 100).
-        diagnostics: Vec<Diagnostic>,
+        /// All of them, as many as fit.
+        diagnostics: Vec<Located>,
     },
     /// A parameter is missing, unknown, or has a value that it cannot have.
     #[error("parameter {parameter}: {text}")]
@@ -105,30 +105,6 @@ pub enum Failure {
 /// "; did you mean …?" or nothing.
 fn nearest_text(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default()
-}
-
-/// One mistake in a state file, with the source it points at, so that a client without the file can show it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Diagnostic {
-    /// `error` or `warning`.
-    pub severity: String,
-    /// Stable name of the kind of mistake.
-    pub id: String,
-    /// What is wrong.
-    pub message: String,
-    /// The file.
-    pub file: String,
-    /// Line, from 1; 0 when it points at no place.
-    pub line: u32,
-    /// Column in characters, from 1.
-    pub column: u32,
-    /// The source line.
-    pub source: String,
-    /// Characters that are underlined, from `column` on.
-    pub length: u32,
-    /// How to put it right.
-    pub help: Vec<String>,
 }
 
 impl Failure {
@@ -230,13 +206,21 @@ mod tests {
     #[test]
     fn every_failure_survives_the_wire() {
         let text = || "why".to_owned();
+        let diagnostic: Located = serde_json::from_value(json!({
+            "severity": "error",
+            "id": "unknown-key",
+            "message": "unknown key",
+            "places": [{"file": "a.toml", "line": 1, "column": 2, "width": 3, "text": "x"}],
+            "help": "did you mean …?",
+        }))
+        .unwrap();
         let all = [
             Failure::PermissionDenied { what: text() },
             Failure::NoSuchUnit { unit: text(), nearest: Some(text()) },
             Failure::NoSuchUnit { unit: text(), nearest: None },
             Failure::AmbiguousUnit { unit: text(), candidates: vec![text()] },
             Failure::Superseded { generation: 7 },
-            Failure::CompileFailed { text: text(), diagnostics: vec![Diagnostic::default()] },
+            Failure::CompileFailed { text: text(), diagnostics: vec![diagnostic] },
             Failure::InvalidParameter { parameter: text(), text: text() },
             Failure::InvalidFrame { text: text() },
             Failure::NoSuchGeneration { text: text() },
