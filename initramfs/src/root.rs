@@ -18,7 +18,8 @@ const EPOCH: &str = "1672531200";
 const RECIPE: &str = "1";
 
 /// Makes the links of a merged `/usr` in a root that is still empty.
-const MERGED: &str = r#"for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d"; done"#;
+const MERGED: &str =
+    r#"for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d"; done"#;
 
 /// What belongs to one machine: it is made at first boot.
 const SECRETS: &[&str] = &[
