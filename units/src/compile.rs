@@ -2,10 +2,17 @@
 //!
 //! The result is a deterministic function of what the loader gives: same bytes in, same manifest out.
 
+use crate::check;
+use crate::declared::{self, Declared};
 use crate::diagnostic::Diagnostic;
+use crate::files::{self, Texts};
+use crate::graph::{self, Edge, Index};
 use crate::kind::Content;
-use crate::manifest::Manifest;
+use crate::load::Loader;
+use crate::manifest::{Manifest, ManifestBuilder, NewUnit};
+use crate::report::Report;
 use crate::source::Sources;
+use crate::tree::{self, Units};
 
 /// Largest state file, before it is parsed: 16 MiB.
 pub const MAX_STATE_FILE: usize = 16 << 20;
@@ -39,4 +46,97 @@ pub struct Compiled {
     pub sources: Sources,
     /// Every content that the manifest names, each once, sorted by digest.
     pub contents: Vec<(Content, Where)>,
+}
+
+/// Compiles one state file, as the layer `main`.
+pub fn compile(entry: &str, loader: &mut dyn Loader) -> Compiled {
+    compile_layers(&[Layer { name: "main".to_owned(), entry: entry.to_owned() }], loader)
+}
+
+/// Compiles the layers of a generation into one manifest.
+pub fn compile_layers(layers: &[Layer], loader: &mut dyn Loader) -> Compiled {
+    let mut report = Report::new(loader);
+    let declared = read_layers(layers, &mut report);
+    let mut units = merge(declared, &mut report);
+    tree::expand(&mut units, &mut report);
+    tree::fill_entries(&mut units);
+    let units: Vec<Declared> = units.into_values().collect();
+    let index = Index::new(&units);
+    let edges = graph::edges(&index, &mut report);
+    check::check(&index, &units, &edges, &mut report);
+    graph::check_cycles(&index, &edges, &mut report);
+    let manifest = if report.failed() { None } else { build(layers, &units, &edges, &mut report) };
+    let (diagnostics, sources, contents) = report.finish();
+    Compiled { manifest, diagnostics, sources, contents }
+}
+
+fn read_layers(layers: &[Layer], report: &mut Report<'_>) -> Vec<Declared> {
+    let texts = Texts::default();
+    let mut all = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        files::load(report, &texts, number, &layer.entry, &mut all);
+    }
+    let mut vars = std::mem::take(&mut report.vars);
+    for d in vars.resolve(&report.sources) {
+        report.add(d);
+    }
+    report.vars = vars;
+    let mut out = Vec::new();
+    for file in &all {
+        declared::read(report, file, &mut out);
+    }
+    out
+}
+
+/// One unit an address: a later layer replaces an earlier one where it says so.
+fn merge(declared: Vec<Declared>, report: &mut Report<'_>) -> Units {
+    let mut units = Units::new();
+    for unit in declared {
+        let key = (unit.address.kind, unit.address.name.clone());
+        if let Some(other) = units.get(&key) {
+            let later = unit.layer > other.layer;
+            if !(later && unit.overrides) {
+                let text = format!("{} is declared twice", unit.address);
+                let d =
+                    Diagnostic::error("duplicate-unit", unit.header, text).label(other.header, "first here");
+                report.add(match later {
+                    true => d.help("say `override = true` to replace the one of the earlier layer"),
+                    false => d.help("take one of them away"),
+                });
+                continue;
+            }
+        }
+        units.insert(key, unit);
+    }
+    units
+}
+
+fn build(layers: &[Layer], units: &[Declared], edges: &[Edge], report: &mut Report<'_>) -> Option<Manifest> {
+    let mut builder = ManifestBuilder::new();
+    for unit in units {
+        builder.unit(NewUnit {
+            address: unit.address.clone(),
+            spec: unit.spec.clone(),
+            flags: unit.flags,
+            settle: unit.settle,
+            claim: check::claim(&unit.spec),
+            layer: layers.get(unit.layer).map(|l| l.name.clone()).unwrap_or_default(),
+            origin: report.sources.origin(unit.header),
+            description: unit.description.clone(),
+        });
+    }
+    let address = |n: u32| units.get(n as usize).map(|u| &u.address);
+    for edge in edges {
+        if let (Some(from), Some(to)) = (address(edge.from), address(edge.to)) {
+            builder.edge(from, to, edge.kind, &edge.reason);
+        }
+    }
+    let manifest = builder.finish();
+    if manifest.len() == units.len() {
+        return Some(manifest);
+    }
+    let limit = crate::manifest::MAX_BYTES >> 20;
+    let text = format!("the {} units make a manifest of more than {limit} MiB", units.len());
+    report.add(Diagnostic::error("too-large", None, text));
+    None
 }

@@ -151,8 +151,11 @@ fn place(span: Span, message: &str, sources: &Sources) -> Option<Place> {
 
 /// The form of a diagnostic that carries its places.
 pub fn locate(diagnostic: &Diagnostic, sources: &Sources) -> Located {
-    let main = diagnostic.span.and_then(|s| place(s, "", sources));
-    let labels = diagnostic.labels.iter().filter_map(|l| place(l.span, &l.message, sources));
+    // A first label at the main place speaks about that place.
+    let about = diagnostic.labels.first().filter(|l| Some(l.span) == diagnostic.span);
+    let main = diagnostic.span.and_then(|s| place(s, about.map_or("", |l| &l.message), sources));
+    let others = diagnostic.labels.iter().skip(usize::from(about.is_some()));
+    let labels = others.filter_map(|l| place(l.span, &l.message, sources));
     Located {
         severity: diagnostic.severity,
         id: diagnostic.id.clone().into_owned(),

@@ -6,16 +6,39 @@
 
 pub mod address;
 #[cfg(feature = "language")]
+mod check;
+#[cfg(feature = "language")]
 pub mod compile;
+#[cfg(feature = "language")]
+mod cycle;
+#[cfg(feature = "language")]
+mod declared;
 pub mod diagnostic;
+pub mod diff;
+pub mod field;
+#[cfg(feature = "language")]
+mod files;
 #[cfg(feature = "language")]
 mod glob;
+#[cfg(feature = "language")]
+mod graph;
 pub mod kind;
 pub mod load;
 pub mod manifest;
-#[cfg(feature = "language")]
 mod nearest;
+#[cfg(feature = "language")]
+mod reader;
+pub mod reference;
+#[cfg(feature = "language")]
+mod report;
 pub mod source;
+#[cfg(feature = "language")]
+mod tree;
+pub mod value;
+#[cfg(feature = "language")]
+mod vars;
 
 pub use address::{Address, Kind};
+#[cfg(feature = "language")]
+pub use compile::{Compiled, Layer, Where, compile, compile_layers};
 pub use manifest::{Edge, EdgeKind, Manifest, ManifestBuilder, UnitId, UnitView};

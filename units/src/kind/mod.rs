@@ -49,6 +49,15 @@ pub struct Attributes {
     pub xattrs: Vec<(String, Vec<u8>)>,
 }
 
+impl Attributes {
+    /// Keys in which two declarations differ.
+    pub fn differing(&self, new: &Attributes) -> Vec<&'static str> {
+        crate::diff::differing!(self, new, Attributes {
+            mode => "mode", owner => "owner", group => "group", xattrs => "xattrs",
+        })
+    }
+}
+
 /// The checked form of a unit of any kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spec {
@@ -78,4 +87,25 @@ pub enum Spec {
     Exec(Box<exec::Exec>),
     /// See [`target::Target`].
     Target(target::Target),
+}
+
+impl Spec {
+    /// Keys in which two declarations of one unit differ; empty for two kinds, which have none in common.
+    pub fn differing(&self, new: &Spec) -> Vec<&'static str> {
+        match (self, new) {
+            (Spec::Service(a), Spec::Service(b)) => a.differing(b),
+            (Spec::File(a), Spec::File(b)) => a.differing(b),
+            (Spec::Directory(a), Spec::Directory(b)) => a.differing(b),
+            (Spec::Symlink(a), Spec::Symlink(b)) => a.differing(b),
+            (Spec::Line(a), Spec::Line(b)) => a.differing(b),
+            (Spec::Mount(a), Spec::Mount(b)) => a.differing(b),
+            (Spec::Sysctl(a), Spec::Sysctl(b)) => a.differing(b),
+            (Spec::Module(a), Spec::Module(b)) => a.differing(b),
+            (Spec::Hostname(a), Spec::Hostname(b)) => a.differing(b),
+            (Spec::User(a), Spec::User(b)) => a.differing(b),
+            (Spec::Group(a), Spec::Group(b)) => a.differing(b),
+            (Spec::Exec(a), Spec::Exec(b)) => a.differing(b),
+            _ => Vec::new(),
+        }
+    }
 }

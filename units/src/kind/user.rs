@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Kind;
+use crate::field::{Table, Type, Without, field};
+
 /// Checked form of a `[user.NAME]` table. What is `None` is not owned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -27,4 +30,92 @@ pub struct User {
     pub create_home: bool,
     /// Whether the entry is removed (instead of locked) when it is no longer declared.
     pub purge: bool,
+}
+
+impl User {
+    /// Keys in which two declarations differ.
+    pub fn differing(&self, new: &User) -> Vec<&'static str> {
+        crate::diff::differing!(self, new, User {
+            name => "name", uid => "uid", group => "group", groups => "groups", home => "home", shell => "shell",
+            comment => "comment", password_hash => "password-hash", system => "system",
+            create_home => "create-home", purge => "purge",
+        })
+    }
+}
+
+/// What a `[user.NAME]` table may say.
+pub static TABLE: Table = Table {
+    kind: Kind::User,
+    summary: "An entry of the user database.",
+    header: "[user.NAME]",
+    fields: &[
+        field(
+            "uid",
+            Type::Integer { min: 0, max: 4_294_967_294, of: "" },
+            Without::Unset("the next free one"),
+            "Number of the user.",
+        ),
+        field("group", Type::Account, Without::Unset("a group of the same name"), "Primary group."),
+        field("groups", Type::Accounts, Without::Unset("none"), "Further groups that the user must be in."),
+        field("home", Type::Path, Without::Unset("left alone"), "Home directory."),
+        field("shell", Type::Path, Without::Unset("left alone"), "Login shell."),
+        field("comment", Type::Text, Without::Unset("left alone"), "The comment field."),
+        field(
+            "password-hash",
+            Type::Text,
+            Without::Unset("left alone; locked when the user is created"),
+            "A crypt(5) hash; reported, not repaired, when it differs. Never printed.",
+        ),
+        field(
+            "system",
+            Type::Flag,
+            Without::Is("false"),
+            "Whether a free number is taken from the system range.",
+        ),
+        field(
+            "create-home",
+            Type::Flag,
+            Without::Is("false"),
+            "Whether the home directory is made (0700) when missing.",
+        ),
+        field(
+            "purge",
+            Type::Flag,
+            Without::Is("false"),
+            "Whether the entry is removed, instead of locked, when it is no longer declared.",
+        ),
+    ],
+    notes: "Only what is said is owned. Managed groups of a user are required by it without being named.",
+    example: r#"[user.deploy]
+uid         = 1500
+groups      = ["adm"]
+home        = "/home/deploy"
+shell       = "/bin/bash"
+create-home = true
+"#,
+};
+
+/// Reads the table.
+#[cfg(feature = "language")]
+pub(crate) fn read(r: &mut crate::reader::Reader<'_, '_>) -> User {
+    let field = |t: &str| match t.contains([':', '\n', '\0']) {
+        true => Err(crate::value::ValueError::new(
+            "a field of the user database holds neither `:` nor a line break",
+        )),
+        false => Ok(t.to_owned()),
+    };
+    let path = |t: &str| crate::value::path::canonical(t).and_then(|p| field(&p));
+    User {
+        name: r.address.name.clone(),
+        uid: r.optional_integer("uid"),
+        group: r.account("group"),
+        groups: r.accounts("groups"),
+        home: r.parsed("home", path),
+        shell: r.parsed("shell", path),
+        comment: r.parsed("comment", field),
+        password_hash: r.parsed("password-hash", field),
+        system: r.flag("system"),
+        create_home: r.flag("create-home"),
+        purge: r.flag("purge"),
+    }
 }

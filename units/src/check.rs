@@ -1,0 +1,162 @@
+//! Checks of units against each other: who claims the same thing, who writes where another one owns.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::address::Kind;
+use crate::declared::Declared;
+use crate::diagnostic::Diagnostic;
+use crate::graph::{Edge, Index};
+use crate::kind::Spec;
+use crate::kind::file::{File, Ownership};
+use crate::kind::service::{Ready, Start};
+use crate::manifest::EdgeKind;
+use crate::report::Report;
+use crate::value::path::ancestors;
+
+/// What a unit must not share with another one, as text; empty for nothing.
+pub fn claim(spec: &Spec) -> String {
+    match spec {
+        Spec::File(f) => format!("path:{}", f.path),
+        Spec::Directory(d) => format!("path:{}", d.path),
+        Spec::Symlink(s) => format!("path:{}", s.path),
+        Spec::User(u) => u.uid.map(|n| format!("uid:{n}")).unwrap_or_default(),
+        Spec::Group(g) => g.gid.map(|n| format!("gid:{n}")).unwrap_or_default(),
+        Spec::Hostname(_) => "hostname".to_owned(),
+        Spec::Service(s) if s.ready != Ready::Exited => {
+            s.tty.as_ref().map(|t| format!("tty:{t}")).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+/// Reports everything that units do to each other.
+pub fn check(index: &Index<'_>, units: &[Declared], edges: &[Edge], report: &mut Report<'_>) {
+    claims(units, report);
+    paths(index, units, report);
+    writes(units, report);
+    user_database(index, units, report);
+    by_hand(index, edges, report);
+}
+
+fn claims(units: &[Declared], report: &mut Report<'_>) {
+    let mut first: HashMap<String, &Declared> = HashMap::with_capacity(units.len());
+    for unit in units {
+        let claim = claim(&unit.spec);
+        if claim.is_empty() {
+            continue;
+        }
+        let Some(other) = first.get(&claim) else {
+            first.insert(claim, unit);
+            continue;
+        };
+        // Two services may share a terminal as long as a person decides which of them runs.
+        let by_hand = |u: &Declared| matches!(&u.spec, Spec::Service(s) if s.start != Start::Boot);
+        if by_hand(unit) || by_hand(other) {
+            continue;
+        }
+        let (what, value) = claim.split_once(':').unwrap_or(("the host name", ""));
+        let key = match unit.address.kind {
+            Kind::User => "uid",
+            Kind::Group => "gid",
+            Kind::Service => "tty",
+            Kind::Hostname => "value",
+            _ => "",
+        };
+        let text = format!("{} and {} both claim {what} {value}", other.address, unit.address);
+        let d = Diagnostic::error("claimed-twice", unit.at(key), text.trim_end());
+        report.add(d.label(other.at(key), format!("claimed here by {}", other.address)));
+    }
+}
+
+/// The file of a unit whose content is owned as a whole.
+fn whole(unit: &Declared) -> Option<&File> {
+    match &unit.spec {
+        Spec::File(f) if f.ownership == Ownership::Whole && f.content.is_some() => Some(f),
+        _ => None,
+    }
+}
+
+/// Files cannot have anything below them, and cannot be owned whole and line by line.
+fn paths(index: &Index<'_>, units: &[Declared], report: &mut Report<'_>) {
+    for unit in units {
+        let path = match &unit.spec {
+            Spec::File(f) => &f.path,
+            Spec::Directory(d) => &d.path,
+            Spec::Symlink(s) => &s.path,
+            Spec::Mount(m) => &m.path,
+            Spec::Line(l) => &l.path,
+            _ => continue,
+        };
+        let file = |p: &str| index.find(Kind::File, p).and_then(|n| index.unit(n));
+        if let Some(above) = ancestors(path).find_map(file) {
+            let text = format!("{} lies below {}, which is a file", unit.address, above.address);
+            let d = Diagnostic::error("below-a-file", unit.header, text);
+            report.add(d.label(above.header, "declared as a file here"));
+        }
+        let owner = file(path).filter(|o| unit.address.kind == Kind::Line && whole(o).is_some());
+        if let Some(owner) = owner {
+            let text =
+                format!("{} changes a line of {}, which is owned as a whole", unit.address, owner.address);
+            let d = Diagnostic::error("owned-twice", unit.at("path"), text).label(owner.header, "owned here");
+            report.add(d.help("put the line into its content, or give it `ownership = \"seed\"`"));
+        }
+    }
+}
+
+/// A file that is owned as a whole must not lie where a service writes (semantics §4).
+fn writes(units: &[Declared], report: &mut Report<'_>) {
+    let owned: BTreeMap<&str, &Declared> =
+        units.iter().filter_map(|u| whole(u).map(|f| (f.path.as_str(), u))).collect();
+    for unit in units {
+        let Spec::Service(service) = &unit.spec else { continue };
+        for path in &service.writes {
+            let below = if path == "/" { "/".to_owned() } else { format!("{path}/") };
+            let inside = owned
+                .range(below.as_str()..)
+                .take_while(|(p, _)| p.starts_with(&below))
+                .chain(owned.get_key_value(path.as_str()));
+            for (file, owner) in inside {
+                let text = format!(
+                    "{} is owned as a whole, but {} writes below {path}",
+                    owner.address, unit.address
+                );
+                let d = Diagnostic::error("owned-twice", owner.header, text);
+                let d = d.label(unit.at("writes"), format!("{} says so here", unit.address));
+                report.add(d.help(format!(
+                    "give {file} `ownership = \"seed\"`, or name the paths that the service writes more narrowly"
+                )));
+                if report.is_full() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Of the user database single entries are owned, which a whole file would take away.
+fn user_database(index: &Index<'_>, units: &[Declared], report: &mut Report<'_>) {
+    let entry = units.iter().find(|u| matches!(u.address.kind, Kind::User | Kind::Group));
+    let Some(entry) = entry else { return };
+    for path in ["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"] {
+        let Some(file) = index.find(Kind::File, path).and_then(|n| index.unit(n)) else { continue };
+        if whole(file).is_some() {
+            let text =
+                format!("{} is owned as a whole, but {} is an entry of it", file.address, entry.address);
+            let d = Diagnostic::error("owned-twice", file.header, text).label(entry.header, "declared here");
+            report.add(d.help("declare users and groups only, or the files only"));
+        }
+    }
+}
+
+/// What waits for a unit that only a person starts, waits for that person.
+fn by_hand(index: &Index<'_>, edges: &[Edge], report: &mut Report<'_>) {
+    for edge in edges.iter().filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds)) {
+        let (Some(from), Some(to)) = (index.unit(edge.from), index.unit(edge.to)) else { continue };
+        let manual = |u: &Declared| matches!(&u.spec, Spec::Service(s) if s.start == Start::Manual);
+        if manual(to) && !manual(from) && edge.reason.is_empty() {
+            let text = format!("{} waits for {}, which is only started by hand", from.address, to.address);
+            let d = Diagnostic::warning("waits-for-a-person", edge.at, text);
+            report.add(d.help("`start = \"on-demand\"` starts it when something running requires it"));
+        }
+    }
+}

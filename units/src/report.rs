@@ -1,0 +1,175 @@
+//! What a compilation gathers while it reads: diagnostics, variables, contents.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::compile::Where;
+use crate::diagnostic::Diagnostic;
+use crate::kind::Content;
+use crate::load::{self, LoadError, Loader};
+use crate::source::{Sources, Span};
+use crate::vars::Vars;
+
+/// Diagnostics that are kept; further ones are only counted.
+pub const MAX_DIAGNOSTICS: usize = 1000;
+
+/// The gathering place of a compilation.
+pub struct Report<'l> {
+    /// What was read.
+    pub sources: Sources,
+    /// The variables.
+    pub vars: Vars,
+    /// Where bytes come from.
+    pub loader: &'l mut dyn Loader,
+    diagnostics: Vec<Diagnostic>,
+    dropped: usize,
+    errors: usize,
+    contents: BTreeMap<[u8; 32], (Content, Where)>,
+    /// Sources that were digested already, by path.
+    digested: HashMap<String, Content>,
+    /// Lines with syntax errors, by file.
+    broken: BTreeMap<u32, BTreeSet<u32>>,
+}
+
+/// Mistakes that a syntax error elsewhere in the file may have caused: what was lost is not missing.
+const MAYBE_LOST: [&str; 4] = ["missing-key", "exec-without-guard", "unknown-unit", "seed-without-content"];
+
+impl<'l> Report<'l> {
+    /// An empty one.
+    pub fn new(loader: &'l mut dyn Loader) -> Report<'l> {
+        Report {
+            sources: Sources::new(),
+            vars: Vars::default(),
+            loader,
+            diagnostics: Vec::new(),
+            dropped: 0,
+            errors: 0,
+            contents: BTreeMap::new(),
+            digested: HashMap::new(),
+            broken: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a diagnostic.
+    pub fn add(&mut self, diagnostic: Diagnostic) {
+        self.errors += usize::from(diagnostic.is_error());
+        if self.diagnostics.len() < MAX_DIAGNOSTICS {
+            self.diagnostics.push(diagnostic);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Adds what the TOML parser found.
+    pub fn syntax_error(&mut self, file: u32, error: &toml::de::Error) {
+        let range = error.span().unwrap_or_default();
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let at = Span { file, start: number(range.start), end: number(range.end) };
+        self.broken.entry(file).or_default().insert(self.sources.position(at).line);
+        let twice = error.message().starts_with("duplicate key");
+        self.add(if twice {
+            let key = self.sources.text(at);
+            let d = Diagnostic::error("duplicate-key", at, format!("`{key}` is there a second time"));
+            d.help("a key, and a table, stands once in a file; keep one of them")
+        } else {
+            Diagnostic::error("syntax", at, error.message())
+        });
+    }
+
+    /// Whether a diagnostic is only the echo of a syntax error.
+    fn is_echo(&self, d: &Diagnostic) -> bool {
+        if matches!(&*d.id, "syntax" | "duplicate-key") {
+            return false;
+        }
+        let Some(at) = d.span else { return false };
+        let Some(lines) = self.broken.get(&at.file) else { return false };
+        MAYBE_LOST.contains(&&*d.id) || lines.contains(&self.sources.position(at).line)
+    }
+
+    /// Whether something keeps a manifest from being made.
+    pub fn failed(&self) -> bool {
+        self.errors > 0
+    }
+
+    /// Whether looking for suggestions is still worth its time.
+    pub fn is_full(&self) -> bool {
+        self.diagnostics.len() >= MAX_DIAGNOSTICS
+    }
+
+    /// A value with its variables replaced.
+    pub fn interpolate(&mut self, value: &str, at: Span) -> String {
+        let (text, wrong) = self.vars.interpolate(value, at, &self.sources);
+        let text = text.into_owned();
+        for d in wrong {
+            self.add(d);
+        }
+        text
+    }
+
+    /// A path as said at a place: relative ones are relative to that file.
+    pub fn path_at(&self, said: &str, at: Span) -> String {
+        let file = self.sources.get(at.file).map_or("", |f| f.path());
+        load::relative_to(file, said)
+    }
+
+    /// Takes a content that stands in a state file.
+    pub fn inline(&mut self, bytes: Vec<u8>, at: Span) -> Content {
+        let content = load::content_of(&bytes);
+        if !self.contents.contains_key(&content.digest) {
+            if let Err(e) = self.loader.contents(content, &bytes) {
+                self.add(Diagnostic::error("load", at, format!("cannot stage content: {e}")));
+            }
+            self.contents.insert(content.digest, (content, Where::Inline(bytes)));
+        }
+        content
+    }
+
+    /// Digests a source named at a place.
+    pub fn source(&mut self, said: &str, at: Span) -> Option<Content> {
+        let path = self.path_at(said, at);
+        self.source_at(path, at)
+    }
+
+    /// Digests a source by the loader's path.
+    pub fn source_at(&mut self, path: String, at: Span) -> Option<Content> {
+        if let Some(known) = self.digested.get(&path) {
+            return Some(*known);
+        }
+        match self.loader.source(&path) {
+            Ok(content) => {
+                self.contents.entry(content.digest).or_insert_with(|| (content, Where::Source(path.clone())));
+                self.digested.insert(path, content);
+                Some(content)
+            }
+            Err(e) => {
+                self.unreadable(&path, &e, at);
+                None
+            }
+        }
+    }
+
+    /// Reports a source that cannot be read.
+    pub fn unreadable(&mut self, path: &str, error: &LoadError, at: Span) {
+        let d = Diagnostic::error("load", at, format!("cannot read source `{path}`: {error}"));
+        self.add(match error {
+            LoadError::NotFound => d.help("relative paths are relative to the file that says them"),
+            _ => d,
+        });
+    }
+
+    /// Everything gathered, in the order of files and lines.
+    pub fn finish(mut self) -> (Vec<Diagnostic>, Sources, Vec<(Content, Where)>) {
+        let mut kept = std::mem::take(&mut self.diagnostics);
+        kept.retain(|d| !self.is_echo(d));
+        self.diagnostics = kept;
+        self.diagnostics.sort_by(|a, b| (a.span, &a.id, &a.message).cmp(&(b.span, &b.id, &b.message)));
+        if self.dropped > 0 {
+            let text = format!("{} further mistakes are not shown", self.dropped);
+            let mut last = Diagnostic::error("too-many", None, text);
+            if self.errors == 0 {
+                last.severity = crate::diagnostic::Severity::Warning;
+            }
+            self.diagnostics.push(last);
+        }
+        (self.diagnostics, self.sources, self.contents.into_values().collect())
+    }
+}
