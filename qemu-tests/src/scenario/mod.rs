@@ -1,0 +1,33 @@
+//! The scenarios: each is one named function, run by `cargo verify GROUP` or `cargo verify NAME`.
+//!
+//! To add some: write `scenario/TOPIC.rs` with `pub const ALL: &[Scenario]`, and name it in [`all`].
+
+pub mod image;
+
+use std::time::Duration;
+
+use crate::Result;
+use crate::context::Context;
+
+/// One scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Its name, unique among all, such as `restart-after-kill`.
+    pub name: &'static str,
+    /// The group that it is run with: `qemu`, `rig`, `container` …
+    pub group: &'static str,
+    /// After this it has failed.
+    pub limit: Duration,
+    /// What it does; an error says what did not hold.
+    pub run: fn(&Context) -> Result,
+}
+
+/// Minutes as a limit.
+pub const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+/// All scenarios.
+pub fn all() -> Vec<Scenario> {
+    [image::ALL].concat()
+}
