@@ -1,13 +1,87 @@
-//! The engine: (state, event, now) → effects.
+//! # The engine: (state, event, now) → effects
+//!
+//! A pure function. No clock, no descriptor, no randomness, no hash-ordered iteration: the same events give the
+//! same effects, byte for byte. Everything about ordering, restart, refresh, return and shutdown is decided here.
+//!
+//! ## Units
+//! *Live* units (service, mount, target) can lose readiness; *latched* ones (files, users, execs …) are ready once
+//! kept, and drift makes them dirty without taking anything down. Each unit has one of three wants: up, down,
+//! absent. For latched units "down" is a step that does nothing, but it takes its place in the order.
+//!
+//! ```text
+//!              want up, gate open                     ready seen
+//!  down ─► waiting ───────────► starting ───────────────► ready ◄──► reloading
+//!   ▲        ▲  ▲                  │ exit, T                │ exit, want, bound dep lost, spec differs
+//!   │        │  └── backoff ◄──────┤                        ▼
+//!   └────────┴───────────┴──── stopping→next ◄──────────────┘        failed, done
+//! ```
+//! Every way out of a process goes through `stopping→next`: the next state is entered when the main process is
+//! reaped *and* its cgroup is empty, so nothing of an earlier start ever runs beside a later one.
+//!
+//! ## Two kinds of input
+//! *Facts* (exits, readiness, results, deadlines) come with the serial number of the spawn or batch they belong to;
+//! one of an earlier spawn is dropped. `service::happen` is the table of fact × state.
+//! *Conditions* (wanted or not, gate open or not, bound dependency there or not, specification and inputs as desired
+//! or not) are levels, not edges: whenever one may have changed the unit is queued, and `evaluate` looks at it.
+//! Propagation drains that queue; nothing recurses over the graph.
+//!
+//! ## Predicates that travel along edges
+//! | predicate | true when | who counts it |
+//! |---|---|---|
+//! | ok | ready, and nothing about it is dirty | a start gate: every `requires`, `binds` must be ok |
+//! | ready | ready | `binds`: its loss stops, targets: their readiness |
+//! | settled | ready, done, failed, backoff, held, not kept, not wanted, or waiting for one of those that is not ok | `wants`, `after` gates |
+//! | going | not wanted up, or requires one that is going | stops in reverse order |
+//!
+//! A unit that goes up takes a *use* on everything it requires (in the manifest it was made from) and gives it
+//! back when it is down: a unit that is going is asked to stop when it has no user left.
+//!
+//! ## Departures from the semantics page
+//! - `settled` also holds for a unit that waits for something which is itself settled and not ok; otherwise `wants`
+//!   of such a unit would wait for ever.
+//! - At shutdown `wants` and `after` order stops too, in reverse, as the users of every peer expect.
+//! - A stop because a bound dependency was lost does not wait for the unit's own requirers: what it needs is gone.
 
+mod apply;
+mod batch;
+mod byhand;
 pub mod effect;
 pub mod event;
+mod graph;
+mod latched;
+mod mount;
+mod record;
+mod service;
+mod status;
+mod swap;
+mod timer;
+mod unit;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use units::{Address, Manifest, UnitId};
+
+use crate::proto::{ManifestRef, StoreOp};
+use effect::{Effect, Job, Level};
+use event::{Down, Event};
+use timer::{Timer, Timers};
+use unit::{Unit, bits};
+
+pub use record::Records;
+pub use status::{Gate, Hold, HoldKind, UnitStatus};
 
 /// A moment on CLOCK_BOOTTIME, in nanoseconds.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
 )]
 pub struct Mono(pub u64);
+
+impl Mono {
+    /// This moment and so many milliseconds.
+    pub const fn after_ms(self, ms: u64) -> Mono {
+        Mono(self.0.saturating_add(ms.saturating_mul(1_000_000)))
+    }
+}
 
 /// A unit as the engine names it to the outside. It stays the same as long as the unit exists, across
 /// generations and re-execs; a number is reused only after the unit is gone.
@@ -20,3 +94,457 @@ impl Node {
         self.0 as usize
     }
 }
+
+/// Quiet time after which an apply that took a service step counts as good: 5 s (semantics §6).
+pub const STABLE_MS: u64 = 5_000;
+/// A shutdown leaves after this even when something is stuck: 90 s, as the peers do.
+pub const SHUTDOWN_MS: u64 = 90_000;
+/// Repairs of one unit within [`FIGHT_WINDOW_MS`] that make it contested.
+pub const FIGHT_REPAIRS: u8 = 5;
+/// The window in which repairs are counted: one minute.
+pub const FIGHT_WINDOW_MS: u64 = 60_000;
+/// First wait of a contested unit: one minute; it doubles.
+pub const CONTEST_FIRST_MS: u64 = 60_000;
+/// Longest wait of a contested unit: one hour.
+pub const CONTEST_MAX_MS: u64 = 3_600_000;
+/// First retry of what could not be kept: one second; it doubles.
+pub const RETRY_FIRST_MS: u64 = 1_000;
+/// Longest wait between retries: five minutes.
+pub const RETRY_MAX_MS: u64 = 300_000;
+/// A batch without any result for this long means that the worker hangs: 60 s.
+pub const BATCH_MS: u64 = 60_000;
+
+/// A manifest that some unit refers to.
+#[derive(Debug, Clone)]
+pub(crate) struct Gen {
+    pub(crate) manifest: Manifest,
+    /// Unit number → node; `u32::MAX` where there is none.
+    pub(crate) node_of: Vec<u32>,
+    /// Nodes that were made from it, plus one for each of desired, previous and pending.
+    pub(crate) refs: u32,
+}
+
+/// The engine. See the page above.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(crate) now: Mono,
+    pub(crate) gens: BTreeMap<ManifestRef, Gen>,
+    pub(crate) next_ref: u32,
+    pub(crate) nodes: Vec<Unit>,
+    pub(crate) free: BTreeSet<u32>,
+    pub(crate) desired: ManifestRef,
+    pub(crate) generation: u64,
+    pub(crate) serials: BTreeMap<u64, (Node, Job)>,
+    pub(crate) next_serial: u64,
+    pub(crate) next_token: u64,
+    pub(crate) next_batch: u64,
+    pub(crate) queue: VecDeque<Node>,
+    pub(crate) runnable: BTreeSet<Node>,
+    pub(crate) batch: Option<batch::Batch>,
+    pub(crate) timers: Timers,
+    pub(crate) apply: Option<apply::Apply>,
+    /// A swap that came while a record of the one before was on its way to the disk.
+    pub(crate) next_swap: Option<apply::Next>,
+    pub(crate) asks: Vec<byhand::Ask>,
+    pub(crate) holds: BTreeMap<Node, Hold>,
+    pub(crate) fights: BTreeMap<Node, latched::Fight>,
+    pub(crate) details: BTreeMap<Node, String>,
+    /// Hashes of the inputs of execs, as of the last swap.
+    pub(crate) exec_inputs: BTreeMap<Node, u64>,
+    /// Leaving unit → units that share its claim and wait for it.
+    pub(crate) claims: BTreeMap<Node, Vec<Node>>,
+    pub(crate) down: Option<Down>,
+    pub(crate) left: bool,
+    pub(crate) store_open: bool,
+    pub(crate) converged: bool,
+    pub(crate) busy: u32,
+    pub(crate) bad: u32,
+    /// Units with a process, a mount or a place in the order of stops.
+    pub(crate) up: u32,
+    pub(crate) out: Vec<Effect>,
+    pub(crate) changed: BTreeSet<Node>,
+    pub(crate) globals_changed: bool,
+    pub(crate) blank: Unit,
+    /// Steps of propagation taken since the beginning; the simulator bounds it.
+    pub(crate) work: u64,
+}
+
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine::new()
+    }
+}
+
+impl Engine {
+    /// An engine with an empty manifest as its desired one.
+    pub fn new() -> Engine {
+        let mut engine = Engine {
+            now: Mono(0),
+            gens: BTreeMap::new(),
+            next_ref: 0,
+            nodes: Vec::new(),
+            free: BTreeSet::new(),
+            desired: ManifestRef(0),
+            generation: 0,
+            serials: BTreeMap::new(),
+            next_serial: 1,
+            next_token: 1,
+            next_batch: 1,
+            queue: VecDeque::new(),
+            runnable: BTreeSet::new(),
+            batch: None,
+            timers: Timers::default(),
+            apply: None,
+            next_swap: None,
+            exec_inputs: BTreeMap::new(),
+            asks: Vec::new(),
+            holds: BTreeMap::new(),
+            fights: BTreeMap::new(),
+            details: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            down: None,
+            left: false,
+            store_open: false,
+            converged: true,
+            busy: 0,
+            bad: 0,
+            up: 0,
+            out: Vec::new(),
+            changed: BTreeSet::new(),
+            globals_changed: true,
+            blank: Unit::blank(),
+            work: 0,
+        };
+        engine.desired = engine.install(Manifest::empty());
+        engine.retain(engine.desired);
+        engine
+    }
+
+    /// Makes a manifest known under a number. It is forgotten ([`Effect::Forget`]) when a later step finds that
+    /// nothing refers to it, so the event that uses it should come next.
+    pub fn install(&mut self, manifest: Manifest) -> ManifestRef {
+        let number = ManifestRef(self.next_ref);
+        self.next_ref += 1;
+        let node_of = vec![u32::MAX; manifest.len()];
+        self.gens.insert(number, Gen { manifest, node_of, refs: 0 });
+        self.globals_changed = true;
+        number
+    }
+
+    /// One event. Effects are appended in the order in which they have to be carried out.
+    pub fn step(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        self.handle(event);
+        self.settle();
+        out.append(&mut self.out);
+    }
+
+    /// The moment at which [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.timers.next()
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Swapped { request, manifest, generation, kind } => {
+                self.swapped(request, manifest, generation, kind);
+            }
+            Event::Spawned { serial } => self.fact(serial, service::Fact::Spawned),
+            Event::SpawnFailed { serial, stage, errno } => self.spawn_failed(serial, &stage, errno),
+            Event::Exited { serial, exit } => self.exited(serial, exit),
+            Event::Ready { serial } => self.fact(serial, service::Fact::Ready),
+            Event::Reloading { serial } => self.fact(serial, service::Fact::Reloading),
+            Event::Watchdog { serial } => self.fact(serial, service::Fact::Watchdog),
+            Event::CgroupEmpty { serial } => self.cgroup_empty(serial),
+            Event::Results { batch, results } => self.results(batch, results),
+            Event::BatchDone { batch } => self.batch_done(batch),
+            Event::WorkerLost => self.worker_lost(),
+            Event::Recorded { token, error } => self.recorded(token, error),
+            Event::StoreOpened => self.store_opened(),
+            Event::Touched { nodes } => {
+                for node in nodes {
+                    self.touched(node);
+                }
+            }
+            Event::Overflowed => {
+                for index in 0..self.nodes.len() {
+                    if let Ok(index) = u32::try_from(index) {
+                        self.touched(Node(index));
+                    }
+                }
+            }
+            Event::Mounted { node } => self.mounted(node),
+            Event::Unmounted { node } => self.unmounted(node),
+            Event::Tick => self.tick(),
+            Event::Asked { request, verb, node, note, until } => self.asked(request, verb, node, note, until),
+            Event::ShutdownAsked { down } => self.shutdown(down),
+        }
+    }
+
+    /// Propagates until nothing moves, then does what waits for that: answers, apply, batch, convergence.
+    fn settle(&mut self) {
+        loop {
+            self.propagate();
+            self.answer_asks();
+            if self.advance_apply() {
+                continue;
+            }
+            if self.queue.is_empty() {
+                break;
+            }
+        }
+        self.form_batch();
+        self.propagate();
+        let converged = self.busy == 0 && self.runnable.is_empty() && self.batch.is_none();
+        let converged = converged && self.apply.is_none();
+        if converged != self.converged {
+            self.converged = converged;
+            self.globals_changed = true;
+            if converged {
+                self.out.push(Effect::Converged);
+            }
+        }
+        self.leave_if_down();
+        self.collect();
+    }
+
+    fn tick(&mut self) {
+        while let Some((node, timer)) = self.timers.pop(self.now) {
+            self.globals_changed = true;
+            match timer {
+                Timer::State => self.state_timer(node),
+                Timer::Watchdog => self.fact_of(node, service::Fact::WatchdogMissed),
+                Timer::Hold => self.hold_ended(node),
+                Timer::Batch => self.batch_timer(),
+                Timer::Stable => self.stable_timer(),
+                Timer::Shutdown => self.shutdown_timer(),
+            }
+        }
+    }
+
+    fn state_timer(&mut self, node: Node) {
+        match self.u(node).state {
+            unit::State::Service(_) => self.fact_of(node, service::Fact::Deadline),
+            unit::State::Latch(_) => self.latch_timer(node),
+            unit::State::Mount(_) => self.mount_timer(node),
+            unit::State::Target | unit::State::Gone => {}
+        }
+    }
+
+    fn shutdown(&mut self, down: Down) {
+        if self.down.is_some() {
+            self.down = Some(down);
+            return;
+        }
+        self.down = Some(down);
+        self.globals_changed = true;
+        self.log(Level::Notice, None, format!("going down: {down:?}"));
+        self.abandon_apply("the machine goes down");
+        self.timers.set(Node(u32::MAX), Timer::Shutdown, self.now.after_ms(SHUTDOWN_MS));
+        for node in self.all() {
+            self.rethink_want(node);
+            self.enqueue(node);
+        }
+    }
+
+    fn shutdown_timer(&mut self) {
+        let left: Vec<String> = self
+            .all()
+            .filter(|n| self.u(*n).has(bits::UP))
+            .map(|n| self.address(n).to_string())
+            .take(20)
+            .collect();
+        self.log(Level::Error, None, format!("leaving although these are not down: {}", left.join(", ")));
+        self.leave();
+    }
+
+    fn leave_if_down(&mut self) {
+        if self.down.is_some() && !self.left && self.up == 0 && self.batch.is_none() && self.busy == 0 {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        if let (Some(down), false) = (self.down, self.left) {
+            self.left = true;
+            self.globals_changed = true;
+            self.timers.clear(Node(u32::MAX), Timer::Shutdown);
+            self.out.push(Effect::Leave { down });
+        }
+    }
+
+    fn store_opened(&mut self) {
+        self.store_open = true;
+        self.globals_changed = true;
+        for node in self.all() {
+            if self.u(node).has(bits::NEEDS_STORE) {
+                self.enqueue(node);
+            }
+        }
+    }
+
+    // ---- small tools used by every part -------------------------------------------------------------------
+
+    /// Every node there is, in order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Node> + use<> {
+        let gone: Vec<bool> = self.nodes.iter().map(|u| matches!(u.state, unit::State::Gone)).collect();
+        (0u32..).zip(gone).filter(|(_, gone)| !gone).map(|(i, _)| Node(i))
+    }
+
+    pub(crate) fn u(&self, node: Node) -> &Unit {
+        self.nodes.get(node.index()).unwrap_or(&self.blank)
+    }
+
+    pub(crate) fn m(&mut self, node: Node) -> &mut Unit {
+        self.changed.insert(node);
+        match self.nodes.get_mut(node.index()) {
+            Some(unit) => unit,
+            None => &mut self.blank,
+        }
+    }
+
+    pub(crate) fn enqueue(&mut self, node: Node) {
+        if let Some(unit) = self.nodes.get_mut(node.index())
+            && !unit.has(bits::QUEUED)
+            && !matches!(unit.state, unit::State::Gone)
+        {
+            unit.set(bits::QUEUED, true);
+            self.queue.push_back(node);
+        }
+    }
+
+    pub(crate) fn log(&mut self, level: Level, node: Option<Node>, text: String) {
+        self.out.push(Effect::Log { level, node, text });
+    }
+
+    pub(crate) fn publish(&mut self, node: Node, text: impl Into<String>) {
+        self.changed.insert(node);
+        self.out.push(Effect::Publish { node, text: text.into() });
+    }
+
+    /// A pair that cannot be: it is logged with the state, and the loop goes on.
+    pub(crate) fn defect(&mut self, node: Node, text: &str) {
+        let state = format!("{:?}", self.u(node).state);
+        let line = format!("defect: {text} in {}: {state}", self.address(node));
+        self.log(Level::Error, Some(node), line);
+    }
+
+    pub(crate) fn store(&mut self, op: StoreOp) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.globals_changed = true;
+        self.out.push(Effect::Store { token, op });
+        token
+    }
+
+    pub(crate) fn retain(&mut self, manifest: ManifestRef) {
+        if let Some(generation) = self.gens.get_mut(&manifest) {
+            generation.refs += 1;
+        }
+    }
+
+    pub(crate) fn release(&mut self, manifest: ManifestRef) {
+        if let Some(generation) = self.gens.get_mut(&manifest) {
+            generation.refs = generation.refs.saturating_sub(1);
+        }
+    }
+
+    /// Forgets manifests that nothing refers to.
+    fn collect(&mut self) {
+        let unused: Vec<ManifestRef> =
+            self.gens.iter().filter(|(_, g)| g.refs == 0).map(|(r, _)| *r).collect();
+        for manifest in unused {
+            self.gens.remove(&manifest);
+            self.globals_changed = true;
+            self.out.push(Effect::Forget { manifest });
+        }
+    }
+
+    pub(crate) fn manifest_of(&self, manifest: ManifestRef) -> Option<&Manifest> {
+        self.gens.get(&manifest).map(|g| &g.manifest)
+    }
+
+    /// The node of a unit of a manifest.
+    pub fn node_in(&self, manifest: ManifestRef, unit: UnitId) -> Option<Node> {
+        let number = *self.gens.get(&manifest)?.node_of.get(unit.index())?;
+        (number != u32::MAX).then_some(Node(number))
+    }
+
+    // ---- questions ---------------------------------------------------------------------------------------
+
+    /// The unit's address.
+    pub fn address(&self, node: Node) -> Address {
+        let (manifest, unit) = self.unit_of(node);
+        match self.manifest_of(manifest) {
+            Some(m) => m.address(unit),
+            None => Address::new(units::Kind::Target, format!("#{}", node.0)),
+        }
+    }
+
+    /// Where the unit's specification stands: in the desired manifest, or in the one it was made from when it
+    /// is leaving.
+    pub fn unit_of(&self, node: Node) -> (ManifestRef, UnitId) {
+        let unit = self.u(node);
+        match unit.id {
+            Some(id) => (self.desired, id),
+            None => (unit.made, unit.made_id),
+        }
+    }
+
+    /// The node with this address: in the desired manifest, or leaving.
+    pub fn node(&self, address: &Address) -> Option<Node> {
+        let id = self.manifest_of(self.desired)?.find(address.kind, &address.name);
+        if let Some(node) = id.and_then(|id| self.node_in(self.desired, id)) {
+            return Some(node);
+        }
+        self.all().find(|n| self.u(*n).id.is_none() && self.address(*n) == *address)
+    }
+
+    /// Every unit, leaving ones included.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> + use<> {
+        self.all()
+    }
+
+    /// A manifest by its number, as long as something refers to it.
+    pub fn manifest(&self, manifest: ManifestRef) -> Option<&Manifest> {
+        self.manifest_of(manifest)
+    }
+
+    /// Every manifest that something refers to.
+    pub fn manifests(&self) -> impl Iterator<Item = (ManifestRef, &Manifest)> {
+        self.gens.iter().map(|(r, g)| (*r, &g.manifest))
+    }
+
+    /// The desired manifest and its generation.
+    pub fn desired(&self) -> (ManifestRef, u64) {
+        (self.desired, self.generation)
+    }
+
+    /// Whether nothing is dirty and nothing is running that must end.
+    pub fn is_converged(&self) -> bool {
+        self.converged
+    }
+
+    /// Whether the machine is going down, and how.
+    pub fn going_down(&self) -> Option<Down> {
+        self.down
+    }
+
+    /// Whether an apply is under way: its request and generation.
+    pub fn applying(&self) -> Option<(u64, u64)> {
+        self.apply.as_ref().map(|a| (a.request, a.generation))
+    }
+
+    /// How many propagation steps were taken so far: a measure of work that does not depend on the machine.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// The process that belongs to a serial, as (unit, job).
+    pub fn job(&self, serial: u64) -> Option<(Node, Job)> {
+        self.serials.get(&serial).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests;

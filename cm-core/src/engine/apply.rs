@@ -1,0 +1,390 @@
+//! An apply: change → ready on the new inputs → quiet → committed, or back to where it came from (semantics §6).
+
+use serde::{Deserialize, Serialize};
+
+use super::effect::{Effect, Level, Tally, Verdict};
+use super::event::Swap;
+use super::timer::Timer;
+use super::unit::{NOBODY, Phase, Shown, State, Want, Work, bits};
+use super::{Engine, Node, STABLE_MS};
+use crate::proto::{ManifestRef, StoreOp};
+
+/// An apply, a rollback or a boot under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Apply {
+    pub request: u64,
+    pub kind: Swap,
+    pub manifest: ManifestRef,
+    pub generation: u64,
+    /// What it returns to.
+    pub from: (ManifestRef, u64),
+    pub phase: ApplyPhase,
+    /// A process was started, stopped or reloaded.
+    pub service_step: bool,
+    /// Why it has to return.
+    pub failed: Option<String>,
+}
+
+/// Where an apply is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ApplyPhase {
+    /// The record that files of both generations may be on the machine is on its way to the disk.
+    Preparing { token: u64 },
+    /// Units are being changed.
+    Changing,
+    /// All is changed; it has to stay quiet for a while.
+    Stable,
+    /// The commit record is on its way to the disk.
+    Committing { token: u64 },
+    /// Units are being put back.
+    Returning,
+    /// The record of the return is on its way to the disk.
+    Recording { token: u64, complete: bool },
+}
+
+/// A swap that came while a record was on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Next {
+    pub request: u64,
+    pub manifest: ManifestRef,
+    pub generation: u64,
+    pub kind: Swap,
+}
+
+impl Engine {
+    pub(crate) fn swapped(&mut self, request: u64, manifest: ManifestRef, generation: u64, kind: Swap) {
+        if self.down.is_some() {
+            self.answer(request, Verdict::Failed, "the machine goes down".to_owned());
+            return;
+        }
+        let Some(new) = self.manifest_of(manifest).cloned() else {
+            self.answer(request, Verdict::Failed, "unknown manifest".to_owned());
+            return;
+        };
+        let waiting = self.apply.as_ref().is_some_and(|a| {
+            matches!(
+                a.phase,
+                ApplyPhase::Preparing { .. } | ApplyPhase::Committing { .. } | ApplyPhase::Recording { .. }
+            )
+        });
+        if waiting {
+            self.retain(manifest);
+            let next = Next { request, manifest, generation, kind };
+            if let Some(earlier) = self.next_swap.replace(next) {
+                self.release(earlier.manifest);
+                self.answer(earlier.request, Verdict::Superseded, "a newer apply came".to_owned());
+            }
+            self.globals_changed = true;
+            return;
+        }
+        let same = self.manifest_of(self.desired).is_some_and(|m| *m == new);
+        if same && self.apply.is_none() {
+            self.generation = generation;
+            self.globals_changed = true;
+            let bad = self.bad_units();
+            let verdict = if bad.is_empty() { Verdict::Done } else { Verdict::Failed };
+            self.answer(request, verdict, bad);
+            return;
+        }
+        let from = match self.apply.take() {
+            Some(earlier) => {
+                self.timers.clear(NOBODY, Timer::Stable);
+                self.answer(earlier.request, Verdict::Superseded, "a newer apply came".to_owned());
+                self.release(earlier.manifest);
+                earlier.from
+            }
+            None => {
+                self.retain(self.desired);
+                (self.desired, self.generation)
+            }
+        };
+        self.retain(manifest);
+        let phase = match kind {
+            Swap::Boot => ApplyPhase::Changing,
+            Swap::Apply | Swap::Rollback => {
+                ApplyPhase::Preparing { token: self.store(StoreOp::Switching { generation }) }
+            }
+        };
+        self.apply = Some(Apply {
+            request,
+            kind,
+            manifest,
+            generation,
+            from,
+            phase,
+            service_step: false,
+            failed: None,
+        });
+        self.globals_changed = true;
+        if kind == Swap::Boot {
+            self.begin_change();
+        }
+    }
+
+    fn begin_change(&mut self) {
+        let Some(apply) = &mut self.apply else { return };
+        apply.phase = ApplyPhase::Changing;
+        let (manifest, generation, kind) = (apply.manifest, apply.generation, apply.kind);
+        for node in self.all() {
+            if let Some(service) = self.svc_mut(node) {
+                service.strikes = 0;
+            }
+        }
+        self.switch_to(manifest, generation, kind != Swap::Boot);
+    }
+
+    /// Whether what is removed now is put back as it was before us.
+    pub(crate) fn is_return(&self) -> bool {
+        self.apply
+            .as_ref()
+            .is_some_and(|a| a.kind == Swap::Rollback || matches!(a.phase, ApplyPhase::Returning))
+    }
+
+    pub(crate) fn service_step_taken(&mut self, node: Node) {
+        let _ = node;
+        if let Some(apply) = &mut self.apply {
+            apply.service_step = true;
+        }
+    }
+
+    /// A unit failed: an apply that is to blame returns.
+    pub(crate) fn apply_failure(&mut self, node: Node, why: &str) {
+        if self.u(node).has(bits::WAS_BAD) || self.holds.contains_key(&node) {
+            return;
+        }
+        let text = format!("{}: {why}", self.address(node));
+        let Some(apply) = &mut self.apply else { return };
+        if apply.kind != Swap::Boot && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable) {
+            apply.failed.get_or_insert(text);
+            self.globals_changed = true;
+        }
+    }
+
+    /// One step of the apply, if its time has come; answers whether anything was done.
+    pub(crate) fn advance_apply(&mut self) -> bool {
+        let Some(apply) = &self.apply else { return false };
+        let (kind, phase, service_step) = (apply.kind, apply.phase, apply.service_step);
+        let quiet =
+            self.busy == 0 && self.runnable.is_empty() && self.batch.is_none() && self.queue.is_empty();
+        match phase {
+            ApplyPhase::Changing | ApplyPhase::Stable if apply.failed.is_some() => {
+                self.begin_return();
+                true
+            }
+            ApplyPhase::Changing if quiet => {
+                let bad = self.bad_units();
+                match (kind, bad.is_empty()) {
+                    (Swap::Boot, true) => self.finish(Verdict::Done, String::new()),
+                    (Swap::Boot, false) => self.finish(Verdict::Failed, bad),
+                    (Swap::Apply | Swap::Rollback, false) => {
+                        if let Some(apply) = &mut self.apply {
+                            apply.failed = Some(bad);
+                        }
+                        self.begin_return();
+                    }
+                    (Swap::Apply | Swap::Rollback, true) => self.prove(service_step),
+                }
+                true
+            }
+            ApplyPhase::Returning if quiet => {
+                let complete = self.bad_units().is_empty();
+                let Some(apply) = &self.apply else { return false };
+                let op = StoreOp::Returned { generation: apply.generation, to: apply.from.1 };
+                let token = self.store(op);
+                if let Some(apply) = &mut self.apply {
+                    apply.phase = ApplyPhase::Recording { token, complete };
+                }
+                true
+            }
+            ApplyPhase::Preparing { .. }
+            | ApplyPhase::Changing
+            | ApplyPhase::Stable
+            | ApplyPhase::Committing { .. }
+            | ApplyPhase::Returning
+            | ApplyPhase::Recording { .. } => false,
+        }
+    }
+
+    fn prove(&mut self, service_step: bool) {
+        let generation = self.apply.as_ref().map_or(0, |a| a.generation);
+        if service_step {
+            self.store(StoreOp::Trial { generation });
+            self.timers.set(NOBODY, Timer::Stable, self.now.after_ms(STABLE_MS));
+            if let Some(apply) = &mut self.apply {
+                apply.phase = ApplyPhase::Stable;
+            }
+        } else {
+            self.commit();
+        }
+    }
+
+    fn commit(&mut self) {
+        let generation = self.apply.as_ref().map_or(0, |a| a.generation);
+        let token = self.store(StoreOp::Commit { generation });
+        if let Some(apply) = &mut self.apply {
+            apply.phase = ApplyPhase::Committing { token };
+        }
+    }
+
+    pub(crate) fn stable_timer(&mut self) {
+        let quiet = self.busy == 0 && self.runnable.is_empty() && self.batch.is_none();
+        let Some(apply) = &mut self.apply else { return };
+        if apply.phase != ApplyPhase::Stable {
+            return;
+        }
+        if quiet {
+            apply.phase = ApplyPhase::Changing;
+            apply.service_step = false;
+        } else {
+            // Something moved: it has to come to rest, and then be quiet for the whole time again.
+            apply.phase = ApplyPhase::Changing;
+            apply.service_step = true;
+        }
+    }
+
+    /// A record is durable, or could not be made so.
+    pub(crate) fn recorded(&mut self, token: u64, error: Option<String>) {
+        let Some(apply) = &self.apply else { return };
+        match apply.phase {
+            ApplyPhase::Preparing { token: t } if t == token => match error {
+                None => self.begin_change(),
+                Some(error) => self.finish(Verdict::Failed, format!("cannot write the journal: {error}")),
+            },
+            ApplyPhase::Committing { token: t } if t == token => match error {
+                None => self.finish(Verdict::Done, String::new()),
+                Some(error) => {
+                    if let Some(apply) = &mut self.apply {
+                        apply.failed = Some(format!("cannot write the journal: {error}"));
+                    }
+                    self.begin_return();
+                }
+            },
+            ApplyPhase::Recording { token: t, complete } if t == token => {
+                let why = apply.failed.clone().unwrap_or_default();
+                let complete = complete && error.is_none();
+                let verdict = if complete { Verdict::Returned } else { Verdict::ReturnIncomplete };
+                self.finish(verdict, why);
+            }
+            ApplyPhase::Preparing { .. }
+            | ApplyPhase::Changing
+            | ApplyPhase::Stable
+            | ApplyPhase::Committing { .. }
+            | ApplyPhase::Returning
+            | ApplyPhase::Recording { .. } => {}
+        }
+    }
+
+    fn begin_return(&mut self) {
+        self.timers.clear(NOBODY, Timer::Stable);
+        let Some(apply) = &mut self.apply else { return };
+        apply.phase = ApplyPhase::Returning;
+        let (from, why) = (apply.from, apply.failed.clone().unwrap_or_default());
+        self.globals_changed = true;
+        self.log(Level::Error, None, format!("returning to generation {}: {why}", from.1));
+        let was_bad: Vec<Node> = self.all().filter(|n| self.u(*n).has(bits::WAS_BAD)).collect();
+        self.switch_to(from.0, from.1, true);
+        for node in self.all() {
+            self.m(node).set(bits::WAS_BAD, false);
+        }
+        for node in was_bad {
+            self.m(node).set(bits::WAS_BAD, true);
+        }
+    }
+
+    fn finish(&mut self, verdict: Verdict, text: String) {
+        self.timers.clear(NOBODY, Timer::Stable);
+        let Some(apply) = self.apply.take() else { return };
+        self.globals_changed = true;
+        self.answer(apply.request, verdict, text);
+        self.release(apply.manifest);
+        self.release(apply.from.0);
+        for node in self.all() {
+            self.m(node).set(bits::INTENDED | bits::WAS_BAD, false);
+        }
+        if let Some(next) = self.next_swap.take() {
+            self.swapped(next.request, next.manifest, next.generation, next.kind);
+            self.release(next.manifest);
+        }
+    }
+
+    /// The machine goes down in the middle of it: the journal says so, and the next boot undoes it.
+    pub(crate) fn abandon_apply(&mut self, why: &str) {
+        self.timers.clear(NOBODY, Timer::Stable);
+        if let Some(next) = self.next_swap.take() {
+            self.release(next.manifest);
+            self.answer(next.request, Verdict::Failed, why.to_owned());
+        }
+        if let Some(apply) = self.apply.take() {
+            self.release(apply.manifest);
+            self.release(apply.from.0);
+            self.answer(apply.request, Verdict::Failed, why.to_owned());
+        }
+    }
+
+    /// The units that are to blame when an apply cannot be good, as text; empty when there is none.
+    fn bad_units(&self) -> String {
+        if self.bad == 0 {
+            return String::new();
+        }
+        let mut out = Vec::new();
+        for node in self.all() {
+            let unit = self.u(node);
+            if unit.has(bits::BAD) && !unit.has(bits::WAS_BAD) {
+                out.push(format!("{}: {}", self.address(node), self.why(node)));
+            }
+            if out.len() == 8 {
+                out.push("…".to_owned());
+                break;
+            }
+        }
+        out.join("; ")
+    }
+
+    pub(crate) fn answer(&mut self, request: u64, verdict: Verdict, text: String) {
+        if request == 0 {
+            if verdict != Verdict::Done {
+                self.log(Level::Warning, None, format!("{verdict:?}: {text}"));
+            }
+            return;
+        }
+        let tally = self.tally();
+        self.out.push(Effect::Answer { request, verdict, tally, text });
+    }
+
+    /// Counts of all units.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for node in self.all() {
+            let unit = self.u(node);
+            if self.holds.contains_key(&node) {
+                tally.held += 1;
+                continue;
+            }
+            let place = match &unit.state {
+                State::Latch(l) => match (l.work, l.shown) {
+                    (_, Shown::NotKept) => &mut tally.not_kept,
+                    (Work::Waiting, _) => &mut tally.waiting,
+                    (_, Shown::Changed) => &mut tally.changed,
+                    (_, Shown::Repaired) => &mut tally.repaired,
+                    (_, Shown::Unknown | Shown::Kept | Shown::Drifted) => &mut tally.kept,
+                },
+                State::Service(s) => match s.phase {
+                    Phase::Failed | Phase::Backoff { .. } => &mut tally.not_kept,
+                    Phase::Waiting => &mut tally.waiting,
+                    Phase::Down
+                    | Phase::Starting
+                    | Phase::Ready
+                    | Phase::Reloading { .. }
+                    | Phase::Stopping { .. }
+                    | Phase::Done => &mut tally.kept,
+                },
+                State::Mount(_) | State::Target if unit.want == Want::Up && !unit.has(bits::OK) => {
+                    &mut tally.waiting
+                }
+                State::Mount(_) | State::Target | State::Gone => &mut tally.kept,
+            };
+            *place += 1;
+        }
+        tally
+    }
+}

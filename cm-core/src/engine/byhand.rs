@@ -1,0 +1,294 @@
+//! What people ask of units, and when that is answered (semantics §5).
+
+use serde::{Deserialize, Serialize};
+
+use super::effect::{Effect, Verdict};
+use super::event::Verb;
+use super::graph::hard;
+use super::status::{Hold, HoldKind};
+use super::timer::Timer;
+use super::unit::{Phase, State, Want, Work, bits};
+use super::{Engine, Mono, Node};
+
+/// Somebody waits for a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ask {
+    pub request: u64,
+    pub node: Node,
+    pub goal: Goal,
+}
+
+/// For what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Goal {
+    /// Ready (or done), by a spawn later than this one.
+    Up { after: u64 },
+    /// No process, no mount.
+    Down,
+    /// Not reloading, not stale.
+    Loaded,
+}
+
+impl Engine {
+    pub(crate) fn asked(&mut self, request: u64, verb: Verb, node: Node, note: String, until: Option<Mono>) {
+        if matches!(self.u(node).state, State::Gone) {
+            self.answer(request, Verdict::Failed, "no such unit".to_owned());
+            return;
+        }
+        if self.down.is_some() {
+            self.answer(request, Verdict::Failed, "the machine goes down".to_owned());
+            return;
+        }
+        self.globals_changed = true;
+        let serial = self.svc(node).map_or(0, |s| s.serial);
+        let goal = match verb {
+            Verb::Start => {
+                self.lift(node);
+                self.m(node).set(bits::STARTED, true);
+                if matches!(
+                    self.svc(node).map(|s| s.phase),
+                    Some(Phase::Failed | Phase::Done | Phase::Backoff { .. })
+                ) {
+                    self.m(node).set(bits::BOUNCE, true);
+                }
+                self.retry_now(node);
+                Some(Goal::Up { after: 0 })
+            }
+            Verb::Stop => {
+                self.m(node).set(bits::STARTED, false);
+                self.hold(node, HoldKind::Stopped, note, until);
+                Some(Goal::Down)
+            }
+            Verb::Restart => {
+                self.lift(node);
+                if self.u(node).want != Want::Up {
+                    self.m(node).set(bits::STARTED, true);
+                }
+                match self.svc(node).map(|s| s.phase) {
+                    Some(Phase::Down | Phase::Waiting | Phase::Stopping { .. }) => {}
+                    Some(
+                        Phase::Starting
+                        | Phase::Ready
+                        | Phase::Reloading { .. }
+                        | Phase::Backoff { .. }
+                        | Phase::Failed
+                        | Phase::Done,
+                    ) => self.m(node).set(bits::BOUNCE, true),
+                    None => self.retry_now(node),
+                }
+                Some(Goal::Up { after: serial })
+            }
+            Verb::Reload => {
+                if self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Ready | Phase::Reloading { .. })) {
+                    if let Some(service) = self.svc_mut(node) {
+                        service.reload_asked = true;
+                        service.reload_failed = false;
+                    }
+                    Some(Goal::Loaded)
+                } else {
+                    self.answer(request, Verdict::Failed, "it is not running".to_owned());
+                    return;
+                }
+            }
+            Verb::Pause => {
+                if let Some(serial) = self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
+                    self.out.push(Effect::Freeze { serial, frozen: true });
+                }
+                self.hold(node, HoldKind::Paused, note, until);
+                None
+            }
+            Verb::Hold => {
+                self.hold(node, HoldKind::Held, note, until);
+                None
+            }
+            Verb::Resume | Verb::Release => {
+                self.lift(node);
+                None
+            }
+            Verb::Kill(signal) => match self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
+                Some(serial) => {
+                    self.out.push(Effect::Signal { serial, signal });
+                    None
+                }
+                None => {
+                    self.answer(request, Verdict::Failed, "it is not running".to_owned());
+                    return;
+                }
+            },
+        };
+        self.rethink_want(node);
+        self.enqueue(node);
+        match goal {
+            Some(goal) => self.asks.push(Ask { request, node, goal }),
+            None => self.answer(request, Verdict::Done, String::new()),
+        }
+    }
+
+    fn hold(&mut self, node: Node, kind: HoldKind, why: String, until: Option<Mono>) {
+        let hold = Hold { kind, why, since: self.now, until };
+        self.holds.insert(node, hold);
+        match until {
+            Some(at) => self.timers.set(node, Timer::Hold, at),
+            None => self.timers.clear(node, Timer::Hold),
+        }
+        self.publish(node, "held");
+    }
+
+    fn lift(&mut self, node: Node) {
+        let Some(hold) = self.holds.remove(&node) else { return };
+        self.timers.clear(node, Timer::Hold);
+        if hold.kind == HoldKind::Paused
+            && let Some(serial) = self.svc(node).filter(|s| s.running()).map(|s| s.serial)
+        {
+            self.out.push(Effect::Freeze { serial, frozen: false });
+        }
+        // What happened meanwhile was left alone: it is looked at now.
+        if let Some(latch) = self.latch(node)
+            && matches!(latch.work, Work::Idle | Work::Contested { .. } | Work::Backoff { .. })
+        {
+            self.set_work(node, Work::Waiting);
+        }
+        self.publish(node, "released");
+    }
+
+    fn retry_now(&mut self, node: Node) {
+        if let Some(latch) = self.latch(node)
+            && !matches!(latch.work, Work::Batch | Work::Job { .. })
+        {
+            self.with_latch(node, |l| l.fails = 0);
+            self.set_work(node, Work::Waiting);
+        }
+        if let State::Mount(_) = self.u(node).state {
+            self.mount_timer(node);
+            self.timers.clear(node, Timer::State);
+        }
+    }
+
+    pub(crate) fn hold_ended(&mut self, node: Node) {
+        self.lift(node);
+        self.rethink_want(node);
+        self.enqueue(node);
+    }
+
+    /// Answers what has come true, or cannot.
+    pub(crate) fn answer_asks(&mut self) {
+        let mut open = Vec::new();
+        let asks = std::mem::take(&mut self.asks);
+        for ask in asks {
+            match self.verdict(ask) {
+                Some((verdict, text)) => {
+                    self.globals_changed = true;
+                    self.answer(ask.request, verdict, text);
+                }
+                None => open.push(ask),
+            }
+        }
+        self.asks = open;
+    }
+
+    pub(crate) fn ask_gone(&mut self, node: Node) {
+        let (gone, rest): (Vec<Ask>, Vec<Ask>) = self.asks.iter().partition(|a| a.node == node);
+        self.asks = rest;
+        for ask in gone {
+            let verdict = if ask.goal == Goal::Down { Verdict::Done } else { Verdict::Failed };
+            self.answer(ask.request, verdict, "it is no longer declared".to_owned());
+        }
+    }
+
+    fn verdict(&self, ask: Ask) -> Option<(Verdict, String)> {
+        let unit = self.u(ask.node);
+        let done = Some((Verdict::Done, String::new()));
+        let failed = || Some((Verdict::Failed, self.why(ask.node)));
+        match ask.goal {
+            Goal::Down => match &unit.state {
+                State::Service(s) if s.phase == Phase::Down => done,
+                State::Service(s) => match s.phase {
+                    Phase::Stopping { stuck: true, .. } => failed(),
+                    Phase::Down
+                    | Phase::Waiting
+                    | Phase::Starting
+                    | Phase::Ready
+                    | Phase::Reloading { .. }
+                    | Phase::Stopping { .. }
+                    | Phase::Backoff { .. }
+                    | Phase::Failed
+                    | Phase::Done => {
+                        if unit.want == Want::Up {
+                            failed()
+                        } else {
+                            None
+                        }
+                    }
+                },
+                State::Latch(_) | State::Mount(_) | State::Target | State::Gone => {
+                    if unit.has(bits::UP) && unit.want == Want::Down { None } else { done }
+                }
+            },
+            Goal::Up { after } => {
+                if unit.want != Want::Up {
+                    return failed();
+                }
+                if unit.has(bits::BOUNCE) {
+                    return None;
+                }
+                match &unit.state {
+                    State::Service(s) => match s.phase {
+                        Phase::Ready if s.serial > after => done,
+                        Phase::Done if self.is_oneshot(ask.node) => done,
+                        Phase::Failed | Phase::Done | Phase::Backoff { .. } => failed(),
+                        Phase::Waiting if unit.dead > 0 => failed(),
+                        Phase::Waiting
+                        | Phase::Down
+                        | Phase::Starting
+                        | Phase::Ready
+                        | Phase::Reloading { .. }
+                        | Phase::Stopping { .. } => None,
+                    },
+                    State::Latch(l) => match l.work {
+                        Work::Idle => done,
+                        Work::Backoff { .. } | Work::Contested { .. } => failed(),
+                        Work::Waiting if unit.dead > 0 => failed(),
+                        Work::Waiting
+                        | Work::Settling { .. }
+                        | Work::Queued
+                        | Work::Batch
+                        | Work::Job { .. } => None,
+                    },
+                    State::Mount(_) | State::Target => {
+                        if unit.has(bits::OK) {
+                            done
+                        } else if unit.has(bits::SETTLED) {
+                            failed()
+                        } else {
+                            None
+                        }
+                    }
+                    State::Gone => failed(),
+                }
+            }
+            Goal::Loaded => match self.svc(ask.node) {
+                Some(s) => match s.phase {
+                    Phase::Ready if s.reload_failed => failed(),
+                    Phase::Ready if !s.reload_asked && s.loaded == s.inputs => done,
+                    Phase::Failed | Phase::Done | Phase::Backoff { .. } | Phase::Down => failed(),
+                    Phase::Ready
+                    | Phase::Reloading { .. }
+                    | Phase::Waiting
+                    | Phase::Starting
+                    | Phase::Stopping { .. } => None,
+                },
+                None => failed(),
+            },
+        }
+    }
+
+    /// Which unit keeps this one from going on, if one does.
+    pub(crate) fn blocker(&self, node: Node) -> Option<Node> {
+        let first = |wanted: &dyn Fn(Node, units::EdgeKind) -> bool| {
+            self.deps(node).into_iter().find(|(d, k)| wanted(*d, *k)).map(|(d, _)| d)
+        };
+        first(&|d, k| hard(k) && !self.u(d).has(bits::OK) && self.u(d).has(bits::SETTLED))
+            .or_else(|| first(&|d, k| hard(k) && !self.u(d).has(bits::OK)))
+            .or_else(|| first(&|d, k| super::graph::soft(k) && !self.u(d).has(bits::SETTLED)))
+    }
+}

@@ -1,0 +1,396 @@
+//! Predicates and counters: what travels along the edges, and the queue that carries it.
+
+use units::address::Class;
+use units::manifest::flags;
+use units::{EdgeKind, UnitId};
+
+use super::unit::{MountPhase, Phase, State, Want, Work, bits};
+use super::{Engine, HoldKind, Node};
+use crate::proto::ManifestRef;
+
+/// Whether an edge is a gate that waits for readiness.
+pub(crate) const fn hard(kind: EdgeKind) -> bool {
+    matches!(kind, EdgeKind::Requires | EdgeKind::Binds)
+}
+
+/// Whether an edge is a gate that waits for settling.
+pub(crate) const fn soft(kind: EdgeKind) -> bool {
+    matches!(kind, EdgeKind::Wants | EdgeKind::After)
+}
+
+/// The four predicates of one unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Predicates {
+    pub ok: bool,
+    pub ready: bool,
+    pub settled: bool,
+    pub going: bool,
+}
+
+impl Engine {
+    /// Drains the queue: brings each unit's predicates up to date and lets it act on its conditions.
+    pub(crate) fn propagate(&mut self) {
+        while let Some(node) = self.queue.pop_front() {
+            self.work += 1;
+            if let Some(unit) = self.nodes.get_mut(node.index()) {
+                unit.set(bits::QUEUED, false);
+            }
+            match self.u(node).state {
+                State::Service(_) => self.evaluate_service(node),
+                State::Latch(_) => self.evaluate_latch(node),
+                State::Mount(_) => self.evaluate_mount(node),
+                State::Target => self.evaluate_target(node),
+                State::Gone => {}
+            }
+            self.refresh(node);
+        }
+    }
+
+    /// The neighbours of a unit in one manifest as (node, kind); `backward` gives those that depend on it.
+    pub(crate) fn neighbours(
+        &self,
+        manifest: ManifestRef,
+        unit: UnitId,
+        backward: bool,
+    ) -> Vec<(Node, EdgeKind)> {
+        let Some(generation) = self.gens.get(&manifest) else { return Vec::new() };
+        let node = |u: UnitId| generation.node_of.get(u.index()).copied().filter(|n| *n != u32::MAX);
+        if backward {
+            generation.manifest.rdeps(unit).filter_map(|e| Some((Node(node(e.unit)?), e.kind))).collect()
+        } else {
+            generation.manifest.deps(unit).filter_map(|e| Some((Node(node(e.unit)?), e.kind))).collect()
+        }
+    }
+
+    /// What it depends on in the desired manifest.
+    pub(crate) fn deps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
+        self.u(node).id.map(|id| self.neighbours(self.desired, id, false)).unwrap_or_default()
+    }
+
+    /// Who depends on it in the desired manifest.
+    pub(crate) fn rdeps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
+        self.u(node).id.map(|id| self.neighbours(self.desired, id, true)).unwrap_or_default()
+    }
+
+    /// What it depends on where it was made.
+    pub(crate) fn made_deps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
+        let unit = self.u(node);
+        self.neighbours(unit.made, unit.made_id, false)
+    }
+
+    /// Every unit that is up and was made with an edge to this one.
+    pub(crate) fn running_rdeps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
+        let address = self.address(node);
+        let mut out = Vec::new();
+        for (number, generation) in &self.gens {
+            let id = match self.u(node).id {
+                Some(id) if *number == self.desired => Some(id),
+                _ => generation.manifest.find(address.kind, &address.name),
+            };
+            let Some(id) = id else { continue };
+            if generation.node_of.get(id.index()) != Some(&node.0) {
+                continue;
+            }
+            for (user, kind) in self.neighbours(*number, id, true) {
+                if self.u(user).has(bits::UP) && self.u(user).made == *number {
+                    out.push((user, kind));
+                }
+            }
+        }
+        out
+    }
+
+    /// The predicates as they follow from the state and the counters.
+    pub(crate) fn predicates(&self, node: Node) -> Predicates {
+        let unit = self.u(node);
+        let held = self.holds.get(&node);
+        let not_wanted = unit.want != Want::Up;
+        let blocked_for_good = unit.dead > 0;
+        let (ok, ready, settled) = match &unit.state {
+            State::Service(s) => match s.phase {
+                Phase::Ready | Phase::Reloading { .. } => (true, true, true),
+                Phase::Done => {
+                    let oneshot = self.is_oneshot(node);
+                    (oneshot, oneshot, true)
+                }
+                Phase::Failed | Phase::Backoff { .. } => (false, false, true),
+                Phase::Down => (false, false, not_wanted || held.is_some()),
+                Phase::Waiting => (false, false, not_wanted || held.is_some() || blocked_for_good),
+                Phase::Starting | Phase::Stopping { .. } => (false, false, false),
+            },
+            State::Latch(l) => {
+                let idle = matches!(l.work, Work::Idle) || held.is_some();
+                let stopped = matches!(l.work, Work::Backoff { .. } | Work::Contested { .. });
+                let settled = match l.work {
+                    Work::Waiting => not_wanted || blocked_for_good || held.is_some(),
+                    Work::Idle | Work::Backoff { .. } | Work::Contested { .. } => true,
+                    Work::Settling { .. } | Work::Queued | Work::Batch | Work::Job { .. } => held.is_some(),
+                };
+                // A unit that others fight over was right and stays usable: its dependents are left alone.
+                let usable = idle || matches!(l.work, Work::Contested { .. });
+                (l.right && usable, l.right, settled || stopped)
+            }
+            State::Mount(m) => match m.phase {
+                MountPhase::Up => (true, true, true),
+                MountPhase::Down => (false, false, not_wanted || held.is_some()),
+                MountPhase::Waiting => (false, false, not_wanted || blocked_for_good),
+                MountPhase::Backoff { .. } | MountPhase::Stuck => (false, false, true),
+                MountPhase::Mounting { .. } | MountPhase::Unmounting { .. } => (false, false, false),
+            },
+            State::Target => {
+                let wanted = unit.want == Want::Up;
+                let ok = wanted && unit.not_ok == 0 && unit.unsettled == 0;
+                let ready = wanted && unit.not_ready == 0;
+                (ok, ready, ok || !wanted || unit.dead > 0)
+            }
+            State::Gone => (false, false, true),
+        };
+        let going = not_wanted
+            || self.must_bounce_users(node)
+            || (unit.has(bits::UP)
+                && self
+                    .made_deps(node)
+                    .iter()
+                    .any(|(dep, kind)| hard(*kind) && self.u(*dep).has(bits::GOING)));
+        Predicates { ok, ready, settled, going }
+    }
+
+    /// A mount that has to be unmounted and mounted anew takes its users down in order, as if it were not wanted.
+    fn must_bounce_users(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        matches!(unit.state, State::Mount(_)) && unit.has(bits::BOUNCE) && unit.has(bits::UP)
+    }
+
+    /// Whether something about the unit must end before the machine counts as converged.
+    fn is_busy(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        match &unit.state {
+            State::Service(s) => match s.phase {
+                Phase::Starting | Phase::Reloading { .. } | Phase::Backoff { .. } => true,
+                Phase::Stopping { stuck, .. } => !stuck || self.down.is_none(),
+                Phase::Down | Phase::Waiting | Phase::Ready | Phase::Failed | Phase::Done => false,
+            },
+            State::Latch(l) => match l.work {
+                Work::Settling { .. } | Work::Queued => unit.want != Want::Down,
+                Work::Batch | Work::Job { .. } => true,
+                Work::Idle | Work::Waiting | Work::Backoff { .. } | Work::Contested { .. } => false,
+            },
+            State::Mount(m) => matches!(m.phase, MountPhase::Mounting { .. } | MountPhase::Unmounting { .. }),
+            State::Target | State::Gone => false,
+        }
+    }
+
+    /// Brings the cached predicates up to date and tells the neighbours what changed.
+    pub(crate) fn refresh(&mut self, node: Node) {
+        let Predicates { ok, ready, settled, going } = self.predicates(node);
+        let unit = self.u(node);
+        let old = Predicates {
+            ok: unit.has(bits::OK),
+            ready: unit.has(bits::READY),
+            settled: unit.has(bits::SETTLED),
+            going: unit.has(bits::GOING),
+        };
+        let busy = self.is_busy(node);
+        let bad = unit.want == Want::Up && !ok && !self.holds.contains_key(&node);
+        let (was_busy, was_bad) = (unit.has(bits::BUSY), unit.has(bits::BAD));
+        if let Some(unit) = self.nodes.get_mut(node.index()) {
+            unit.set(bits::OK, ok);
+            unit.set(bits::READY, ready);
+            unit.set(bits::SETTLED, settled);
+            unit.set(bits::GOING, going);
+            unit.set(bits::BUSY, busy);
+            unit.set(bits::BAD, bad);
+        }
+        self.busy = count(self.busy, was_busy, busy);
+        self.bad = count(self.bad, was_bad, bad);
+        let new = Predicates { ok, ready, settled, going };
+        if old == new {
+            return;
+        }
+        for (user, kind) in self.rdeps(node) {
+            self.work += 1;
+            if let Some(unit) = self.nodes.get_mut(user.index()) {
+                if hard(kind) {
+                    unit.not_ok = count(unit.not_ok, !old.ok, !ok);
+                    unit.not_ready = count(unit.not_ready, !old.ready, !ready);
+                    unit.dead = count(unit.dead, old.settled && !old.ok, settled && !ok);
+                } else if soft(kind) {
+                    unit.unsettled = count(unit.unsettled, !old.settled, !settled);
+                }
+            }
+            self.enqueue(user);
+        }
+        if old.going != going || (old.ready && !ready) {
+            for (user, _) in self.running_rdeps(node) {
+                self.enqueue(user);
+            }
+        }
+    }
+
+    /// Takes a place in the order of stops: uses on everything it requires in the desired manifest.
+    pub(crate) fn go_up(&mut self, node: Node) {
+        if self.u(node).has(bits::UP) {
+            return;
+        }
+        self.made_from_desired(node);
+        self.m(node).set(bits::UP, true);
+        self.up += 1;
+        self.use_deps(node, true);
+    }
+
+    /// Gives the place back.
+    pub(crate) fn go_down(&mut self, node: Node) {
+        if !self.u(node).has(bits::UP) {
+            return;
+        }
+        self.use_deps(node, false);
+        let first = self.u(node).has(bits::STOP_FIRST);
+        let unit = self.m(node);
+        unit.set(bits::UP, false);
+        unit.set(bits::STOP_FIRST, false);
+        self.up = self.up.saturating_sub(1);
+        for (dep, kind) in self.made_deps(node) {
+            if first && hard(kind) {
+                self.unblock(dep);
+            }
+            self.enqueue(dep);
+        }
+        self.enqueue(node);
+    }
+
+    pub(crate) fn unblock(&mut self, node: Node) {
+        let unit = self.m(node);
+        unit.blocked = unit.blocked.saturating_sub(1);
+        self.enqueue(node);
+    }
+
+    fn use_deps(&mut self, node: Node, take: bool) {
+        for (dep, kind) in self.made_deps(node) {
+            if hard(kind) {
+                let unit = self.m(dep);
+                unit.users = if take { unit.users + 1 } else { unit.users.saturating_sub(1) };
+                if !take {
+                    self.enqueue(dep);
+                }
+            }
+        }
+    }
+
+    /// Points the unit's running edges at the desired manifest without taking it down.
+    pub(crate) fn rebase(&mut self, node: Node) {
+        let up = self.u(node).has(bits::UP);
+        if up {
+            self.use_deps(node, false);
+        }
+        self.made_from_desired(node);
+        if up {
+            self.use_deps(node, true);
+        }
+    }
+
+    fn made_from_desired(&mut self, node: Node) {
+        let desired = self.desired;
+        let Some(id) = self.u(node).id else { return };
+        let old = self.u(node).made;
+        self.retain(desired);
+        self.release(old);
+        let unit = self.m(node);
+        unit.made = desired;
+        unit.made_id = id;
+    }
+
+    /// Whether a unit that is going may be asked to stop: nobody who is up requires it, and at shutdown nobody
+    /// who is going as well comes after it.
+    pub(crate) fn may_stop(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        if unit.users > 0 {
+            return false;
+        }
+        !self.running_rdeps(node).iter().any(|(user, kind)| soft(*kind) && self.u(*user).want != Want::Up)
+    }
+
+    /// What is wanted of a unit, from scratch.
+    pub(crate) fn wanted(&self, node: Node) -> Want {
+        let unit = self.u(node);
+        if unit.id.is_none() {
+            return if self.down.is_some() && unit.class() != Class::Mount && unit.class() != Class::Service {
+                Want::Down
+            } else {
+                Want::Absent
+            };
+        }
+        if self.down.is_some() {
+            return Want::Down;
+        }
+        if self.holds.get(&node).is_some_and(|h| h.kind == HoldKind::Stopped) {
+            return Want::Down;
+        }
+        let started = unit.has(bits::STARTED);
+        if unit.flags & flags::MANUAL != 0 && !started {
+            return Want::Down;
+        }
+        if unit.flags & flags::ON_DEMAND != 0 && !started && unit.demand == 0 {
+            return Want::Down;
+        }
+        Want::Up
+    }
+
+    /// Brings the want up to date; what it requires learns whether there is demand.
+    pub(crate) fn rethink_want(&mut self, node: Node) {
+        let mut pending = vec![node];
+        while let Some(node) = pending.pop() {
+            self.work += 1;
+            let want = self.wanted(node);
+            let old = self.u(node).want;
+            if old == want {
+                continue;
+            }
+            self.m(node).want = want;
+            self.enqueue(node);
+            if (old == Want::Up) != (want == Want::Up) {
+                for (dep, kind) in self.deps(node) {
+                    if hard(kind) {
+                        let unit = self.m(dep);
+                        unit.demand =
+                            if want == Want::Up { unit.demand + 1 } else { unit.demand.saturating_sub(1) };
+                        if unit.flags & flags::ON_DEMAND != 0 {
+                            pending.push(dep);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A target has no process: it takes its place in the order once all members are ok, and leaves it when it
+    /// is going and nobody uses it.
+    fn evaluate_target(&mut self, node: Node) {
+        let unit = self.u(node);
+        match (unit.want, unit.has(bits::UP)) {
+            (Want::Up, false) if unit.not_ok == 0 && unit.unsettled == 0 => {
+                self.go_up(node);
+                self.publish(node, "ready");
+            }
+            (Want::Up, _) => {
+                if self.predicates(node).going && self.u(node).has(bits::UP) && self.may_stop(node) {
+                    self.go_down(node);
+                }
+            }
+            (Want::Down, true) if self.may_stop(node) => self.go_down(node),
+            (Want::Absent, true) if self.may_stop(node) => {
+                self.go_down(node);
+                self.remove(node);
+            }
+            (Want::Absent, false) => self.remove(node),
+            (Want::Down | Want::Absent, _) => {}
+        }
+    }
+}
+
+fn count(counter: u32, before: bool, after: bool) -> u32 {
+    match (before, after) {
+        (false, true) => counter + 1,
+        (true, false) => counter.saturating_sub(1),
+        (true, true) | (false, false) => counter,
+    }
+}

@@ -1,0 +1,461 @@
+//! Latched units: what is done about one that is dirty (semantics §4).
+
+use serde::{Deserialize, Serialize};
+use units::address::Class;
+use units::kind::Spec;
+use units::manifest::flags;
+
+use super::effect::{Effect, Job, Level};
+use super::event::Exit;
+use super::timer::Timer;
+use super::unit::{ExecStep, Latch, Shown, State, Want, Work, bits};
+use super::{
+    CONTEST_FIRST_MS, CONTEST_MAX_MS, Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Mono, Node, RETRY_FIRST_MS,
+    RETRY_MAX_MS,
+};
+use crate::proto::{Action, Intent, Outcome};
+
+/// Longest settling, in settle times: a file that is written without pause is looked at all the same.
+const SETTLE_AT_MOST: u64 = 20;
+
+/// Repairs of one unit within the window, and how often it was contested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fight {
+    pub since: Mono,
+    pub repairs: u8,
+    pub rounds: u8,
+}
+
+/// `first · 2^(times - 1)`, at most `most`; 0 times is 0.
+pub(crate) fn doubled(first: u64, times: u8, most: u64) -> u64 {
+    match times {
+        0 => 0,
+        n => first.saturating_mul(1u64.checked_shl(u32::from(n) - 1).unwrap_or(u64::MAX)).min(most),
+    }
+}
+
+impl Engine {
+    pub(crate) fn latch(&self, node: Node) -> Option<Latch> {
+        match &self.u(node).state {
+            State::Latch(l) => Some(*l),
+            State::Service(_) | State::Mount(_) | State::Target | State::Gone => None,
+        }
+    }
+
+    pub(crate) fn with_latch(&mut self, node: Node, change: impl FnOnce(&mut Latch)) {
+        if let State::Latch(l) = &mut self.m(node).state {
+            change(l);
+        }
+        self.enqueue(node);
+    }
+
+    /// Takes it out of line and out of whatever it waits for.
+    pub(crate) fn set_work(&mut self, node: Node, work: Work) {
+        if !matches!(work, Work::Queued) {
+            self.runnable.remove(&node);
+        }
+        match work {
+            Work::Settling { .. } | Work::Backoff { .. } | Work::Contested { .. } | Work::Job { .. } => {}
+            Work::Idle | Work::Waiting | Work::Queued | Work::Batch => self.timers.clear(node, Timer::State),
+        }
+        self.with_latch(node, |l| l.work = work);
+    }
+
+    pub(crate) fn evaluate_latch(&mut self, node: Node) {
+        let Some(latch) = self.latch(node) else { return };
+        let unit = self.u(node);
+        let (want, up) = (unit.want, unit.has(bits::UP));
+        if matches!(latch.work, Work::Batch | Work::Job { .. }) {
+            return;
+        }
+        match want {
+            Want::Absent => self.take_away(node),
+            Want::Down => {
+                if up && self.may_stop(node) {
+                    self.go_down(node);
+                }
+                if matches!(latch.work, Work::Queued | Work::Settling { .. }) {
+                    self.set_work(node, Work::Waiting);
+                }
+            }
+            Want::Up => {
+                let lost = unit.not_ready > 0 && latch.right;
+                let bounced = up && self.predicates(node).going && self.may_stop(node);
+                if lost || bounced {
+                    // What it lies on is gone or going: it is looked at again when that is back.
+                    if bounced || up {
+                        self.go_down(node);
+                    }
+                    self.with_latch(node, |l| l.right = false);
+                    self.set_work(node, Work::Waiting);
+                    return;
+                }
+                match latch.work {
+                    Work::Waiting => {
+                        let store = !unit.has(bits::NEEDS_STORE) || self.store_open;
+                        if unit.gate_open() && store {
+                            self.dispatch(node);
+                        }
+                    }
+                    Work::Queued if !unit.gate_open() => self.set_work(node, Work::Waiting),
+                    Work::Idle if latch.right && !up => self.go_up(node),
+                    Work::Queued
+                    | Work::Idle
+                    | Work::Settling { .. }
+                    | Work::Batch
+                    | Work::Job { .. }
+                    | Work::Backoff { .. }
+                    | Work::Contested { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Its gate is open: the next piece of work begins.
+    fn dispatch(&mut self, node: Node) {
+        let Some(latch) = self.latch(node) else { return };
+        let Some(id) = self.u(node).id else { return };
+        let at = (self.desired, id);
+        match (self.u(node).class(), latch.step) {
+            (Class::Helper, _) => {
+                let serial = self.spawn(node, Job::Module, at, "wanted");
+                self.set_work(node, Work::Job { serial });
+            }
+            (Class::Exec, ExecStep::Unless) => self.run_exec(node, Job::Unless),
+            (Class::Exec, ExecStep::Run) => self.run_exec(node, Job::Exec),
+            (Class::Exec, ExecStep::Guard | ExecStep::Record | ExecStep::Undo)
+            | (Class::Committer | Class::Service | Class::Mount | Class::Target, _) => {
+                self.set_work(node, Work::Queued);
+                self.runnable.insert(node);
+            }
+        }
+    }
+
+    fn run_exec(&mut self, node: Node, job: Job) {
+        let at = self.unit_of(node);
+        let timeout = match self.manifest_of(at.0).and_then(|m| m.spec(at.1)) {
+            Some(Spec::Exec(e)) => e.timeout,
+            Some(_) | None => 0,
+        };
+        let cause = if job == Job::Undo { "undone" } else { "no guard holds" };
+        let serial = self.spawn(node, job, at, cause);
+        self.set_work(node, Work::Job { serial });
+        if timeout > 0 {
+            self.timers.set(node, Timer::State, self.now.after_ms(timeout));
+        }
+    }
+
+    /// It is no longer declared.
+    fn take_away(&mut self, node: Node) {
+        if !self.may_stop(node) {
+            return;
+        }
+        let class = self.u(node).class();
+        let undo = class == Class::Exec && self.is_return() && self.has_undo(node);
+        match class {
+            Class::Committer => {
+                if !matches!(self.latch(node).map(|l| l.work), Some(Work::Queued)) {
+                    self.set_work(node, Work::Queued);
+                    self.runnable.insert(node);
+                }
+            }
+            Class::Exec if undo => self.run_exec(node, Job::Undo),
+            Class::Exec | Class::Helper | Class::Service | Class::Mount | Class::Target => self.remove(node),
+        }
+    }
+
+    fn has_undo(&self, node: Node) -> bool {
+        let at = self.unit_of(node);
+        let right = self.latch(node).is_some_and(|l| l.right);
+        let spec = self.manifest_of(at.0).and_then(|m| m.spec(at.1));
+        right && matches!(spec, Some(Spec::Exec(e)) if e.undo.is_some())
+    }
+
+    /// Something happened to what it owns.
+    pub(crate) fn touched(&mut self, node: Node) {
+        let Some(latch) = self.latch(node) else { return };
+        let unit = self.u(node);
+        if unit.want != Want::Up || unit.class() == Class::Helper {
+            return;
+        }
+        let settle = match unit.id {
+            Some(id) => self.manifest_of(self.desired).map_or(0, |m| u64::from(m.unit(id).settle)),
+            None => 0,
+        };
+        match latch.work {
+            Work::Idle | Work::Backoff { .. } => self.begin_settling(node, settle),
+            Work::Settling { since } => {
+                let until = self.now.after_ms(settle).min(since.after_ms(settle * SETTLE_AT_MOST));
+                self.timers.set(node, Timer::State, until);
+                self.globals_changed = true;
+            }
+            Work::Batch | Work::Job { .. } => self.with_latch(node, |l| l.again = true),
+            Work::Waiting | Work::Queued | Work::Contested { .. } => {}
+        }
+    }
+
+    fn begin_settling(&mut self, node: Node, settle: u64) {
+        self.with_latch(node, |l| {
+            l.step = ExecStep::Guard;
+            l.fails = 0;
+        });
+        if settle == 0 {
+            self.set_work(node, Work::Waiting);
+        } else {
+            let since = self.now;
+            self.set_work(node, Work::Settling { since });
+            self.timers.set(node, Timer::State, since.after_ms(settle));
+            self.globals_changed = true;
+        }
+    }
+
+    pub(crate) fn latch_timer(&mut self, node: Node) {
+        match self.latch(node).map(|l| l.work) {
+            Some(Work::Settling { .. } | Work::Backoff { .. } | Work::Contested { .. }) => {
+                self.with_latch(node, |l| l.step = ExecStep::Guard);
+                self.set_work(node, Work::Waiting);
+            }
+            Some(Work::Job { serial }) => {
+                let text = format!("{} did not end in time: killed", self.address(node));
+                self.log(Level::Error, Some(node), text);
+                self.details.insert(node, "did not end in time".to_owned());
+                self.out.push(Effect::Kill { serial });
+            }
+            Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch) | None => {}
+        }
+    }
+
+    /// A process of an exec or module unit ended.
+    pub(crate) fn latch_job_ended(&mut self, node: Node, serial: u64, job: Job, exit: Exit) {
+        self.serials.remove(&serial);
+        self.timers.clear(node, Timer::State);
+        if self.latch(node).map(|l| l.work) != Some(Work::Job { serial }) {
+            return;
+        }
+        let ok = exit == Exit::Code(0);
+        if matches!(job, Job::Exec | Job::Unless | Job::Undo) {
+            self.out.push(Effect::Kill { serial });
+        }
+        if self.u(node).want == Want::Absent && job != Job::Undo {
+            self.set_work(node, Work::Waiting);
+            return;
+        }
+        match job {
+            Job::Undo => {
+                if !ok {
+                    let text = format!("undo of {} ended with {exit:?}", self.address(node));
+                    self.log(Level::Error, Some(node), text);
+                    self.apply_failure(node, "could not be undone");
+                }
+                self.set_work(node, Work::Idle);
+                self.remove(node);
+            }
+            Job::Module if ok => self.right(node, Shown::Kept),
+            Job::Unless if ok => self.right(node, Shown::Kept),
+            Job::Unless => {
+                self.with_latch(node, |l| l.step = ExecStep::Run);
+                self.set_work(node, Work::Waiting);
+            }
+            Job::Exec if ok => {
+                self.with_latch(node, |l| l.step = ExecStep::Record);
+                self.set_work(node, Work::Waiting);
+            }
+            Job::Exec
+            | Job::Module
+            | Job::Main
+            | Job::Reload
+            | Job::Stop
+            | Job::AwaitPath
+            | Job::Mount
+            | Job::Unmount => {
+                let why = self.details.remove(&node).unwrap_or_else(|| format!("ended with {exit:?}"));
+                self.not_kept(node, why);
+            }
+        }
+    }
+
+    /// It is right, and what depends on it may go on.
+    fn right(&mut self, node: Node, shown: Shown) {
+        let again = self.latch(node).is_some_and(|l| l.again);
+        self.details.remove(&node);
+        self.with_latch(node, |l| {
+            l.right = true;
+            l.again = false;
+            l.fails = 0;
+            l.step = ExecStep::Guard;
+            l.shown = shown;
+        });
+        self.m(node).set(bits::INTENDED, false);
+        self.set_work(node, if again { Work::Waiting } else { Work::Idle });
+        let word = self.state_word(node);
+        self.publish(node, word);
+    }
+
+    /// It could not be made right; it is tried again later, ever more rarely.
+    pub(crate) fn not_kept(&mut self, node: Node, why: String) {
+        let text = format!("{} is not kept: {why}", self.address(node));
+        self.log(Level::Error, Some(node), text);
+        self.details.insert(node, why.clone());
+        let fails = self.latch(node).map_or(1, |l| l.fails.saturating_add(1));
+        let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
+        self.with_latch(node, |l| {
+            l.fails = fails;
+            l.again = false;
+            l.step = ExecStep::Guard;
+            l.shown = Shown::NotKept;
+        });
+        self.set_work(node, Work::Backoff { until });
+        self.timers.set(node, Timer::State, until);
+        self.publish(node, "not kept");
+        self.apply_failure(node, &why);
+    }
+
+    /// The worker's word on one step.
+    pub(crate) fn step_result(
+        &mut self,
+        node: Node,
+        action: Action,
+        intent: Intent,
+        outcome: Outcome,
+        detail: String,
+    ) {
+        let Some(latch) = self.latch(node) else { return };
+        if latch.work != Work::Batch {
+            return;
+        }
+        match action {
+            Action::Remove | Action::Restore => self.removed(node, outcome, detail),
+            Action::Guard(_) => self.guarded(node, outcome, detail),
+            Action::Ran(_) | Action::Converge | Action::Check | Action::Rewatch => {
+                if self.u(node).want == Want::Absent {
+                    self.set_work(node, Work::Waiting);
+                    return;
+                }
+                self.converged_step(node, latch, intent, outcome, detail);
+            }
+        }
+    }
+
+    fn converged_step(&mut self, node: Node, latch: Latch, intent: Intent, outcome: Outcome, detail: String) {
+        let ran = latch.step == ExecStep::Record;
+        let gate_open = self.u(node).gate_open();
+        let reported = self.u(node).flags & (flags::REPORT | flags::SEED) != 0;
+        match outcome {
+            Outcome::Kept if ran => self.right(node, Shown::Changed),
+            Outcome::Kept => {
+                self.fights.remove(&node);
+                let shown = match (intent, latch.shown) {
+                    (Intent::Correct, Shown::Changed | Shown::Repaired) => latch.shown,
+                    (Intent::Correct | Intent::Apply | Intent::Return, _) => Shown::Kept,
+                };
+                self.right(node, shown);
+            }
+            Outcome::Changed => {
+                let intended = ran || intent != Intent::Correct;
+                let shown = if intended { Shown::Changed } else { Shown::Repaired };
+                if !intended {
+                    let text = format!("repaired {}: {detail}", self.address(node));
+                    self.log(Level::Notice, Some(node), text);
+                }
+                self.right(node, shown);
+                if !detail.is_empty() {
+                    self.details.insert(node, detail);
+                }
+                if !intended && latch.right {
+                    self.repaired(node);
+                }
+            }
+            Outcome::Drifted => {
+                let right = latch.right || reported;
+                self.right(node, Shown::Drifted);
+                self.with_latch(node, |l| l.right = right);
+                let text = format!("{} has drifted: {detail}", self.address(node));
+                self.log(Level::Notice, Some(node), text);
+                self.details.insert(node, detail);
+            }
+            Outcome::Blocked | Outcome::MountAbsent if !gate_open => {
+                self.with_latch(node, |l| l.again = false);
+                self.set_work(node, Work::Waiting);
+            }
+            Outcome::Blocked => self.not_kept(node, with_default(detail, "what it depends on was not kept")),
+            Outcome::MountAbsent => self.not_kept(node, with_default(detail, "its mount is absent")),
+            Outcome::NotKept => self.not_kept(node, with_default(detail, "no reason given")),
+            Outcome::Removed | Outcome::Left => {
+                self.not_kept(node, "the worker removed it instead".to_owned());
+            }
+        }
+    }
+
+    fn removed(&mut self, node: Node, outcome: Outcome, detail: String) {
+        self.set_work(node, Work::Waiting);
+        match outcome {
+            Outcome::Removed | Outcome::Kept | Outcome::Changed => self.publish(node, "removed"),
+            Outcome::Left => self.publish(node, "left in place"),
+            Outcome::MountAbsent => self.publish(node, "removal deferred: its mount is absent"),
+            Outcome::NotKept | Outcome::Blocked | Outcome::Drifted => {
+                let text = format!("cannot remove {}: {detail}", self.address(node));
+                self.log(Level::Error, Some(node), text);
+                self.apply_failure(node, &detail);
+            }
+        }
+        if self.u(node).want == Want::Absent {
+            self.go_down(node);
+            self.remove(node);
+        }
+    }
+
+    fn guarded(&mut self, node: Node, outcome: Outcome, detail: String) {
+        if self.u(node).want != Want::Up {
+            self.set_work(node, Work::Waiting);
+            return;
+        }
+        match outcome {
+            Outcome::Kept | Outcome::Changed => self.right(node, Shown::Kept),
+            Outcome::Drifted => {
+                let at = self.unit_of(node);
+                let unless = match self.manifest_of(at.0).and_then(|m| m.spec(at.1)) {
+                    Some(Spec::Exec(e)) => e.unless.is_some(),
+                    Some(_) | None => false,
+                };
+                let step = if unless { ExecStep::Unless } else { ExecStep::Run };
+                self.with_latch(node, |l| l.step = step);
+                self.set_work(node, Work::Waiting);
+            }
+            Outcome::NotKept | Outcome::Blocked | Outcome::MountAbsent | Outcome::Removed | Outcome::Left => {
+                self.not_kept(node, with_default(detail, "its guard could not be checked"))
+            }
+        }
+    }
+
+    /// Counts a repair; too many in the window are a fight, and fighting on would help nobody.
+    fn repaired(&mut self, node: Node) {
+        let now = self.now;
+        let fight = self.fights.entry(node).or_insert(Fight { since: now, repairs: 0, rounds: 0 });
+        if fight.rounds == 0 && now > fight.since.after_ms(FIGHT_WINDOW_MS) {
+            fight.since = now;
+            fight.repairs = 0;
+        }
+        fight.repairs = fight.repairs.saturating_add(1);
+        self.globals_changed = true;
+        if fight.rounds == 0 && fight.repairs < FIGHT_REPAIRS {
+            return;
+        }
+        fight.rounds = fight.rounds.saturating_add(1);
+        let until = now.after_ms(doubled(CONTEST_FIRST_MS, fight.rounds, CONTEST_MAX_MS));
+        let text = format!(
+            "{} is contested: somebody keeps changing it; `initctl adopt {0}` takes their version, \
+             `initctl hold {0} --for 1h` leaves it alone",
+            self.address(node)
+        );
+        self.log(Level::Warning, Some(node), text);
+        self.details.insert(node, "contested: somebody keeps changing it".to_owned());
+        self.with_latch(node, |l| l.shown = Shown::NotKept);
+        self.set_work(node, Work::Contested { until });
+        self.timers.set(node, Timer::State, until);
+        self.publish(node, "not kept: contested");
+    }
+}
+
+fn with_default(detail: String, default: &str) -> String {
+    if detail.is_empty() { default.to_owned() } else { detail }
+}

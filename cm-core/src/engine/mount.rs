@@ -1,0 +1,188 @@
+//! Mounts: live units that a helper process carries out (mount(2) may block on a device).
+
+use super::effect::{Job, Level};
+use super::event::Exit;
+use super::timer::Timer;
+use super::unit::{Mount, MountPhase, State, Want, bits};
+use super::{Engine, Node, RETRY_FIRST_MS, RETRY_MAX_MS};
+
+/// The exit code with which the unmount helper says that it was not mounted.
+const NOT_MOUNTED: i32 = 3;
+
+impl Engine {
+    fn mount(&self, node: Node) -> Option<Mount> {
+        match &self.u(node).state {
+            State::Mount(m) => Some(*m),
+            State::Service(_) | State::Latch(_) | State::Target | State::Gone => None,
+        }
+    }
+
+    fn set_phase(&mut self, node: Node, phase: MountPhase) {
+        if let State::Mount(m) = &mut self.m(node).state {
+            m.phase = phase;
+        }
+        let word = self.state_word(node);
+        self.publish(node, word);
+        self.enqueue(node);
+    }
+
+    pub(crate) fn evaluate_mount(&mut self, node: Node) {
+        let Some(mount) = self.mount(node) else { return };
+        let unit = self.u(node);
+        let (want, up) = (unit.want, unit.has(bits::UP));
+        match mount.phase {
+            MountPhase::Down => match want {
+                Want::Up => {
+                    self.m(node).set(bits::BOUNCE, false);
+                    self.set_phase(node, MountPhase::Waiting);
+                }
+                Want::Absent => self.remove(node),
+                Want::Down => {}
+            },
+            MountPhase::Waiting | MountPhase::Backoff { .. } | MountPhase::Stuck if want != Want::Up => {
+                self.timers.clear(node, Timer::State);
+                self.go_down(node);
+                self.set_phase(node, MountPhase::Down);
+            }
+            MountPhase::Waiting => {
+                if unit.gate_open() && !self.left_alone(node) {
+                    self.begin_mount(node);
+                }
+            }
+            MountPhase::Up => {
+                if self.predicates(node).going && self.may_stop(node) {
+                    let at = (unit.made, unit.made_id);
+                    let serial = self.spawn(node, Job::Unmount, at, "going down");
+                    self.set_phase(node, MountPhase::Unmounting { serial });
+                } else if !up {
+                    self.go_up(node);
+                }
+            }
+            MountPhase::Mounting { .. }
+            | MountPhase::Unmounting { .. }
+            | MountPhase::Backoff { .. }
+            | MountPhase::Stuck => {}
+        }
+    }
+
+    fn begin_mount(&mut self, node: Node) {
+        let Some(id) = self.u(node).id else { return };
+        self.go_up(node);
+        let serial = self.spawn(node, Job::Mount, (self.desired, id), "wanted up");
+        self.set_phase(node, MountPhase::Mounting { serial });
+    }
+
+    /// The helper ended.
+    pub(crate) fn mount_job_ended(&mut self, node: Node, serial: u64, job: Job, exit: Exit) {
+        self.serials.remove(&serial);
+        let Some(mount) = self.mount(node) else { return };
+        match (mount.phase, job) {
+            (MountPhase::Mounting { serial: s }, Job::Mount) if s == serial => {
+                if exit == Exit::Code(0) {
+                    if let State::Mount(m) = &mut self.m(node).state {
+                        m.fails = 0;
+                        m.seen = true;
+                    }
+                    self.details.remove(&node);
+                    self.set_phase(node, MountPhase::Up);
+                } else {
+                    self.mount_failed(node, exit);
+                }
+            }
+            (MountPhase::Unmounting { serial: s }, Job::Unmount) if s == serial => {
+                if exit == Exit::Code(0) || exit == Exit::Code(NOT_MOUNTED) {
+                    if let State::Mount(m) = &mut self.m(node).state {
+                        m.seen = false;
+                    }
+                    self.go_down(node);
+                    self.set_phase(node, MountPhase::Down);
+                } else {
+                    let text = format!("cannot unmount {}: it is in use ({exit:?})", self.address(node));
+                    self.log(Level::Error, Some(node), text);
+                    self.details.insert(node, "in use: cannot be unmounted".to_owned());
+                    self.apply_failure(node, "cannot be unmounted");
+                    // It does not hold up a shutdown: the last step unmounts everything by force.
+                    self.go_down(node);
+                    self.m(node).set(bits::BOUNCE, false);
+                    self.set_phase(node, MountPhase::Stuck);
+                }
+            }
+            (
+                MountPhase::Mounting { .. }
+                | MountPhase::Unmounting { .. }
+                | MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Up
+                | MountPhase::Backoff { .. }
+                | MountPhase::Stuck,
+                _job,
+            ) => {}
+        }
+    }
+
+    fn mount_failed(&mut self, node: Node, exit: Exit) {
+        let mut fails = 0;
+        if let State::Mount(m) = &mut self.m(node).state {
+            m.fails = m.fails.saturating_add(1);
+            fails = m.fails;
+        }
+        let why = format!("mount helper ended with {exit:?}");
+        let text = format!("cannot mount {}: {why}", self.address(node));
+        self.log(Level::Error, Some(node), text);
+        self.details.entry(node).or_insert(why);
+        self.go_down(node);
+        let until = self.now.after_ms(super::latched::doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
+        self.timers.set(node, Timer::State, until);
+        self.set_phase(node, MountPhase::Backoff { until });
+        self.apply_failure(node, "cannot be mounted");
+    }
+
+    pub(crate) fn mount_timer(&mut self, node: Node) {
+        if let Some(Mount { phase: MountPhase::Backoff { .. }, .. }) = self.mount(node) {
+            self.set_phase(node, MountPhase::Waiting);
+        }
+    }
+
+    /// The kernel lists the mount.
+    pub(crate) fn mounted(&mut self, node: Node) {
+        let Some(mount) = self.mount(node) else { return };
+        if let State::Mount(m) = &mut self.m(node).state {
+            m.seen = true;
+        }
+        match mount.phase {
+            // Somebody else mounted it: the helper finds that out, and the rest is the usual way.
+            MountPhase::Backoff { .. } => {
+                self.timers.clear(node, Timer::State);
+                self.set_phase(node, MountPhase::Waiting);
+            }
+            MountPhase::Down
+            | MountPhase::Waiting
+            | MountPhase::Mounting { .. }
+            | MountPhase::Up
+            | MountPhase::Unmounting { .. }
+            | MountPhase::Stuck => {}
+        }
+    }
+
+    /// The kernel does not list it any more: readiness is lost, and it is mounted again.
+    pub(crate) fn unmounted(&mut self, node: Node) {
+        let Some(mount) = self.mount(node) else { return };
+        if let State::Mount(m) = &mut self.m(node).state {
+            m.seen = false;
+        }
+        match mount.phase {
+            MountPhase::Up => {
+                let text = format!("{} was unmounted by somebody else", self.address(node));
+                self.log(Level::Warning, Some(node), text);
+                self.go_down(node);
+                self.set_phase(node, MountPhase::Waiting);
+            }
+            MountPhase::Stuck => self.set_phase(node, MountPhase::Down),
+            MountPhase::Down
+            | MountPhase::Waiting
+            | MountPhase::Mounting { .. }
+            | MountPhase::Unmounting { .. }
+            | MountPhase::Backoff { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What the engine tells about a unit.
+
+use serde::{Deserialize, Serialize};
+use units::{Address, EdgeKind, UnitId};
+
+use super::event::Exit;
+use super::graph::{hard, soft};
+use super::unit::{MountPhase, Phase, Shown, State, Want, Work, bits};
+use super::{Engine, Mono, Node};
+use crate::proto::ManifestRef;
+
+/// An override by hand (semantics §5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// What kind.
+    pub kind: HoldKind,
+    /// Who and why, in words.
+    pub why: String,
+    /// Since when.
+    pub since: Mono,
+    /// Until when; `None` is until boot.
+    pub until: Option<Mono>,
+}
+
+/// The kinds of override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HoldKind {
+    /// Stopped by hand.
+    Stopped,
+    /// Frozen by hand.
+    Paused,
+    /// Left alone.
+    Held,
+}
+
+/// An edge with what it means at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// The other unit.
+    pub node: Node,
+    /// What the edge means.
+    pub kind: EdgeKind,
+    /// Whether it lets the unit start.
+    pub open: bool,
+}
+
+/// Everything that `initctl status` shows of a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitStatus {
+    /// Which unit.
+    pub address: Address,
+    /// Where its specification stands.
+    pub manifest: ManifestRef,
+    /// And under which number.
+    pub unit: UnitId,
+    /// The state's word: `ready`, `waiting`, `kept`, `not kept` …
+    pub state: &'static str,
+    /// Whether it counts as ready.
+    pub ready: bool,
+    /// Whether it is wanted up.
+    pub wanted: bool,
+    /// Why it is not ready, or what was wrong; empty when there is nothing to say.
+    pub cause: String,
+    /// When the state was entered; 0 where that is not kept (latched units).
+    pub since: Mono,
+    /// Serial of the current spawn, to look its pid up; 0 for none.
+    pub serial: u64,
+    /// Restarts since boot.
+    pub restarts: u32,
+    /// How it last ended.
+    pub exit: Option<Exit>,
+    /// It has not loaded the configuration that it should have.
+    pub stale: bool,
+    /// The last reload was by signal, which nobody confirmed.
+    pub assumed: bool,
+    /// What it requires and is not ready, though it is up itself.
+    pub degraded: Vec<Address>,
+    /// The override by hand, if there is one.
+    pub hold: Option<Hold>,
+}
+
+impl Engine {
+    /// The word for a unit's state.
+    pub(crate) fn state_word(&self, node: Node) -> &'static str {
+        let unit = self.u(node);
+        match &unit.state {
+            State::Service(s) => match s.phase {
+                Phase::Down => "down",
+                Phase::Waiting => "waiting",
+                Phase::Starting => "starting",
+                Phase::Ready => "ready",
+                Phase::Reloading { .. } => "reloading",
+                Phase::Stopping { .. } => "stopping",
+                Phase::Backoff { .. } => "backoff",
+                Phase::Failed => "failed",
+                Phase::Done => "done",
+            },
+            State::Latch(l) => match (l.work, l.shown) {
+                (Work::Contested { .. }, _) => "contested",
+                (_, Shown::NotKept) => "not kept",
+                (Work::Waiting, Shown::Unknown) => "waiting",
+                (Work::Batch | Work::Job { .. } | Work::Queued, Shown::Unknown) => "working",
+                (_, Shown::Unknown) => "unknown",
+                (_, Shown::Kept) => "kept",
+                (_, Shown::Changed) => "changed",
+                (_, Shown::Repaired) => "repaired",
+                (_, Shown::Drifted) => "drifted",
+            },
+            State::Mount(m) => match m.phase {
+                MountPhase::Down => "down",
+                MountPhase::Waiting => "waiting",
+                MountPhase::Mounting { .. } => "starting",
+                MountPhase::Up => "ready",
+                MountPhase::Unmounting { .. } => "stopping",
+                MountPhase::Backoff { .. } => "backoff",
+                MountPhase::Stuck => "failed",
+            },
+            State::Target => {
+                if unit.has(bits::OK) {
+                    "ready"
+                } else if unit.want == Want::Up {
+                    "waiting"
+                } else {
+                    "down"
+                }
+            }
+            State::Gone => "gone",
+        }
+    }
+
+    /// Why a unit is not ready, in words.
+    pub(crate) fn why(&self, node: Node) -> String {
+        let unit = self.u(node);
+        if let Some(hold) = self.holds.get(&node) {
+            return format!("held: {}", hold.why);
+        }
+        if let Some(detail) = self.details.get(&node) {
+            return detail.clone();
+        }
+        let waiting = match &unit.state {
+            State::Service(s) => matches!(s.phase, Phase::Waiting),
+            State::Latch(l) => matches!(l.work, Work::Waiting),
+            State::Mount(m) => matches!(m.phase, MountPhase::Waiting),
+            State::Target => !unit.has(bits::OK),
+            State::Gone => false,
+        };
+        if waiting {
+            if let Some(blocker) = self.blocker(node) {
+                return format!("waiting: {} ({})", self.address(blocker), self.state_word(blocker));
+            }
+            if unit.blocked > 0 {
+                return "waiting: something that leaves has to go first".to_owned();
+            }
+            if unit.has(bits::NEEDS_STORE) && !self.store_open {
+                return "waiting: the store is not open yet".to_owned();
+            }
+        }
+        if let State::Service(s) = &unit.state
+            && !matches!(s.phase, Phase::Ready | Phase::Reloading { .. } | Phase::Starting)
+            && let Some(exit) = s.exit
+        {
+            return match exit {
+                Exit::Code(code) => format!("exited with {code}"),
+                Exit::Signal(signal) => format!("killed by signal {signal}"),
+            };
+        }
+        if unit.want == Want::Down && unit.id.is_some() && self.down.is_none() {
+            return "not wanted".to_owned();
+        }
+        String::new()
+    }
+
+    /// The status of a unit.
+    pub fn status(&self, node: Node) -> UnitStatus {
+        let unit = self.u(node);
+        let (manifest, id) = self.unit_of(node);
+        let service = self.svc(node);
+        let running = service.is_some_and(super::unit::Service::running);
+        let degraded = if running {
+            self.made_deps(node)
+                .into_iter()
+                .filter(|(d, k)| hard(*k) && !self.u(*d).has(bits::READY))
+                .map(|(d, _)| self.address(d))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        UnitStatus {
+            address: self.address(node),
+            manifest,
+            unit: id,
+            state: self.state_word(node),
+            ready: unit.has(bits::READY),
+            wanted: unit.want == Want::Up,
+            cause: self.why(node),
+            since: service.map_or(Mono(0), |s| s.since),
+            serial: service.filter(|s| s.alive || s.occupied).map_or(0, |s| s.serial),
+            restarts: service.map_or(0, |s| s.restarts),
+            exit: service.and_then(|s| s.exit),
+            stale: service.is_some_and(|s| running && s.loaded != s.inputs) || unit.has(bits::KEEP),
+            assumed: service.is_some_and(|s| s.assumed),
+            degraded,
+            hold: self.holds.get(&node).cloned(),
+        }
+    }
+
+    /// What a unit depends on, and which of it keeps it waiting.
+    pub fn gates(&self, node: Node) -> Vec<Gate> {
+        self.deps(node)
+            .into_iter()
+            .map(|(dep, kind)| {
+                let unit = self.u(dep);
+                let open = (!hard(kind) || unit.has(bits::OK)) && (!soft(kind) || unit.has(bits::SETTLED));
+                Gate { node: dep, kind, open }
+            })
+            .collect()
+    }
+
+    /// Units that a shutdown waits for: in their way down, with what they do.
+    pub fn not_down(&self) -> Vec<(Node, &'static str)> {
+        self.all().filter(|n| self.u(*n).has(bits::UP)).map(|n| (n, self.state_word(n))).collect()
+    }
+}

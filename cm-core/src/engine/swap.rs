@@ -1,0 +1,425 @@
+//! From one desired manifest to another: who stays, who changes, who comes and who leaves.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+use units::address::Class;
+use units::kind::Spec;
+use units::kind::exec::Once;
+use units::{Address, EdgeKind, Manifest, UnitId};
+
+use super::graph::{hard, soft};
+use super::unit::{ExecStep, Latch, Mount, MountPhase, Service, Shown, State, Unit, Want, Work, bits};
+use super::{Engine, Node};
+use crate::proto::ManifestRef;
+
+/// One line of the merge of two manifests.
+enum Pair {
+    Leaving(UnitId),
+    Coming(UnitId),
+    Both(UnitId, UnitId),
+}
+
+/// Merges two manifests in address order.
+fn merge(old: &Manifest, new: &Manifest) -> Vec<Pair> {
+    let mut out = Vec::with_capacity(new.len());
+    let (mut olds, mut news) = (old.ids().peekable(), new.ids().peekable());
+    loop {
+        let order = match (olds.peek(), news.peek()) {
+            (None, None) => return out,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(o), Some(n)) => (old.kind(*o) as u8, old.name(*o)).cmp(&(new.kind(*n) as u8, new.name(*n))),
+        };
+        let pair = match order {
+            Ordering::Less => olds.next().map(Pair::Leaving),
+            Ordering::Greater => news.next().map(Pair::Coming),
+            Ordering::Equal => olds.next().zip(news.next()).map(|(o, n)| Pair::Both(o, n)),
+        };
+        out.extend(pair);
+    }
+}
+
+impl Engine {
+    /// Makes `manifest` the desired one. `intended`: its differences belong to an apply.
+    pub(crate) fn switch_to(&mut self, manifest: ManifestRef, generation: u64, intended: bool) {
+        let old = self.desired;
+        self.generation = generation;
+        self.globals_changed = true;
+        let (Some(before), Some(after)) =
+            (self.manifest_of(old).cloned(), self.manifest_of(manifest).cloned())
+        else {
+            return;
+        };
+        if old == manifest {
+            return;
+        }
+        let still_leaving: BTreeMap<Address, Node> =
+            self.all().filter(|n| self.u(*n).id.is_none()).map(|n| (self.address(n), n)).collect();
+        self.retain(manifest);
+        self.desired = manifest;
+
+        let mut changed = Vec::new();
+        let mut claims: BTreeMap<u64, Node> =
+            still_leaving.values().map(|n| (self.claim_of(*n), *n)).collect();
+        let mut coming = Vec::new();
+        for pair in merge(&before, &after) {
+            match pair {
+                Pair::Leaving(id) => {
+                    let Some(node) = self.node_in(old, id) else { continue };
+                    self.leave_manifest(node, old, id);
+                    claims.insert(before.claim(id), node);
+                    changed.push(node);
+                }
+                Pair::Coming(id) => {
+                    let known = still_leaving.get(&after.address(id)).copied();
+                    let node = match known {
+                        Some(node) => node,
+                        None => self.create(manifest, id, &after),
+                    };
+                    self.place(manifest, id, node, &after);
+                    if known.is_some() {
+                        self.respecify(node, None);
+                    } else {
+                        coming.push((node, after.claim(id)));
+                    }
+                    changed.push(node);
+                }
+                Pair::Both(before_id, id) => {
+                    let Some(node) = self.node_in(old, before_id) else { continue };
+                    self.place(manifest, id, node, &after);
+                    let same = before.unit_digest(before_id) == after.unit_digest(id);
+                    if self.respecify(node, Some(same)) {
+                        changed.push(node);
+                    }
+                }
+            }
+        }
+        self.release(old);
+        self.recount();
+        for node in self.all() {
+            self.adopt_edges(node, intended);
+        }
+        for node in changed {
+            self.m(node).set(bits::INTENDED, intended);
+            self.m(node).set(bits::WAS_BAD, false);
+        }
+        claims.remove(&0);
+        for (node, claim) in coming {
+            if let Some(leaving) = claims.get(&claim).copied().filter(|l| *l != node) {
+                self.m(node).blocked += 1;
+                self.claims.entry(leaving).or_default().push(node);
+            }
+        }
+        for node in self.all() {
+            self.rethink_want(node);
+            self.enqueue(node);
+        }
+    }
+
+    fn claim_of(&self, node: Node) -> u64 {
+        let (manifest, unit) = self.unit_of(node);
+        self.manifest_of(manifest).map_or(0, |m| m.claim(unit))
+    }
+
+    /// A unit that is not in the new manifest keeps the old one alive until it is gone.
+    fn leave_manifest(&mut self, node: Node, old: ManifestRef, id: UnitId) {
+        let up = self.u(node).has(bits::UP);
+        self.m(node).id = None;
+        if !up {
+            let made = self.u(node).made;
+            self.retain(old);
+            self.release(made);
+            let unit = self.m(node);
+            unit.made = old;
+            unit.made_id = id;
+        }
+    }
+
+    fn create(&mut self, manifest: ManifestRef, id: UnitId, after: &Manifest) -> Node {
+        let class = after.kind(id).class();
+        let state = match class {
+            Class::Service => State::Service(Box::new(Service::new())),
+            Class::Committer | Class::Helper | Class::Exec => State::Latch(Latch::new()),
+            Class::Mount => State::Mount(Mount { phase: MountPhase::Down, fails: 0, seen: false }),
+            Class::Target => State::Target,
+        };
+        let unit = Unit {
+            made: manifest,
+            made_id: id,
+            class: Unit::class_number(class),
+            want: Want::Down,
+            state,
+            ..Unit::blank()
+        };
+        self.retain(manifest);
+        let number = match self.free.pop_first() {
+            Some(number) => number,
+            None => {
+                self.nodes.push(Unit::blank());
+                u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        let node = Node(number);
+        *self.m(node) = unit;
+        node
+    }
+
+    /// Gives a node its number in the new manifest.
+    fn place(&mut self, manifest: ManifestRef, id: UnitId, node: Node, after: &Manifest) {
+        if let Some(generation) = self.gens.get_mut(&manifest)
+            && let Some(place) = generation.node_of.get_mut(id.index())
+        {
+            *place = node.0;
+        }
+        let needs_store = match after.kind(id).class() {
+            Class::Exec => matches!(
+                after.spec(id),
+                Some(Spec::Exec(e)) if matches!(e.once, Some(Once::Ever | Once::Generation))
+            ),
+            Class::Service | Class::Committer | Class::Helper | Class::Mount | Class::Target => false,
+        };
+        let unit = self.m(node);
+        unit.id = Some(id);
+        unit.flags = after.flags(id);
+        unit.set(bits::NEEDS_STORE, needs_store);
+    }
+
+    /// The unit has a specification in the new manifest; `same`: as in the manifest before. Answers whether
+    /// something has to be done about it.
+    fn respecify(&mut self, node: Node, same: Option<bool>) -> bool {
+        let same = same.unwrap_or(false);
+        match &self.u(node).state {
+            State::Service(service) => {
+                let run = service.run.filter(|_| service.running());
+                let Some(id) = self.u(node).id else { return false };
+                let digest = |m: ManifestRef, u: UnitId| self.manifest_of(m).map(|m| m.unit_digest(u));
+                let as_running = run.is_some_and(|(m, u)| digest(m, u) == digest(self.desired, id));
+                if as_running {
+                    self.settle_service(node);
+                    return !same;
+                }
+                if same {
+                    return self.u(node).has(bits::BOUNCE);
+                }
+                let new = self.desired_spec(node);
+                let old = run.and_then(|at| self.spec_at(at));
+                let switch = match (old, new) {
+                    (Some(old), Some(new)) => units::diff::switch(&old, &new).switch,
+                    (None, _) | (_, None) => units::diff::Switch::Restart,
+                };
+                self.settle_service(node);
+                self.switch_service(node, switch);
+                true
+            }
+            State::Latch(latch) => {
+                let latch = *latch;
+                if same {
+                    if matches!(latch.work, Work::Backoff { .. }) {
+                        self.with_latch(node, |l| l.fails = 0);
+                        self.set_work(node, Work::Waiting);
+                    }
+                    return false;
+                }
+                self.fights.remove(&node);
+                self.details.remove(&node);
+                self.with_latch(node, |l| {
+                    l.right = false;
+                    l.again = true;
+                    l.fails = 0;
+                    l.shown = Shown::Unknown;
+                    if !matches!(l.work, Work::Job { .. }) {
+                        l.step = ExecStep::Guard;
+                    }
+                });
+                if !matches!(latch.work, Work::Batch | Work::Job { .. }) {
+                    self.with_latch(node, |l| l.again = false);
+                    self.set_work(node, Work::Waiting);
+                }
+                true
+            }
+            State::Mount(mount) => {
+                let mount = *mount;
+                if !same && matches!(mount.phase, MountPhase::Up | MountPhase::Mounting { .. }) {
+                    self.m(node).set(bits::BOUNCE, true);
+                }
+                !same
+            }
+            State::Target | State::Gone => false,
+        }
+    }
+
+    /// Takes back a bounce that an earlier swap had ordered.
+    fn settle_service(&mut self, node: Node) {
+        if self.u(node).has(bits::STOP_FIRST) {
+            self.m(node).set(bits::STOP_FIRST, false);
+            for (dep, kind) in self.made_deps(node) {
+                if hard(kind) {
+                    self.unblock(dep);
+                }
+            }
+        }
+        self.m(node).set(bits::BOUNCE | bits::KEEP, false);
+    }
+
+    /// Moves running edges to the new manifest where the unit stays up, and learns the new inputs.
+    fn adopt_edges(&mut self, node: Node, intended: bool) {
+        if self.u(node).id.is_none() {
+            return;
+        }
+        let inputs = self.input_hashes(node);
+        let bounces = self.u(node).has(bits::BOUNCE);
+        let hash = self.input_hash(node);
+        let unit = self.u(node);
+        let was_bad = unit.has(bits::BAD);
+        match &unit.state {
+            State::Service(service) => {
+                let differ = service.inputs != inputs;
+                let stopping = matches!(service.phase, super::unit::Phase::Stopping { .. });
+                let same_spec = service.run.is_some() && !bounces && !unit.has(bits::KEEP) && !stopping;
+                if !stopping && !bounces {
+                    self.rebase(node);
+                }
+                if same_spec {
+                    self.run_desired(node);
+                }
+                if let Some(service) = self.svc_mut(node) {
+                    service.inputs = inputs;
+                    if differ {
+                        service.reload_failed = false;
+                    }
+                }
+            }
+            State::Latch(latch) => {
+                let class = unit.class();
+                let latch = *latch;
+                self.rebase(node);
+                if intended && matches!(latch.shown, Shown::Changed | Shown::Repaired) {
+                    self.with_latch(node, |l| l.shown = Shown::Kept);
+                }
+                if class == Class::Exec && self.exec_inputs_differ(node, hash) {
+                    if matches!(latch.work, Work::Batch | Work::Job { .. }) {
+                        self.with_latch(node, |l| l.again = true);
+                    } else {
+                        self.with_latch(node, |l| l.step = ExecStep::Guard);
+                        self.set_work(node, Work::Waiting);
+                    }
+                    self.m(node).set(bits::INTENDED, intended);
+                }
+            }
+            State::Mount(_) => {
+                if !bounces {
+                    self.rebase(node);
+                }
+            }
+            State::Target => self.rebase(node),
+            State::Gone => {}
+        }
+        if intended {
+            self.m(node).set(bits::WAS_BAD, was_bad);
+        }
+    }
+
+    /// Whether the inputs of an exec are others than in the manifest before.
+    fn exec_inputs_differ(&mut self, node: Node, hash: u64) -> bool {
+        let known = self.exec_inputs.insert(node, hash);
+        known.is_some_and(|k| k != hash)
+    }
+
+    /// Digests of what a unit reloads on and restarts on, as desired: 0 for none.
+    pub(crate) fn input_hashes(&self, node: Node) -> (u64, u64) {
+        let (Some(id), Some(manifest)) = (self.u(node).id, self.manifest_of(self.desired)) else {
+            return (0, 0);
+        };
+        let of = |wanted: EdgeKind| {
+            let mut hash = Sha256::new();
+            let mut any = false;
+            for edge in manifest.deps(id).filter(|e| e.kind == wanted) {
+                any = true;
+                hash.update(manifest.unit_digest(edge.unit));
+            }
+            if !any {
+                return 0;
+            }
+            let digest = hash.finalize();
+            let first = digest.as_slice().get(..8).and_then(|b| b.try_into().ok()).unwrap_or([1; 8]);
+            u64::from_le_bytes(first) | 1
+        };
+        (of(EdgeKind::ReloadOn), of(EdgeKind::RestartOn))
+    }
+
+    /// Both in one: what an exec is asked about.
+    pub(crate) fn input_hash(&self, node: Node) -> u64 {
+        let (reload, restart) = self.input_hashes(node);
+        reload.rotate_left(1) ^ restart
+    }
+
+    /// Counts every edge of the desired manifest from scratch, by the cached predicates.
+    pub(crate) fn recount(&mut self) {
+        for node in self.all() {
+            let (mut not_ok, mut not_ready, mut dead, mut unsettled) = (0, 0, 0, 0);
+            for (dep, kind) in self.deps(node) {
+                let unit = self.u(dep);
+                if hard(kind) {
+                    not_ok += u32::from(!unit.has(bits::OK));
+                    not_ready += u32::from(!unit.has(bits::READY));
+                    dead += u32::from(unit.has(bits::SETTLED) && !unit.has(bits::OK));
+                } else if soft(kind) {
+                    unsettled += u32::from(!unit.has(bits::SETTLED));
+                }
+            }
+            let wanted_by = self.rdeps(node);
+            let demand = wanted_by.iter().filter(|(u, k)| hard(*k) && self.u(*u).want == Want::Up).count();
+            if let Some(unit) = self.nodes.get_mut(node.index()) {
+                unit.not_ok = not_ok;
+                unit.not_ready = not_ready;
+                unit.dead = dead;
+                unit.unsettled = unsettled;
+                unit.demand = u32::try_from(demand).unwrap_or(u32::MAX);
+            }
+        }
+    }
+
+    /// The unit is gone: from every manifest, list and counter.
+    pub(crate) fn remove(&mut self, node: Node) {
+        if matches!(self.u(node).state, State::Gone) {
+            return;
+        }
+        self.publish(node, "gone");
+        self.go_down(node);
+        let address = self.address(node);
+        for generation in self.gens.values_mut() {
+            if let Some(id) = generation.manifest.find(address.kind, &address.name)
+                && let Some(place) = generation.node_of.get_mut(id.index())
+                && *place == node.0
+            {
+                *place = u32::MAX;
+            }
+        }
+        let run = self.svc(node).and_then(|s| s.run);
+        let made = self.u(node).made;
+        self.release(made);
+        if let Some((run, _)) = run {
+            self.release(run);
+        }
+        for waiting in self.claims.remove(&node).unwrap_or_default() {
+            self.unblock(waiting);
+        }
+        for timer in [super::Timer::State, super::Timer::Watchdog, super::Timer::Hold] {
+            self.timers.clear(node, timer);
+        }
+        self.runnable.remove(&node);
+        self.holds.remove(&node);
+        self.fights.remove(&node);
+        self.details.remove(&node);
+        self.exec_inputs.remove(&node);
+        self.globals_changed = true;
+        let (busy, bad) = (self.u(node).has(bits::BUSY), self.u(node).has(bits::BAD));
+        self.busy -= u32::from(busy);
+        self.bad -= u32::from(bad);
+        *self.m(node) = Unit::blank();
+        self.free.insert(node.0);
+        self.ask_gone(node);
+    }
+}

@@ -1,0 +1,360 @@
+//! What the engine remembers of one unit.
+
+use serde::{Deserialize, Serialize};
+use units::UnitId;
+use units::address::Class;
+
+use super::event::Exit;
+use super::{Mono, Node};
+use crate::proto::ManifestRef;
+
+/// Bits of [`Unit::bits`].
+pub(crate) mod bits {
+    /// Ready, and nothing about it is dirty (cached predicate).
+    pub const OK: u32 = 1;
+    /// Ready (cached predicate).
+    pub const READY: u32 = 2;
+    /// Settled (cached predicate).
+    pub const SETTLED: u32 = 4;
+    /// Going (cached predicate).
+    pub const GOING: u32 = 8;
+    /// In the propagation queue.
+    pub const QUEUED: u32 = 16;
+    /// Holds uses on what it requires, and a place in the order of stops.
+    pub const UP: u32 = 32;
+    /// Something about it must end (cached, counted in `Engine::busy`).
+    pub const BUSY: u32 = 64;
+    /// Wanted up and not ok, and not held (cached, counted in `Engine::bad`).
+    pub const BAD: u32 = 128;
+    /// Was bad before the apply under way, and the apply does not change it.
+    pub const WAS_BAD: u32 = 256;
+    /// The next change is intended: it belongs to the apply under way.
+    pub const INTENDED: u32 = 512;
+    /// A `manual` unit that was started by hand.
+    pub const STARTED: u32 = 1024;
+    /// Stops before what it requires is changed, and starts after.
+    pub const STOP_FIRST: u32 = 2048;
+    /// A restart is owed: specification differs, or somebody asked.
+    pub const BOUNCE: u32 = 4096;
+    /// Needs the store open before it can tell what to do.
+    pub const NEEDS_STORE: u32 = 8192;
+    /// Is restarted only by hand although its specification differs (`switch = "keep"`).
+    pub const KEEP: u32 = 16384;
+}
+
+/// What is wanted of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Want {
+    Up,
+    Down,
+    Absent,
+}
+
+/// One unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unit {
+    /// Its number in the desired manifest; `None` when it is leaving.
+    pub id: Option<UnitId>,
+    /// Where the edges it holds uses on stand.
+    pub made: ManifestRef,
+    pub made_id: UnitId,
+    pub class: u8,
+    /// Flags of the manifest's record.
+    pub flags: u8,
+    pub want: Want,
+    pub bits: u32,
+    /// Hard dependencies (requires, binds) that are not ok.
+    pub not_ok: u32,
+    /// Hard dependencies that are not ready.
+    pub not_ready: u32,
+    /// Hard dependencies that are settled and not ok.
+    pub dead: u32,
+    /// Soft dependencies (wants, after) that have not settled.
+    pub unsettled: u32,
+    /// Units that are up and require this one.
+    pub users: u32,
+    /// Units wanted up that require this one; counted for on-demand units.
+    pub demand: u32,
+    /// Stops and removals that must come first.
+    pub blocked: u32,
+    pub state: State,
+}
+
+impl Unit {
+    pub(crate) fn blank() -> Unit {
+        Unit {
+            id: None,
+            made: ManifestRef(0),
+            made_id: UnitId(u32::MAX),
+            class: 0,
+            flags: 0,
+            want: Want::Absent,
+            bits: 0,
+            not_ok: 0,
+            not_ready: 0,
+            dead: 0,
+            unsettled: 0,
+            users: 0,
+            demand: 0,
+            blocked: 0,
+            state: State::Gone,
+        }
+    }
+
+    pub(crate) fn has(&self, bit: u32) -> bool {
+        self.bits & bit != 0
+    }
+
+    pub(crate) fn set(&mut self, bit: u32, on: bool) {
+        if on {
+            self.bits |= bit;
+        } else {
+            self.bits &= !bit;
+        }
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        match self.class {
+            0 => Class::Service,
+            1 => Class::Committer,
+            2 => Class::Helper,
+            3 => Class::Exec,
+            4 => Class::Mount,
+            _ => Class::Target,
+        }
+    }
+
+    pub(crate) fn class_number(class: Class) -> u8 {
+        match class {
+            Class::Service => 0,
+            Class::Committer => 1,
+            Class::Helper => 2,
+            Class::Exec => 3,
+            Class::Mount => 4,
+            Class::Target => 5,
+        }
+    }
+
+    pub(crate) fn gate_open(&self) -> bool {
+        self.not_ok == 0 && self.unsettled == 0 && self.blocked == 0
+    }
+}
+
+/// The state of a unit, by class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum State {
+    Service(Box<Service>),
+    Latch(Latch),
+    Mount(Mount),
+    Target,
+    /// A free place.
+    Gone,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub phase: Phase,
+    /// The specification that the running process was started from.
+    pub run: Option<(ManifestRef, UnitId)>,
+    /// Serial of the current or last spawn.
+    pub serial: u64,
+    /// The main process has not been reaped.
+    pub alive: bool,
+    /// The cgroup may hold processes.
+    pub occupied: bool,
+    /// Hashes of the inputs that the process loaded: those it reloads on, those it restarts on.
+    pub loaded: (u64, u64),
+    /// Hashes of the inputs as desired.
+    pub inputs: (u64, u64),
+    /// A reload failed for these inputs: do not try again until they differ or somebody asks.
+    pub reload_failed: bool,
+    /// A reload is owed by hand.
+    pub reload_asked: bool,
+    /// The last reload was by signal: nobody confirmed it.
+    pub assumed: bool,
+    /// Restarts since health was proven.
+    pub tries: u32,
+    /// All restarts since boot.
+    pub restarts: u32,
+    /// Backoffs since the apply under way began.
+    pub strikes: u8,
+    /// When it became ready.
+    pub ready_at: Mono,
+    /// When the phase was entered.
+    pub since: Mono,
+    pub exit: Option<Exit>,
+}
+
+/// Where a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    Down,
+    Waiting,
+    Starting,
+    Ready,
+    /// With the serial of the reload command; 0 for a reload that the service announced.
+    Reloading {
+        job: u64,
+        /// The inputs differed again meanwhile.
+        again: bool,
+    },
+    Stopping {
+        next: Next,
+        /// The cgroup was killed already.
+        killed: bool,
+        /// It did not end although it was killed.
+        stuck: bool,
+    },
+    Backoff {
+        until: Mono,
+    },
+    Failed,
+    Done,
+}
+
+/// What comes after a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Next {
+    Down,
+    Waiting,
+    Backoff,
+    Failed,
+    Done,
+}
+
+/// A latched unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Latch {
+    /// Has been right since boot for the desired specification.
+    pub right: bool,
+    /// Something happened to it while it was being worked on.
+    pub again: bool,
+    pub work: Work,
+    pub shown: Shown,
+    /// For execs: what the next or current piece of work is.
+    pub step: ExecStep,
+    /// Failures in a row.
+    pub fails: u8,
+}
+
+/// What is being done about a latched unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Work {
+    /// Nothing: it was looked at, and nothing happened since.
+    Idle,
+    /// Dirty, and its gate is closed.
+    Waiting,
+    /// Dirty; an event has just happened, and quiet is awaited.
+    Settling { since: Mono },
+    /// Dirty, and in line for the next batch.
+    Queued,
+    /// In the batch.
+    Batch,
+    /// In a process of its own.
+    Job { serial: u64 },
+    /// Could not be kept; tried again later.
+    Backoff { until: Mono },
+    /// Fought over; looked at again later.
+    Contested { until: Mono },
+}
+
+/// The outcome that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Shown {
+    Unknown,
+    Kept,
+    Changed,
+    Repaired,
+    Drifted,
+    NotKept,
+}
+
+/// The pieces of an exec unit, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ExecStep {
+    /// Ask the worker about `creates` and `once`.
+    Guard,
+    /// Run `unless`.
+    Unless,
+    /// Run the command.
+    Run,
+    /// Have the worker remember it.
+    Record,
+    /// Run `undo`: it is leaving.
+    Undo,
+}
+
+/// A mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mount {
+    pub phase: MountPhase,
+    pub fails: u8,
+    /// The kernel lists it (mountinfo), whoever mounted it.
+    pub seen: bool,
+}
+
+/// Where a mount is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MountPhase {
+    Down,
+    Waiting,
+    Mounting {
+        serial: u64,
+    },
+    Up,
+    Unmounting {
+        serial: u64,
+    },
+    Backoff {
+        until: Mono,
+    },
+    /// Could not be unmounted; it does not hold up a shutdown.
+    Stuck,
+}
+
+impl Service {
+    pub(crate) fn new() -> Service {
+        Service {
+            phase: Phase::Down,
+            run: None,
+            serial: 0,
+            alive: false,
+            occupied: false,
+            loaded: (0, 0),
+            inputs: (0, 0),
+            reload_failed: false,
+            reload_asked: false,
+            assumed: false,
+            tries: 0,
+            restarts: 0,
+            strikes: 0,
+            ready_at: Mono(0),
+            since: Mono(0),
+            exit: None,
+        }
+    }
+
+    pub(crate) fn running(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Starting | Phase::Ready | Phase::Reloading { .. } | Phase::Stopping { .. }
+        )
+    }
+}
+
+impl Latch {
+    pub(crate) fn new() -> Latch {
+        Latch {
+            right: false,
+            again: false,
+            work: Work::Waiting,
+            shown: Shown::Unknown,
+            step: ExecStep::Guard,
+            fails: 0,
+        }
+    }
+}
+
+/// The place that stands for the engine itself where a timer wants a unit.
+pub(crate) const NOBODY: Node = Node(u32::MAX);
