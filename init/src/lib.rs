@@ -2,4 +2,5 @@
 
 pub mod control;
 pub mod event_loop;
+pub mod log;
 pub mod sys;

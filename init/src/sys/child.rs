@@ -155,6 +155,11 @@ fn steps(plan: &mut Plan, placement: Placement) -> Step {
             return Err((Stage::Limit, index(i), errno()));
         }
     }
+    // ORDER: while root may still give it away. A daemon that opens /dev/stdout opens its log pipe anew, which needs
+    // to be its own.
+    if let (OutputPlan::Source(_), Some(uid), None) = (plan.output, identity.uid, &plan.tty) {
+        give_pipe(uid);
+    }
     ids(&identity)?;
     // ORDER: as the user, so that it is the user who must be able to go there.
     // SAFETY: a C string that lives across the call.
@@ -303,6 +308,17 @@ fn stdio(plan: &Plan) -> Step {
     };
     duplicate(out, 1, Stage::Output)?;
     duplicate(out, 2, Stage::Output)
+}
+
+fn give_pipe(uid: u32) {
+    // SAFETY: stat is plain data, for which zero is valid.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: stat lives across the call.
+    let known = unsafe { libc::fstat(1, &raw mut stat) } == 0;
+    if known && stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
+        // SAFETY: integers only. A pipe that cannot be given away still works as it is.
+        unsafe { libc::fchown(1, uid, u32::MAX) };
+    }
 }
 
 fn place(plan: &Plan) -> Step {

@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod inherit;
 pub mod message;
 pub mod notify;
 pub mod raw;

@@ -153,6 +153,18 @@ impl AsRawFd for Signals {
     }
 }
 
+/// Ignores these signals: for helpers that only PID 1 ends.
+///
+/// # Errors
+/// What sigaction(2) said.
+pub fn ignore(list: &[Signal]) -> io::Result<()> {
+    for signal in list {
+        // SAFETY: SIG_IGN is no function of ours.
+        unsafe { nix::sys::signal::signal(*signal, nix::sys::signal::SigHandler::SigIgn) }?;
+    }
+    Ok(())
+}
+
 /// Makes ctrl-alt-del arrive as SIGINT.
 ///
 /// # Errors

@@ -20,7 +20,12 @@ pub type Case = (&'static str, As, fn());
 
 /// Runs the cases named on the command line (parts of names), or all; exits with 101 when one failed.
 pub fn main(cases: &[Case]) {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().collect();
+    // The executable under its other names, as PID 1 starts it.
+    if arguments.first().is_some_and(|n| n == init::log::daemon::NAME) {
+        exit(init::log::daemon::main(&arguments));
+    }
+    arguments.remove(0);
     if let [flag, name] = arguments.as_slice()
         && flag == "--case"
     {

@@ -1,0 +1,369 @@
+//! The daemon's loop: one epoll, no time-out unless a disk is in trouble.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::Signal;
+
+use super::file::LogFile;
+use super::protocol::{MAX_PACKET, Order, Report, Target, decode, encode};
+use super::serve::{Client, Pump};
+use super::stream::{Scratch, Sink, Stream, Turn};
+use crate::sys::cgroup::directory_name;
+use crate::sys::{inherit, message, signals, userdb};
+
+/// The name under which the executable is the daemon.
+pub const NAME: &str = "holdfast-log";
+/// Where PID 1 puts the daemon's end of the socket pair.
+pub const SOCKET: RawFd = 3;
+/// Default directory.
+pub const LOGS: &str = "/var/log/holdfast";
+/// Group that may read logs.
+const GROUP: &[u8] = b"adm";
+/// Most clients at a time.
+const MAX_CLIENTS: usize = 64;
+/// Streams and clients served before orders and new events are looked at again.
+const ROUND: usize = 32;
+/// Longest text of one record of the kernel's log.
+const KERNEL_LINE: usize = 900;
+
+/// Tags of what epoll watches, above the number.
+const CONTROL: u64 = 0;
+const LISTENER: u64 = 1 << 32;
+const STREAM: u64 = 2 << 32;
+const CLIENT: u64 = 3 << 32;
+const NUMBER: u64 = 0xffff_ffff;
+
+/// What waits for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Job {
+    Stream(u32),
+    Client(u32),
+}
+
+struct Daemon {
+    epoll: Epoll,
+    control: OwnedFd,
+    logs: PathBuf,
+    group: Option<u32>,
+    target: Target,
+    kernel: Option<std::fs::File>,
+    streams: BTreeMap<u32, Stream>,
+    clients: BTreeMap<u32, Client>,
+    next_client: u32,
+    listener: Option<UnixListener>,
+    scratch: Scratch,
+    line: VecDeque<Job>,
+    queued: BTreeSet<Job>,
+    reports: VecDeque<Report>,
+    alone: bool,
+}
+
+/// Runs the daemon: `holdfast-log [--logs DIR] [--kernel]`, with PID 1's socket at [`SOCKET`]. Returns the exit
+/// code when PID 1 is gone and everything in the pipes is written.
+pub fn main(arguments: &[String]) -> i32 {
+    let mut logs = PathBuf::from(LOGS);
+    let mut target = Target::Files;
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--logs" => logs = rest.next().map(PathBuf::from).unwrap_or(logs),
+            "--kernel" => target = Target::Kernel,
+            _ => {}
+        }
+    }
+    match Daemon::new(logs, target).and_then(|mut d| d.run()) {
+        Ok(()) => 0,
+        Err(e) => {
+            let _nobody_else_to_tell = writeln!(io::stderr(), "{NAME}: cannot go on: {e}");
+            1
+        }
+    }
+}
+
+impl Daemon {
+    fn new(logs: PathBuf, target: Target) -> io::Result<Daemon> {
+        // Sent to the whole machine at its end; only PID 1 says when this daemon's work is done.
+        signals::ignore(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let control = inherit::descriptor(SOCKET)?;
+        epoll.add(&control, EpollEvent::new(edge(), CONTROL))?;
+        let group = std::fs::read("/etc/group").ok().and_then(|g| userdb::find_gid(&g, GROUP));
+        Ok(Daemon {
+            epoll,
+            control,
+            logs,
+            group,
+            target,
+            kernel: None,
+            streams: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            next_client: 0,
+            listener: None,
+            scratch: Scratch::new()?,
+            line: VecDeque::new(),
+            queued: BTreeSet::new(),
+            reports: VecDeque::new(),
+            alone: false,
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        self.orders()?;
+        let mut events = vec![EpollEvent::empty(); 64];
+        loop {
+            // Alone, there is only what is in the pipes; who still writes into them writes to nobody.
+            if self.alone && self.line.is_empty() {
+                return Ok(());
+            }
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Err(nix::Error::EINTR) => continue,
+                other => other?,
+            };
+            for event in events.iter().take(count) {
+                self.event(event.data(), event.events())?;
+            }
+            self.retry();
+            for _ in 0..ROUND {
+                let Some(job) = self.line.pop_front() else { break };
+                self.queued.remove(&job);
+                match job {
+                    Job::Stream(id) => self.stream_turn(id),
+                    Job::Client(id) => self.client_turn(id),
+                }
+            }
+            self.report();
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        if !self.line.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let Some(first) = self.streams.values().filter_map(|s| s.retry).min() else {
+            return EpollTimeout::NONE;
+        };
+        let wait = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn push(&mut self, job: Job) {
+        if self.queued.insert(job) {
+            self.line.push_back(job);
+        }
+    }
+
+    fn event(&mut self, data: u64, flags: EpollFlags) -> io::Result<()> {
+        let number = u32::try_from(data & NUMBER).unwrap_or_default();
+        match data & !NUMBER {
+            CONTROL => self.orders()?,
+            LISTENER => self.accept(),
+            STREAM => {
+                if flags.contains(EpollFlags::EPOLLHUP)
+                    && let Some(stream) = self.streams.get_mut(&number)
+                {
+                    stream.ended = true;
+                }
+                self.push(Job::Stream(number));
+            }
+            CLIENT => self.push(Job::Client(number)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn orders(&mut self) -> io::Result<()> {
+        let mut buffer = [0; MAX_PACKET];
+        while !self.alone {
+            let envelope = match message::receive(self.control.as_fd(), &mut buffer) {
+                Ok(None) => break,
+                Ok(Some(envelope)) if envelope.length > 0 => envelope,
+                // PID 1 is gone (a container's, or it starts another daemon): write what there is, then end.
+                Ok(Some(_)) | Err(_) => {
+                    self.alone = true;
+                    let all: Vec<u32> = self.streams.keys().copied().collect();
+                    all.into_iter().for_each(|id| self.push(Job::Stream(id)));
+                    break;
+                }
+            };
+            let order: Option<Order> = decode(buffer.get(..envelope.length).unwrap_or_default());
+            let descriptor = envelope.descriptors.into_iter().next();
+            if let Some(order) = order {
+                self.order(order, descriptor)?;
+            }
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn order(&mut self, order: Order, descriptor: Option<OwnedFd>) -> io::Result<()> {
+        match (order, descriptor) {
+            (Order::Open { stream, unit, size, keep }, Some(pipe)) => {
+                let file = LogFile::new(self.logs.join(directory_name(&unit)), self.group, size, keep);
+                self.epoll.add(&pipe, EpollEvent::new(edge(), STREAM | u64::from(stream)))?;
+                self.streams.insert(stream, Stream::new(unit, file, pipe));
+                self.push(Job::Stream(stream));
+            }
+            (Order::Open { stream, size, keep, .. }, None) => {
+                if let Some(known) = self.streams.get_mut(&stream) {
+                    known.file.configure(size, keep);
+                }
+            }
+            (Order::Flush { stream }, _) => {
+                if let Some(known) = self.streams.get_mut(&stream) {
+                    known.flush = true;
+                    self.push(Job::Stream(stream));
+                }
+            }
+            (Order::Target(target), _) => {
+                self.target = target;
+                let ids: Vec<u32> = self.streams.keys().copied().collect();
+                for stream in self.streams.values_mut() {
+                    stream.file.close();
+                    stream.retry = None;
+                }
+                if target == Target::Kernel {
+                    // Readers hold files of the same file system open.
+                    self.clients.clear();
+                }
+                ids.into_iter().for_each(|id| self.push(Job::Stream(id)));
+                self.reports.push_back(Report::Moved(target));
+            }
+            (Order::Listen, Some(socket)) => {
+                let listener = UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+                self.listener = Some(listener);
+            }
+            (Order::Listen, None) => {}
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        while let Some(report) = self.reports.front() {
+            match message::send(self.control.as_fd(), &encode(report), &[]) {
+                Ok(true) => drop(self.reports.pop_front()),
+                Ok(false) => return,
+                // The end of the socket is noticed where it is read.
+                Err(_) => return self.reports.clear(),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
+            if self.clients.len() >= MAX_CLIENTS {
+                continue;
+            }
+            let Ok(client) = Client::new(stream, self.group) else { continue };
+            self.next_client = self.next_client.wrapping_add(1);
+            let id = self.next_client;
+            let flags = edge() | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+            if self.epoll.add(&client, EpollEvent::new(flags, CLIENT | u64::from(id))).is_ok() {
+                self.clients.insert(id, client);
+                self.push(Job::Client(id));
+            }
+        }
+    }
+
+    fn client_turn(&mut self, id: u32) {
+        match self.clients.get_mut(&id).map(|c| c.pump(&self.logs)) {
+            Some(Pump::Close) => drop(self.clients.remove(&id)),
+            Some(Pump::Again) => self.push(Job::Client(id)),
+            Some(Pump::Idle) | None => {}
+        }
+    }
+
+    fn retry(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u32> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.retry.is_some_and(|r| r <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        due.into_iter().for_each(|id| self.push(Job::Stream(id)));
+    }
+
+    fn stream_turn(&mut self, id: u32) {
+        let now = Instant::now();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        // Data that comes while the disk is full waits for the pause to end like the rest.
+        if stream.retry.is_some_and(|r| r > now) && !self.alone {
+            return;
+        }
+        let kernel = &mut self.kernel;
+        let mut write = |unit: &str, text: &[u8]| to_kernel(kernel, unit, text);
+        let mut sink = match self.target {
+            Target::Files => Sink::Files,
+            Target::Kernel => Sink::Kernel(&mut write),
+        };
+        match stream.turn(&mut self.scratch, &mut sink) {
+            Ok(turn) => {
+                if stream.recovered() {
+                    self.reports.push_back(Report::Recovered { stream: id });
+                }
+                match turn {
+                    Turn::Again => {
+                        let unit = stream.unit.clone();
+                        self.push(Job::Stream(id));
+                        self.wake_followers(&unit);
+                    }
+                    Turn::Idle => {}
+                    Turn::End => {
+                        self.streams.remove(&id);
+                        self.reports.push_back(Report::Drained { stream: id });
+                    }
+                }
+            }
+            Err(error) => {
+                let text = format!("cannot write the log of {}: {error}", stream.unit);
+                if stream.failed(now) {
+                    self.reports.push_back(Report::Trouble { stream: id, text });
+                }
+                // Nobody would be left to retry for.
+                if self.alone {
+                    self.streams.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn wake_followers(&mut self, unit: &str) {
+        let mut woken = Vec::new();
+        for (id, client) in &mut self.clients {
+            if client.follows(unit) {
+                client.meet(unit, &self.logs);
+                woken.push(*id);
+            }
+        }
+        woken.into_iter().for_each(|id| self.push(Job::Client(id)));
+    }
+}
+
+fn edge() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLET
+}
+
+/// Facility daemon, level info.
+const KERNEL_PRIORITY: u8 = 3 << 3 | 6;
+
+fn to_kernel(kernel: &mut Option<std::fs::File>, unit: &str, text: &[u8]) {
+    if kernel.is_none() {
+        let open = |path| OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(path);
+        *kernel = open("/dev/kmsg").or_else(|_| open("/dev/null")).ok();
+    }
+    let text = String::from_utf8_lossy(text.get(..KERNEL_LINE).unwrap_or(text));
+    if let Some(file) = kernel {
+        // One write is one record. What the kernel does not take has no other place to go.
+        let _last_resort = file.write_all(format!("<{KERNEL_PRIORITY}>{unit}: {text}\n").as_bytes());
+    }
+}

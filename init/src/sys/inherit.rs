@@ -1,0 +1,31 @@
+//! Descriptors that came through execve: from PID 1 to a helper, or from PID 1 to its next self.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Takes over the descriptor with this number. To be called once a number, at the start of a process.
+///
+/// # Errors
+/// EBADF when it is not open.
+pub fn descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) with F_GETFD touches nothing and answers EBADF for what is not open.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, was given to this process, and by contract is taken over only once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sets whether a descriptor closes at execve.
+///
+/// # Errors
+/// What fcntl(2) said.
+pub fn set_close_on_exec(descriptor: BorrowedFd<'_>, close: bool) -> io::Result<()> {
+    let flag = if close { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: integers only.
+    if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, flag) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
