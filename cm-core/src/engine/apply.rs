@@ -61,6 +61,10 @@ impl Engine {
             self.answer(request, Verdict::Failed, "unknown manifest".to_owned());
             return;
         };
+        if kind == Swap::Undo {
+            self.undo_interrupted(manifest, &new);
+            return;
+        }
         let waiting = self.apply.as_ref().is_some_and(|a| {
             matches!(
                 a.phase,
@@ -100,7 +104,7 @@ impl Engine {
         };
         self.retain(manifest);
         let phase = match kind {
-            Swap::Boot => ApplyPhase::Changing,
+            Swap::Boot | Swap::Undo => ApplyPhase::Changing,
             Swap::Apply | Swap::Rollback => {
                 ApplyPhase::Preparing { token: self.store(StoreOp::Switching { generation }) }
             }
@@ -135,9 +139,11 @@ impl Engine {
 
     /// Whether what is removed now is put back as it was before us.
     pub(crate) fn is_return(&self) -> bool {
-        self.apply
-            .as_ref()
-            .is_some_and(|a| a.kind == Swap::Rollback || matches!(a.phase, ApplyPhase::Returning))
+        self.undoing
+            || self
+                .apply
+                .as_ref()
+                .is_some_and(|a| a.kind == Swap::Rollback || matches!(a.phase, ApplyPhase::Returning))
     }
 
     pub(crate) fn service_step_taken(&mut self, node: Node) {
@@ -174,8 +180,8 @@ impl Engine {
             ApplyPhase::Changing if quiet => {
                 let bad = self.bad_units();
                 match (kind, bad.is_empty()) {
-                    (Swap::Boot, true) => self.finish(Verdict::Done, String::new()),
-                    (Swap::Boot, false) => self.finish(Verdict::Failed, bad),
+                    (Swap::Boot | Swap::Undo, true) => self.finish(Verdict::Done, String::new()),
+                    (Swap::Boot | Swap::Undo, false) => self.finish(Verdict::Failed, bad),
                     (Swap::Apply | Swap::Rollback, false) => {
                         if let Some(apply) = &mut self.apply {
                             apply.failed = Some(bad);

@@ -58,6 +58,9 @@ pub enum Swap {
     Rollback,
     /// The first manifest, or the store's current generation over it: nothing to return to.
     Boot,
+    /// Not to become the desired one: the generation whose apply a crash interrupted. What it declares and the
+    /// desired one does not is put back as it was; what both declare converges to the desired one.
+    Undo,
 }
 
 /// Everything that can happen.

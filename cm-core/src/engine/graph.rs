@@ -264,6 +264,11 @@ impl Engine {
         self.enqueue(node);
     }
 
+    /// Takes the uses of a unit that joins while leaving.
+    pub(crate) fn take_uses(&mut self, node: Node) {
+        self.use_deps(node, true);
+    }
+
     fn use_deps(&mut self, node: Node, take: bool) {
         for (dep, kind) in self.made_deps(node) {
             if hard(kind) {

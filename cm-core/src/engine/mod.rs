@@ -130,6 +130,8 @@ pub struct Engine {
     pub(crate) now: Mono,
     pub(crate) gens: BTreeMap<ManifestRef, Gen>,
     pub(crate) next_ref: u32,
+    /// Installed, and not swapped to yet.
+    pub(crate) pending: BTreeSet<ManifestRef>,
     pub(crate) nodes: Vec<Unit>,
     pub(crate) free: BTreeSet<u32>,
     pub(crate) desired: ManifestRef,
@@ -157,6 +159,8 @@ pub struct Engine {
     pub(crate) left: bool,
     pub(crate) store_open: bool,
     pub(crate) converged: bool,
+    /// An interrupted apply is being undone, until the machine has converged.
+    pub(crate) undoing: bool,
     pub(crate) busy: u32,
     pub(crate) bad: u32,
     /// Units with a process, a mount or a place in the order of stops.
@@ -182,6 +186,7 @@ impl Engine {
             now: Mono(0),
             gens: BTreeMap::new(),
             next_ref: 0,
+            pending: BTreeSet::new(),
             nodes: Vec::new(),
             free: BTreeSet::new(),
             desired: ManifestRef(0),
@@ -206,6 +211,7 @@ impl Engine {
             left: false,
             store_open: false,
             converged: true,
+            undoing: false,
             busy: 0,
             bad: 0,
             up: 0,
@@ -215,18 +221,20 @@ impl Engine {
             blank: Unit::blank(),
             work: 0,
         };
+        // The one reference that `install` takes is that of the desired manifest.
         engine.desired = engine.install(Manifest::empty());
-        engine.retain(engine.desired);
+        engine.pending.clear();
         engine
     }
 
-    /// Makes a manifest known under a number. It is forgotten ([`Effect::Forget`]) when a later step finds that
-    /// nothing refers to it, so the event that uses it should come next.
+    /// Makes a manifest known under a number, until the one [`Event::Swapped`] that names it; afterwards it is
+    /// forgotten ([`Effect::Forget`]) as soon as nothing refers to it.
     pub fn install(&mut self, manifest: Manifest) -> ManifestRef {
         let number = ManifestRef(self.next_ref);
         self.next_ref += 1;
         let node_of = vec![u32::MAX; manifest.len()];
-        self.gens.insert(number, Gen { manifest, node_of, refs: 0 });
+        self.gens.insert(number, Gen { manifest, node_of, refs: 1 });
+        self.pending.insert(number);
         self.globals_changed = true;
         number
     }
@@ -248,6 +256,9 @@ impl Engine {
         match event {
             Event::Swapped { request, manifest, generation, kind } => {
                 self.swapped(request, manifest, generation, kind);
+                if self.pending.remove(&manifest) {
+                    self.release(manifest);
+                }
             }
             Event::Spawned { serial } => self.fact(serial, service::Fact::Spawned),
             Event::SpawnFailed { serial, stage, errno } => self.spawn_failed(serial, &stage, errno),
@@ -301,6 +312,7 @@ impl Engine {
             self.converged = converged;
             self.globals_changed = true;
             if converged {
+                self.undoing = false;
                 self.out.push(Effect::Converged);
             }
         }

@@ -53,6 +53,8 @@ struct Globals {
     left: bool,
     store_open: bool,
     converged: bool,
+    undoing: bool,
+    pending: Vec<ManifestRef>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +108,8 @@ impl Engine {
             left: self.left,
             store_open: self.store_open,
             converged: self.converged,
+            undoing: self.undoing,
+            pending: self.pending.iter().copied().collect(),
         };
         postcard::to_allocvec(&globals).unwrap_or_default()
     }
@@ -167,6 +171,8 @@ impl Engine {
         engine.left = globals.left;
         engine.store_open = globals.store_open;
         engine.converged = globals.converged;
+        engine.undoing = globals.undoing;
+        engine.pending = globals.pending.into_iter().collect();
         for (node, bytes) in records {
             let record: Record = postcard::from_bytes(&bytes).map_err(|_| RestoreError::Record(node.0))?;
             while engine.nodes.len() <= node.index() {
@@ -203,6 +209,7 @@ impl Engine {
             named.extend([apply.manifest, apply.from.0]);
         }
         named.extend(self.next_swap.map(|n| n.manifest));
+        named.extend(self.pending.iter().copied());
         for node in self.all() {
             named.push(self.u(node).made);
             named.extend(self.svc(node).and_then(|s| s.run).map(|r| r.0));

@@ -118,6 +118,50 @@ impl Engine {
         }
     }
 
+    /// Takes away what an interrupted apply may have left: its units that the desired manifest does not declare
+    /// join as leaving ones, and those that differ converge as part of a return.
+    pub(crate) fn undo_interrupted(&mut self, manifest: ManifestRef, interrupted: &Manifest) {
+        self.undoing = true;
+        self.converged = false;
+        self.globals_changed = true;
+        let Some(desired) = self.manifest_of(self.desired).cloned() else { return };
+        for id in interrupted.ids() {
+            match desired.find(interrupted.kind(id), interrupted.name(id)) {
+                Some(same) => {
+                    if interrupted.unit_digest(id) != desired.unit_digest(same)
+                        && let Some(node) = self.node_in(self.desired, same)
+                    {
+                        self.m(node).set(bits::INTENDED, true);
+                        self.touched(node);
+                    }
+                }
+                None if interrupted.kind(id).class() == Class::Committer => {
+                    let known = self.all().any(|n| self.address(n) == interrupted.address(id));
+                    if known {
+                        continue;
+                    }
+                    let node = self.create(manifest, id, interrupted);
+                    if let Some(generation) = self.gens.get_mut(&manifest)
+                        && let Some(place) = generation.node_of.get_mut(id.index())
+                    {
+                        *place = node.0;
+                    }
+                    // It takes its place among the uses, so that what lies in a directory goes before it.
+                    self.m(node).set(bits::INTENDED | bits::UP, true);
+                    self.up += 1;
+                }
+                None => {}
+            }
+        }
+        let joined: Vec<Node> =
+            self.all().filter(|n| self.u(*n).id.is_none() && self.u(*n).made == manifest).collect();
+        for node in joined {
+            self.take_uses(node);
+            self.rethink_want(node);
+            self.enqueue(node);
+        }
+    }
+
     fn claim_of(&self, node: Node) -> u64 {
         let (manifest, unit) = self.unit_of(node);
         self.manifest_of(manifest).map_or(0, |m| m.claim(unit))
