@@ -4,7 +4,8 @@ use units::address::Class;
 use units::manifest::flags;
 use units::{EdgeKind, UnitId};
 
-use super::unit::{MountPhase, Phase, State, Want, Work, bits};
+use super::effect::{Effect, Job};
+use super::unit::{Latch, Mount, MountPhase, Phase, State, Want, Work, bits};
 use super::{Engine, HoldKind, Node};
 use crate::proto::ManifestRef;
 
@@ -28,9 +29,18 @@ pub(crate) struct Predicates {
 }
 
 impl Engine {
-    /// Drains the queue: brings each unit's predicates up to date and lets it act on its conditions.
+    /// Drains both queues. Predicates always come first: no unit acts before everything that a change means for
+    /// its neighbours has arrived there.
     pub(crate) fn propagate(&mut self) {
-        while let Some(node) = self.queue.pop_front() {
+        loop {
+            while let Some(node) = self.outdated.pop_front() {
+                self.work += 1;
+                if let Some(unit) = self.nodes.get_mut(node.index()) {
+                    unit.set(bits::OUTDATED, false);
+                }
+                self.refresh(node);
+            }
+            let Some(node) = self.queue.pop_front() else { return };
             self.work += 1;
             if let Some(unit) = self.nodes.get_mut(node.index()) {
                 unit.set(bits::QUEUED, false);
@@ -42,7 +52,29 @@ impl Engine {
                 State::Target => self.evaluate_target(node),
                 State::Gone => {}
             }
-            self.refresh(node);
+            self.mark_outdated(node);
+        }
+    }
+
+    fn mark_outdated(&mut self, node: Node) {
+        if let Some(unit) = self.nodes.get_mut(node.index())
+            && !unit.has(bits::OUTDATED)
+            && !matches!(unit.state, State::Gone)
+        {
+            unit.set(bits::OUTDATED, true);
+            self.outdated.push_back(node);
+        }
+    }
+
+    /// Something about a unit, or about what it depends on, may be another.
+    pub(crate) fn enqueue(&mut self, node: Node) {
+        self.mark_outdated(node);
+        if let Some(unit) = self.nodes.get_mut(node.index())
+            && !unit.has(bits::QUEUED)
+            && !matches!(unit.state, State::Gone)
+        {
+            unit.set(bits::QUEUED, true);
+            self.queue.push_back(node);
         }
     }
 
@@ -352,6 +384,9 @@ impl Engine {
             }
             self.m(node).want = want;
             self.enqueue(node);
+            if want != Want::Up {
+                self.end_helpers(node);
+            }
             if (old == Want::Up) != (want == Want::Up) {
                 for (dep, kind) in self.deps(node) {
                     if hard(kind) {
@@ -364,6 +399,18 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    /// A command or a mount that is under way for a unit that is not wanted any more is not waited for.
+    fn end_helpers(&mut self, node: Node) {
+        let serial = match self.u(node).state {
+            State::Latch(Latch { work: Work::Job { serial }, .. }) => serial,
+            State::Mount(Mount { phase: MountPhase::Mounting { serial }, .. }) => serial,
+            State::Latch(_) | State::Mount(_) | State::Service(_) | State::Target | State::Gone => return,
+        };
+        if self.serials.get(&serial).is_some_and(|(_, job)| *job != Job::Undo) {
+            self.out.push(Effect::Kill { serial });
         }
     }
 

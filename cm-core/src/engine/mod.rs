@@ -141,6 +141,7 @@ pub struct Engine {
     pub(crate) next_token: u64,
     pub(crate) next_batch: u64,
     pub(crate) queue: VecDeque<Node>,
+    pub(crate) outdated: VecDeque<Node>,
     pub(crate) runnable: BTreeSet<Node>,
     pub(crate) batch: Option<batch::Batch>,
     pub(crate) timers: Timers,
@@ -196,6 +197,7 @@ impl Engine {
             next_token: 1,
             next_batch: 1,
             queue: VecDeque::new(),
+            outdated: VecDeque::new(),
             runnable: BTreeSet::new(),
             batch: None,
             timers: Timers::default(),
@@ -412,16 +414,6 @@ impl Engine {
         match self.nodes.get_mut(node.index()) {
             Some(unit) => unit,
             None => &mut self.blank,
-        }
-    }
-
-    pub(crate) fn enqueue(&mut self, node: Node) {
-        if let Some(unit) = self.nodes.get_mut(node.index())
-            && !unit.has(bits::QUEUED)
-            && !matches!(unit.state, unit::State::Gone)
-        {
-            unit.set(bits::QUEUED, true);
-            self.queue.push_back(node);
         }
     }
 

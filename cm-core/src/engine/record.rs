@@ -236,7 +236,7 @@ impl Engine {
             if let Some(unit) = self.nodes.get_mut(node.index()) {
                 unit.users = 0;
                 unit.blocked = 0;
-                unit.set(bits::QUEUED, false);
+                unit.set(bits::QUEUED | bits::OUTDATED, false);
             }
         }
         for node in self.all() {

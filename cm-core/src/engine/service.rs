@@ -277,17 +277,17 @@ impl Engine {
                 }
                 self.stopped_if_empty(node);
             }
-            (Fact::Empty, Phase::Ready | Phase::Reloading { .. }) => {
+            (Fact::Empty, Phase::Starting | Phase::Ready | Phase::Reloading { .. }) => {
+                if let Some(service) = self.svc_mut(node) {
+                    service.occupied = false;
+                }
                 // The daemon of a `forked` service has gone; of others the exit of the main process follows.
-                if self.svc(node).is_some_and(|s| !s.alive) {
-                    if let Some(service) = self.svc_mut(node) {
-                        service.occupied = false;
-                    }
+                let gone = self.svc(node).is_some_and(|s| !s.alive);
+                if gone && phase != Phase::Starting {
                     let next = self.if_not_held(node, Next::Backoff);
                     self.clear_out(node, next);
                 }
             }
-            (Fact::Empty, Phase::Starting) => {}
 
             (Fact::Deadline, Phase::Starting) => {
                 let text = format!("{} was not ready in time", self.address(node));

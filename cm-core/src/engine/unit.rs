@@ -40,6 +40,8 @@ pub(crate) mod bits {
     pub const NEEDS_STORE: u32 = 8192;
     /// Is restarted only by hand although its specification differs (`switch = "keep"`).
     pub const KEEP: u32 = 16384;
+    /// Its cached predicates may be out of date.
+    pub const OUTDATED: u32 = 32768;
 }
 
 /// What is wanted of a unit.
