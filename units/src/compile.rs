@@ -85,6 +85,8 @@ fn read_layers(layers: &[Layer], report: &mut Report<'_>) -> Vec<Declared> {
     for file in &all {
         declared::read(report, file, &mut out);
     }
+    // In the order in which people read them: the first one of two is the one further up.
+    out.sort_by_key(|unit| (unit.layer, unit.header));
     out
 }
 

@@ -8,7 +8,7 @@ use crate::files::File;
 use crate::kind::{self, Spec, directory::Tree, service};
 use crate::manifest::{EdgeKind, flags};
 use crate::nearest::nearest;
-use crate::reader::{Reader, span};
+use crate::reader::{Reader, found, span};
 use crate::report::Report;
 use crate::source::Span;
 use crate::value::name;
@@ -115,7 +115,7 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
             continue;
         };
         let DeValue::Table(units) = value.get_ref() else {
-            let text = format!("`{word}` is a table of units, but this is a {}", value.get_ref().type_str());
+            let text = format!("`{word}` is a table of units, but this is {}", found(value.get_ref()));
             let d = Diagnostic::error("wrong-type", span(file.number, value), text);
             report.add(d.help(format!("declare a unit by `{}`", crate::field::table(kind).header)));
             continue;
@@ -123,8 +123,8 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
         for (name, value) in units {
             let (said, at) = (name.get_ref().as_ref(), span(file.number, name));
             let DeValue::Table(table) = value.get_ref() else {
-                let found = value.get_ref().type_str();
-                let text = format!("`{word}.{said}` is a unit, and so a table, but this is a {found}");
+                let found = found(value.get_ref());
+                let text = format!("`{word}.{said}` is a unit, and so a table, but this is {found}");
                 let d = Diagnostic::error("wrong-type", at, text);
                 report.add(d.help(format!("declare a unit by `{}`", crate::field::table(kind).header)));
                 continue;

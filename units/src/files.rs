@@ -9,9 +9,10 @@ use crate::compile::MAX_STATE_FILE;
 use crate::diagnostic::Diagnostic;
 use crate::glob;
 use crate::load::{EntryKind, LoadError, relative_to};
-use crate::reader::span;
+use crate::reader::{found, span};
 use crate::report::Report;
 use crate::source::{Source, Span};
+use crate::syntax;
 use crate::value::name;
 use crate::vars::Var;
 
@@ -80,11 +81,12 @@ pub fn load<'t>(
         let Some(text) = read(report, &next.path, at) else { continue };
         let text: Arc<str> = text.into();
         let number = report.sources.add(Source::new(next.path.clone(), Arc::clone(&text)));
-        let (table, errors) = DeTable::parse_recoverable(texts.add(text));
-        for e in errors {
-            report.syntax_error(number, &e);
+        let (rest, broken) = syntax::parseable(&text);
+        for b in &broken {
+            report.syntax_error(number, b);
         }
-        let table = table.into_inner();
+        let text = rest.map_or(text, Arc::from);
+        let table = DeTable::parse(texts.add(text)).map(toml::Spanned::into_inner).unwrap_or_default();
         version(report, number, &table);
         variables(report, number, layer, &table);
         let mut included = includes(report, number, &next, &table);
@@ -178,8 +180,8 @@ fn variables(report: &mut Report<'_>, number: u32, layer: usize, table: &DeTable
             },
             other => {
                 let text = format!(
-                    "variable `{name}` is a string, an integer or a boolean, but this is a {}",
-                    other.type_str()
+                    "variable `{name}` is a string, an integer or a boolean, but this is {}",
+                    found(other)
                 );
                 report.add(Diagnostic::error("wrong-type", at, text));
                 continue;
@@ -207,7 +209,7 @@ fn includes(report: &mut Report<'_>, number: u32, by: &Pending, table: &DeTable<
     for element in list.iter() {
         let at = span(number, element);
         let Some(said) = element.get_ref().as_str() else {
-            let text = format!("`include` takes strings, but this is a {}", element.get_ref().type_str());
+            let text = format!("`include` takes strings, but this is {}", found(element.get_ref()));
             report.add(Diagnostic::error("wrong-type", at, text));
             continue;
         };

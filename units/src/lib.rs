@@ -33,6 +33,8 @@ pub mod reference;
 mod report;
 pub mod source;
 #[cfg(feature = "language")]
+mod syntax;
+#[cfg(feature = "language")]
 mod tree;
 pub mod value;
 #[cfg(feature = "language")]

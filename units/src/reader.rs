@@ -37,6 +37,12 @@ pub fn span<T>(file: u32, of: &Spanned<T>) -> Span {
     Span { file, start: number(range.start), end: number(range.end) }
 }
 
+/// What a value is, with its article.
+pub fn found(value: &DeValue<'_>) -> String {
+    let article = if matches!(value, DeValue::Integer(_) | DeValue::Array(_)) { "an" } else { "a" };
+    format!("{article} {}", value.type_str())
+}
+
 impl<'r, 'l> Reader<'r, 'l> {
     /// A reader of a unit's table.
     pub fn new(
@@ -78,9 +84,17 @@ impl<'r, 'l> Reader<'r, 'l> {
             let text = format!("unknown key `{name}` in {}", self.address);
             let d = Diagnostic::error("unknown-key", at, text);
             let kind = self.address.kind;
+            if name == "sandbox" {
+                self.wrong(Diagnostic::error(
+                    "reserved",
+                    at,
+                    "`sandbox` is reserved for later versions of the language",
+                ));
+                continue;
+            }
             let d = match nearest(name, keys.keys()) {
                 Some(near) => d.help(format!("did you mean `{near}`?")),
-                None if value.get_ref().is_table() && !matches!(name, "sandbox") => {
+                None if value.get_ref().is_table() => {
                     let whole = format!("{}.{name}", self.address.name);
                     d.help(format!(
                         "if this is a unit's name with dots or slashes, quote it: `[{kind}.\"{whole}\"]`"
@@ -132,13 +146,9 @@ impl<'r, 'l> Reader<'r, 'l> {
         self.keys.keys().filter_map(at).collect()
     }
 
-    fn expected(&mut self, key: &str, expected: &str, value: &Spanned<DeValue<'_>>, help: Option<&str>) {
-        let article = match value.get_ref() {
-            DeValue::Integer(_) | DeValue::Array(_) => "an",
-            _ => "a",
-        };
-        let found = value.get_ref().type_str();
-        let text = format!("`{key}` takes {expected}, but this is {article} {found}");
+    /// `what` is the key, or what of it has the wrong type.
+    fn expected(&mut self, what: &str, expected: &str, value: &Spanned<DeValue<'_>>, help: Option<&str>) {
+        let text = format!("{what} takes {expected}, but this is {}", found(value.get_ref()));
         let d = Diagnostic::error("wrong-type", self.span(value), text);
         self.wrong(match help {
             Some(h) => d.help(h),
@@ -146,14 +156,14 @@ impl<'r, 'l> Reader<'r, 'l> {
         });
     }
 
-    fn bad_value(&mut self, key: &str, at: Span, error: ValueError) {
-        let mut d = Diagnostic::error("bad-value", at, format!("`{key}`: {}", error.message));
+    fn bad_value(&mut self, what: &str, at: Span, error: ValueError) {
+        let mut d = Diagnostic::error("bad-value", at, format!("{what}: {}", error.message));
         d.help = error.help;
         self.wrong(d);
     }
 
     /// The text of a scalar, with variables replaced.
-    fn scalar_text(&mut self, key: &str, value: Type, of: &Spanned<DeValue<'_>>) -> Option<String> {
+    fn scalar_text(&mut self, what: &str, value: Type, of: &Spanned<DeValue<'_>>) -> Option<String> {
         match of.get_ref() {
             DeValue::String(s) => {
                 let at = self.span(of);
@@ -164,7 +174,7 @@ impl<'r, 'l> Reader<'r, 'l> {
                     Ok(n) => Some(n.to_string()),
                     Err(_) => {
                         let at = self.span(of);
-                        self.bad_value(key, at, ValueError::new(format!("`{n}` does not fit into 64 bits")));
+                        self.bad_value(what, at, ValueError::new(format!("`{n}` does not fit into 64 bits")));
                         None
                     }
                 }
@@ -176,7 +186,7 @@ impl<'r, 'l> Reader<'r, 'l> {
                     Type::Mode => Some(value::mode::NEEDS_STRING),
                     _ => None,
                 };
-                self.expected(key, &value.expected(), of, help);
+                self.expected(what, &value.expected(), of, help);
                 None
             }
         }
@@ -191,12 +201,13 @@ impl<'r, 'l> Reader<'r, 'l> {
                 _ => None,
             };
         };
-        let text = self.scalar_text(key, f.value, value)?;
+        let what = format!("`{key}`");
+        let text = self.scalar_text(&what, f.value, value)?;
         match parse(&text) {
             Ok(v) => Some(v),
             Err(e) => {
                 let at = self.span(value);
-                self.bad_value(key, at, e);
+                self.bad_value(&what, at, e);
                 None
             }
         }
@@ -304,12 +315,12 @@ impl<'r, 'l> Reader<'r, 'l> {
         let Some(value) = self.find(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             let shown = value.get_ref().as_str().map(|s| format!("write `{key} = [{s:?}]`"));
-            self.expected(key, &f.value.expected(), value, shown.as_deref());
+            self.expected(&format!("`{key}`"), &f.value.expected(), value, shown.as_deref());
             return Vec::new();
         };
         let mut out = Vec::new();
         for element in array.iter() {
-            if let Some(text) = self.scalar_text(key, of, element) {
+            if let Some(text) = self.scalar_text(&format!("an element of `{key}`"), of, element) {
                 out.push((text, self.span(element)));
             }
         }
@@ -326,7 +337,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         for (text, at) in self.elements(key, of) {
             match parse(&text) {
                 Ok(v) => out.push(v),
-                Err(e) => self.bad_value(key, at, e),
+                Err(e) => self.bad_value(&format!("`{key}`"), at, e),
             }
         }
         out
@@ -372,7 +383,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             return match value::command::split(line) {
                 Ok(words) => Some(words.iter().map(|w| self.report.interpolate(w, at)).collect()),
                 Err(e) => {
-                    self.bad_value(key, at, e);
+                    self.bad_value(&format!("`{key}`"), at, e);
                     None
                 }
             };
@@ -384,7 +395,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         };
         if complete && let Err(e) = value::command::check(&words) {
             let at = self.at(key);
-            self.bad_value(key, at, e);
+            self.bad_value(&format!("`{key}`"), at, e);
             return None;
         }
         complete.then_some(words)
@@ -404,12 +415,12 @@ impl<'r, 'l> Reader<'r, 'l> {
         let f = self.field(key);
         let Some(value) = self.find(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
-            self.expected(key, &f.value.expected(), value, None);
+            self.expected(&format!("`{key}`"), &f.value.expected(), value, None);
             return Vec::new();
         };
         let mut out = Vec::new();
         for (name, element) in table {
-            if let Some(text) = self.scalar_text(name.get_ref(), of, element) {
+            if let Some(text) = self.scalar_text(&format!("`{key}.{}`", name.get_ref()), of, element) {
                 out.push((name.get_ref().to_string(), text, self.span(name)));
             }
         }
@@ -426,7 +437,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         for (name, text, at) in self.entries(key, Type::TextOrInteger) {
             match check(&name, &text) {
                 Ok(()) => out.push((name, text)),
-                Err(e) => self.bad_value(key, at, e),
+                Err(e) => self.bad_value(&format!("`{key}`"), at, e),
             }
         }
         out

@@ -7,6 +7,7 @@ use crate::diagnostic::Diagnostic;
 use crate::kind::Content;
 use crate::load::{self, LoadError, Loader};
 use crate::source::{Sources, Span};
+use crate::syntax::Broken;
 use crate::vars::Vars;
 
 /// Diagnostics that are kept; further ones are only counted.
@@ -26,12 +27,12 @@ pub struct Report<'l> {
     contents: BTreeMap<[u8; 32], (Content, Where)>,
     /// Sources that were digested already, by path.
     digested: HashMap<String, Content>,
-    /// Lines with syntax errors, by file.
-    broken: BTreeMap<u32, BTreeSet<u32>>,
+    /// Files with syntax errors.
+    broken: BTreeSet<u32>,
 }
 
 /// Mistakes that a syntax error elsewhere in the file may have caused: what was lost is not missing.
-const MAYBE_LOST: [&str; 4] = ["missing-key", "exec-without-guard", "unknown-unit", "seed-without-content"];
+const MAYBE_LOST: [&str; 3] = ["missing-key", "exec-without-guard", "seed-without-content"];
 
 impl<'l> Report<'l> {
     /// An empty one.
@@ -45,7 +46,7 @@ impl<'l> Report<'l> {
             errors: 0,
             contents: BTreeMap::new(),
             digested: HashMap::new(),
-            broken: BTreeMap::new(),
+            broken: BTreeSet::new(),
         }
     }
 
@@ -59,30 +60,29 @@ impl<'l> Report<'l> {
         }
     }
 
-    /// Adds what the TOML parser found.
-    pub fn syntax_error(&mut self, file: u32, error: &toml::de::Error) {
-        let range = error.span().unwrap_or_default();
+    /// Adds a statement that does not parse.
+    pub fn syntax_error(&mut self, file: u32, broken: &Broken) {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let at = Span { file, start: number(range.start), end: number(range.end) };
-        self.broken.entry(file).or_default().insert(self.sources.position(at).line);
-        let twice = error.message().starts_with("duplicate key");
-        self.add(if twice {
+        let at = Span { file, start: number(broken.range.0), end: number(broken.range.1) };
+        self.broken.insert(file);
+        let twice = broken.message.starts_with("duplicate key");
+        let d = if twice {
             let key = self.sources.text(at);
             let d = Diagnostic::error("duplicate-key", at, format!("`{key}` is there a second time"));
             d.help("a key, and a table, stands once in a file; keep one of them")
         } else {
-            Diagnostic::error("syntax", at, error.message())
-        });
+            Diagnostic::error("syntax", at, &*broken.message)
+        };
+        self.add(d);
     }
 
     /// Whether a diagnostic is only the echo of a syntax error.
     fn is_echo(&self, d: &Diagnostic) -> bool {
-        if matches!(&*d.id, "syntax" | "duplicate-key") {
-            return false;
+        // What is lost may have been named from any file.
+        if d.id == "unknown-unit" && !self.broken.is_empty() {
+            return true;
         }
-        let Some(at) = d.span else { return false };
-        let Some(lines) = self.broken.get(&at.file) else { return false };
-        MAYBE_LOST.contains(&&*d.id) || lines.contains(&self.sources.position(at).line)
+        MAYBE_LOST.contains(&&*d.id) && d.span.is_some_and(|at| self.broken.contains(&at.file))
     }
 
     /// Whether something keeps a manifest from being made.

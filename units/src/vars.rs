@@ -3,7 +3,7 @@
 //! Interpolation happens in values only, never in keys; `$${` is a literal `${`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::Diagnostic;
 use crate::nearest::nearest;
@@ -136,12 +136,12 @@ impl Vars {
     /// Replaces the references that variables make to each other. Without recursion: a chain may be long.
     pub fn resolve(&mut self, sources: &Sources) -> Vec<Diagnostic> {
         let mut wrong = Vec::new();
-        let mut done: BTreeMap<String, ()> = BTreeMap::new();
+        let mut done: BTreeSet<String> = BTreeSet::new();
         let names: Vec<String> = self.known.keys().cloned().collect();
         for name in names {
             let mut path: Vec<String> = vec![name];
             while let Some(current) = path.last().cloned() {
-                let waits = self.references(&current).into_iter().find(|r| !done.contains_key(r));
+                let waits = self.references(&current).into_iter().find(|r| !done.contains(r));
                 match waits {
                     Some(next) if path.contains(&next) => {
                         let from = path.iter().position(|p| *p == next).unwrap_or_default();
@@ -152,15 +152,14 @@ impl Vars {
                             if let Some(var) = self.known.get_mut(&member) {
                                 var.value = String::new();
                             }
-                            done.insert(member, ());
+                            done.insert(member);
                         }
                     }
                     Some(next) => path.push(next),
                     None => {
                         path.pop();
-                        if !done.contains_key(&current) {
+                        if done.insert(current.clone()) {
                             wrong.extend(self.settle(&current, sources));
-                            done.insert(current, ());
                         }
                     }
                 }

@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Result<u64, ValueError> {
 
 /// The shortest exact text that [`parse`] reads back.
 pub fn format(bytes: u64) -> String {
-    match UNITS.iter().find(|(_, f)| bytes >= *f && bytes % f == 0) {
+    match UNITS.iter().find(|(_, f)| bytes >= *f && bytes.is_multiple_of(*f)) {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),
         None => bytes.to_string(),
     }
