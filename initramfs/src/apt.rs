@@ -41,7 +41,7 @@ impl Apt {
     /// When the machine's sources do not have the suite, or the directory cannot be written.
     pub fn open(cache: &Path, suite: &str, extra: &[String]) -> Result<Apt, Error> {
         let directory = cache.join("apt").join(suite);
-        for sub in ["lists/partial", "archives/partial"] {
+        for sub in ["lists/partial", "archives/partial", "empty/partial"] {
             let path = directory.join(sub);
             fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
         }
@@ -131,10 +131,11 @@ impl Apt {
         // Of two packages that can merge /usr, the one that needs no perl: a new root is merged from the start.
         wanted.push("usr-is-merged");
         wanted.extend(names.iter().map(String::as_str));
-        let listed = tool::text(
-            "choose packages",
-            self.command("apt-get").args(["install", "--yes", "--print-uris", "--quiet=2"]).args(&wanted),
-        )?;
+        // apt leaves out what it would not have to download; so it sees a cache that is empty.
+        let empty = format!("Dir::Cache::archives={}", self.directory.join("empty").display());
+        let mut choose = self.command("apt-get");
+        choose.args(["install", "--yes", "--print-uris", "--quiet=2", "-o", &empty]).args(&wanted);
+        let listed = tool::text("choose packages", &mut choose)?;
         let by_file: BTreeMap<String, &Locked> =
             index.iter().map(|e| (e.package.file(), &e.package)).collect();
         let mut out = Vec::new();

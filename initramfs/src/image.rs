@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lock::Lock;
 use crate::spec::{self, Base, Compression, Spec};
 use crate::tree::{Node, Tree};
-use crate::{cpio, holdfast, kernel, root, tool};
+use crate::{cpio, holdfast, kernel, root, state, tool};
 
 /// What to build, from what, and where to.
 #[derive(Debug, Clone)]
@@ -100,6 +100,9 @@ pub fn build(request: &Request) -> Result<Built, Error> {
     }
     if spec.programs {
         holdfast::programs(&mut tree, &request.programs)?;
+    }
+    if let Some(wanted) = &spec.state {
+        state::install(&mut tree, &request.image, wanted)?;
     }
     let initramfs = request.out.join("initramfs.img");
     let digest = pack(&tree, spec.compression, &initramfs)?;

@@ -5,7 +5,7 @@
 //!
 //! The way of an image: [`spec`] says what is wanted, [`apt`] finds packages and [`lock`] pins them, [`root`]
 //! installs them into a tar archive, [`tar`] reads that into a [`tree`], [`kernel`] adds modules, [`holdfast`] adds
-//! the programs and the compiled state, and [`cpio`] writes it out. [`image`] is that sequence.
+//! the programs, [`state`] the compiled state, and [`cpio`] writes it out. [`image`] is that sequence.
 
 pub mod apt;
 pub mod cpio;
@@ -17,6 +17,7 @@ pub mod lock;
 pub mod root;
 pub mod sources;
 pub mod spec;
+pub mod state;
 pub mod tar;
 pub mod tool;
 pub mod tree;

@@ -46,8 +46,11 @@ pub struct Kernel {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct State {
-    /// The state file, beside `image.toml`.
+    /// The state file, beside `image.toml`. Its sources must lie in its directory.
     pub file: PathBuf,
+    /// Further state files that lie beside it in the machine, ready to be applied.
+    #[serde(default)]
+    pub others: Vec<PathBuf>,
 }
 
 /// A file that is in no package.
