@@ -163,7 +163,10 @@ impl Failure {
             let items = parameters.get(key).and_then(Value::as_array);
             items.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
-        match name {
+        // The sockets beside the control socket have the same errors in interfaces of their own.
+        let common = ["io.holdfast.Store.", "io.holdfast.Logs."].iter().find_map(|p| name.strip_prefix(p));
+        let name = common.map_or_else(|| name.to_owned(), |word| format!("io.holdfast.{word}"));
+        match name.as_str() {
             "io.holdfast.PermissionDenied" => Failure::PermissionDenied { what: text("what") },
             "io.holdfast.NoSuchUnit" => {
                 Failure::NoSuchUnit { unit: text("unit"), nearest: optional("nearest") }
@@ -194,7 +197,7 @@ impl Failure {
                 Failure::InterfaceNotFound { interface: text("interface") }
             }
             "org.varlink.service.ExpectedMore" => Failure::ExpectedMore,
-            _ => Failure::Other { name: name.to_owned(), parameters },
+            _ => Failure::Other { name, parameters },
         }
     }
 }

@@ -4,9 +4,9 @@ use units::{Address, Kind};
 
 use super::failure::Failure;
 
-/// The unit that `text` names: `kind:name`, a bare name or path that one kind only has, or `name.kind` as
-/// systemd writes it. `exists` looks one address up; `all` is walked only to find the nearest name for the
-/// error.
+/// The unit that `text` names: `kind:name`, a bare name or path that one kind only has (a service and the user
+/// or group that it runs as count as the service), or `name.kind` as systemd writes it. `exists` looks one
+/// address up; `all` is walked only to find the nearest name for the error.
 ///
 /// # Errors
 /// [`Failure::NoSuchUnit`] with the most similar address, [`Failure::AmbiguousUnit`] with all candidates.
@@ -27,6 +27,10 @@ where
     match found.as_slice() {
         [kind] => return Ok(Address::new(*kind, text)),
         [] => {}
+        // Daemons run as users of their own name: who types `redis` means the daemon.
+        [Kind::Service, accounts @ ..] if accounts.iter().all(|k| matches!(k, Kind::User | Kind::Group)) => {
+            return Ok(Address::new(Kind::Service, text));
+        }
         many => {
             let candidates = many.iter().map(|k| Address::new(*k, text).to_string()).collect();
             return Err(Failure::AmbiguousUnit { unit: text.to_owned(), candidates });
@@ -94,8 +98,17 @@ fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const UNITS: [&str; 6] =
-        ["service:nginx", "service:redis", "user:redis", "file:/etc/motd", "mount:/srv", "service:a:b"];
+    const UNITS: [&str; 9] = [
+        "service:nginx",
+        "service:redis",
+        "user:redis",
+        "group:redis",
+        "file:/etc/motd",
+        "mount:/srv",
+        "directory:/srv",
+        "service:a:b",
+        "user:ann",
+    ];
 
     fn ask(text: &str) -> String {
         let all = || UNITS.iter().filter_map(|u| Address::parse(u));
@@ -113,6 +126,8 @@ mod tests {
             "nginx.service",
             "/etc/motd",
             "redis",
+            "/srv",
+            "ann",
             "a:b",
             "ngnix",
             "servise:nginx",
@@ -125,7 +140,9 @@ mod tests {
             nginx -> service:nginx
             nginx.service -> service:nginx
             /etc/motd -> file:/etc/motd
-            redis -> redis is the name of several units: service:redis, user:redis
+            redis -> service:redis
+            /srv -> /srv is the name of several units: directory:/srv, mount:/srv
+            ann -> user:ann
             a:b -> service:a:b
             ngnix -> no such unit: ngnix; did you mean service:nginx?
             servise:nginx -> no such unit: servise:nginx; did you mean service:nginx?

@@ -169,6 +169,11 @@ impl Server {
         self.clients.len()
     }
 
+    /// Whether this client is still served.
+    pub fn has_client(&self, id: u64) -> bool {
+        self.clients.contains_key(&id)
+    }
+
     fn count(&mut self) -> u64 {
         self.counter = self.counter.saturating_add(1);
         self.counter

@@ -105,7 +105,7 @@ fn a_long_listing_is_made_as_it_is_read() {
             }
         }
     });
-    while !matches!(rig.server.clients[&id].serving, Serving::Nothing) {
+    while !reader.is_finished() {
         rig.turn(id);
         std::thread::yield_now();
     }

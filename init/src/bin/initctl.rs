@@ -1,0 +1,5 @@
+//! `initctl`, see [`init::ctl`].
+
+fn main() -> std::process::ExitCode {
+    init::ctl::main()
+}

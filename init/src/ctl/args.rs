@@ -1,0 +1,221 @@
+//! The command line as it is typed. What it means is in [`super::todo`].
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand};
+
+/// Talks to init: applies state files, shows and steers units.
+///
+/// A UNIT is an address such as service:nginx or file:/etc/motd, or a bare name that only one unit has.
+#[derive(Debug, Parser)]
+#[command(name = "initctl", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 a unit is failed or not kept; 2 bad usage or state file; 3 no \
+connection, or a unit that is not ready (status UNIT); 4 somebody else changed the generation first; 5 returned to \
+the old generation; 6 the return is incomplete; 124 time ran out."
+)]
+pub struct Args {
+    /// Control socket [default: $HOLDFAST_SOCKET, else /run/holdfast/control]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+
+    /// Answer in JSON (docs/cli.md)
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a state file the new generation
+    Apply(Apply),
+    /// Show what an apply would do, and why
+    Plan {
+        /// State file; - is standard input
+        file: PathBuf,
+        /// Show units with nothing to do too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Look for mistakes in a state file; needs no init
+    Check {
+        /// State file; - is standard input
+        file: PathBuf,
+    },
+    /// Show units; those that are as declared are counted
+    Status {
+        /// These only, in detail
+        #[arg(value_name = "UNIT")]
+        units: Vec<String>,
+        /// List every unit
+        #[arg(long)]
+        all: bool,
+    },
+    /// Start units; lifts their holds
+    Start(Units),
+    /// Stop units and hold them down
+    Stop(Units),
+    /// Stop and start units
+    Restart(Units),
+    /// Have units load their configuration again
+    Reload(Units),
+    /// Freeze the processes of units
+    Pause(Units),
+    /// Let frozen units run again
+    Resume(Units),
+    /// Leave units alone: no restart, no repair
+    Hold {
+        /// Which units.
+        #[command(flatten)]
+        units: Units,
+        /// How long, such as 1h; until boot without
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<String>,
+        /// Why, for those who read the status
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
+    },
+    /// Lift the holds of units
+    Release(Units),
+    /// Print the patch to the state file that declares a unit as it is now
+    Adopt {
+        /// Which unit
+        #[arg(value_name = "UNIT")]
+        unit: String,
+    },
+    /// Signal the main process of units
+    Kill {
+        /// Which units.
+        #[command(flatten)]
+        units: Units,
+        /// Signal, by name or number
+        #[arg(short, long, value_name = "SIGNAL", default_value = "TERM")]
+        signal: String,
+    },
+    /// Show the output of services
+    Logs {
+        /// Of these only
+        #[arg(value_name = "UNIT")]
+        units: Vec<String>,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<u32>,
+    },
+    /// Show what happens from now on
+    Events,
+    /// Wait until the machine is converged, or a unit is ready; for the socket too
+    Wait {
+        /// Nothing is to be done any more (the default)
+        #[arg(long)]
+        converged: bool,
+        /// This unit is ready; may be repeated
+        #[arg(long, value_name = "UNIT")]
+        ready: Vec<String>,
+        /// Give up after this long, with code 124
+        #[arg(long, value_name = "DURATION")]
+        timeout: Option<String>,
+    },
+    /// List generations
+    Generations,
+    /// Return to a generation; without a number to the one before the current
+    Rollback {
+        /// Which
+        #[arg(value_name = "N")]
+        generation: Option<u64>,
+    },
+    /// Compare two generations; without numbers the current one with the one before
+    Diff {
+        /// The old one
+        #[arg(value_name = "FROM")]
+        from: Option<u64>,
+        /// The new one
+        #[arg(value_name = "TO")]
+        to: Option<u64>,
+    },
+    /// Say why a unit is as it is, or what a key means (service.exec)
+    Explain {
+        /// A unit, a kind, or kind.key
+        #[arg(value_name = "UNIT|KEY")]
+        what: String,
+    },
+    /// Draw units with what they need
+    Tree,
+    /// Compare the whole machine with the current generation; changes nothing
+    Verify {
+        /// Show units that are right too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Have init execute its program again; no service notices
+    Reexec,
+    /// Switch the machine off, in order
+    Poweroff(Down),
+    /// Boot the machine again, in order
+    Reboot(Down),
+    /// Stop the machine without switching it off
+    Halt(Down),
+}
+
+/// `apply`.
+#[derive(Debug, Group)]
+pub struct Apply {
+    /// State file; - is standard input
+    pub file: PathBuf,
+    /// Show what would be done, as plan does
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only if this is the current generation, else code 4
+    #[arg(long, value_name = "N")]
+    pub if_generation: Option<u64>,
+    /// Lift all holds
+    #[arg(long)]
+    pub release: bool,
+    /// Not there yet.
+    #[arg(long, hide = true)]
+    pub watch: bool,
+    /// Not there yet.
+    #[arg(long, hide = true, value_name = "DURATION")]
+    pub confirm: Option<String>,
+    /// Not there yet.
+    #[arg(long, hide = true, value_name = "UNIT")]
+    pub only: Vec<String>,
+    /// Not there yet.
+    #[arg(long, hide = true, value_name = "UNIT")]
+    pub except: Vec<String>,
+    /// Not there yet.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// One or more units.
+#[derive(Debug, Group)]
+pub struct Units {
+    /// Which units
+    #[arg(value_name = "UNIT", required = true)]
+    pub units: Vec<String>,
+}
+
+/// `poweroff`, `reboot`, `halt`.
+#[derive(Debug, Group)]
+pub struct Down {
+    /// If init does not answer: sync, then ask the kernel directly
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,183 @@
+//! The client's side of a Varlink connection: one call at a time, blocking.
+
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::control::wire::Reply;
+use crate::control::{Failure, socket};
+
+/// Largest reply that is accepted.
+const MAX_REPLY: usize = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there, or we may not ask.
+    #[error("cannot connect to {socket}: {source}")]
+    Connect {
+        /// The socket.
+        socket: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection ended before the answer did.
+    #[error("{socket} closed the connection before it answered")]
+    Lost {
+        /// The socket.
+        socket: String,
+    },
+    /// The connection failed.
+    #[error("cannot talk to {socket}: {source}")]
+    Io {
+        /// The socket.
+        socket: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The answer is not one.
+    #[error("cannot understand {socket}: {text}")]
+    Protocol {
+        /// The socket.
+        socket: String,
+        /// What is wrong with it.
+        text: String,
+    },
+    /// The answer is an error.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// No answer within the time that was set.
+    #[error("{socket} has not answered in time")]
+    TimedOut {
+        /// The socket.
+        socket: String,
+    },
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    path: PathBuf,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`].
+    pub fn connect(path: &Path) -> Result<Client, ClientError> {
+        let stream = UnixStream::connect(path)
+            .map_err(|source| ClientError::Connect { socket: path.display().to_string(), source })?;
+        Ok(Client { stream, path: path.to_owned(), buffer: Vec::new() })
+    }
+
+    fn socket(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// How long [`Client::reply`] waits; for ever with `None`.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        let socket = self.socket();
+        self.stream.set_read_timeout(timeout).map_err(|source| ClientError::Io { socket, source })
+    }
+
+    /// Sends a call, made by [`crate::control::Request::frame`] or [`super::query`], with a descriptor beside.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`]; a connection that was closed meanwhile shows in the reply.
+    pub fn send(&mut self, frame: &[u8], descriptor: Option<&OwnedFd>) -> Result<(), ClientError> {
+        match socket::send_with(&self.stream, frame, descriptor) {
+            // What the server said before it closed is worth more than the broken pipe.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                Err(ClientError::Io { socket: self.socket(), source: e })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The next reply, and whether more follow.
+    ///
+    /// # Errors
+    /// Every [`ClientError`] but `Connect`.
+    pub fn reply<P: DeserializeOwned>(&mut self) -> Result<(P, bool), ClientError> {
+        let frame = self.frame()?;
+        let protocol = |text: String| ClientError::Protocol { socket: self.socket(), text };
+        let reply: Reply<Value> = serde_json::from_slice(&frame).map_err(|e| protocol(e.to_string()))?;
+        if let Some(name) = reply.error {
+            return Err(Failure::from_reply(&name, reply.parameters).into());
+        }
+        let parameters = reply.parameters.unwrap_or_else(|| serde_json::json!({}));
+        let parameters = serde_json::from_value(parameters).map_err(|e| protocol(e.to_string()))?;
+        Ok((parameters, reply.continues))
+    }
+
+    /// Sends a call and hands every reply to `each`.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Client::reply`], and those of `each`.
+    pub fn stream<P: DeserializeOwned, E: From<ClientError>>(
+        &mut self,
+        frame: &[u8],
+        descriptor: Option<&OwnedFd>,
+        mut each: impl FnMut(P) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.send(frame, descriptor)?;
+        loop {
+            let (parameters, more) = self.reply()?;
+            each(parameters)?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends a call with one reply.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Client::reply`].
+    pub fn call<P: DeserializeOwned>(&mut self, frame: &[u8]) -> Result<P, ClientError> {
+        self.send(frame, None)?;
+        Ok(self.reply()?.0)
+    }
+
+    fn frame(&mut self) -> Result<Vec<u8>, ClientError> {
+        let mut scanned = 0;
+        loop {
+            let new = self.buffer.get(scanned..).unwrap_or_default();
+            if let Some(at) = new.iter().position(|b| *b == 0) {
+                let end = scanned.saturating_add(at);
+                let mut frame: Vec<u8> = self.buffer.drain(..=end).collect();
+                frame.pop();
+                return Ok(frame);
+            }
+            scanned = self.buffer.len();
+            if scanned > MAX_REPLY {
+                let text = format!("a reply is longer than {MAX_REPLY} bytes");
+                return Err(ClientError::Protocol { socket: self.socket(), text });
+            }
+            let mut chunk = [0; 32 << 10];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(ClientError::Lost { socket: self.socket() }),
+                Ok(count) => self.buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(ClientError::Lost { socket: self.socket() });
+                }
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(ClientError::TimedOut { socket: self.socket() });
+                }
+                Err(source) => return Err(ClientError::Io { socket: self.socket(), source }),
+            }
+        }
+    }
+}

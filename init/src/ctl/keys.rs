@@ -1,0 +1,81 @@
+//! `explain service.exec`: what a key of the language means, from the table that checks it. Pure.
+
+use units::Kind;
+use units::field::{Field, Table, Without, table};
+
+use super::exit::Stop;
+use super::render::style::{Paint, Style};
+
+/// The page of a kind, or of one key.
+///
+/// # Errors
+/// [`Stop::Usage`] for a key that the kind does not have.
+pub fn page(kind: Kind, key: Option<&str>, style: Style) -> Result<String, Stop> {
+    let table = table(kind);
+    match key {
+        None => Ok(overview(table, style)),
+        Some(key) => match table.field(key) {
+            Some(field) => Ok(one(table, field, style)),
+            None => {
+                let keys: Vec<_> = table.keys().collect();
+                Err(Stop::Usage(format!("{kind} has no key {key}; it has {}", keys.join(", "))))
+            }
+        },
+    }
+}
+
+fn without(field: &Field) -> String {
+    match field.default {
+        Without::Required => "required".to_owned(),
+        Without::Is(value) => format!("default {value}"),
+        Without::Unset(words) => format!("without: {words}"),
+    }
+}
+
+fn one(table: &Table, field: &Field, style: Style) -> String {
+    let name = format!("{}.{}", table.kind, field.key);
+    let measure = match field.value.measure() {
+        "" => String::new(),
+        unit => format!(" ({unit})"),
+    };
+    format!(
+        "{}: {}\n  takes {}{measure}\n  {}\n",
+        name.bold(style),
+        field.doc,
+        field.value.expected(),
+        without(field)
+    )
+}
+
+fn overview(table: &Table, style: Style) -> String {
+    let mut text = format!("{}\n{}\n\n", table.header.bold(style), table.summary);
+    let fields: Vec<_> = table.keys().filter_map(|k| table.field(k)).collect();
+    let width = fields.iter().map(|f| f.key.len()).max().unwrap_or_default();
+    for field in fields {
+        text.push_str(&format!("  {:width$}  {} ({})\n", field.key, field.doc, without(field)));
+    }
+    for part in [table.notes, table.example] {
+        if !part.is_empty() {
+            text.push_str(&format!("\n{}\n", part.trim_end()));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_page() {
+        for kind in Kind::ALL {
+            let overview = page(kind, None, Style::Plain).unwrap();
+            for key in table(kind).keys() {
+                assert!(overview.contains(key));
+                assert!(page(kind, Some(key), Style::Plain).unwrap().starts_with(&format!("{kind}.{key}: ")));
+            }
+        }
+        let stop = page(Kind::Service, Some("exce"), Style::Plain).unwrap_err();
+        assert!(stop.to_string().contains("it has exec, "), "{stop}");
+    }
+}

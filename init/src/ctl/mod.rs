@@ -1,0 +1,112 @@
+//! `initctl`: what people type.
+//!
+//! Four steps, a file each: [`args`] is the command line as typed, [`todo`] what it means once defaults, paths
+//! and environment are resolved, [`verbs`] asks the machine, [`render`] makes text of the answers. The last one
+//! is pure, so that tests read screens.
+//!
+//! **Invariant:** only this module uses clap and annotate-snippets; PID 1 links neither.
+
+pub mod args;
+pub mod arrival;
+pub mod check;
+pub mod client;
+pub mod exit;
+pub mod keys;
+pub mod memfd;
+pub mod power;
+pub mod query;
+pub mod render;
+pub mod screen;
+pub mod time;
+pub mod todo;
+pub mod verbs;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Parser;
+
+pub use exit::Exit;
+
+use render::style::Style;
+use screen::Screen;
+use time::Clock;
+
+/// What a run depends on beside its arguments.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Relative paths are below it.
+    pub directory: PathBuf,
+    /// `HOLDFAST_SOCKET`.
+    pub socket: Option<OsString>,
+    /// Whether the output is a terminal, so that a last line may be drawn again.
+    pub terminal: bool,
+    /// Whether colours are wanted.
+    pub colour: bool,
+    /// The two clocks, read at the start.
+    pub clock: Clock,
+}
+
+impl Environment {
+    /// The environment of this process.
+    pub fn of_process() -> Environment {
+        let terminal = std::io::stdout().is_terminal();
+        let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        let dumb = variable("TERM").is_none_or(|t| t == "dumb");
+        Environment {
+            directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            socket: variable("HOLDFAST_SOCKET"),
+            terminal: terminal && !dumb,
+            // https://no-color.org: any value that is not empty.
+            colour: terminal && !dumb && variable("NO_COLOR").is_none(),
+            clock: Clock::now(),
+        }
+    }
+}
+
+/// All of `initctl`.
+pub fn main() -> std::process::ExitCode {
+    let environment = Environment::of_process();
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    run(std::env::args_os(), &environment, &mut out, &mut err).into()
+}
+
+/// Carries one command line out.
+pub fn run(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
+    let args = match args::Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(e) => {
+            // Nobody is left to be told that this cannot be written.
+            if e.use_stderr() {
+                let _ = write!(err, "{e}");
+                return Exit::Usage;
+            }
+            let _ = write!(out, "{e}");
+            return Exit::Done;
+        }
+    };
+    let json = args.json;
+    let mut screen = Screen {
+        out,
+        err,
+        style: if environment.colour && !json { Style::Coloured } else { Style::Plain },
+        json,
+        live: environment.terminal && !json,
+        drawn: false,
+    };
+    let done =
+        todo::resolve(args, environment).and_then(|todo| verbs::carry_out(todo, environment, &mut screen));
+    match done {
+        Ok(exit) => exit,
+        Err(stop) => screen.stopped(&stop),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! The progress of an apply, a rollback or a command, and how it ended.
+
+use super::one_line;
+use super::style::{self, Paint, Style};
+use crate::control::answer::{Finished, Outcome, Progress, State, Verdict};
+
+/// Whether this is worth a line that stays; the rest is for the live line.
+pub fn stays(progress: &Progress) -> bool {
+    match progress.outcome {
+        Some(Outcome::Kept) => false,
+        Some(_) => true,
+        None => matches!(
+            progress.state,
+            None | Some(State::Ready | State::Failed | State::Backoff | State::Done | State::Down)
+        ),
+    }
+}
+
+/// One line of progress, without a newline.
+pub fn line(progress: &Progress, style: Style) -> String {
+    let word = match (progress.outcome, progress.state) {
+        (Some(outcome), _) => Some((outcome.word(), style::outcome(outcome, style))),
+        (None, Some(state)) => Some((state.word(), style::state(state, style))),
+        (None, None) => None,
+    };
+    let text = one_line(&progress.text);
+    let Some((plain, painted)) = word else {
+        return match progress.unit.as_str() {
+            "" => text,
+            unit => format!("{unit}: {text}"),
+        };
+    };
+    let gap = " ".repeat(10_usize.saturating_sub(plain.chars().count()));
+    let mut line = format!("{painted}{gap}{}", progress.unit);
+    if !text.is_empty() {
+        line.push_str(&format!("  {}", text.dim(style)));
+    }
+    line
+}
+
+/// The last lines: what was done, and why it is not what was asked. `held` and `wrong` are names, where the
+/// counts are not nought.
+pub fn finished(end: &Finished, held: &[String], wrong: &[String], style: Style) -> String {
+    let t = &end.tally;
+    let mut parts = vec![format!("{} kept", t.kept)];
+    parts.push(format!("{} changed", t.changed));
+    parts.push(format!("{} repaired", t.repaired));
+    let not_kept = format!("{} not kept", t.not_kept);
+    parts.push(if t.not_kept > 0 { not_kept.red(style) } else { not_kept });
+    if t.held > 0 {
+        parts.push(format!("{} held", t.held).magenta(style));
+    }
+    if t.waiting > 0 {
+        parts.push(format!("{} waiting", t.waiting).yellow(style));
+    }
+    let mut out = format!("generation {}: {}\n", end.generation, parts.join(", "));
+    if !held.is_empty() {
+        out.push_str(&format!("left alone, since held by hand: {}\n", some(held)));
+    }
+    if !wrong.is_empty() {
+        out.push_str(&format!("not kept: {}\n", some(wrong)));
+    }
+    let verdict = match end.verdict {
+        Verdict::Done => return out,
+        Verdict::Failed => "failed".red(style),
+        Verdict::Superseded => "superseded by another apply".yellow(style),
+        Verdict::Returned => "returned to the old generation".yellow(style),
+        Verdict::ReturnIncomplete => "the return to the old generation is incomplete".red(style),
+    };
+    let text = one_line(&end.text);
+    out.push_str(&if text.is_empty() { format!("{verdict}\n") } else { format!("{verdict}: {text}\n") });
+    out
+}
+
+/// The first twenty, and how many more.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len().saturating_sub(SHOWN)));
+    }
+    text
+}

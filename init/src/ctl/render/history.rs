@@ -1,0 +1,82 @@
+//! `generations`, `verify`, `events`, `logs`: lists in the order of time.
+
+use super::style::{self, Paint, Style};
+use super::{cell, columns, count, one_line};
+use crate::control::answer::Event;
+use crate::ctl::query::{Generation, Line, Verified, VerifySummary};
+use crate::ctl::time::{Clock, rfc3339};
+
+/// The table of generations.
+pub fn generations(list: &[Generation], clock: &Clock, style: Style) -> String {
+    let mut rows = vec![
+        ["GENERATION", "STATE", "UNITS", "MADE", "AGO", "BY"].map(|h| (h.to_owned(), h.dim(style))).to_vec(),
+    ];
+    for g in list {
+        let state = match g.state.as_str() {
+            "current" => g.state.green(style),
+            "returned" | "unfinished" => g.state.yellow(style),
+            _ => g.state.clone(),
+        };
+        rows.push(vec![
+            cell(g.number.to_string()),
+            (g.state.clone(), state),
+            cell(g.units.to_string()),
+            cell(rfc3339(g.time)),
+            cell(clock.age_of_wall(g.time)),
+            cell(one_line(&g.note)),
+        ]);
+    }
+    columns(&rows)
+}
+
+/// One unit, verified.
+pub fn verified(unit: &Verified, style: Style) -> String {
+    let word = if unit.outcome == "not-kept" { "not kept" } else { unit.outcome.as_str() };
+    let painted = if unit.outcome == "kept" { word.green(style) } else { word.yellow(style) };
+    let gap = " ".repeat(10_usize.saturating_sub(word.len()));
+    let detail = if unit.detail.is_empty() { String::new() } else { format!("  {}", one_line(&unit.detail)) };
+    format!("{painted}{gap}{}{detail}\n", unit.unit)
+}
+
+/// The end of a verification.
+pub fn verify_summary(s: &VerifySummary, style: Style) -> String {
+    let mut out = String::new();
+    for what in &s.store_damaged {
+        out.push_str(&format!("{} {}\n", "store is damaged:".red(style), one_line(what)));
+    }
+    let units = count(usize::try_from(s.units).unwrap_or_default(), "unit");
+    out.push_str(&match s.wrong {
+        0 => format!("{units} of generation {} are as declared\n", s.generation),
+        n => format!("{n} of {units} of generation {} differ\n", s.generation),
+    });
+    out
+}
+
+/// One event.
+pub fn event(e: &Event, clock: &Clock, style: Style) -> String {
+    let mut out = clock.text_of(e.time).dim(style);
+    match &e.unit {
+        Some(unit) => out.push_str(&format!(" {unit}")),
+        None => out.push_str(&format!(" {}", e.about)),
+    }
+    if let Some(state) = e.state {
+        out.push_str(&format!(" {}", style::state(state, style)));
+    }
+    if let Some(outcome) = e.outcome {
+        out.push_str(&format!(" {}", style::outcome(outcome, style)));
+    }
+    if !e.text.is_empty() {
+        out.push_str(&format!(": {}", one_line(&e.text)));
+    }
+    out.push('\n');
+    out
+}
+
+/// One line of output of a service; the name of the unit only where there are several.
+pub fn log(line: &Line, named: bool, style: Style) -> String {
+    let time = rfc3339(line.time).dim(style);
+    // Tabs are worth keeping; what moves the cursor is not.
+    let text: String =
+        line.text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    if named { format!("{time} {}: {text}\n", line.unit.cyan(style)) } else { format!("{time} {text}\n") }
+}

@@ -1,0 +1,77 @@
+//! `plan`, `diff`: a line a unit with its reason, a unified diff under it, a summary.
+
+use super::style::{Paint, Style};
+use super::{count, one_line};
+use crate::ctl::query::{DiffReply, PlanSummary, PlanVerb, PlannedChange};
+
+/// One unit of a plan.
+pub fn change(change: &PlannedChange, style: Style) -> String {
+    let word = change.verb.word();
+    let painted = match change.verb {
+        PlanVerb::Create | PlanVerb::Start => word.green(style),
+        PlanVerb::Change | PlanVerb::Reload | PlanVerb::Restart => word.yellow(style),
+        PlanVerb::Remove | PlanVerb::Stop => word.red(style),
+        PlanVerb::Nothing => word.dim(style),
+    };
+    let one_way = if change.one_way { format!(" {}", "(one way)".red(style)) } else { String::new() };
+    let head = entry(word, &painted, &change.unit, &change.reason, &one_way, style);
+    head + &diff(change.diff.as_deref(), change.diff_cut, style)
+}
+
+fn entry(word: &str, painted: &str, unit: &str, reason: &str, mark: &str, style: Style) -> String {
+    let gap = " ".repeat(9_usize.saturating_sub(word.len()));
+    let reason = if reason.is_empty() { String::new() } else { format!("  {}", one_line(reason).dim(style)) };
+    format!("{painted}{gap}{unit}{reason}{mark}\n")
+}
+
+/// A unified diff, indented.
+fn diff(diff: Option<&str>, cut: bool, style: Style) -> String {
+    let mut out = String::new();
+    for line in diff.unwrap_or_default().lines() {
+        let line = one_line(line);
+        let painted = match line.as_bytes().first() {
+            _ if line.starts_with("+++") || line.starts_with("---") => line.bold(style),
+            Some(b'+') => line.green(style),
+            Some(b'-') => line.red(style),
+            Some(b'@') => line.cyan(style),
+            _ => line,
+        };
+        out.push_str(&format!("    {painted}\n"));
+    }
+    if cut {
+        out.push_str("    … the rest of the difference is not shown\n");
+    }
+    out
+}
+
+/// The last line of a plan.
+pub fn summary(changes: &[(PlanVerb, usize)], summary: &PlanSummary) -> String {
+    let parts: Vec<_> = changes
+        .iter()
+        .filter(|(verb, n)| *verb != PlanVerb::Nothing && *n > 0)
+        .map(|(verb, n)| format!("{n} to {}", verb.word()))
+        .collect();
+    let units = count(usize::try_from(summary.units).unwrap_or_default(), "unit");
+    if summary.same {
+        format!("nothing to do: this is generation {} ({units})\n", summary.generation)
+    } else if parts.is_empty() {
+        format!("nothing to do for {units}; an apply makes it the generation after {}\n", summary.generation)
+    } else {
+        format!("{}; {units}, the current generation is {}\n", parts.join(", "), summary.generation)
+    }
+}
+
+/// A page of the difference between two generations.
+pub fn generations(reply: &DiffReply, style: Style) -> String {
+    let mut out = String::new();
+    for c in &reply.changes {
+        let painted = match c.verb.as_str() {
+            "added" => c.verb.green(style),
+            "removed" => c.verb.red(style),
+            _ => c.verb.yellow(style),
+        };
+        out.push_str(&entry(&c.verb, &painted, &c.unit, &c.reason, "", style));
+        out.push_str(&diff(c.diff.as_deref(), c.diff_cut, style));
+    }
+    out
+}

@@ -1,0 +1,893 @@
+//! Screens and exit codes of whole runs, against servers on real sockets: the control server that PID 1 uses, and
+//! scripted ones for the store and the logs.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use expect_test::{Expect, expect};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::{Value, json};
+use units::Address;
+
+use super::time::Clock;
+use super::{Environment, Exit, run};
+use crate::control::answer::{
+    Answer, Counts, EdgeStatus, Event, Explanation, Finished, Held, Need, Outcome, Progress, State, Tally,
+    TreeNode, UnitStatus, Verdict, Waited, Waiting,
+};
+use crate::control::request::{How, Request, Verb};
+use crate::control::server::{Incoming, SOCKET_MODE, Server, Source};
+use crate::control::{Failure, Info, name};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A machine with a web server, a database that cannot start, and a file that somebody edits.
+#[derive(Clone)]
+struct Machine {
+    units: Vec<UnitStatus>,
+}
+
+fn status(unit: &str, state: State, age: u64) -> UnitStatus {
+    UnitStatus::new(unit, state, (1000 - age) * SECOND)
+}
+
+impl Machine {
+    fn new() -> Machine {
+        let mut nginx = status("service:nginx", State::Ready, 123);
+        nginx.pid = Some(812);
+        nginx.readiness = "path=/run/nginx.pid".to_owned();
+        nginx.origin = "state.toml:3".to_owned();
+        let mut db = status("service:db", State::Failed, 5);
+        db.cause = "exit code 1, restart limit reached".to_owned();
+        db.restarts = 5;
+        let mut app = status("service:app", State::Waiting, 60);
+        app.cause = "service:db".to_owned();
+        let mut redis = status("service:redis", State::Down, 40);
+        redis.held = Some(Held {
+            by: "root".to_owned(),
+            when: 960 * SECOND,
+            why: "memory test".to_owned(),
+            until: None,
+            verb: "stop".to_owned(),
+        });
+        let mut motd = status("file:/etc/motd", State::Ready, 3);
+        motd.outcome = Some(Outcome::Repaired);
+        motd.detail = "content differed".to_owned();
+        let quiet = ["file:/etc/a", "file:/etc/b", "user:nginx", "user:redis"];
+        let mut units = vec![nginx, db, app, redis, motd];
+        units.extend(quiet.map(|u| {
+            let mut unit = status(u, State::Ready, 900);
+            unit.outcome = Some(Outcome::Kept);
+            unit
+        }));
+        Machine { units }
+    }
+}
+
+impl Source for Machine {
+    fn info(&self) -> Info {
+        Info {
+            version: "0.1.0".to_owned(),
+            protocol: 1,
+            pid: 1,
+            generation: 3,
+            converged: true,
+            store_open: true,
+            time: 1000 * SECOND,
+            shutdown: None,
+            units: Counts {
+                total: 9,
+                ready: 6,
+                waiting: 1,
+                failed: 1,
+                down: 1,
+                held: 1,
+                ..Counts::default()
+            },
+        }
+    }
+
+    fn resolve(&self, text: &str) -> Result<Address, Failure> {
+        let all = || self.units.iter().filter_map(|u| Address::parse(&u.unit));
+        name::resolve(text, |k, n| all().any(|a| a.kind == k && a.name == n), all)
+    }
+
+    fn status(&self, unit: &Address) -> Option<UnitStatus> {
+        self.units.iter().find(|u| u.unit == unit.to_string()).cloned()
+    }
+
+    fn status_from(&self, cursor: u64) -> Option<(UnitStatus, u64)> {
+        self.units.get(usize::try_from(cursor).ok()?).map(|u| (u.clone(), cursor + 1))
+    }
+
+    fn tree_from(&self, cursor: u64) -> Option<(TreeNode, u64)> {
+        let unit = self.units.get(usize::try_from(cursor).ok()?)?;
+        let needs = match unit.unit.as_str() {
+            "service:app" => vec![("requires", "service:db"), ("wants", "service:redis")],
+            "service:nginx" => vec![("requires", "file:/etc/a"), ("requires", "user:nginx")],
+            "service:redis" => vec![("requires", "user:redis")],
+            "file:/etc/motd" => vec![("after", "service:redis")],
+            _ => vec![],
+        };
+        let needs = needs.into_iter().map(|(e, u)| Need { edge: e.to_owned(), unit: u.to_owned() }).collect();
+        Some((TreeNode { unit: unit.unit.clone(), state: unit.state, needs }, cursor + 1))
+    }
+
+    fn explain(&self, unit: &Address) -> Option<Explanation> {
+        let edge = |edge: &str, unit: &str, state, reason: &str| EdgeStatus {
+            edge: edge.to_owned(),
+            unit: unit.to_owned(),
+            state,
+            reason: reason.to_owned(),
+        };
+        Some(Explanation {
+            status: self.status(unit)?,
+            desired: "up".to_owned(),
+            generation: 3,
+            layer: "main".to_owned(),
+            needs: vec![
+                edge("requires", "service:db", State::Failed, ""),
+                edge("requires", "user:app", State::Ready, "user of the service"),
+            ],
+            needs_total: 2,
+            needed_by: vec![edge("wants", "target:web", State::Ready, "")],
+            needed_by_total: 7,
+        })
+    }
+}
+
+/// What is done with a call that the loop has to answer.
+type Script = Box<dyn FnMut(&mut Server, Incoming) + Send>;
+
+/// A control server with its own thread, and the directory of its socket.
+struct Host {
+    directory: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    fn new(script: Script) -> Host {
+        Host::with(Machine::new(), script)
+    }
+
+    /// For verbs that never reach the loop.
+    fn quiet() -> Host {
+        Host::new(Box::new(|_, incoming| panic!("{incoming:?}")))
+    }
+
+    /// Nobody listens.
+    fn absent() -> Host {
+        let directory = tempfile::tempdir().unwrap();
+        Host { directory, stop: Arc::new(AtomicBool::new(true)), thread: None }
+    }
+
+    fn with(machine: Machine, mut script: Script) -> Host {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Server::bind(&directory.path().join("control"), SOCKET_MODE).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut clients: BTreeMap<u64, i32> = BTreeMap::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let ids: Vec<u64> = clients.keys().copied().collect();
+                let ready: Vec<bool> = {
+                    let open = clients.values().map(|fd| borrowed(*fd));
+                    let mut fds = vec![PollFd::new(server.listener().as_fd(), PollFlags::POLLIN)];
+                    fds.extend(open.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+                    poll(&mut fds, PollTimeout::from(20u8)).unwrap();
+                    fds.iter().map(|f| f.any().unwrap_or(true)).collect()
+                };
+                clients.extend(server.accept());
+                let mut incoming = Vec::new();
+                for (id, ready) in ids.into_iter().zip(ready.into_iter().skip(1)) {
+                    if ready {
+                        incoming.extend(server.readable(id, &machine));
+                    }
+                    incoming.extend(server.writable(id, &machine));
+                }
+                incoming.extend(server.resume(&machine));
+                for call in incoming {
+                    script(&mut server, call);
+                }
+                clients.retain(|id, _| server.has_client(*id));
+            }
+        });
+        Host { directory, stop, thread: Some(thread) }
+    }
+
+    /// Serves one call on a socket beside: answers these replies, and hands the call to the test.
+    fn script(&self, socket: &str, replies: Vec<Value>) -> JoinHandle<Value> {
+        let listener = UnixListener::bind(self.directory.path().join(socket)).unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut call = Vec::new();
+            stream.read_until(0, &mut call).unwrap();
+            call.pop();
+            for reply in replies {
+                stream.get_mut().write_all(format!("{reply}\0").as_bytes()).unwrap();
+            }
+            serde_json::from_slice(&call).unwrap()
+        })
+    }
+
+    fn run(&self, line: &str) -> (Exit, String) {
+        self.run_on(line, false)
+    }
+
+    fn run_on(&self, line: &str, terminal: bool) -> (Exit, String) {
+        let socket = self.directory.path().join("control");
+        let environment = Environment {
+            directory: self.directory.path().to_owned(),
+            socket: Some(socket.into_os_string()),
+            terminal,
+            colour: terminal,
+            clock: Clock { boot: 1000 * SECOND, wall: 1_763_640_000 * SECOND },
+        };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let args = std::iter::once("initctl").chain(line.split_whitespace()).map(OsString::from);
+        let exit = run(args, &environment, &mut out, &mut err);
+        let mut text = String::from_utf8(out).unwrap();
+        if !err.is_empty() {
+            text.push_str(&format!("[stderr]\n{}", String::from_utf8(err).unwrap()));
+        }
+        (exit, text.replace(&self.directory.path().display().to_string(), "DIR"))
+    }
+
+    fn shows(&self, line: &str, exit: Exit, screen: &Expect) {
+        let (got, text) = self.run(line);
+        screen.assert_eq(&text);
+        assert_eq!(got, exit, "{text}");
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+#[allow(unsafe_code)]
+fn borrowed<'a>(fd: i32) -> BorrowedFd<'a> {
+    // SAFETY: poll(2) answers POLLNVAL for a descriptor that is closed, and the test's server is the only one
+    // that closes it.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join();
+            if !std::thread::panicking() {
+                result.unwrap();
+            }
+        }
+    }
+}
+
+fn finished(verdict: Verdict, tally: Tally, text: &str) -> Answer {
+    Answer::Finished(Finished { verdict, generation: 4, tally, text: text.to_owned() })
+}
+
+fn progress(unit: &str, state: Option<State>, outcome: Option<Outcome>, text: &str) -> Progress {
+    Progress { unit: unit.to_owned(), state, outcome, text: text.to_owned() }
+}
+
+#[test]
+fn status_shows_the_machine() {
+    Host::quiet().shows(
+        "status",
+        Exit::NotKept,
+        &expect![[r#"
+        generation 3, converged, 6 of 9 units ready, 1 waiting, 1 failed or not kept, 1 held, 1 down
+
+        held by hand
+          service:redis  stopped by root 40s ago, until boot: memory test
+
+        UNIT            STATE    FOR    DETAIL
+        service:db      failed   5s     exit code 1, restart limit reached; 5 restarts
+        service:app     waiting  1m     service:db
+        service:nginx   ready    2m 3s  pid 812
+        service:redis   down     40s    stopped by hand
+        file:/etc/motd  ready    3s     repaired: content differed
+        and 4 units as declared (2 file, 2 user); --all lists them
+    "#]],
+    );
+}
+
+#[test]
+fn status_of_a_unit_is_in_full_and_3_if_it_is_not_ready() {
+    let host = Host::quiet();
+    host.shows(
+        "status nginx",
+        Exit::Done,
+        &expect![[r#"
+            service:nginx: ready for 2m 3s, since 2025-11-20T11:57:57Z
+              pid       812
+              ready by  path=/run/nginx.pid
+              declared  state.toml:3
+        "#]],
+    );
+    host.shows("status redis.service /etc/motd", Exit::Unreachable, &expect![[r#"
+        service:redis: down for 40s, since 2025-11-20T11:59:20Z
+          by hand  stopped by root 40s ago, until boot: memory test
+
+        file:/etc/motd: ready for 3s, since 2025-11-20T11:59:57Z
+          outcome  repaired
+          detail   content differed
+          to keep the other version: initctl adopt file:/etc/motd; to be left alone: initctl hold file:/etc/motd --for 1h
+    "#]]);
+}
+
+#[test]
+fn status_in_json_has_a_version() {
+    let (exit, text) = Host::quiet().run("--json status nginx");
+    assert_eq!(exit, Exit::Done);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["version"], 1);
+    assert_eq!(value["info"]["generation"], 3);
+    assert_eq!(value["units"][0]["unit"], "service:nginx");
+    assert_eq!(value["units"][0]["sinceTime"], "2025-11-20T11:57:57Z");
+}
+
+#[test]
+fn unknown_and_ambiguous_names_are_usage() {
+    let mut machine = Machine::new();
+    machine.units.push(status("target:db", State::Ready, 1));
+    let host = Host::with(machine, Box::new(|_, incoming| panic!("{incoming:?}")));
+    host.shows(
+        "status ngnix",
+        Exit::Usage,
+        &expect![[r#"
+        [stderr]
+        initctl: no such unit: ngnix; did you mean service:nginx?
+    "#]],
+    );
+    host.shows(
+        "restart db",
+        Exit::Usage,
+        &expect![[r#"
+            [stderr]
+            initctl: db is the name of several units: service:db, target:db
+        "#]],
+    );
+    let (exit, text) = host.run("--json stop ngnix");
+    assert_eq!(exit, Exit::Usage);
+    let value: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(value["error"]["name"], "io.holdfast.NoSuchUnit");
+    assert_eq!(value["error"]["parameters"]["nearest"], "service:nginx");
+}
+
+#[test]
+fn nobody_there_is_3_and_says_so() {
+    let host = Host::absent();
+    for line in ["status", "apply state.toml", "generations", "poweroff"] {
+        host.write("state.toml", "");
+        let (exit, text) = host.run(line);
+        assert_eq!(exit, Exit::Unreachable, "{line}: {text}");
+    }
+    host.shows(
+        "status",
+        Exit::Unreachable,
+        &expect![[r#"
+        [stderr]
+        initctl: cannot connect to DIR/control: No such file or directory (os error 2)
+        help: is init running here? --socket PATH or HOLDFAST_SOCKET name another socket
+    "#]],
+    );
+    host.shows("reboot", Exit::Unreachable, &expect![[r#"
+        [stderr]
+        initctl: cannot connect to DIR/control: No such file or directory (os error 2); --force goes without init
+        help: is init running here? --socket PATH or HOLDFAST_SOCKET name another socket
+    "#]]);
+}
+
+/// An apply with every kind of progress.
+fn applying() -> Script {
+    Box::new(|server, incoming| {
+        let Request::Apply(apply) = &incoming.request else { panic!("{incoming:?}") };
+        assert!(apply.path.as_ref().unwrap().ends_with("/state.toml"));
+        assert_eq!(apply.if_generation, Some(3));
+        let steps = [
+            progress("file:/etc/nginx/nginx.conf", None, Some(Outcome::Changed), "content differs"),
+            progress("file:/etc/a", None, Some(Outcome::Kept), ""),
+            progress("service:nginx", Some(State::Reloading), None, "file:/etc/nginx/nginx.conf changed"),
+            progress("service:nginx", Some(State::Ready), None, ""),
+            progress("file:/proc/x", None, Some(Outcome::NotKept), "cannot open /proc/x: read-only"),
+        ];
+        for step in steps {
+            server.progress(incoming.call, &step);
+        }
+        let tally = Tally { kept: 7, changed: 1, repaired: 0, not_kept: 1, held: 1, waiting: 0 };
+        server.answer(incoming.call, &finished(Verdict::Returned, tally, "file:/proc/x could not be kept"));
+    })
+}
+
+#[test]
+fn apply_shows_what_it_does_and_how_it_ended() {
+    let host = Host::new(applying());
+    host.write("state.toml", "");
+    host.shows(
+        "apply --if-generation 3 state.toml",
+        Exit::Returned,
+        &expect![[r#"
+        changed   file:/etc/nginx/nginx.conf  content differs
+        reloading service:nginx  file:/etc/nginx/nginx.conf changed
+        ready     service:nginx
+        not kept  file:/proc/x  cannot open /proc/x: read-only
+        generation 4: 7 kept, 1 changed, 0 repaired, 1 not kept, 1 held
+        left alone, since held by hand: service:redis
+        not kept: file:/proc/x, service:db
+        returned to the old generation: file:/proc/x could not be kept
+    "#]],
+    );
+}
+
+#[test]
+fn apply_on_a_terminal_draws_its_last_line_again() {
+    let host = Host::new(applying());
+    host.write("state.toml", "");
+    let (exit, text) = host.run_on("apply state.toml --if-generation 3", true);
+    assert_eq!(exit, Exit::Returned);
+    expect![[r#"
+        ^[[36mchanged^[[0m   file:/etc/nginx/nginx.conf  ^[[2mcontent differs^[[0m
+        ^M^[[K[2] kept      file:/etc/a^M^[[K[3] reloading service:nginx  file:/etc/nginx/nginx.conf changed^M^[[K^[[32mready^[[0m     service:nginx
+        ^[[31mnot kept^[[0m  file:/proc/x  ^[[2mcannot open /proc/x: read-only^[[0m
+        generation 4: 7 kept, 1 changed, 0 repaired, ^[[31m1 not kept^[[0m, ^[[35m1 held^[[0m
+        left alone, since held by hand: service:redis
+        not kept: file:/proc/x, service:db
+        ^[[33mreturned to the old generation^[[0m: file:/proc/x could not be kept
+    "#]].assert_eq(&text.replace('\x1b', "^[").replace('\r', "^M"));
+}
+
+#[test]
+fn apply_in_json_is_a_line_a_change() {
+    let host = Host::new(applying());
+    host.write("state.toml", "");
+    let (exit, text) = host.run("apply state.toml --if-generation 3 --json");
+    assert_eq!(exit, Exit::Returned);
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 6);
+    assert!(lines.iter().all(|l| l["version"] == 1));
+    assert_eq!(lines[0]["progress"]["outcome"], "changed");
+    assert_eq!(lines[5]["finished"]["verdict"], "returned");
+    assert_eq!(lines[5]["finished"]["tally"]["notKept"], 1);
+}
+
+#[test]
+fn every_verdict_has_its_code() {
+    for (verdict, exit) in [
+        (Verdict::Done, Exit::Done),
+        (Verdict::Failed, Exit::NotKept),
+        (Verdict::Superseded, Exit::Superseded),
+        (Verdict::Returned, Exit::Returned),
+        (Verdict::ReturnIncomplete, Exit::ReturnIncomplete),
+    ] {
+        let host = Host::new(Box::new(move |server, incoming| {
+            assert!(matches!(incoming.request, Request::Rollback(_)));
+            server.answer(incoming.call, &finished(verdict, Tally::default(), ""));
+        }));
+        let (got, text) = host.run("rollback 2");
+        assert_eq!(got, exit, "{text}");
+    }
+    for (failure, exit) in [
+        (Failure::Superseded { generation: 9 }, Exit::Superseded),
+        (Failure::Unavailable { text: "the store is not open".to_owned() }, Exit::Unreachable),
+        (Failure::Failed { text: "no".to_owned() }, Exit::NotKept),
+        (Failure::NoSuchGeneration { text: "no generation 2".to_owned() }, Exit::Usage),
+    ] {
+        let told = failure.to_string();
+        let host = Host::new(Box::new(move |server, incoming| server.fail(incoming.call, &failure)));
+        let (got, text) = host.run("rollback 2");
+        assert_eq!(got, exit, "{text}");
+        assert!(text.contains(&told), "{text}");
+    }
+}
+
+#[test]
+fn a_state_file_with_mistakes_is_shown_as_check_shows_it() {
+    let source = "[service.web]\nexce = [\"true\"]\n";
+    let diagnostics = {
+        let mut loader = units::load::MemoryLoader::new().file("state.toml", source);
+        let compiled = units::compile::compile("state.toml", &mut loader);
+        let locate = |d| units::diagnostic::locate(d, &compiled.sources);
+        compiled.diagnostics.iter().map(locate).collect::<Vec<_>>()
+    };
+    assert!(!diagnostics.is_empty());
+    let host = Host::new(Box::new(move |server, incoming| {
+        let text = "mistakes".to_owned();
+        server.fail(incoming.call, &Failure::CompileFailed { text, diagnostics: diagnostics.clone() });
+    }));
+    host.write("state.toml", source);
+    let (exit, applied) = host.run("apply state.toml");
+    assert_eq!(exit, Exit::Usage);
+    let (exit, checked) = host.run("check state.toml");
+    assert_eq!(exit, Exit::Usage);
+    assert_eq!(applied, checked);
+    assert!(checked.contains("exce = "), "{checked}");
+    let (exit, text) = host.run("check state.toml --json");
+    assert_eq!(exit, Exit::Usage);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let found = value["diagnostics"].as_array().unwrap();
+    assert!(found.iter().any(|d| d["id"] == "unknown-key" && d["places"][0]["line"] == 2), "{text}");
+}
+
+#[test]
+fn check_needs_no_init() {
+    let host = Host::absent();
+    host.write("state.toml", "holdfast = 1\n[file.\"/etc/motd\"]\nsource = \"motd\"\n");
+    let (exit, text) = host.run("check state.toml");
+    assert_eq!(exit, Exit::Usage, "{text}");
+    host.write("motd", "hello\n");
+    host.shows(
+        "check state.toml",
+        Exit::Done,
+        &expect![[r#"
+            state.toml: 1 unit, no mistakes
+        "#]],
+    );
+    let (exit, _) = host.run("check nowhere.toml");
+    assert_eq!(exit, Exit::Usage);
+}
+
+#[test]
+fn commands_are_sent_as_they_are_meant() {
+    let host = Host::new(Box::new(|server, incoming| {
+        let Request::Command(command) = &incoming.request else { panic!("{incoming:?}") };
+        match command.verb {
+            Verb::Hold => {
+                assert_eq!(command.units, ["service:nginx", "file:/etc/motd"]);
+                assert_eq!(command.for_seconds, Some(90));
+                assert_eq!(command.note.as_deref(), Some("test"));
+                server.answer(incoming.call, &finished(Verdict::Done, Tally::default(), ""));
+            }
+            Verb::Kill => {
+                assert_eq!(command.signal, Some(10));
+                server.answer(incoming.call, &finished(Verdict::Done, Tally::default(), ""));
+            }
+            _ => {
+                let starting = progress("service:db", Some(State::Starting), None, "started by hand");
+                server.progress(incoming.call, &starting);
+                let failed = progress("service:db", Some(State::Failed), None, "exit code 1");
+                server.progress(incoming.call, &failed);
+                server
+                    .answer(incoming.call, &finished(Verdict::Failed, Tally::default(), "service:db failed"));
+            }
+        }
+    }));
+    host.shows("hold nginx /etc/motd --for 1m30s --why test", Exit::Done, &expect![""]);
+    host.shows("kill -s USR1 nginx", Exit::Done, &expect![[""]]);
+    host.shows(
+        "start db",
+        Exit::NotKept,
+        &expect![[r#"
+        starting  service:db  started by hand
+        failed    service:db  exit code 1
+        service:db failed
+    "#]],
+    );
+}
+
+#[test]
+fn wait_ends_when_it_is_true_or_cannot_be() {
+    let host = Host::new(Box::new(|server, incoming| {
+        let Request::Wait(wait) = &incoming.request else { panic!("{incoming:?}") };
+        let waiting = Waiting {
+            unit: "mount:/data".to_owned(),
+            state: State::Waiting,
+            cause: "device /dev/vdb".to_owned(),
+        };
+        let waited = if wait.converged {
+            Waited { fulfilled: false, waiting: vec![waiting] }
+        } else {
+            assert_eq!(wait.ready, ["service:nginx"]);
+            Waited { fulfilled: true, waiting: vec![] }
+        };
+        server.answer(incoming.call, &Answer::Waited(waited));
+    }));
+    host.shows("wait --ready nginx", Exit::Done, &expect![""]);
+    host.shows(
+        "wait",
+        Exit::NotKept,
+        &expect![[r#"
+        mount:/data is waiting (device /dev/vdb)
+    "#]],
+    );
+}
+
+#[test]
+fn wait_gives_up_with_124_and_says_what_is_missing() {
+    let host = Host::new(Box::new(|_, incoming| assert!(matches!(incoming.request, Request::Wait(_)))));
+    host.shows("wait --timeout 50ms", Exit::TimedOut, &expect![[r#"
+        [stderr]
+        initctl: time ran out: service:db is failed (exit code 1, restart limit reached), service:app is waiting (service:db)
+    "#]]);
+    Host::absent().shows(
+        "wait --timeout 20ms",
+        Exit::TimedOut,
+        &expect![[r#"
+        [stderr]
+        initctl: time ran out: nobody listens at DIR/control
+    "#]],
+    );
+}
+
+#[test]
+fn reexec_and_shutdown_are_asked() {
+    let host = Host::new(Box::new(|server, incoming| match &incoming.request {
+        Request::Reexec(_) => server.answer(incoming.call, &Answer::Begun),
+        Request::Shutdown(s) => {
+            assert_eq!(s.how, How::Reboot);
+            server.answer(incoming.call, &Answer::Begun);
+        }
+        other => panic!("{other:?}"),
+    }));
+    assert_eq!(host.run("reexec").0, Exit::Done);
+    assert_eq!(host.run("reboot").0, Exit::Done);
+}
+
+#[test]
+fn tree_and_explain_are_drawn() {
+    let host = Host::quiet();
+    host.shows(
+        "tree",
+        Exit::Done,
+        &expect![[r#"
+        file:/etc/b ready
+        file:/etc/motd ready
+        └─ after service:redis down
+           └─ user:redis ready
+        service:app waiting
+        ├─ service:db failed
+        └─ wants service:redis down …
+        service:nginx ready
+        ├─ file:/etc/a ready
+        └─ user:nginx ready
+    "#]],
+    );
+    host.shows(
+        "explain app",
+        Exit::Done,
+        &expect![[r#"
+        service:app: waiting for 1m, since 2025-11-20T11:59:00Z
+          cause  service:db
+          meant to be up, by layer main of generation 3
+        needs
+          requires  service:db  failed
+          requires  user:app    ready   user of the service
+        needed by
+          wants  target:web  ready
+          and 6 more
+    "#]],
+    );
+    host.shows(
+        "explain service.exec",
+        Exit::Done,
+        &expect![[r#"
+        service.exec: Command and arguments; the program is looked up in `PATH` when it has no slash.
+          takes a command: an array of strings, or one string
+          required
+    "#]],
+    );
+}
+
+#[test]
+fn plan_shows_verbs_reasons_and_diffs() {
+    let host = Host::absent();
+    host.write("state.toml", "");
+    let change = |unit: &str, verb: &str, reason: &str| json!({"continues": true, "parameters": {"change": {"unit": unit, "verb": verb, "reason": reason}}});
+    let mut conf = change("file:/etc/a", "change", "content differs");
+    conf["parameters"]["change"]["diff"] =
+        json!("--- a/etc/a\n+++ b/etc/a\n@@ -1 +1 @@\n-old\n+new\x1b[31m\n");
+    let server = host.script(
+        "store",
+        vec![
+            change("user:web", "create", "not in the user database"),
+            conf,
+            change("service:nginx", "reload", "file:/etc/a changed"),
+            json!({"parameters": {"summary": {"generation": 3, "units": 9, "same": false}}}),
+        ],
+    );
+    host.shows(
+        "plan state.toml",
+        Exit::Done,
+        &expect![[r#"
+        create   user:web  not in the user database
+        change   file:/etc/a  content differs
+            --- a/etc/a
+            +++ b/etc/a
+            @@ -1 +1 @@
+            -old
+            +new [31m
+        reload   service:nginx  file:/etc/a changed
+        1 to create, 1 to change, 1 to reload; 9 units, the current generation is 3
+    "#]],
+    );
+    let call = server.join().unwrap();
+    assert_eq!(call["method"], "io.holdfast.Store.Plan");
+    assert_eq!(call["more"], true);
+    assert!(call["parameters"]["path"].as_str().unwrap().ends_with("/state.toml"));
+}
+
+#[test]
+fn generations_are_listed_and_the_store_can_refuse() {
+    let host = Host::absent();
+    let generation = |number: u64, state: &str, note: &str| {
+        json!({"number": number, "time": (1_763_640_000 - 600 * (4 - number)) * SECOND, "state": state,
+               "units": 9, "digest": "ab", "note": note})
+    };
+    let pages = vec![
+        json!({"continues": true, "parameters": {"generations": [generation(3, "current", "apply by root")]}}),
+        json!({"parameters": {"generations": [generation(2, "kept", ""), generation(1, "returned", "apply by root")]}}),
+    ];
+    host.script("store", pages);
+    host.shows(
+        "generations",
+        Exit::Done,
+        &expect![[r#"
+        GENERATION  STATE     UNITS  MADE                  AGO  BY
+        3           current   9      2025-11-20T11:50:00Z  10m  apply by root
+        2           kept      9      2025-11-20T11:40:00Z  20m
+        1           returned  9      2025-11-20T11:30:00Z  30m  apply by root
+    "#]],
+    );
+    let host = Host::absent();
+    host.script(
+        "store",
+        vec![
+            json!({"error": "io.holdfast.Store.PermissionDenied", "parameters": {"what": "read the store"}}),
+        ],
+    );
+    host.shows(
+        "verify",
+        Exit::Usage,
+        &expect![[r#"
+        [stderr]
+        initctl: cannot read the store: permission denied: it needs root or the owner of the control socket
+    "#]],
+    );
+}
+
+#[test]
+fn verify_and_diff_and_adopt_are_shown() {
+    let host = Host::quiet();
+    let unit = json!({"unit": "file:/etc/motd", "outcome": "drifted", "detail": "content differs"});
+    host.script(
+        "store",
+        vec![
+            json!({"continues": true, "parameters": {"unit": unit}}),
+            json!({"parameters": {"summary": {"generation": 3, "units": 9, "wrong": 1, "storeDamaged": ["blob ab: too short"]}}}),
+        ],
+    );
+    host.shows(
+        "verify",
+        Exit::NotKept,
+        &expect![[r#"
+        drifted   file:/etc/motd  content differs
+        store is damaged: blob ab: too short
+        1 of 9 units of generation 3 differ
+    "#]],
+    );
+    let host = Host::quiet();
+    let changes = json!([{"unit": "service:nginx", "verb": "changed", "reason": "reload-on"}]);
+    host.script("store", vec![json!({"parameters": {"from": 2, "to": 3, "changes": changes}})]);
+    host.shows(
+        "diff 2 3",
+        Exit::Done,
+        &expect![[r#"
+        changed  service:nginx  reload-on
+        from generation 2 to generation 3
+    "#]],
+    );
+    let host = Host::quiet();
+    let adopted = json!({"patch": "--- state.toml\n+++ state.toml\n", "note": "xattrs are left out"});
+    let server = host.script("store", vec![json!({"parameters": adopted})]);
+    host.shows(
+        "adopt /etc/motd",
+        Exit::Done,
+        &expect![[r#"
+        --- state.toml
+        +++ state.toml
+        [stderr]
+        initctl: xattrs are left out
+    "#]],
+    );
+    assert_eq!(server.join().unwrap()["parameters"]["unit"], "file:/etc/motd");
+}
+
+#[test]
+fn logs_name_the_unit_where_there_are_several() {
+    let line = |unit: &str, text: &str| json!({"unit": unit, "time": 1_763_640_000 * SECOND, "text": text});
+    let reply =
+        json!({"parameters": {"lines": [line("service:a", "one\ttwo\x1b[2J"), line("service:b", "three")]}});
+    let host = Host::quiet();
+    let server = host.script("logs", vec![reply.clone()]);
+    host.shows(
+        "logs -n 2",
+        Exit::Done,
+        &expect![[r#"
+        2025-11-20T12:00:00Z service:a: one	two�[2J
+        2025-11-20T12:00:00Z service:b: three
+    "#]],
+    );
+    assert_eq!(server.join().unwrap()["parameters"], json!({"lines": 2}));
+    let host = Host::quiet();
+    let server = host.script("logs", vec![reply]);
+    host.shows(
+        "logs -f nginx",
+        Exit::Done,
+        &expect![[r#"
+            2025-11-20T12:00:00Z one	two�[2J
+            2025-11-20T12:00:00Z three
+        "#]],
+    );
+    assert_eq!(server.join().unwrap()["parameters"], json!({"units": ["service:nginx"], "follow": true}));
+}
+
+#[test]
+fn events_are_a_line_each() {
+    let reply = |e: &Event, more: bool| json!({"continues": more, "parameters": {"event": e}});
+    let event = |about: &str, unit: Option<&str>, state, outcome, text: &str| Event {
+        time: 990 * SECOND,
+        about: about.to_owned(),
+        unit: unit.map(str::to_owned),
+        state,
+        outcome,
+        text: text.to_owned(),
+    };
+    let host = Host::absent();
+    host.script(
+        "control",
+        vec![
+            reply(&event("unit", Some("service:a"), Some(State::Ready), None, ""), true),
+            reply(
+                &event("unit", Some("file:/a"), Some(State::Ready), Some(Outcome::Repaired), "mode was 0600"),
+                true,
+            ),
+            reply(&event("converged", None, None, None, ""), false),
+        ],
+    );
+    host.shows(
+        "events",
+        Exit::Done,
+        &expect![[r#"
+        2025-11-20T11:59:50Z service:a ready
+        2025-11-20T11:59:50Z file:/a ready repaired: mode was 0600
+        2025-11-20T11:59:50Z converged
+    "#]],
+    );
+}
+
+#[test]
+fn a_pipe_that_closes_is_no_failure() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let host = Host::quiet();
+    let environment = Environment {
+        directory: PathBuf::from("/"),
+        socket: Some(host.directory.path().join("control").into_os_string()),
+        terminal: false,
+        colour: false,
+        clock: Clock { boot: 0, wall: 0 },
+    };
+    let mut err = Vec::new();
+    let exit = run(["initctl", "status"].map(OsString::from), &environment, &mut Closed, &mut err);
+    assert_eq!(exit, Exit::Done);
+    assert!(err.is_empty());
+}

@@ -1,0 +1,324 @@
+//! What a command line means: every default taken, every path absolute, every number a number. Pure.
+
+use std::path::{Path, PathBuf};
+
+use units::Kind;
+use units::value::{duration, signal};
+
+use super::Environment;
+use super::args::{self, Args};
+use super::exit::Stop;
+use crate::control::request::{Command, How, Rollback, Verb, Wait};
+
+/// Where init listens when nobody says otherwise.
+pub const SOCKET: &str = "/run/holdfast/control";
+
+/// A state file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum File {
+    /// Its absolute path.
+    Path(String),
+    /// Standard input; relative sources are below this directory.
+    Stdin {
+        /// Absolute.
+        directory: String,
+    },
+}
+
+/// What `explain` is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A unit of the machine.
+    Unit(String),
+    /// A table of the language, or one key in it.
+    Key(Kind, Option<String>),
+}
+
+/// The verb with everything it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Make a state file the new generation.
+    Apply {
+        /// Which.
+        file: File,
+        /// Only if this is the current generation.
+        if_generation: Option<u64>,
+        /// Lift all holds.
+        release: bool,
+    },
+    /// Show what an apply would do.
+    Plan {
+        /// Of which file.
+        file: File,
+        /// Units with nothing to do too.
+        all: bool,
+    },
+    /// Compile here.
+    Check(File),
+    /// Show units.
+    Status {
+        /// Which; all if empty.
+        units: Vec<String>,
+        /// Every one in a line of its own.
+        all: bool,
+    },
+    /// Ask something of units.
+    Command(Command),
+    /// Return to a generation.
+    Rollback(Rollback),
+    /// Print the patch that declares a unit as it is.
+    Adopt(String),
+    /// Show output of services.
+    Logs {
+        /// Of which; of all if empty.
+        units: Vec<String>,
+        /// How many lines.
+        lines: Option<u32>,
+        /// Go on.
+        follow: bool,
+    },
+    /// Show what happens.
+    Events,
+    /// Wait.
+    Wait {
+        /// For what.
+        wait: Wait,
+        /// At most this many milliseconds.
+        timeout: Option<u64>,
+    },
+    /// List generations.
+    Generations,
+    /// Compare generations.
+    Diff {
+        /// The old one.
+        from: Option<u64>,
+        /// The new one.
+        to: Option<u64>,
+    },
+    /// Explain.
+    Explain(Subject),
+    /// Draw the tree.
+    Tree,
+    /// Compare the machine with its generation.
+    Verify {
+        /// What is right too.
+        all: bool,
+    },
+    /// Re-execute init.
+    Reexec,
+    /// Take the machine down.
+    Shutdown {
+        /// How.
+        how: How,
+        /// Without init, if it does not answer.
+        force: bool,
+    },
+}
+
+/// A command line, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Todo {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The verb.
+    pub task: Task,
+}
+
+/// Resolves a command line.
+///
+/// # Errors
+/// [`Stop::Usage`] for values that mean nothing and for what is not there yet.
+pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
+    let named = args.socket.or_else(|| environment.socket.clone().map(PathBuf::from));
+    let socket = environment.directory.join(named.unwrap_or_else(|| PathBuf::from(SOCKET)));
+    let file = |path: PathBuf| file(&path, environment);
+    let command = |verb, units: args::Units| {
+        Task::Command(Command { verb, units: units.units, signal: None, for_seconds: None, note: None })
+    };
+    let task = match args.verb {
+        args::Verb::Apply(apply) => return apply_task(apply, socket, environment),
+        args::Verb::Plan { file: path, all } => Task::Plan { file: file(path)?, all },
+        args::Verb::Check { file: path } => Task::Check(file(path)?),
+        args::Verb::Status { units, all } => Task::Status { units, all },
+        args::Verb::Start(units) => command(Verb::Start, units),
+        args::Verb::Stop(units) => command(Verb::Stop, units),
+        args::Verb::Restart(units) => command(Verb::Restart, units),
+        args::Verb::Reload(units) => command(Verb::Reload, units),
+        args::Verb::Pause(units) => command(Verb::Pause, units),
+        args::Verb::Resume(units) => command(Verb::Resume, units),
+        args::Verb::Release(units) => command(Verb::Release, units),
+        args::Verb::Hold { units, duration, why } => Task::Command(Command {
+            verb: Verb::Hold,
+            units: units.units,
+            signal: None,
+            for_seconds: duration.map(|d| milliseconds("--for", &d)).transpose()?.map(|ms| ms.div_ceil(1000)),
+            note: why,
+        }),
+        args::Verb::Kill { units, signal } => Task::Command(Command {
+            verb: Verb::Kill,
+            units: units.units,
+            signal: Some(signal_number(&signal)?),
+            for_seconds: None,
+            note: None,
+        }),
+        args::Verb::Adopt { unit } => Task::Adopt(unit),
+        args::Verb::Logs { units, follow, lines } => Task::Logs { units, lines, follow },
+        args::Verb::Events => Task::Events,
+        args::Verb::Wait { converged, ready, timeout } => Task::Wait {
+            wait: Wait { converged: converged || ready.is_empty(), ready },
+            timeout: timeout.map(|t| milliseconds("--timeout", &t)).transpose()?,
+        },
+        args::Verb::Generations => Task::Generations,
+        args::Verb::Rollback { generation } => Task::Rollback(Rollback { generation }),
+        args::Verb::Diff { from, to } => Task::Diff { from, to },
+        args::Verb::Explain { what } => Task::Explain(subject(what)),
+        args::Verb::Tree => Task::Tree,
+        args::Verb::Verify { all } => Task::Verify { all },
+        args::Verb::Reexec => Task::Reexec,
+        args::Verb::Poweroff(down) => Task::Shutdown { how: How::Poweroff, force: down.force },
+        args::Verb::Reboot(down) => Task::Shutdown { how: How::Reboot, force: down.force },
+        args::Verb::Halt(down) => Task::Shutdown { how: How::Halt, force: down.force },
+    };
+    Ok(Todo { socket, task })
+}
+
+fn apply_task(apply: args::Apply, socket: PathBuf, environment: &Environment) -> Result<Todo, Stop> {
+    let later = [
+        ("--watch", apply.watch),
+        ("--confirm", apply.confirm.is_some()),
+        ("--only", !apply.only.is_empty()),
+        ("--except", !apply.except.is_empty()),
+        ("--root", apply.root.is_some()),
+    ];
+    if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
+        return Err(Stop::Usage(format!("apply {flag} is not supported yet")));
+    }
+    let file = file(&apply.file, environment)?;
+    let task = if apply.dry_run {
+        Task::Plan { file, all: false }
+    } else {
+        Task::Apply { file, if_generation: apply.if_generation, release: apply.release }
+    };
+    Ok(Todo { socket, task })
+}
+
+fn file(path: &Path, environment: &Environment) -> Result<File, Stop> {
+    let text = |p: &Path| {
+        p.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Stop::Usage(format!("path is not UTF-8: {}", p.display())))
+    };
+    if path == Path::new("-") {
+        return Ok(File::Stdin { directory: text(&environment.directory)? });
+    }
+    let tidy: PathBuf = environment.directory.join(path).components().collect();
+    Ok(File::Path(text(&tidy)?))
+}
+
+fn milliseconds(flag: &str, said: &str) -> Result<u64, Stop> {
+    match duration::parse(said) {
+        Ok(0) => Err(Stop::Usage(format!("{flag}: must be longer than nothing"))),
+        Ok(ms) => Ok(ms),
+        Err(e) => Err(Stop::Usage(format!("{flag}: {}", value_error(&e)))),
+    }
+}
+
+fn signal_number(said: &str) -> Result<i32, Stop> {
+    signal::parse(said).map_err(|e| Stop::Usage(format!("--signal: {}", value_error(&e))))
+}
+
+fn value_error(e: &units::value::ValueError) -> String {
+    match &e.help {
+        Some(help) => format!("{}; {help}", e.message),
+        None => e.message.clone(),
+    }
+}
+
+/// `service`, `service.exec`; anything else is a unit.
+fn subject(what: String) -> Subject {
+    match what.split_once('.') {
+        None => match Kind::from_word(&what) {
+            Some(kind) => Subject::Key(kind, None),
+            None => Subject::Unit(what),
+        },
+        Some((word, key)) => match Kind::from_word(word) {
+            Some(kind) if !key.is_empty() => Subject::Key(kind, Some(key.to_owned())),
+            _ => Subject::Unit(what),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn environment() -> Environment {
+        Environment {
+            directory: PathBuf::from("/root"),
+            socket: None,
+            terminal: false,
+            colour: false,
+            clock: crate::ctl::time::Clock { boot: 0, wall: 0 },
+        }
+    }
+
+    fn task(line: &str) -> Result<Task, String> {
+        let args = Args::try_parse_from(line.split(' ')).map_err(|e| e.to_string())?;
+        resolve(args, &environment()).map(|t| t.task).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn lines_mean_what_they_say() {
+        let path = |p: &str| File::Path(p.to_owned());
+        let apply = |file| Task::Apply { file, if_generation: None, release: false };
+        assert_eq!(task("initctl apply ./a.toml"), Ok(apply(path("/root/a.toml"))));
+        assert_eq!(task("initctl apply -"), Ok(apply(File::Stdin { directory: "/root".to_owned() })));
+        assert_eq!(
+            task("initctl apply --dry-run /a.toml"),
+            Ok(Task::Plan { file: path("/a.toml"), all: false })
+        );
+        let hold = Command {
+            verb: Verb::Hold,
+            units: vec!["nginx".to_owned()],
+            signal: None,
+            for_seconds: Some(3600),
+            note: Some("why".to_owned()),
+        };
+        assert_eq!(task("initctl hold nginx --for 1h --why why"), Ok(Task::Command(hold)));
+        let kill = Command {
+            verb: Verb::Kill,
+            units: vec!["a".to_owned(), "b".to_owned()],
+            signal: Some(1),
+            for_seconds: None,
+            note: None,
+        };
+        assert_eq!(task("initctl kill -s HUP a b"), Ok(Task::Command(kill)));
+        let wait = Wait { converged: true, ready: vec![] };
+        assert_eq!(task("initctl wait --timeout 1m30s"), Ok(Task::Wait { wait, timeout: Some(90_000) }));
+        assert_eq!(
+            task("initctl explain service.exec"),
+            Ok(Task::Explain(Subject::Key(Kind::Service, Some("exec".to_owned()))))
+        );
+        assert_eq!(
+            task("initctl explain nginx.service"),
+            Ok(Task::Explain(Subject::Unit("nginx.service".to_owned())))
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, says) in [
+            ("initctl apply a.toml --watch", "not supported yet"),
+            ("initctl apply a.toml --only x", "not supported yet"),
+            ("initctl hold a --for 5", "say the unit"),
+            ("initctl kill a -s NOPE", "NOPE"),
+            ("initctl stop", "required"),
+            ("initctl reloadd a", "reload"),
+        ] {
+            let said = task(line).unwrap_err();
+            assert!(said.contains(says), "{line}: {said}");
+        }
+    }
+}

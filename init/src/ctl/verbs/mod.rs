@@ -1,0 +1,276 @@
+//! Carries a resolved command line out: asks, and shows the answers.
+
+mod change;
+mod store;
+mod wait;
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientError};
+use super::exit::{Exit, Stop};
+use super::query::{self, ReadReply};
+use super::render::{self, history};
+use super::screen::Screen;
+use super::todo::{File, Subject, Task, Todo};
+use super::{Environment, check, keys, memfd, power};
+use crate::control::answer::{EventReply, Explanation, StatusPage, TreePage, UnitStatus};
+use crate::control::request::{Apply, Empty, Explain, How, Request, Shutdown, Status};
+use crate::control::{Failure, Info, LOGS_SOCKET};
+
+/// What a verb has to work with.
+struct Run<'a, 'b> {
+    socket: &'a Path,
+    environment: &'a Environment,
+    screen: &'a mut Screen<'b>,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// Everything that ends a run early.
+pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>) -> Result<Exit, Stop> {
+    let mut run = Run { socket: &todo.socket, environment, screen };
+    match todo.task {
+        Task::Apply { file, if_generation, release } => run.apply(file, if_generation, release),
+        Task::Rollback(rollback) => run.change(&Request::Rollback(rollback), None),
+        Task::Command(command) => run.change(&Request::Command(command), None),
+        Task::Plan { file, all } => run.plan(file, all),
+        Task::Check(file) => check::check(&file, &environment.directory, run.screen),
+        Task::Status { units, all } => run.status(units, all),
+        Task::Adopt(unit) => run.adopt(unit),
+        Task::Logs { units, lines, follow } => run.logs(units, lines, follow),
+        Task::Events => run.events(),
+        Task::Wait { wait, timeout } => run.wait(&wait, timeout),
+        Task::Generations => run.generations(),
+        Task::Diff { from, to } => run.diff(from, to),
+        Task::Explain(Subject::Unit(unit)) => run.explain(unit),
+        Task::Explain(Subject::Key(kind, key)) => {
+            let page = keys::page(kind, key.as_deref(), run.screen.style)?;
+            if run.screen.json {
+                run.screen.object(json!({ "kind": kind.word(), "key": key, "text": page }))?;
+            } else {
+                run.screen.put(&page)?;
+            }
+            Ok(Exit::Done)
+        }
+        Task::Tree => run.tree(),
+        Task::Verify { all } => run.verify(all),
+        Task::Reexec => {
+            let _: Value = run.client()?.call(&Request::Reexec(Empty {}).frame(false))?;
+            run.begun("re-executing")
+        }
+        Task::Shutdown { how, force } => run.shutdown(how, force),
+    }
+}
+
+/// A value as JSON; ours can all be said.
+fn json_of<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+impl Run<'_, '_> {
+    fn client(&self) -> Result<Client, ClientError> {
+        Client::connect(self.socket)
+    }
+
+    /// A socket beside the control socket.
+    fn beside(&self, name: &str) -> Result<Client, ClientError> {
+        Client::connect(&self.socket.with_file_name(name))
+    }
+
+    fn begun(&mut self, text: &str) -> Result<Exit, Stop> {
+        if self.screen.json {
+            self.screen.object(json!({ "begun": text }))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn apply(&mut self, file: File, if_generation: Option<u64>, release: bool) -> Result<Exit, Stop> {
+        let (path, directory, descriptor) = match file {
+            File::Path(path) => {
+                readable(&path)?;
+                (Some(path), None, None)
+            }
+            File::Stdin { directory } => {
+                (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
+            }
+        };
+        let request = Request::Apply(Apply { path, directory, if_generation, release });
+        self.change(&request, descriptor.as_ref())
+    }
+
+    fn status(&mut self, names: Vec<String>, all: bool) -> Result<Exit, Stop> {
+        let mut client = self.client()?;
+        let some = !names.is_empty();
+        let info: Info = client.call(&Request::Info(Empty {}).frame(false))?;
+        let units = units(&mut client, some.then_some(names))?;
+        let clock = &self.environment.clock;
+        if self.screen.json {
+            let units: Vec<Value> = units.iter().map(|u| self.unit_object(u)).collect();
+            self.screen.object(json!({ "info": json_of(&info), "units": units }))?;
+        } else if some {
+            let pages: Vec<_> =
+                units.iter().map(|u| render::status::unit(u, clock, self.screen.style)).collect();
+            self.screen.put(&pages.join("\n"))?;
+        } else {
+            let text = render::status::machine(&info, &units, all, clock, self.screen.style);
+            self.screen.put(&text)?;
+        }
+        Ok(if some {
+            if units.iter().all(|u| u.state.is_ready()) { Exit::Done } else { Exit::Unreachable }
+        } else if info.units.failed > 0 {
+            Exit::NotKept
+        } else {
+            Exit::Done
+        })
+    }
+
+    /// A unit as JSON: what init says, with wall-clock times beside those since boot.
+    fn unit_object(&self, unit: &UnitStatus) -> Value {
+        let clock = &self.environment.clock;
+        let mut value = json_of(unit);
+        if let Value::Object(members) = &mut value {
+            members.insert("sinceTime".to_owned(), json!(clock.text_of(unit.since)));
+            if let (Some(held), Some(Value::Object(shown))) = (&unit.held, members.get_mut("held")) {
+                shown.insert("whenTime".to_owned(), json!(clock.text_of(held.when)));
+                if let Some(until) = held.until {
+                    shown.insert("untilTime".to_owned(), json!(clock.text_of(until)));
+                }
+            }
+        }
+        value
+    }
+
+    fn explain(&mut self, unit: String) -> Result<Exit, Stop> {
+        let e: Explanation = self.client()?.call(&Request::Explain(Explain { unit }).frame(false))?;
+        if self.screen.json {
+            let mut value = json_of(&e);
+            if let Value::Object(members) = &mut value {
+                members.insert("status".to_owned(), self.unit_object(&e.status));
+            }
+            self.screen.object(json!({ "explanation": value }))?;
+        } else {
+            let page = render::explain::page(&e, &self.environment.clock, self.screen.style);
+            self.screen.put(&page)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn tree(&mut self) -> Result<Exit, Stop> {
+        let mut nodes = Vec::new();
+        self.client()?.stream(&Request::Tree(Empty {}).frame(true), None, |page: TreePage| {
+            nodes.extend(page.nodes);
+            Ok::<_, Stop>(())
+        })?;
+        if self.screen.json {
+            self.screen.object(json!({ "nodes": nodes }))?;
+        } else {
+            let text = render::tree::draw(&nodes, self.screen.style);
+            self.screen.put(&text)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn events(&mut self) -> Result<Exit, Stop> {
+        let clock = self.environment.clock;
+        self.client()?.stream(&Request::Events(Empty {}).frame(true), None, |reply: EventReply| {
+            if self.screen.json {
+                let mut event = json_of(&reply.event);
+                if let Value::Object(members) = &mut event {
+                    members.insert("wallTime".to_owned(), json!(clock.text_of(reply.event.time)));
+                }
+                self.screen.object(json!({ "event": event }))
+            } else {
+                let line = history::event(&reply.event, &clock, self.screen.style);
+                self.screen.put(&line)
+            }
+        })?;
+        Ok(Exit::Done)
+    }
+
+    fn logs(&mut self, units: Vec<String>, lines: Option<u32>, follow: bool) -> Result<Exit, Stop> {
+        let named = units.len() != 1;
+        let units = if units.is_empty() { None } else { Some(self.addresses(units)?) };
+        let frame = query::frame("io.holdfast.Logs.Read", &query::Read { units, lines, follow }, true);
+        self.beside(LOGS_SOCKET)?.stream(&frame, None, |reply: ReadReply| {
+            for line in &reply.lines {
+                if self.screen.json {
+                    let mut value = json_of(line);
+                    if let Value::Object(members) = &mut value {
+                        members.insert("wallTime".to_owned(), json!(super::time::rfc3339(line.time)));
+                    }
+                    self.screen.object(json!({ "line": value }))?;
+                } else {
+                    let text = history::log(line, named, self.screen.style);
+                    self.screen.put(&text)?;
+                }
+            }
+            Ok::<_, Stop>(())
+        })?;
+        Ok(Exit::Done)
+    }
+
+    /// What typed names mean, where the server that is asked next does not know the units. Without init they are
+    /// taken as they are, bare ones as services.
+    fn addresses(&self, names: Vec<String>) -> Result<Vec<String>, Stop> {
+        let as_typed = |name: &String| match units::Address::parse(name) {
+            Some(address) => address.to_string(),
+            None => format!("service:{}", name.strip_suffix(".service").unwrap_or(name)),
+        };
+        match self.client() {
+            Ok(mut client) => match self::units(&mut client, Some(names.clone())) {
+                Ok(units) => Ok(units.into_iter().map(|u| u.unit).collect()),
+                // The output of a unit that is gone can still be read.
+                Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { .. })))
+                    if names.iter().all(|n| n.contains(':')) =>
+                {
+                    Ok(names)
+                }
+                Err(stop) => Err(stop),
+            },
+            Err(_) => Ok(names.iter().map(as_typed).collect()),
+        }
+    }
+
+    fn shutdown(&mut self, how: How, force: bool) -> Result<Exit, Stop> {
+        let asked = self.client().and_then(|mut client| {
+            client.call::<Value>(&Request::Shutdown(Shutdown { how }).frame(false)).map(|_| ())
+        });
+        match asked {
+            Ok(()) => self.begun("going down"),
+            // It was faster than its answer.
+            Err(ClientError::Lost { .. }) => self.begun("going down"),
+            Err(ClientError::Failure(failure)) => Err(ClientError::Failure(failure).into()),
+            Err(_) if force => power::force(how).map(|()| Exit::Done),
+            Err(ClientError::Connect { socket, source }) if source.kind() != ErrorKind::PermissionDenied => {
+                let text = format!("{source}; --force goes without init");
+                let source = std::io::Error::new(source.kind(), text);
+                Err(ClientError::Connect { socket, source }.into())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// All units, or some.
+fn units(client: &mut Client, names: Option<Vec<String>>) -> Result<Vec<UnitStatus>, Stop> {
+    let mut units = Vec::new();
+    let frame = Request::Status(Status { units: names }).frame(true);
+    client.stream(&frame, None, |page: StatusPage| {
+        units.extend(page.units);
+        Ok::<_, Stop>(())
+    })?;
+    Ok(units)
+}
+
+/// A file that is not there is a mistake of the command line: said before anybody is asked.
+fn readable(path: &str) -> Result<(), Stop> {
+    match std::fs::File::open(path) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Stop::Usage(format!("cannot read {path}: {e}"))),
+    }
+}

@@ -1,0 +1,142 @@
+//! What the query service of the worker answers: plan, generations, diff, adopt, verify.
+
+use serde_json::json;
+
+use super::{Run, json_of, readable};
+use crate::control::STORE_SOCKET;
+use crate::ctl::client::ClientError;
+use crate::ctl::exit::{Exit, Stop};
+use crate::ctl::memfd;
+use crate::ctl::query::{
+    self, Adopted, DiffReply, GenerationsReply, PlanReply, PlanSummary, PlanVerb, VerifyReply, VerifySummary,
+};
+use crate::ctl::render::{self, history};
+use crate::ctl::todo::File;
+
+impl Run<'_, '_> {
+    fn protocol(&self, text: &str) -> Stop {
+        let socket = self.socket.with_file_name(STORE_SOCKET).display().to_string();
+        ClientError::Protocol { socket, text: text.to_owned() }.into()
+    }
+
+    pub(super) fn plan(&mut self, file: File, all: bool) -> Result<Exit, Stop> {
+        let (path, directory, descriptor) = match file {
+            File::Path(path) => {
+                readable(&path)?;
+                (Some(path), None, None)
+            }
+            File::Stdin { directory } => {
+                (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
+            }
+        };
+        let frame = query::frame("io.holdfast.Store.Plan", &query::Plan { path, directory, all }, true);
+        let mut counts: Vec<(PlanVerb, usize)> = PlanVerb::ALL.map(|v| (v, 0)).to_vec();
+        let mut summary: Option<PlanSummary> = None;
+        let mut changes = Vec::new();
+        self.beside(STORE_SOCKET)?.stream(&frame, descriptor.as_ref(), |reply: PlanReply| {
+            if let Some(change) = reply.change {
+                if let Some((_, n)) = counts.iter_mut().find(|(v, _)| *v == change.verb) {
+                    *n = n.saturating_add(1);
+                }
+                if self.screen.json {
+                    changes.push(change);
+                } else {
+                    let text = render::plan::change(&change, self.screen.style);
+                    self.screen.put(&text)?;
+                }
+            }
+            summary = reply.summary.or(summary.take());
+            Ok::<_, Stop>(())
+        })?;
+        let summary = summary.ok_or_else(|| self.protocol("the plan has no end"))?;
+        if self.screen.json {
+            self.screen.object(json!({ "changes": changes, "summary": json_of(&summary) }))?;
+        } else {
+            self.screen.put(&render::plan::summary(&counts, &summary))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn generations(&mut self) -> Result<Exit, Stop> {
+        let frame = query::frame("io.holdfast.Store.Generations", &json!({}), true);
+        let mut list = Vec::new();
+        self.beside(STORE_SOCKET)?.stream(&frame, None, |reply: GenerationsReply| {
+            list.extend(reply.generations);
+            Ok::<_, Stop>(())
+        })?;
+        if self.screen.json {
+            self.screen.object(json!({ "generations": list }))?;
+        } else {
+            let text = history::generations(&list, &self.environment.clock, self.screen.style);
+            self.screen.put(&text)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn diff(&mut self, from: Option<u64>, to: Option<u64>) -> Result<Exit, Stop> {
+        let frame = query::frame("io.holdfast.Store.Diff", &query::Diff { from, to }, true);
+        let mut between = None;
+        let mut changes = Vec::new();
+        self.beside(STORE_SOCKET)?.stream(&frame, None, |reply: DiffReply| {
+            between = Some((reply.from, reply.to));
+            if self.screen.json {
+                changes.extend(reply.changes);
+                Ok(())
+            } else {
+                let text = render::plan::generations(&reply, self.screen.style);
+                self.screen.put(&text)
+            }
+        })?;
+        let (from, to) = between.ok_or_else(|| self.protocol("the difference has no end"))?;
+        if self.screen.json {
+            self.screen.object(json!({ "from": from, "to": to, "changes": changes }))?;
+        } else {
+            self.screen.put(&format!("from generation {from} to generation {to}\n"))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn adopt(&mut self, unit: String) -> Result<Exit, Stop> {
+        let unit = self.addresses(vec![unit])?.into_iter().next().unwrap_or_default();
+        let frame = query::frame("io.holdfast.Store.Adopt", &query::Adopt { unit }, false);
+        let adopted: Adopted = self.beside(STORE_SOCKET)?.call(&frame)?;
+        if self.screen.json {
+            self.screen.object(json!({ "adopted": json_of(&adopted) }))?;
+            return Ok(Exit::Done);
+        }
+        // The patch alone goes to the output, so that it can be piped into patch(1).
+        self.screen.put(&adopted.patch)?;
+        if !adopted.note.is_empty() {
+            let note = format!("initctl: {}\n", adopted.note);
+            self.screen.err.write_all(note.as_bytes()).map_err(Stop::Output)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn verify(&mut self, all: bool) -> Result<Exit, Stop> {
+        let frame = query::frame("io.holdfast.Store.Verify", &query::Verify { all }, true);
+        let mut summary: Option<VerifySummary> = None;
+        let mut units = Vec::new();
+        self.beside(STORE_SOCKET)?.stream(&frame, None, |reply: VerifyReply| {
+            if let Some(unit) = reply.unit {
+                if self.screen.json {
+                    units.push(unit);
+                } else {
+                    let text = history::verified(&unit, self.screen.style);
+                    self.screen.put(&text)?;
+                }
+            }
+            summary = reply.summary.or(summary.take());
+            Ok::<_, Stop>(())
+        })?;
+        let summary = summary.ok_or_else(|| self.protocol("the verification has no end"))?;
+        if self.screen.json {
+            self.screen.object(json!({ "units": units, "summary": json_of(&summary) }))?;
+        } else {
+            let text = history::verify_summary(&summary, self.screen.style);
+            self.screen.put(&text)?;
+        }
+        let right = summary.wrong == 0 && summary.store_damaged.is_empty();
+        Ok(if right { Exit::Done } else { Exit::NotKept })
+    }
+}
