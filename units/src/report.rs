@@ -13,6 +13,17 @@ use crate::vars::Vars;
 /// Diagnostics that are kept; further ones are only counted.
 pub const MAX_DIAGNOSTICS: usize = 1000;
 
+/// Longest sentence of a diagnostic, in bytes: names in a state file may have any length.
+const LONGEST: usize = 4000;
+
+fn clip(text: &mut String) {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|n| text.is_char_boundary(*n)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 /// The gathering place of a compilation.
 pub struct Report<'l> {
     /// What was read.
@@ -51,7 +62,11 @@ impl<'l> Report<'l> {
     }
 
     /// Adds a diagnostic.
-    pub fn add(&mut self, diagnostic: Diagnostic) {
+    pub fn add(&mut self, mut diagnostic: Diagnostic) {
+        let labels = diagnostic.labels.iter_mut().map(|l| &mut l.message);
+        for text in labels.chain([&mut diagnostic.message]).chain(&mut diagnostic.help) {
+            clip(text);
+        }
         self.errors += usize::from(diagnostic.is_error());
         if self.diagnostics.len() < MAX_DIAGNOSTICS {
             self.diagnostics.push(diagnostic);

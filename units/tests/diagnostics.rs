@@ -1,6 +1,8 @@
 //! What is said of broken states: every directory below `tests/diagnostics` is a state, with what is expected of it
 //! beside it. `UPDATE_EXPECT=1` writes that anew. `state.toml` is the layer `main`, `local.toml` the layer `local`.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::path::{Path, PathBuf};
 
 use units::load::{EntryKind, MemoryLoader};
