@@ -147,6 +147,7 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
 
 /// Reads one unit.
 fn unit(mut r: Reader<'_, '_>, layer: usize) -> Declared {
+    let mark = r.report.mark();
     r.check_keys();
     let (spec, tree) = spec(&mut r);
     let mut flags = 0;
@@ -163,7 +164,7 @@ fn unit(mut r: Reader<'_, '_>, layer: usize) -> Declared {
             set(flags::SEED, f.ownership == kind::file::Ownership::Seed);
             set(flags::SECRET, f.secret);
         }
-        Spec::User(u) => set(flags::SECRET, u.password_hash.is_some()),
+        Spec::User(_) => set(flags::SECRET, r.has("password-hash")),
         _ => {}
     }
     let settle = u16::try_from(r.duration("settle")).ok().filter(|ms| *ms <= 60_000);
@@ -172,13 +173,18 @@ fn unit(mut r: Reader<'_, '_>, layer: usize) -> Declared {
         r.wrong(Diagnostic::error("bad-value", at, "`settle`: longer than 60s"));
     }
     let links = links(&mut r);
+    let description = r.line("description").unwrap_or_default();
+    let overrides = r.flag("override");
+    if flags & flags::SECRET != 0 {
+        r.report.conceal(mark);
+    }
     Declared {
         spec,
         flags,
         settle: settle.unwrap_or_default(),
-        description: r.line("description").unwrap_or_default(),
+        description,
         layer,
-        overrides: r.flag("override"),
+        overrides,
         header: r.header,
         keys: r.spans(),
         links,

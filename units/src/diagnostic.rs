@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::{Position, Sources, Span};
+use crate::source::{Sources, Span};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub struct Diagnostic {
     pub labels: Vec<Label>,
     /// The way out.
     pub help: Option<String>,
+    /// Whether the source lines hold secrets, and are not shown.
+    pub secret: bool,
 }
 
 impl Diagnostic {
@@ -66,6 +68,7 @@ impl Diagnostic {
             span: span.into(),
             labels: Vec::new(),
             help: None,
+            secret: false,
         }
     }
 
@@ -103,15 +106,16 @@ impl Diagnostic {
 pub struct Place {
     /// Path of the file.
     pub file: String,
-    /// Where it begins.
-    #[serde(flatten)]
-    pub start: Position,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
     /// Number of characters underlined; at least 1.
     pub width: u32,
     /// The source line.
     pub text: String,
     /// What about it; empty at the main place.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub message: String,
 }
 
@@ -127,7 +131,6 @@ pub struct Located {
     /// The main place first.
     pub places: Vec<Place>,
     /// The way out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
 
@@ -142,7 +145,8 @@ fn place(span: Span, message: &str, sources: &Sources) -> Option<Place> {
     let covered = sources.text(span).split('\n').next().unwrap_or_default().trim_end().chars().count();
     Some(Place {
         file: source.path().to_owned(),
-        start,
+        line: start.line,
+        column: start.column,
         width: u32::try_from(covered.min(rest).max(1)).unwrap_or(1),
         text: line.chars().take(SHOWN).collect(),
         message: message.to_owned(),
@@ -151,11 +155,18 @@ fn place(span: Span, message: &str, sources: &Sources) -> Option<Place> {
 
 /// The form of a diagnostic that carries its places.
 pub fn locate(diagnostic: &Diagnostic, sources: &Sources) -> Located {
+    let place = |span, message: &str| {
+        let mut place = place(span, message, sources)?;
+        if diagnostic.secret {
+            place.text = String::new();
+        }
+        Some(place)
+    };
     // A first label at the main place speaks about that place.
     let about = diagnostic.labels.first().filter(|l| Some(l.span) == diagnostic.span);
-    let main = diagnostic.span.and_then(|s| place(s, about.map_or("", |l| &l.message), sources));
+    let main = diagnostic.span.and_then(|s| place(s, about.map_or("", |l| &l.message)));
     let others = diagnostic.labels.iter().skip(usize::from(about.is_some()));
-    let labels = others.filter_map(|l| place(l.span, &l.message, sources));
+    let labels = others.filter_map(|l| place(l.span, &l.message));
     Located {
         severity: diagnostic.severity,
         id: diagnostic.id.clone().into_owned(),
@@ -181,11 +192,11 @@ impl Located {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{}[{}]: {}", self.severity.word(), self.id, self.message)?;
-        let gutter = self.places.iter().map(|p| p.start.line.to_string().len()).max().unwrap_or_default();
+        let gutter = self.places.iter().map(|p| p.line.to_string().len()).max().unwrap_or_default();
         for p in &self.places {
-            let Position { line, column } = p.start;
+            let (line, column) = (p.line, p.column);
             writeln!(out, "{:gutter$}--> {}:{line}:{column}", "", p.file)?;
-            if p.start.column as usize > SHOWN {
+            if column as usize > SHOWN || p.text.is_empty() {
                 if !p.message.is_empty() {
                     writeln!(out, "{:gutter$} | {}", "", p.message)?;
                 }

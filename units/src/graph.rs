@@ -147,7 +147,7 @@ fn unknown(index: &Index<'_>, unit: &Declared, link: &crate::declared::Link, rep
         true => Diagnostic::warning("unknown-unit", link.at, text),
         false => Diagnostic::error("unknown-unit", link.at, text),
     };
-    let near = if report.is_full() { None } else { index.suggest(&link.to) };
+    let near = if report.may_suggest(index.units.len()) { index.suggest(&link.to) } else { None };
     report.add(match near {
         Some(help) => d.help(help),
         None => d,

@@ -35,6 +35,8 @@ pub struct Report<'l> {
     diagnostics: Vec<Diagnostic>,
     dropped: usize,
     errors: usize,
+    /// Candidates that may still be looked at for suggestions.
+    suggestions: usize,
     contents: BTreeMap<[u8; 32], (Content, Where)>,
     /// Sources that were digested already, by path.
     digested: HashMap<String, Content>,
@@ -55,6 +57,7 @@ impl<'l> Report<'l> {
             diagnostics: Vec::new(),
             dropped: 0,
             errors: 0,
+            suggestions: 4_000_000,
             contents: BTreeMap::new(),
             digested: HashMap::new(),
             broken: BTreeSet::new(),
@@ -105,9 +108,33 @@ impl<'l> Report<'l> {
         self.errors > 0
     }
 
-    /// Whether looking for suggestions is still worth its time.
+    /// Whether further diagnostics are only counted.
     pub fn is_full(&self) -> bool {
         self.diagnostics.len() >= MAX_DIAGNOSTICS
+    }
+
+    /// Whether a suggestion among that many candidates is still worth its time.
+    pub fn may_suggest(&mut self, candidates: usize) -> bool {
+        let rest = self.suggestions.checked_sub(candidates);
+        self.suggestions = rest.unwrap_or_default();
+        rest.is_some() && !self.is_full()
+    }
+
+    /// A mark in the diagnostics, for [`Report::conceal`].
+    pub fn mark(&self) -> usize {
+        self.diagnostics.len()
+    }
+
+    /// Takes the values out of every diagnostic since a mark: their unit is secret.
+    pub fn conceal(&mut self, mark: usize) {
+        for d in self.diagnostics.iter_mut().skip(mark) {
+            d.secret = true;
+            if d.id == "bad-value" {
+                let key = d.message.split(": ").next().unwrap_or_default();
+                d.message = format!("{key}: this value cannot stand here (it is secret, and not shown)");
+                d.help = None;
+            }
+        }
     }
 
     /// A value with its variables replaced.

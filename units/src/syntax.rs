@@ -10,6 +10,8 @@ use toml::de::{DeTable, Error};
 const MAX_ERRORS: usize = 25;
 /// Bytes that may be parsed to find them: a large file is not parsed a hundred times.
 const MAX_WORK: usize = 48 << 20;
+/// Bytes that may be parsed to find where one of them begins.
+const MAX_SEARCH: usize = 2 << 20;
 /// Lines of one section that are searched for the beginning of a broken statement.
 const MAX_LINES: usize = 400;
 
@@ -140,7 +142,11 @@ fn beginning(text: &str, line: usize) -> (usize, usize) {
         lines.push(at);
     }
     let section = at;
-    let complete = |l: &usize| text.get(section..*l).is_some_and(|prefix| DeTable::parse(prefix).is_ok());
+    let mut work = 0;
+    let complete = |l: &usize| {
+        work += l - section;
+        work < MAX_SEARCH && text.get(section..*l).is_some_and(|prefix| DeTable::parse(prefix).is_ok())
+    };
     (section, lines.into_iter().find(complete).unwrap_or(line))
 }
 
