@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::{Sources, Span};
+use crate::source::{Position, Sources, Span};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,10 +106,9 @@ impl Diagnostic {
 pub struct Place {
     /// Path of the file.
     pub file: String,
-    /// Line, from 1.
-    pub line: u32,
-    /// Column in characters, from 1.
-    pub column: u32,
+    /// Where it begins.
+    #[serde(flatten)]
+    pub start: Position,
     /// Number of characters underlined; at least 1.
     pub width: u32,
     /// The source line.
@@ -145,8 +144,7 @@ fn place(span: Span, message: &str, sources: &Sources) -> Option<Place> {
     let covered = sources.text(span).split('\n').next().unwrap_or_default().trim_end().chars().count();
     Some(Place {
         file: source.path().to_owned(),
-        line: start.line,
-        column: start.column,
+        start,
         width: u32::try_from(covered.min(rest).max(1)).unwrap_or(1),
         text: line.chars().take(SHOWN).collect(),
         message: message.to_owned(),
@@ -192,9 +190,9 @@ impl Located {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{}[{}]: {}", self.severity.word(), self.id, self.message)?;
-        let gutter = self.places.iter().map(|p| p.line.to_string().len()).max().unwrap_or_default();
+        let gutter = self.places.iter().map(|p| p.start.line.to_string().len()).max().unwrap_or_default();
         for p in &self.places {
-            let (line, column) = (p.line, p.column);
+            let Position { line, column } = p.start;
             writeln!(out, "{:gutter$}--> {}:{line}:{column}", "", p.file)?;
             if column as usize > SHOWN || p.text.is_empty() {
                 if !p.message.is_empty() {
