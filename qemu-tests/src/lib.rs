@@ -6,6 +6,7 @@
 pub mod check;
 pub mod console;
 pub mod context;
+pub mod demonstration;
 pub mod qemu;
 pub mod runner;
 pub mod scenario;
