@@ -1,5 +1,6 @@
 //! PID 1, `initctl` and the log daemon.
 
+pub mod call;
 pub mod control;
 pub mod ctl;
 pub mod event_loop;

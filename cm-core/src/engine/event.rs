@@ -14,7 +14,7 @@ pub enum Exit {
 }
 
 /// What a person asked of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Verb {
     /// Start; lifts a hold.
     Start,
@@ -64,7 +64,7 @@ pub enum Swap {
 }
 
 /// Everything that can happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Event {
     /// A manifest is to become the desired one. It was given to [`super::Engine::install`] before.
     Swapped {

@@ -509,6 +509,18 @@ impl Engine {
         self.all()
     }
 
+    /// The first unit at or behind `from`, so that a listing can go on where it stopped.
+    pub fn next_node(&self, from: Node) -> Option<Node> {
+        let rest = self.nodes.get(from.index()..)?;
+        let skipped = rest.iter().position(|u| !matches!(u.state, unit::State::Gone))?;
+        Some(Node(from.0.checked_add(u32::try_from(skipped).ok()?)?))
+    }
+
+    /// Whether a batch is under way.
+    pub fn has_batch(&self) -> bool {
+        self.batch.is_some()
+    }
+
     /// A manifest by its number, as long as something refers to it.
     pub fn manifest(&self, manifest: ManifestRef) -> Option<&Manifest> {
         self.manifest_of(manifest)

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use cm_core::proto::{self, ManifestRef, Reply, Request};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use super::packet;
+use crate::sys::message;
 
 /// Why a worker's words are not understood. It is killed then, and another one started.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub enum Task {
 #[derive(Debug)]
 pub struct Link {
     /// Its number: no two workers of one PID 1 share it.
-    pub number: u32,
+    pub number: u64,
     /// Its pid.
     pub pid: i32,
     socket: OwnedFd,
@@ -68,16 +68,13 @@ pub struct Link {
     tasks: BTreeSet<Task>,
 }
 
-/// A fresh socket pair: ours (close-on-exec, as everything a child must not have) and the worker's.
+/// A fresh socket pair: ours and the worker's. Ours is not close-on-exec, so that the next PID 1 has it; children
+/// close what is not theirs. Both may block: each of our calls says by itself that it must not.
 ///
 /// # Errors
 /// What socketpair(2) said.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    // The worker blocks on its end; O_NONBLOCK belongs to the open file, which each end has of its own.
-    nix::fcntl::fcntl(&theirs, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
-    Ok((ours, theirs))
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty())?)
 }
 
 impl AsRawFd for Link {
@@ -94,14 +91,14 @@ impl AsFd for Link {
 
 impl Link {
     /// A worker that was just started with the other end of `socket`.
-    pub fn new(number: u32, pid: i32, socket: OwnedFd) -> Link {
+    pub fn new(number: u64, pid: i32, socket: OwnedFd) -> Link {
         let (queue, manifests, tasks) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
         Link { number, pid, socket, queue, manifests, tasks }
     }
 
     /// A worker that an earlier PID 1 started.
     pub fn adopted(
-        number: u32,
+        number: u64,
         pid: i32,
         socket: OwnedFd,
         manifests: BTreeSet<ManifestRef>,
@@ -152,11 +149,11 @@ impl Link {
     pub fn flush(&mut self) -> Result<(), LinkError> {
         while let Some((bytes, fds)) = self.queue.front() {
             let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(|f| f.as_fd()).collect();
-            match packet::send(self.socket.as_fd(), bytes, &borrowed) {
-                Ok(()) => drop(self.queue.pop_front()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(e) => return Err(e.into()),
+            if !message::send(self.socket.as_fd(), bytes, &borrowed)? {
+                return Ok(());
             }
+            drop(borrowed);
+            self.queue.pop_front();
         }
         Ok(())
     }
@@ -166,16 +163,17 @@ impl Link {
     /// # Errors
     /// When the socket fails, or what came is no reply of this version.
     pub fn hear(&mut self) -> Result<Heard, LinkError> {
-        let packet = match packet::receive(self.socket.as_fd(), proto::MAX_FRAME) {
-            Ok(packet) => packet,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
+        let mut buffer = vec![0; proto::MAX_FRAME];
+        let packet = match message::receive(self.socket.as_fd(), &mut buffer) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Ok(Heard::Nothing),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Heard::End),
             Err(e) => return Err(e.into()),
         };
-        if packet.bytes.is_empty() {
+        if packet.length == 0 {
             return Ok(Heard::End);
         }
-        let reply: Reply = postcard::from_bytes(&packet.bytes)?;
+        let reply: Reply = postcard::from_bytes(buffer.get(..packet.length).unwrap_or_default())?;
         match &reply {
             Reply::Hello { version } if *version != proto::VERSION => {
                 return Err(LinkError::Version { theirs: *version, ours: proto::VERSION });
@@ -185,7 +183,7 @@ impl Link {
             Reply::Compiled { token, .. } => drop(self.tasks.remove(&Task::Compile(*token))),
             _ => {}
         }
-        Ok(Heard::Reply(Box::new(reply), packet.fds))
+        Ok(Heard::Reply(Box::new(reply), packet.descriptors))
     }
 }
 
@@ -235,22 +233,21 @@ mod tests {
         }
         link.flush().unwrap();
         assert!(!link.is_flushed());
+        let mut buffer = vec![0; proto::MAX_FRAME];
         let mut seen = 0;
         while seen < 5000 {
-            match packet::receive(theirs.as_fd(), proto::MAX_FRAME) {
-                Ok(p) => {
-                    let Request::Store { token, .. } = postcard::from_bytes(&p.bytes).unwrap() else {
-                        panic!()
-                    };
-                    assert_eq!(token, seen);
+            match message::receive(theirs.as_fd(), &mut buffer).unwrap() {
+                Some(p) => {
+                    let request: Request = postcard::from_bytes(&buffer[..p.length]).unwrap();
+                    assert!(matches!(request, Request::Store { token, .. } if token == seen));
                     seen += 1;
                 }
-                Err(_) => link.flush().unwrap(),
+                None => link.flush().unwrap(),
             }
         }
         assert_eq!(link.tasks().len(), 5000);
         let answer = Reply::Stored { token: 3, result: Ok(proto::StoreReply::Recorded) };
-        packet::send(theirs.as_fd(), &postcard::to_allocvec(&answer).unwrap(), &[]).unwrap();
+        message::send(theirs.as_fd(), &postcard::to_allocvec(&answer).unwrap(), &[]).unwrap();
         assert!(matches!(link.hear().unwrap(), Heard::Reply(..)));
         assert_eq!(link.tasks().len(), 4999);
         drop(theirs);

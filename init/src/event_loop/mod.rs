@@ -1,6 +1,259 @@
 //! PID 1's event loop: kernel facts become events, effects become system calls. It decides nothing.
+//!
+//! ```text
+//!  epoll ─► ready list ─► a turn a source (bounded) ─► events ─► engine.step ─► effects ─► system calls
+//!    ▲                                                                             │
+//!    └── one wait, until the engine's next deadline; none when there is none ◄─────┘
+//! ```
+//! Failures of effects are events again; nothing in here waits for a disk, a network or another process.
 
+mod clients;
+mod console;
+mod effects;
+mod emergency;
+mod handover;
+pub mod launch;
+mod leave;
 pub mod link;
 pub mod live;
-pub mod packet;
+mod logs;
+pub mod manifests;
+mod mounts;
+mod processes;
+pub mod spawns;
+mod start;
+mod swap;
 pub mod token;
+mod view;
+mod watches;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::Duration;
+
+use cm_core::engine::effect::Level;
+use cm_core::engine::event::Event;
+use cm_core::engine::{Engine, Mono, Node};
+use mio::unix::SourceFd;
+use mio::{Interest, Poll};
+use nix::sys::inotify::Inotify;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::control::server::Server;
+use crate::log::protocol::Target;
+use crate::sys::cgroup::{EmptyWatch, Tree};
+use crate::sys::signals::Signals;
+use spawns::Spawns;
+use token::{ReadyList, Token, Turn};
+
+pub use handover::{Found, FoundError, LIVE};
+pub use leave::{Left, power_down};
+pub use start::{Options, StartError};
+
+/// Events that are stepped through before the kernel is asked again.
+const EVENTS_A_ROUND: usize = 4096;
+
+/// PID 1: the engine and everything it is connected to.
+pub struct Shell {
+    options: Options,
+    /// Path of this executable, for helpers and the log daemon.
+    executable: String,
+    executable_directory: String,
+    engine: Engine,
+    poll: Poll,
+    ready: ReadyList,
+    queue: VecDeque<Event>,
+    signals: Signals,
+    tree: Option<Tree>,
+    empty: Option<EmptyWatch>,
+    console: console::Console,
+    spawns: Spawns,
+    /// `STATUS=` of services.
+    texts: BTreeMap<Node, String>,
+    manifests: manifests::Manifests,
+    workers: BTreeMap<u64, workers::Worker>,
+    flows: BTreeMap<u64, swap::Flow>,
+    /// Calls whose swap the engine has, and which it will answer.
+    swapped_calls: BTreeSet<u64>,
+    inotify: Inotify,
+    public_inotify: Inotify,
+    watches: watches::Watches,
+    mounts: mounts::Mounts,
+    server: Option<Server>,
+    clients: clients::Clients,
+    store_listener: Option<OwnedFd>,
+    /// The process that answers queries of the store now.
+    query: Option<i32>,
+    log_daemon: Option<logs::LogDaemon>,
+    log_dead: BTreeSet<i32>,
+    log_deaths: u32,
+    log_target: Target,
+    logs_listener: Option<OwnedFd>,
+    streams: BTreeMap<u32, logs::Stream>,
+    streams_changed: BTreeSet<u32>,
+    next_stream: u32,
+    /// Helpers of the shell itself.
+    helpers: BTreeMap<i32, leave::Helper>,
+    live: live::Live,
+    shell_changed: bool,
+    counter: u64,
+    boot: swap::BootStage,
+    store_open: bool,
+    interrupted: Option<(u64, OwnedFd)>,
+    orphans: u64,
+    main_code: Option<i32>,
+    leaving: Option<leave::Leaving>,
+    end: Option<Left>,
+    emergency: emergency::Emergency,
+    reexec_asked: bool,
+    /// Set by a test: the next step panics.
+    panic_next: bool,
+    obituary: handover::Obituary,
+    manifests_dirty: bool,
+    manifests_written: BTreeSet<u64>,
+}
+
+/// Now, on CLOCK_BOOTTIME.
+pub fn now() -> Mono {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    Mono(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+impl Shell {
+    /// Runs until the machine, or the container, goes down.
+    pub fn run(&mut self) -> Left {
+        let mut events = mio::Events::with_capacity(256);
+        loop {
+            self.work();
+            if let Some(left) = self.end.take() {
+                return left;
+            }
+            let busy = !self.ready.is_empty() || !self.queue.is_empty();
+            let timeout = if busy { Some(Duration::ZERO) } else { self.timeout() };
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => self.say(Level::Error, None, &format!("cannot wait for events: {e}")),
+            }
+            for event in &events {
+                if let Some(token) = Token::unpack(event.token()) {
+                    if let (Token::Client(id), true) = (token, event.is_writable()) {
+                        self.clients.writable.insert(id);
+                    }
+                    self.ready.push(token);
+                }
+            }
+            for _ in 0..self.ready.len() {
+                let Some(token) = self.ready.pop() else { break };
+                if self.turn(token) == Turn::More {
+                    self.ready.push(token);
+                }
+            }
+            self.tick_if_due();
+        }
+    }
+
+    /// Steps the engine through what has happened, until nothing is left to do.
+    fn work(&mut self) {
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(event) = self.queue.pop_front() else {
+                self.advance_boot();
+                if self.queue.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            self.step(event);
+        }
+        self.flush_workers();
+        self.settle_clients();
+        self.write_live();
+        if self.reexec_asked && self.may_reexec() {
+            self.reexec();
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        if self.reaps_only() || self.is_deadly(&event) {
+            return;
+        }
+        let mut effects = Vec::new();
+        let engine = &mut self.engine;
+        let panic = std::mem::take(&mut self.panic_next);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            engine.step(now(), event.clone(), &mut effects);
+            if panic {
+                std::panic::resume_unwind(Box::new("asked for by a test"));
+            }
+        }));
+        if result.is_err() {
+            self.step_panicked(&event);
+            return;
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    /// How long nothing has to be done, rounded up so that the deadline has passed afterwards.
+    fn timeout(&self) -> Option<Duration> {
+        let own = self.leaving.as_ref().and_then(leave::Leaving::deadline);
+        let due = [self.engine.next_deadline(), own].into_iter().flatten().min()?;
+        Some(Duration::from_nanos(due.0.saturating_sub(now().0)))
+    }
+
+    fn tick_if_due(&mut self) {
+        let at = now();
+        if self.engine.next_deadline().is_some_and(|due| due <= at) {
+            self.queue.push_back(Event::Tick);
+        }
+        if self.leaving.as_ref().and_then(leave::Leaving::deadline).is_some_and(|due| due <= at) {
+            self.leaving_deadline(at);
+        }
+    }
+
+    /// One turn of a source.
+    fn turn(&mut self, token: Token) -> Turn {
+        match token {
+            Token::Signals => self.hear_signals(),
+            Token::Control => self.accept_clients(),
+            Token::Client(id) => self.hear_client(id),
+            Token::Worker(number) => self.hear_worker(number),
+            Token::Inotify => self.hear_watches(false),
+            Token::PublicInotify => self.hear_watches(true),
+            Token::Mounts => self.hear_mounts(),
+            Token::StoreListener => self.start_query(),
+            Token::LogDaemon => self.hear_log_daemon(),
+            Token::Stage(serial) => self.hear_stage(serial),
+            Token::Notify(serial) => self.hear_notify(serial),
+            Token::ReadyPipe(serial) => self.hear_ready(serial),
+            Token::Main(serial) => self.main_ended(serial),
+            Token::Cgroups => self.hear_cgroups(),
+        }
+    }
+
+    /// Registers a descriptor for reading and writing. Edge-triggered, so that a socket that can always be
+    /// written wakes nobody.
+    fn register(&mut self, fd: RawFd, token: Token) {
+        let interest = match token {
+            Token::Mounts => Interest::PRIORITY,
+            Token::Client(_) | Token::Worker(_) | Token::LogDaemon => Interest::READABLE | Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token.pack(), interest) {
+            self.say(Level::Error, None, &format!("cannot watch {token:?}: {e}"));
+        }
+        // What came before the registration may not make an edge.
+        self.ready.push(token);
+    }
+
+    fn deregister(&mut self, fd: RawFd) {
+        // A descriptor that was closed has left the poll by itself.
+        drop(self.poll.registry().deregister(&mut SourceFd(&fd)));
+    }
+
+    fn is_ready(&self, node: Node) -> bool {
+        self.engine.status(node).ready
+    }
+}

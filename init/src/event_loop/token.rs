@@ -1,5 +1,8 @@
 //! What a wake-up is about: one enum, packed into the number that epoll carries.
 
+/// The bits of a token that hold an id; the kind is above them.
+const ID: u64 = (1 << 56) - 1;
+
 /// A source of the event loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Token {
@@ -8,37 +11,35 @@ pub enum Token {
     /// The control socket's listener.
     Control,
     /// A client of the control socket, by its number.
-    Client(u32),
+    Client(u64),
     /// The worker's socket; the number says which worker, so that a wake-up of an earlier one is nobody's.
-    Worker(u32),
+    Worker(u64),
     /// The inotify instance that the worker adds watches to.
     Inotify,
     /// The same for world-writable directories.
     PublicInotify,
     /// `/proc/self/mountinfo`.
     Mounts,
-    /// Kernel uevents.
-    Uevents,
     /// The socket on which queries of the store arrive.
     StoreListener,
     /// The log daemon's command socket.
     LogDaemon,
     /// The exec-stage pipe of a spawn.
-    Stage(u32),
+    Stage(u64),
     /// The notify socket of a spawn.
-    Notify(u32),
+    Notify(u64),
     /// The readiness pipe (`ready = "fd=…"`) of a spawn.
-    ReadyPipe(u32),
+    ReadyPipe(u64),
     /// What tells that cgroups have become empty.
     Cgroups,
-    /// The descriptor of an answer on its way to a client that streams from another process.
-    Relay(u32),
+    /// The pidfd of a main process that PID 1 did not start itself.
+    Main(u64),
 }
 
 impl Token {
     /// The number under which the source is registered.
     pub fn pack(self) -> mio::Token {
-        let (tag, id) = match self {
+        let (tag, id): (u64, u64) = match self {
             Token::Signals => (0, 0),
             Token::Control => (1, 0),
             Token::Client(n) => (2, n),
@@ -46,22 +47,23 @@ impl Token {
             Token::Inotify => (4, 0),
             Token::PublicInotify => (5, 0),
             Token::Mounts => (6, 0),
-            Token::Uevents => (7, 0),
             Token::StoreListener => (8, 0),
             Token::LogDaemon => (9, 0),
             Token::Stage(n) => (10, n),
             Token::Notify(n) => (11, n),
             Token::ReadyPipe(n) => (12, n),
             Token::Cgroups => (13, 0),
-            Token::Relay(n) => (14, n),
+            Token::Main(n) => (14, n),
         };
-        mio::Token((tag << 32) | n_usize(id))
+        // 64 bits: this system is for 64-bit machines, and a token of 32 would lose the kind.
+        mio::Token(usize::try_from((tag << 56) | (id & ID)).unwrap_or(usize::MAX))
     }
 
     /// The source that was registered under a number.
     pub fn unpack(token: mio::Token) -> Option<Token> {
-        let id = u32::try_from(token.0 & 0xffff_ffff).ok()?;
-        Some(match token.0 >> 32 {
+        let packed = token.0 as u64;
+        let id = packed & ID;
+        Some(match packed >> 56 {
             0 => Token::Signals,
             1 => Token::Control,
             2 => Token::Client(id),
@@ -69,21 +71,16 @@ impl Token {
             4 => Token::Inotify,
             5 => Token::PublicInotify,
             6 => Token::Mounts,
-            7 => Token::Uevents,
             8 => Token::StoreListener,
             9 => Token::LogDaemon,
             10 => Token::Stage(id),
             11 => Token::Notify(id),
             12 => Token::ReadyPipe(id),
             13 => Token::Cgroups,
-            14 => Token::Relay(id),
+            14 => Token::Main(id),
             _ => return None,
         })
     }
-}
-
-const fn n_usize(n: u32) -> usize {
-    n as usize
 }
 
 /// What is left of a source after its turn.
@@ -139,18 +136,17 @@ mod tests {
             Token::Signals,
             Token::Control,
             Token::Client(7),
-            Token::Worker(u32::MAX),
+            Token::Worker(ID),
             Token::Inotify,
             Token::PublicInotify,
             Token::Mounts,
-            Token::Uevents,
             Token::StoreListener,
             Token::LogDaemon,
             Token::Stage(1),
             Token::Notify(2),
             Token::ReadyPipe(3),
             Token::Cgroups,
-            Token::Relay(4),
+            Token::Main(4),
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

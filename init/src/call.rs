@@ -1,0 +1,169 @@
+//! How `init` was called: as PID 1 of a machine or of a container, or to run one command.
+
+use std::path::PathBuf;
+
+use crate::event_loop::{Found, LIVE, Left, Options, Shell};
+use crate::sys::inherit;
+
+/// Exit code for bad usage.
+const USAGE: i32 = 2;
+/// The inode of the initial pid namespace (`PROC_PID_INIT_INO` in the kernel): no interface tells it.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+const HELP: &str = "\
+Usage: init [OPTIONS]                       be PID 1 of a machine or a container
+       init [OPTIONS] -- COMMAND [ARG]...   run one command as a container's init
+
+  --state FILE   the state file to run (default: the store's generation, then /etc/holdfast/state.toml)
+  --store DIR    where generations are kept (default: $HOLDFAST_STORE, /var/lib/holdfast)
+  --logs DIR     where logs are kept (default: /var/log/holdfast)
+  --run DIR      the run-time directory (default: the socket's, /run/holdfast)
+  --socket PATH  the control socket (default: $HOLDFAST_SOCKET, /run/holdfast/control)
+  --cgroup DIR   the cgroup below which units get theirs (default: the own one)
+  --quiet        say warnings and errors only
+  --version, --help
+";
+
+/// What a command line asks for.
+enum Asked {
+    Run(Box<Options>),
+    Print(String),
+    Wrong(String),
+}
+
+fn parse(arguments: &[String], first: bool, environment: impl Fn(&str) -> Option<String>) -> Asked {
+    let mut options = Options { arguments: arguments.to_vec(), ..Options::default() };
+    let mut run = None;
+    if let Some(store) = environment("HOLDFAST_STORE") {
+        options.store = store.into();
+    }
+    if let Some(socket) = environment("HOLDFAST_SOCKET") {
+        options.socket = socket.into();
+    }
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        let (name, inline) = match argument.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+            _ => (argument.as_str(), None),
+        };
+        let mut value = || inline.clone().or_else(|| rest.next().cloned());
+        let place: &mut dyn FnMut(PathBuf) = match name {
+            "--version" if !first => {
+                return Asked::Print(format!("holdfast {}\n", env!("CARGO_PKG_VERSION")));
+            }
+            "--help" | "-h" if !first => return Asked::Print(HELP.to_owned()),
+            "--quiet" => {
+                options.loudness = cm_core::engine::effect::Level::Warning;
+                continue;
+            }
+            "--state" => &mut |p| options.state = Some(p),
+            "--store" => &mut |p| options.store = p,
+            "--logs" => &mut |p| options.logs = p,
+            "--run" => &mut |p| run = Some(p),
+            "--socket" => &mut |p| options.socket = p,
+            "--cgroup" => &mut |p| options.cgroup = Some(p),
+            // The kernel hands on what it does not know itself.
+            _ if first => continue,
+            other => return Asked::Wrong(format!("unknown argument \"{other}\"; see init --help")),
+        };
+        match value() {
+            Some(value) => place(PathBuf::from(value)),
+            None => return Asked::Wrong(format!("{name} needs a value")),
+        }
+    }
+    if let Some(directory) = options.socket.parent().filter(|d| !d.as_os_str().is_empty()) {
+        options.run = directory.to_owned();
+    }
+    if let Some(run) = run {
+        options.run = run;
+    }
+    Asked::Run(Box::new(options))
+}
+
+/// Runs what was asked for; returns the exit code.
+pub fn main(arguments: Vec<String>) -> i32 {
+    let first = std::process::id() == 1;
+    let mut options = match parse(&arguments, first, |n| std::env::var(n).ok().filter(|v| !v.is_empty())) {
+        Asked::Run(options) => options,
+        Asked::Print(text) => {
+            print!("{text}");
+            return 0;
+        }
+        Asked::Wrong(text) => {
+            eprintln!("init: {text}");
+            return USAGE;
+        }
+    };
+    options.first_process = first;
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    options.container =
+        !first || (!namespace.as_os_str().is_empty() && namespace.as_os_str() != FIRST_PID_NAMESPACE);
+    options.testing = std::env::var_os("HOLDFAST_TEST").is_some();
+    if !first && options.state.is_none() {
+        eprintln!(
+            "init: not PID 1: name a state file (--state FILE) or a command (-- COMMAND); see init --help"
+        );
+        return USAGE;
+    }
+    if !first && let Err(e) = nix::sys::prctl::set_child_subreaper(true) {
+        eprintln!("init: cannot become a subreaper: {e}");
+        return 1;
+    }
+    let found = predecessor();
+    let mut shell = match Shell::new(*options, found) {
+        Ok(shell) => shell,
+        Err(e) => {
+            eprintln!("init: {e}");
+            return 1;
+        }
+    };
+    match shell.run() {
+        Left::Code(code) => code,
+        Left::Machine(down) => {
+            crate::event_loop::power_down(down);
+            0
+        }
+    }
+}
+
+/// What the init before this one left, if this one was executed by it.
+fn predecessor() -> Option<Found> {
+    let number = std::env::var(LIVE).ok()?.parse().ok()?;
+    // Not for services: the variable is the business of one exec only. One thread, so nobody reads meanwhile.
+    let found = inherit::descriptor(number).map_err(|e| e.to_string());
+    match found.and_then(|fd| Found::read(fd).map_err(|e| e.to_string())) {
+        Ok(found) => Some(found),
+        Err(e) => {
+            eprintln!("init: cannot take over: {e}");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str], first: bool) -> Result<Options, String> {
+        let arguments: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+        match parse(&arguments, first, |_| None) {
+            Asked::Run(options) => Ok(*options),
+            Asked::Print(text) | Asked::Wrong(text) => Err(text),
+        }
+    }
+
+    #[test]
+    fn paths_follow_the_socket() {
+        let got = options(&["init", "--socket", "/x/y/control", "--state=/s.toml"], false).unwrap();
+        assert_eq!((got.run, got.state), ("/x/y".into(), Some("/s.toml".into())));
+        assert_eq!(options(&["init"], true).unwrap().run, PathBuf::from("/run/holdfast"));
+    }
+
+    #[test]
+    fn the_kernel_may_say_anything() {
+        assert!(options(&["init", "splash", "--nonsense", "auto"], true).is_ok());
+        assert!(options(&["init", "--nonsense"], false).unwrap_err().contains("--nonsense"));
+        assert!(options(&["init", "--version"], false).unwrap_err().starts_with("holdfast "));
+        assert!(options(&["init", "--store"], false).unwrap_err().contains("needs a value"));
+    }
+}

@@ -1,0 +1,429 @@
+//! The control socket in the loop: calls in, verbs to the engine, verdicts and progress out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, AsRawFd};
+
+use cm_core::engine::Node;
+use cm_core::engine::effect::{Level, Tally, Verdict};
+use cm_core::engine::event::{Down, Event, Verb};
+use units::Address;
+
+use super::token::{Token, Turn};
+use super::view::{self, View};
+use super::{Shell, now, workers::OWN};
+use crate::control::answer::{self, Answer, Finished, Waited, Waiting};
+use crate::control::request::{self, How, Request};
+use crate::control::server::Incoming;
+use crate::control::{Failure, Progress};
+use crate::sys::spawn::{self, Launch, Output};
+
+/// Calls that wait for something.
+#[derive(Debug, Default)]
+pub struct Clients {
+    /// Clients whose socket has become writable since their last turn.
+    pub writable: BTreeSet<u64>,
+    /// Commands: the call, and what is left of it.
+    commands: BTreeMap<u64, Command>,
+    /// The engine's requests that belong to a command.
+    parts: BTreeMap<u64, u64>,
+    waits: Vec<(u64, request::Wait)>,
+    /// Something that a wait may be waiting for has changed.
+    stirred: bool,
+}
+
+/// A verb for several units: the engine answers each by itself.
+#[derive(Debug)]
+struct Command {
+    left: u32,
+    nodes: BTreeSet<Node>,
+    verdict: Verdict,
+    tally: Tally,
+    texts: Vec<String>,
+}
+
+fn engine_verb(command: &request::Command) -> Verb {
+    match command.verb {
+        request::Verb::Start => Verb::Start,
+        request::Verb::Stop => Verb::Stop,
+        request::Verb::Restart => Verb::Restart,
+        request::Verb::Reload => Verb::Reload,
+        request::Verb::Pause => Verb::Pause,
+        request::Verb::Resume => Verb::Resume,
+        request::Verb::Hold => Verb::Hold,
+        request::Verb::Release => Verb::Release,
+        request::Verb::Kill => Verb::Kill(command.signal.unwrap_or(libc::SIGTERM)),
+    }
+}
+
+impl Shell {
+    fn view(&self) -> View<'_> {
+        View { shell: self }
+    }
+
+    /// Does something with the server while it may ask the rest of the shell.
+    fn with_server<R>(
+        &mut self,
+        act: impl FnOnce(&mut crate::control::server::Server, &View<'_>) -> R,
+    ) -> Option<R> {
+        let mut server = self.server.take()?;
+        let result = act(&mut server, &self.view());
+        self.server = Some(server);
+        Some(result)
+    }
+
+    pub(super) fn accept_clients(&mut self) -> Turn {
+        let new = self.server.as_mut().map(|s| s.accept()).unwrap_or_default();
+        for (id, fd) in new {
+            self.register(fd, Token::Client(id));
+        }
+        Turn::Drained
+    }
+
+    pub(super) fn hear_client(&mut self, id: u64) -> Turn {
+        let writable = self.clients.writable.remove(&id);
+        let incoming = self.with_server(|server, view| {
+            let mut calls = server.readable(id, view);
+            if writable {
+                calls.extend(server.writable(id, view));
+            }
+            calls
+        });
+        for call in incoming.unwrap_or_default() {
+            self.call(call);
+        }
+        Turn::Drained
+    }
+
+    /// After each round: clients with more to do, waits that may be over, notes of the server.
+    pub(super) fn settle_clients(&mut self) {
+        if std::mem::take(&mut self.clients.stirred) {
+            self.check_waits();
+        }
+        let incoming =
+            self.with_server(|server, view| if server.has_work() { server.resume(view) } else { Vec::new() });
+        for call in incoming.unwrap_or_default() {
+            self.call(call);
+        }
+        let (notes, gone, work) = match &mut self.server {
+            Some(server) => (server.take_notes(), server.take_abandoned(), server.has_work()),
+            None => return,
+        };
+        for note in notes {
+            self.say(Level::Warning, None, &note);
+        }
+        for call in gone {
+            self.clients.waits.retain(|(c, _)| *c != call);
+        }
+        if work {
+            // Their turn has ended before their work did: the loop must not wait.
+            self.ready.push(Token::Control);
+        }
+    }
+
+    fn call(&mut self, incoming: Incoming) {
+        let call = incoming.call;
+        let going_down = self.engine.going_down().is_some();
+        match incoming.request.clone() {
+            Request::Apply(_) | Request::Rollback(_) | Request::Command(_) if going_down => {
+                self.control_fail(call, &Failure::ShuttingDown);
+            }
+            Request::Apply(asked) => self.apply(incoming, asked),
+            Request::Rollback(asked) => self.rollback(call, asked.generation),
+            Request::Command(command) => self.command(call, incoming.peer.uid, &command),
+            Request::Wait(wait) => {
+                self.clients.waits.push((call, wait));
+                self.clients.stirred = true;
+                self.ready.push(Token::Control);
+            }
+            Request::Reexec(_) => {
+                self.control_answer(call, &Answer::Begun);
+                self.reexec_asked = true;
+                self.ready.push(Token::Control);
+            }
+            Request::Shutdown(asked) => {
+                let down = match asked.how {
+                    How::Poweroff => Down::Poweroff,
+                    How::Reboot => Down::Reboot,
+                    How::Halt => Down::Halt,
+                    How::Exit => Down::Exit,
+                };
+                self.control_answer(call, &Answer::Begun);
+                self.ask_shutdown(down, &format!("uid {}", incoming.peer.uid));
+            }
+            // Answered in the server.
+            Request::Status(_)
+            | Request::Tree(_)
+            | Request::Events(_)
+            | Request::Explain(_)
+            | Request::Info(_)
+            | Request::GetInfo(_)
+            | Request::GetInterfaceDescription(_) => {}
+        }
+    }
+
+    fn command(&mut self, call: u64, uid: u32, command: &request::Command) {
+        let until = command.for_seconds.map(|s| now().after_ms(s.saturating_mul(1000)));
+        let who = match uid {
+            0 => "root".to_owned(),
+            other => format!("uid {other}"),
+        };
+        let note = match &command.note {
+            Some(why) => format!("{who}: {why}"),
+            None => who,
+        };
+        let mut nodes = BTreeSet::new();
+        for unit in &command.units {
+            nodes.extend(Address::parse(unit).and_then(|a| self.engine.node(&a)));
+        }
+        for node in &nodes {
+            self.counter += 1;
+            let request = OWN | self.counter;
+            self.clients.parts.insert(request, call);
+            let verb = engine_verb(command);
+            self.queue.push_back(Event::Asked { request, verb, node: *node, note: note.clone(), until });
+        }
+        let left = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        let entry =
+            Command { left, nodes, verdict: Verdict::Done, tally: Tally::default(), texts: Vec::new() };
+        self.clients.commands.insert(call, entry);
+        if left == 0 {
+            self.finish_command(call);
+        }
+    }
+
+    /// Lifts every hold, for `apply --release`.
+    pub(super) fn release_all(&mut self) {
+        let held: Vec<Node> = self.engine.nodes().filter(|n| view::is_held(&self.engine, *n)).collect();
+        for node in held {
+            let note = "apply --release".to_owned();
+            self.queue.push_back(Event::Asked { request: 0, verb: Verb::Release, node, note, until: None });
+        }
+    }
+
+    /// [`cm_core::engine::effect::Effect::Answer`].
+    pub(super) fn answered(&mut self, request: u64, verdict: Verdict, tally: Tally, text: String) {
+        self.clients.stirred = true;
+        if let Some(call) = self.clients.parts.remove(&request) {
+            if let Some(command) = self.clients.commands.get_mut(&call) {
+                command.left = command.left.saturating_sub(1);
+                add(&mut command.tally, tally);
+                if verdict != Verdict::Done {
+                    command.verdict = verdict;
+                }
+                if !text.is_empty() {
+                    command.texts.push(text);
+                }
+                if command.left == 0 {
+                    self.finish_command(call);
+                }
+            }
+            return;
+        }
+        self.swapped_calls.remove(&request);
+        let generation = self.engine.desired().1;
+        if let Some(held) = self.manifests.get(self.engine.desired().0)
+            && held.generation != generation
+        {
+            let desired = self.engine.desired().0;
+            self.manifests.set_generation(desired, generation);
+        }
+        let finished = Finished { verdict: verdict.into(), generation, tally: tally.into(), text };
+        if request == 0 {
+            let level = if verdict == Verdict::Done { Level::Notice } else { Level::Warning };
+            let reason =
+                if finished.text.is_empty() { String::new() } else { format!(": {}", finished.text) };
+            self.say(level, None, &format!("generation {generation}: {}{reason}", view::tally_words(tally)));
+            return;
+        }
+        self.control_answer(request, &Answer::Finished(finished));
+    }
+
+    fn finish_command(&mut self, call: u64) {
+        let Some(command) = self.clients.commands.remove(&call) else { return };
+        let finished = Finished {
+            verdict: command.verdict.into(),
+            generation: self.engine.desired().1,
+            tally: command.tally.into(),
+            text: command.texts.join("; "),
+        };
+        self.control_answer(call, &Answer::Finished(finished));
+    }
+
+    pub(super) fn control_answer(&mut self, call: u64, answer: &Answer) {
+        if let Some(server) = &mut self.server {
+            server.answer(call, answer);
+        }
+    }
+
+    pub(super) fn control_fail(&mut self, call: u64, failure: &Failure) {
+        if let Some(server) = &mut self.server {
+            server.fail(call, failure);
+        }
+    }
+
+    /// [`cm_core::engine::effect::Effect::Publish`].
+    pub(super) fn publish(&mut self, node: Node, text: &str) {
+        self.clients.stirred = true;
+        let commands: Vec<u64> =
+            self.clients.commands.iter().filter(|(_, c)| c.nodes.contains(&node)).map(|(c, _)| *c).collect();
+        let listeners = self.server.as_ref().is_some_and(|s| s.has_listeners());
+        let swaps: Vec<u64> = self.swapped_calls.iter().copied().filter(|c| *c != 0).collect();
+        if !listeners && commands.is_empty() && swaps.is_empty() {
+            return;
+        }
+        let status = self.view().unit(node);
+        let progress = Progress {
+            unit: status.unit.clone(),
+            state: Some(status.state),
+            outcome: status.outcome,
+            text: text.to_owned(),
+        };
+        let event = answer::Event {
+            time: now().0,
+            about: "unit".to_owned(),
+            unit: Some(status.unit),
+            state: Some(status.state),
+            outcome: status.outcome,
+            text: text.to_owned(),
+        };
+        if let Some(server) = &mut self.server {
+            for call in commands.into_iter().chain(swaps) {
+                server.progress(call, &progress);
+            }
+            if listeners {
+                server.publish(&event);
+            }
+        }
+    }
+
+    /// Tells listeners something that is about no unit.
+    pub(super) fn announce(&mut self, about: &str, text: &str) {
+        if let Some(server) = self.server.as_mut().filter(|s| s.has_listeners()) {
+            let event = answer::Event {
+                time: now().0,
+                about: about.to_owned(),
+                unit: None,
+                state: None,
+                outcome: None,
+                text: text.to_owned(),
+            };
+            server.publish(&event);
+        }
+    }
+
+    /// [`cm_core::engine::effect::Effect::Converged`].
+    pub(super) fn converged(&mut self) {
+        self.clients.stirred = true;
+        self.announce("converged", "converged");
+        self.finish_container();
+    }
+
+    fn check_waits(&mut self) {
+        let waits = std::mem::take(&mut self.clients.waits);
+        for (call, wait) in waits {
+            match self.waited(&wait) {
+                Some(waited) => self.control_answer(call, &Answer::Waited(waited)),
+                None => self.clients.waits.push((call, wait)),
+            }
+        }
+    }
+
+    /// The answer to a wait, once there is one.
+    fn waited(&self, wait: &request::Wait) -> Option<Waited> {
+        // The boot is no longer than the way to the generation that the machine should have.
+        let settled = self.engine.is_converged() && self.boot == super::swap::BootStage::Done;
+        let view = self.view();
+        let waiting = |node: Node| {
+            let status = view.unit(node);
+            Waiting { unit: status.unit, state: status.state, cause: status.cause }
+        };
+        if wait.converged {
+            if !settled {
+                return None;
+            }
+            let stuck: Vec<Waiting> = self
+                .engine
+                .nodes()
+                .filter(|n| view::is_stuck(&self.engine, *n))
+                .take(answer::MAX_EDGES)
+                .map(waiting)
+                .collect();
+            if !stuck.is_empty() {
+                return Some(Waited { fulfilled: false, waiting: stuck });
+            }
+        }
+        let nodes: Vec<Node> = wait
+            .ready
+            .iter()
+            .filter_map(|u| Address::parse(u))
+            .filter_map(|a| self.engine.node(&a))
+            .collect();
+        let missing: Vec<Node> = nodes.into_iter().filter(|n| !self.is_ready(*n)).collect();
+        if missing.is_empty() {
+            return Some(Waited { fulfilled: true, waiting: Vec::new() });
+        }
+        let hopeless = settled || missing.iter().any(|n| view::is_failed(&self.engine, *n));
+        hopeless.then(|| Waited {
+            fulfilled: false,
+            waiting: missing.into_iter().take(answer::MAX_EDGES).map(waiting).collect(),
+        })
+    }
+
+    /// A client wants to know something of the store: a process of its own answers, one at a time.
+    pub(super) fn start_query(&mut self) -> Turn {
+        if self.query.is_some() {
+            // It takes further clients itself; when it has ended, the listener is looked at again.
+            return Turn::Drained;
+        }
+        let Some(listener) = &self.store_listener else { return Turn::Drained };
+        // Whether somebody is there at all: spawning for an edge of the past would find nobody.
+        let mut polled = [nix::poll::PollFd::new(listener.as_fd(), nix::poll::PollFlags::POLLIN)];
+        if nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO).unwrap_or(0) == 0 {
+            return Turn::Drained;
+        }
+        let text = |p: &std::path::Path| p.to_string_lossy().into_owned();
+        let argv = ["cm-worker".to_owned(), "query".to_owned(), text(&self.options.store)];
+        let environment = [("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory))];
+        let descriptors = [(3, listener.as_fd())];
+        let cgroup = self.tree.as_ref().and_then(|t| t.create("holdfast.query").ok());
+        let launch = Launch {
+            argv: &argv,
+            environment: &environment,
+            output: Output::Inherit,
+            descriptors: &descriptors,
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            ..Launch::default()
+        };
+        match spawn::spawn(&launch) {
+            Ok(spawned) => {
+                self.query = Some(spawned.pid);
+                let fd = listener.as_raw_fd();
+                self.deregister(fd);
+            }
+            Err(e) => self.say(Level::Error, None, &format!("cannot answer a query of the store: {e}")),
+        }
+        Turn::Drained
+    }
+
+    /// Whether it was the process that answered queries; the listener is watched again then.
+    pub(super) fn query_ended(&mut self, pid: i32) -> bool {
+        if self.query != Some(pid) {
+            return false;
+        }
+        self.query = None;
+        if let Some(fd) = self.store_listener.as_ref().map(AsRawFd::as_raw_fd) {
+            self.register(fd, Token::StoreListener);
+        }
+        true
+    }
+}
+
+fn add(sum: &mut Tally, more: Tally) {
+    let Tally { kept, changed, repaired, not_kept, held, waiting } = more;
+    sum.kept = sum.kept.saturating_add(kept);
+    sum.changed = sum.changed.saturating_add(changed);
+    sum.repaired = sum.repaired.saturating_add(repaired);
+    sum.not_kept = sum.not_kept.saturating_add(not_kept);
+    sum.held = sum.held.saturating_add(held);
+    sum.waiting = sum.waiting.saturating_add(waiting);
+}

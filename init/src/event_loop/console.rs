@@ -1,0 +1,73 @@
+//! What PID 1 itself has to say: to the kernel's log, or to standard error where that is not ours.
+//!
+//! A console that takes nothing costs lines, which are counted, never time.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use cm_core::engine::effect::Level;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Shell;
+
+/// Longest line: a record of the kernel's log has 1024 bytes less its prefix; PIPE_BUF is 4096.
+const LINE: usize = 900;
+
+/// Where lines go.
+#[derive(Debug)]
+pub struct Console {
+    kernel: Option<File>,
+    lost: u64,
+}
+
+impl Console {
+    /// The kernel's log for the init of a machine, standard error in a container.
+    pub fn open(machine: bool) -> Console {
+        let open = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
+        Console { kernel: machine.then(open).and_then(Result::ok), lost: 0 }
+    }
+
+    /// One line.
+    pub fn line(&mut self, level: Level, text: &str) {
+        let end = (0..=LINE.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let text = text.get(..end).unwrap_or_default().replace('\n', " / ");
+        let written = match &mut self.kernel {
+            // The facility is that of daemons: 3 << 3.
+            Some(kernel) => kernel.write(format!("<{}>holdfast: {text}\n", 24 + level as u8).as_bytes()),
+            None => {
+                let stderr = io::stderr();
+                let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                // poll(2), pipe(7): a pipe that is writable takes PIPE_BUF bytes without blocking.
+                match poll(&mut polled, PollTimeout::ZERO) {
+                    Ok(1) => stderr.lock().write(format!("holdfast: {text}\n").as_bytes()),
+                    _ => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
+        };
+        match written {
+            Err(_) => self.lost += 1,
+            Ok(_) if self.lost > 0 => {
+                let lost = std::mem::take(&mut self.lost);
+                self.line(Level::Warning, &format!("{lost} lines before this one were lost"));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+impl Shell {
+    /// Says something about a unit, or about the whole.
+    pub(super) fn say(&mut self, level: Level, unit: Option<&str>, text: &str) {
+        let line = match unit {
+            // The engine's own lines name the unit already.
+            Some(unit) if !text.contains(unit) => format!("{unit}: {text}"),
+            _ => text.to_owned(),
+        };
+        if level <= self.options.loudness {
+            self.console.line(level, &line);
+        }
+        self.announce("log", &line);
+    }
+}

@@ -1,0 +1,146 @@
+//! What to execute for a job of a unit: from the checked specification to [`sys::spawn::Launch`].
+//!
+//! Only words are put together here; every path in them is opened in the child.
+
+use units::kind::Spec;
+use units::kind::service::{Log, Ready, Reload, Service};
+
+use cm_core::engine::effect::Job;
+
+/// Words for a process, owned, so that a launch can borrow from them.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// Command and arguments.
+    pub argv: Vec<String>,
+    /// `holdfast-helper`: this executable under that name does it.
+    pub helper: bool,
+    /// Environment.
+    pub environment: Vec<(String, String)>,
+    /// User.
+    pub user: Option<String>,
+    /// Group.
+    pub group: Option<String>,
+    /// Directory.
+    pub directory: Option<String>,
+    /// Where output goes.
+    pub log: Log,
+    /// Whether it speaks the notify protocol.
+    pub notify: bool,
+    /// Readiness descriptor.
+    pub ready_fd: Option<u32>,
+    /// The whole service, for what only its main process gets: limits, terminal, priority.
+    pub service: Option<Box<Service>>,
+}
+
+/// Why there is nothing to execute.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NothingToRun {
+    /// The specification cannot be read.
+    #[error("cannot read the specification")]
+    Unreadable,
+    /// The unit has no such command.
+    #[error("cannot run {0:?}: the unit declares no such command")]
+    Undeclared(Job),
+}
+
+/// The command for a job. `started` is the moment of the spawn, for `ready = "path=…"`.
+///
+/// # Errors
+/// When the unit declares none.
+pub fn command(spec: Option<&Spec>, job: Job) -> Result<Command, NothingToRun> {
+    let nothing = || NothingToRun::Undeclared(job);
+    let helper = |verb: &str, rest: Vec<String>| {
+        let mut argv = vec!["holdfast-helper".to_owned(), verb.to_owned()];
+        argv.extend(rest);
+        Command { argv, helper: true, log: Log::Null, ..Command::default() }
+    };
+    Ok(match (spec.ok_or(NothingToRun::Unreadable)?, job) {
+        (Spec::Service(s), Job::Main) => Command {
+            argv: s.exec.clone(),
+            notify: s.ready == Ready::Notify || s.watchdog > 0,
+            ready_fd: match s.ready {
+                Ready::Fd(n) => Some(n),
+                _ => None,
+            },
+            service: Some(s.clone()),
+            ..of_service(s)
+        },
+        (Spec::Service(s), Job::Reload) => match &s.reload {
+            Some(Reload::Command(argv)) => Command { argv: argv.clone(), ..of_service(s) },
+            _ => return Err(nothing()),
+        },
+        (Spec::Service(s), Job::Stop) => {
+            Command { argv: s.stop.clone().ok_or_else(nothing)?, ..of_service(s) }
+        }
+        (Spec::Service(s), Job::AwaitPath) => match &s.ready {
+            Ready::Path(path) => helper("await-path", vec![path.clone()]),
+            _ => return Err(nothing()),
+        },
+        (Spec::Mount(m), Job::Mount) => {
+            let options = m.options.join(",");
+            let timeout = m.device_timeout.to_string();
+            helper("mount", vec![m.source.clone(), m.path.clone(), m.fstype.clone(), options, timeout])
+        }
+        (Spec::Mount(m), Job::Unmount) => helper("umount", vec![m.path.clone()]),
+        (Spec::Module(m), Job::Module) => {
+            let mut words = vec![m.name.clone()];
+            words.extend(m.parameters.iter().cloned());
+            helper("module", words)
+        }
+        (Spec::Exec(e), Job::Exec | Job::Unless | Job::Undo) => Command {
+            argv: match job {
+                Job::Unless => e.unless.clone().ok_or_else(nothing)?,
+                Job::Undo => e.undo.clone().ok_or_else(nothing)?,
+                _ => e.command.clone(),
+            },
+            environment: e.environment.clone(),
+            user: e.user.clone(),
+            group: e.group.clone(),
+            directory: e.directory.clone(),
+            log: if job == Job::Unless { Log::Null } else { Log::File },
+            ..Command::default()
+        },
+        _ => return Err(nothing()),
+    })
+}
+
+fn of_service(s: &Service) -> Command {
+    Command {
+        environment: s.environment.clone(),
+        user: s.user.clone(),
+        group: s.group.clone(),
+        directory: s.directory.clone(),
+        log: s.log,
+        ..Command::default()
+    }
+}
+
+/// The cgroup's name: a unit's own for what it runs, one beside it for what acts on it.
+pub fn cgroup_name(address: &str, job: Job) -> String {
+    match job {
+        Job::Main | Job::Exec => address.to_owned(),
+        Job::Reload => format!("{address}.reload"),
+        Job::Stop => format!("{address}.stop"),
+        Job::AwaitPath => format!("{address}.await"),
+        Job::Mount | Job::Unmount => format!("{address}.mount"),
+        Job::Module => format!("{address}.module"),
+        Job::Unless => format!("{address}.unless"),
+        Job::Undo => format!("{address}.undo"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use units::kind::module::Module;
+
+    #[test]
+    fn helpers_and_refusals() {
+        let module = Spec::Module(Module { name: "loop".into(), parameters: vec!["max_loop=8".into()] });
+        let made = command(Some(&module), Job::Module).unwrap();
+        assert_eq!(made.argv, ["holdfast-helper", "module", "loop", "max_loop=8"]);
+        assert!(made.helper);
+        assert_eq!(command(Some(&module), Job::Main).unwrap_err(), NothingToRun::Undeclared(Job::Main));
+        assert_eq!(command(None, Job::Main).unwrap_err(), NothingToRun::Unreadable);
+    }
+}

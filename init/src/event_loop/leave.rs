@@ -1,0 +1,373 @@
+//! The way out: from the wish to go down to `reboot(2)` or an exit code.
+//!
+//! The engine stops the units; what comes then is here, each part with a deadline: the log daemon lets go of its
+//! files, what is left is killed, helpers unmount and sync.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use cm_core::engine::Mono;
+use cm_core::engine::effect::Level;
+use cm_core::engine::event::{Down, Event};
+
+use super::token::Turn;
+use super::{Shell, now};
+use crate::log::protocol::Target;
+use crate::sys::raw;
+use crate::sys::reap::ExitStatus;
+use crate::sys::spawn::{self, Launch, Output};
+
+/// How often the console is told what a shutdown waits for.
+const REPORT_MS: u64 = 5_000;
+/// For the log daemon.
+const LOGS_MS: u64 = 3_000;
+/// Between SIGTERM and SIGKILL to what belongs to no unit.
+const STRAY_MS: u64 = 2_000;
+/// For each of unmounting and syncing.
+const DISK_MS: u64 = 20_000;
+/// Most of a pid file that is read.
+const PID_FILE: usize = 32;
+
+/// How PID 1 ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// The machine goes down.
+    Machine(Down),
+    /// The container is left with this code.
+    Code(i32),
+}
+
+/// A helper of the shell itself.
+#[derive(Debug)]
+pub enum Helper {
+    /// Reads a pid file; the pid comes over the pipe.
+    PidFile { serial: u64, pipe: OwnedFd },
+    /// One of the last steps.
+    Last,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Units,
+    Logs,
+    Strays,
+    Unmount,
+    Sync,
+}
+
+/// A shutdown under way.
+#[derive(Debug)]
+pub struct Leaving {
+    down: Down,
+    phase: Phase,
+    since: Mono,
+    due: Mono,
+    helper: Option<i32>,
+    container_logs: Option<i32>,
+}
+
+impl Leaving {
+    /// When something is due.
+    pub fn deadline(&self) -> Option<Mono> {
+        Some(self.due)
+    }
+}
+
+impl Shell {
+    /// Signals: children that ended, and wishes from outside.
+    pub(super) fn hear_signals(&mut self) -> Turn {
+        loop {
+            match self.signals.read() {
+                Ok(Some(signal)) => self.signalled(signal.signal, signal.pid),
+                Ok(None) => break,
+                Err(e) => {
+                    self.say(Level::Error, None, &format!("cannot read signals: {e}"));
+                    break;
+                }
+            }
+        }
+        let turn = self.sweep();
+        if self.tree.is_none() {
+            for serial in self.spawns.ended(None) {
+                self.check_empty(serial);
+            }
+        }
+        turn
+    }
+
+    fn signalled(&mut self, signal: i32, from: i32) {
+        const RTMIN: i32 = crate::sys::signals::RTMIN;
+        let down = match signal {
+            libc::SIGTERM if self.options.container => Down::Exit,
+            libc::SIGINT if self.options.container => Down::Exit,
+            libc::SIGINT => Down::Reboot,
+            libc::SIGPWR => Down::Poweroff,
+            s if s == RTMIN + 3 => Down::Halt,
+            s if s == RTMIN + 4 => Down::Poweroff,
+            s if s == RTMIN + 5 => Down::Reboot,
+            s if s == RTMIN + 20 && self.options.testing => {
+                self.panic_next = true;
+                self.queue.push_back(Event::Tick);
+                return;
+            }
+            _ => return,
+        };
+        self.ask_shutdown(down, &format!("signal {signal} from process {from}"));
+    }
+
+    /// The machine, or the container, shall go down.
+    pub(super) fn ask_shutdown(&mut self, down: Down, who: &str) {
+        let down = if self.options.container { Down::Exit } else { down };
+        self.say(Level::Notice, None, &format!("going down ({down:?}): asked by {who}"));
+        self.announce("shutdown", &format!("{down:?}").to_lowercase());
+        if self.leaving.is_none() {
+            let at = now();
+            let due = at.after_ms(REPORT_MS);
+            self.leaving = Some(Leaving {
+                down,
+                phase: Phase::Units,
+                since: at,
+                due,
+                helper: None,
+                container_logs: None,
+            });
+        }
+        self.queue.push_back(Event::ShutdownAsked { down });
+    }
+
+    /// In a container the service `main` is what it is for: when that has ended for good, so has the container.
+    pub(super) fn finish_container(&mut self) {
+        if !self.options.container || self.engine.going_down().is_some() {
+            return;
+        }
+        let main = units::Address::parse(super::processes::MAIN_SERVICE).and_then(|a| self.engine.node(&a));
+        let over = main.is_some_and(|n| matches!(self.engine.status(n).state, "done" | "failed"));
+        if over {
+            self.ask_shutdown(Down::Exit, "the end of service:main");
+        }
+    }
+
+    /// [`cm_core::engine::effect::Effect::Leave`]: the units are down.
+    pub(super) fn begin_leaving(&mut self, down: Down) {
+        let at = now();
+        let leaving = self.leaving.get_or_insert(Leaving {
+            down,
+            phase: Phase::Units,
+            since: at,
+            due: at,
+            helper: None,
+            container_logs: None,
+        });
+        leaving.down = down;
+        leaving.phase = Phase::Logs;
+        leaving.due = at.after_ms(LOGS_MS);
+        if self.options.container {
+            // The daemon ends when its socket does, after it has written everything.
+            match self.log_daemon.take() {
+                Some(daemon) => {
+                    let pid = daemon.pid;
+                    for stream in self.streams.values_mut() {
+                        stream.close_writer();
+                    }
+                    drop(daemon);
+                    if let Some(leaving) = &mut self.leaving {
+                        leaving.container_logs = Some(pid);
+                    }
+                }
+                None => self.next_phase(),
+            }
+        } else if self.log_daemon.is_some() {
+            self.set_log_target(Target::Kernel);
+        } else {
+            self.next_phase();
+        }
+    }
+
+    /// The log daemon writes somewhere else now.
+    pub(super) fn logs_moved(&mut self, target: Target) {
+        let waiting = self.leaving.as_ref().is_some_and(|l| l.phase == Phase::Logs);
+        if waiting && target == Target::Kernel {
+            self.next_phase();
+        }
+    }
+
+    /// Something that was given time has used it up.
+    pub(super) fn leaving_deadline(&mut self, at: Mono) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let seconds = at.0.saturating_sub(leaving.since.0) / 1_000_000_000;
+        match leaving.phase {
+            Phase::Units => {
+                leaving.due = at.after_ms(REPORT_MS);
+                let waits: Vec<String> = self
+                    .engine
+                    .not_down()
+                    .into_iter()
+                    .filter(|(_, word)| !matches!(*word, "kept" | "changed" | "repaired"))
+                    .take(8)
+                    .map(|(n, word)| format!("{} ({word})", self.engine.address(n)))
+                    .collect();
+                let text = format!("going down for {seconds} s, waiting for {}", waits.join(", "));
+                self.say(Level::Notice, None, &text);
+            }
+            phase => {
+                self.say(
+                    Level::Warning,
+                    None,
+                    &format!("going down: {phase:?} took too long, going on without"),
+                );
+                if let Some(pid) = self.leaving.as_mut().and_then(|l| l.helper.take()) {
+                    drop(raw::kill(pid, libc::SIGKILL));
+                }
+                self.next_phase();
+            }
+        }
+    }
+
+    fn next_phase(&mut self) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let at = now();
+        let down = leaving.down;
+        if self.options.container || down == Down::Exit {
+            self.end = Some(Left::Code(self.main_code.unwrap_or(0)));
+            return;
+        }
+        match leaving.phase {
+            Phase::Units | Phase::Logs => {
+                leaving.phase = Phase::Strays;
+                leaving.due = at.after_ms(STRAY_MS);
+                // kill(2): -1 is every process but this one. Waits for them by the sweep: see `stray_ended`.
+                drop(raw::kill(-1, libc::SIGTERM));
+                drop(raw::kill(-1, libc::SIGCONT));
+                self.stray_ended();
+            }
+            Phase::Strays => {
+                drop(raw::kill(-1, libc::SIGKILL));
+                self.log_daemon = None;
+                self.last_helper(Phase::Unmount, &["umount-all"]);
+            }
+            Phase::Unmount => self.last_helper(Phase::Sync, &["sync"]),
+            Phase::Sync => self.end = Some(Left::Machine(down)),
+        }
+    }
+
+    /// Whether only processes are left that are ours.
+    pub(super) fn stray_ended(&mut self) {
+        if self.leaving.as_ref().is_some_and(|l| l.phase == Phase::Strays) && !has_strays(&self.own_pids()) {
+            self.next_phase();
+        }
+    }
+
+    fn own_pids(&self) -> BTreeSet<i32> {
+        let mut own: BTreeSet<i32> = self.workers.values().map(|w| w.link.pid).collect();
+        own.extend(self.log_daemon.as_ref().map(|d| d.pid));
+        own.insert(1);
+        own
+    }
+
+    fn last_helper(&mut self, phase: Phase, words: &[&str]) {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.phase = phase;
+            leaving.due = now().after_ms(DISK_MS);
+        }
+        let mut argv = vec!["holdfast-helper".to_owned()];
+        argv.extend(words.iter().map(|w| (*w).to_owned()));
+        let launch = Launch {
+            argv: &argv,
+            program: Some(&self.executable),
+            output: Output::Inherit,
+            ..Launch::default()
+        };
+        match spawn::spawn(&launch) {
+            Ok(spawned) => {
+                self.helpers.insert(spawned.pid, Helper::Last);
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.helper = Some(spawned.pid);
+                }
+            }
+            Err(e) => {
+                self.say(Level::Error, None, &e.to_string());
+                self.next_phase();
+            }
+        }
+    }
+
+    /// Has a helper read a daemon's pid file: it may lie on a dead disk.
+    pub(super) fn read_pid_file(&mut self, serial: u64, path: &str) {
+        let (reader, writer) =
+            match nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK) {
+                Ok(pipe) => pipe,
+                Err(e) => return self.say(Level::Error, None, &format!("cannot read {path}: {e}")),
+            };
+        let argv = ["holdfast-helper".to_owned(), "read-pid".to_owned(), path.to_owned()];
+        let launch = Launch {
+            argv: &argv,
+            program: Some(&self.executable),
+            output: Output::Descriptor(writer.as_fd()),
+            ..Launch::default()
+        };
+        match spawn::spawn(&launch) {
+            Ok(spawned) => {
+                self.helpers.insert(spawned.pid, Helper::PidFile { serial, pipe: reader });
+            }
+            Err(e) => self.say(Level::Error, None, &e.to_string()),
+        }
+    }
+
+    /// Whether it was a helper of the shell.
+    pub(super) fn helper_ended(&mut self, pid: i32, status: ExitStatus) -> bool {
+        if self.leaving.as_ref().is_some_and(|l| l.container_logs == Some(pid)) {
+            self.next_phase();
+            return true;
+        }
+        if self.query_ended(pid) || self.emergency_ended(pid, status) {
+            return true;
+        }
+        match self.helpers.remove(&pid) {
+            Some(Helper::PidFile { serial, pipe }) => {
+                let mut buffer = [0; PID_FILE];
+                let count = nix::unistd::read(&pipe, &mut buffer).unwrap_or(0);
+                let text = std::str::from_utf8(buffer.get(..count).unwrap_or_default()).unwrap_or_default();
+                match text.trim().parse::<i32>() {
+                    Ok(pid) => self.adopt_main(serial, pid),
+                    Err(_) => self.guess_main(serial),
+                }
+                true
+            }
+            Some(Helper::Last) => {
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.helper = None;
+                }
+                if status != ExitStatus::Code(0) {
+                    self.say(Level::Warning, None, &format!("going down: the helper {status}"));
+                }
+                self.next_phase();
+                true
+            }
+            None => {
+                self.stray_ended();
+                false
+            }
+        }
+    }
+}
+
+/// Whether any process is there that is neither the kernel's nor among `own`.
+fn has_strays(own: &BTreeSet<i32>) -> bool {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).any(|pid| {
+        // Kernel threads have no command line; neither has a zombie, which is as good as gone.
+        !own.contains(&pid) && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| !c.is_empty())
+    })
+}
+
+/// The last act of a machine's PID 1: reboot(2). Returns only when the kernel refuses.
+pub fn power_down(down: Down) {
+    use nix::sys::reboot::{RebootMode, reboot};
+    let mode = match down {
+        Down::Poweroff | Down::Exit => RebootMode::RB_POWER_OFF,
+        Down::Reboot => RebootMode::RB_AUTOBOOT,
+        Down::Halt => RebootMode::RB_HALT_SYSTEM,
+    };
+    let Err(e) = reboot(mode);
+    eprintln!("init: cannot go down ({down:?}): {e}");
+}

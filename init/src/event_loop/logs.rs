@@ -1,0 +1,277 @@
+//! The log daemon: its pipes, its restart, its listening socket.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use cm_core::engine::effect::Level;
+use serde::{Deserialize, Serialize};
+use units::Address;
+use units::kind::service::Service;
+
+use super::Shell;
+use super::token::{Token, Turn};
+use crate::control::{LOGS_SOCKET, socket};
+use crate::log::link::{LogLink, LogPipe};
+use crate::log::protocol::{Order, Report, Target};
+use crate::sys::reap::ExitStatus;
+use crate::sys::spawn::{self, Launch, Output};
+
+/// Bytes of one log file of an exec unit, and how many rotated ones are kept.
+const EXEC_LOG: (u64, u32) = (1 << 20, 2);
+/// A daemon that died more often than this since it last said something is not started again by its own death.
+const DEATHS: u32 = 5;
+
+/// The output of one unit.
+#[derive(Debug)]
+pub struct Stream {
+    /// Both ends of its pipe; the write end goes when the unit does.
+    reader: OwnedFd,
+    writer: Option<OwnedFd>,
+    /// What the live table holds of it.
+    pub record: StreamRecord,
+}
+
+/// See [`Stream`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamRecord {
+    /// The unit.
+    pub unit: String,
+    /// Bytes of one file.
+    pub size: u64,
+    /// Rotated files kept.
+    pub keep: u32,
+    /// Number of the read end.
+    pub reader: RawFd,
+    /// Number of the write end.
+    pub writer: Option<RawFd>,
+}
+
+impl Stream {
+    /// A stream that was taken over.
+    pub fn adopted(record: StreamRecord, reader: OwnedFd, writer: Option<OwnedFd>) -> Stream {
+        Stream { reader, writer, record }
+    }
+
+    /// Nothing more is to come.
+    pub fn close_writer(&mut self) {
+        self.writer = None;
+        self.record.writer = None;
+    }
+
+    fn order(&self, stream: u32) -> Order {
+        Order::Open { stream, unit: self.record.unit.clone(), size: self.record.size, keep: self.record.keep }
+    }
+}
+
+/// The daemon that runs.
+#[derive(Debug)]
+pub struct LogDaemon {
+    /// The socket to it.
+    pub link: LogLink,
+    /// Its pid.
+    pub pid: i32,
+}
+
+impl Shell {
+    /// Starts the log daemon and gives it every pipe there is.
+    pub(super) fn start_log_daemon(&mut self) {
+        if let Err(e) = self.try_log_daemon() {
+            self.say(Level::Error, None, &format!("cannot start the log daemon: {e}"));
+        }
+        self.shell_changed = true;
+    }
+
+    fn try_log_daemon(&mut self) -> io::Result<()> {
+        let (link, theirs) = LogLink::pair()?;
+        let directory = self.options.logs.to_string_lossy().into_owned();
+        let mut argv = vec!["holdfast-log".to_owned(), "--logs".to_owned(), directory];
+        if self.log_target == Target::Kernel {
+            argv.push("--kernel".to_owned());
+        }
+        let cgroup = self.tree.as_ref().and_then(|t| t.create("holdfast.log").ok());
+        let descriptors = [(crate::log::daemon::SOCKET, theirs.as_fd())];
+        let launch = Launch {
+            argv: &argv,
+            program: Some(&self.executable),
+            output: Output::Inherit,
+            descriptors: &descriptors,
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            ..Launch::default()
+        };
+        let spawned = spawn::spawn(&launch).map_err(io::Error::other)?;
+        self.register(link.as_raw_fd(), Token::LogDaemon);
+        let mut daemon = LogDaemon { link, pid: spawned.pid };
+        daemon.link.send(&Order::Target(self.log_target), None)?;
+        for (number, stream) in &self.streams {
+            daemon.link.send(&stream.order(*number), Some(stream.reader.as_fd()))?;
+        }
+        if let Some(listener) = &self.logs_listener {
+            daemon.link.send(&Order::Listen, Some(listener.as_fd()))?;
+        }
+        self.log_daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Binds the socket on which the daemon answers about logs.
+    pub(super) fn bind_logs_socket(&mut self) {
+        match socket::listen(&self.options.run.join(LOGS_SOCKET), 0o666) {
+            Ok(listener) => {
+                let fd = OwnedFd::from(listener);
+                drop(super::manifests::keep_across_exec(fd.as_fd()));
+                self.logs_listener = Some(fd);
+            }
+            Err(e) => self.say(Level::Error, None, &format!("cannot bind the logs socket: {e}")),
+        }
+    }
+
+    fn order(&mut self, order: &Order, fd: Option<RawFd>) {
+        let Some(daemon) = &mut self.log_daemon else { return };
+        let sent = match fd.and_then(|fd| self.streams.values().find(|s| s.record.reader == fd)) {
+            Some(stream) => daemon.link.send(order, Some(stream.reader.as_fd())),
+            None => daemon.link.send(order, None),
+        };
+        // It has died: the next one gets everything anyway.
+        if sent.is_err() {
+            self.log_daemon_lost();
+        }
+    }
+
+    /// The write end of a unit's log pipe, made at its first start.
+    pub(super) fn log_pipe(&mut self, unit: &str, service: Option<&Service>) -> Option<OwnedFd> {
+        let (size, keep) = service.map_or(EXEC_LOG, |s| (s.log_size, s.log_keep));
+        let known = self.streams.iter().find(|(_, s)| s.record.unit == unit).map(|(n, _)| *n);
+        let number = match known {
+            Some(number) => number,
+            None => {
+                let pipe = match LogPipe::new() {
+                    Ok(pipe) => pipe,
+                    Err(e) => {
+                        self.say(Level::Error, Some(unit), &format!("cannot create its log pipe: {e}"));
+                        return None;
+                    }
+                };
+                self.next_stream += 1;
+                let record = StreamRecord {
+                    unit: unit.to_owned(),
+                    size,
+                    keep,
+                    reader: pipe.reader.as_raw_fd(),
+                    writer: Some(pipe.writer.as_raw_fd()),
+                };
+                let stream = Stream { reader: pipe.reader, writer: Some(pipe.writer), record };
+                let (order, fd) = (stream.order(self.next_stream), stream.record.reader);
+                self.streams.insert(self.next_stream, stream);
+                self.streams_changed.insert(self.next_stream);
+                self.order(&order, Some(fd));
+                self.next_stream
+            }
+        };
+        let stream = self.streams.get_mut(&number)?;
+        if (stream.record.size, stream.record.keep) != (size, keep) {
+            (stream.record.size, stream.record.keep) = (size, keep);
+            self.streams_changed.insert(number);
+            let order = stream.order(number);
+            self.order(&order, None);
+        }
+        self.streams.get(&number)?.writer.as_ref()?.try_clone().ok()
+    }
+
+    /// A process of a unit has ended: what it left without a line feed is a line.
+    pub(super) fn flush_log(&mut self, unit: &str) {
+        if let Some(number) = self.streams.iter().find(|(_, s)| s.record.unit == unit).map(|(n, _)| *n) {
+            self.order(&Order::Flush { stream: number }, None);
+        }
+    }
+
+    /// Lets go of the pipes of units that are no more; the daemon says when it has read the rest.
+    pub(super) fn close_unused_streams(&mut self) {
+        for (number, stream) in &mut self.streams {
+            let unit = Address::parse(&stream.record.unit);
+            if stream.writer.is_some() && unit.is_none_or(|a| self.engine.node(&a).is_none()) {
+                stream.close_writer();
+                self.streams_changed.insert(*number);
+            }
+        }
+    }
+
+    /// Reports of the daemon.
+    pub(super) fn hear_log_daemon(&mut self) -> Turn {
+        for _ in 0..64 {
+            let Some(daemon) = &mut self.log_daemon else { return Turn::Drained };
+            match daemon.link.flush().and_then(|()| daemon.link.receive()) {
+                Ok(None) => return Turn::Drained,
+                Ok(Some(report)) => self.log_report(report),
+                Err(_) => {
+                    self.log_daemon_lost();
+                    return Turn::Drained;
+                }
+            }
+        }
+        Turn::More
+    }
+
+    fn log_report(&mut self, report: Report) {
+        self.log_deaths = 0;
+        let unit = |stream: &u32, shell: &Shell| shell.streams.get(stream).map(|s| s.record.unit.clone());
+        match report {
+            Report::Drained { stream } => {
+                if self.streams.get(&stream).is_some_and(|s| s.writer.is_none()) {
+                    self.streams.remove(&stream);
+                    self.streams_changed.insert(stream);
+                }
+            }
+            Report::Trouble { stream, text } => {
+                let name = unit(&stream, self);
+                self.say(Level::Error, name.as_deref(), &format!("cannot write its log: {text}"));
+            }
+            Report::Recovered { stream } => {
+                let name = unit(&stream, self);
+                self.say(Level::Notice, name.as_deref(), "its log is written again");
+            }
+            Report::Moved(target) => self.logs_moved(target),
+        }
+    }
+
+    fn log_daemon_lost(&mut self) {
+        if let Some(daemon) = self.log_daemon.take() {
+            self.deregister(daemon.link.as_raw_fd());
+            drop(crate::sys::raw::kill(daemon.pid, libc::SIGKILL));
+            self.log_dead.insert(daemon.pid);
+            self.shell_changed = true;
+        }
+    }
+
+    /// Whether it was the log daemon; another one is started then.
+    pub(super) fn log_daemon_ended(&mut self, pid: i32, status: ExitStatus) -> bool {
+        let running = self.log_daemon.as_ref().is_some_and(|d| d.pid == pid);
+        if running {
+            self.log_daemon_lost();
+        }
+        if !self.log_dead.remove(&pid) {
+            return false;
+        }
+        if self.log_daemon.is_none() && self.leaving.is_none() {
+            self.log_deaths += 1;
+            self.say(Level::Warning, None, &format!("the log daemon {status}: starting it again"));
+            if self.log_deaths <= DEATHS {
+                self.start_log_daemon();
+            } else {
+                self.say(
+                    Level::Error,
+                    None,
+                    "the log daemon dies again and again: output waits in its pipes",
+                );
+            }
+        }
+        true
+    }
+
+    /// Where lines go: to files once what carries them is there, to the kernel before and at the end.
+    pub(super) fn set_log_target(&mut self, target: Target) {
+        if self.log_target != target {
+            self.log_target = target;
+            self.shell_changed = true;
+            self.order(&Order::Target(target), None);
+        }
+    }
+}

@@ -1,0 +1,549 @@
+//! Starting processes, hearing from them, and burying them.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use cm_core::engine::Node;
+use cm_core::engine::effect::{Job, Level};
+use cm_core::engine::event::{Event, Exit};
+use cm_core::proto::ManifestRef;
+use nix::fcntl::OFlag;
+use units::UnitId;
+use units::kind::service::{Log, Ready};
+
+use super::Shell;
+use super::launch;
+use super::spawns::{Record, Spawn};
+use super::token::{Token, Turn};
+use crate::sys::notify::{Message, NotifySocket};
+use crate::sys::reap::{self, ExitStatus, ProcessId};
+use crate::sys::spawn::{self, Launch, Output, Status};
+use crate::sys::{cgroup, raw};
+
+/// Most ended children that one turn buries, so that a storm of orphans does not keep services waiting.
+const BURIALS: usize = 512;
+/// Most notifications of one service in one turn.
+const NOTIFICATIONS: usize = 64;
+
+fn engine_exit(status: ExitStatus) -> Exit {
+    match status {
+        ExitStatus::Code(code) => Exit::Code(code),
+        ExitStatus::Signal { signal, .. } => Exit::Signal(signal),
+    }
+}
+
+impl Shell {
+    /// [`cm_core::engine::effect::Effect::Spawn`].
+    pub(super) fn spawn_job(
+        &mut self,
+        node: Node,
+        serial: u64,
+        manifest: ManifestRef,
+        unit: UnitId,
+        job: Job,
+        cause: &str,
+    ) {
+        let address = self.engine.address(node).to_string();
+        let spec = self.engine.manifest(manifest).and_then(|m| m.spec(unit));
+        let command = match launch::command(spec.as_ref(), job) {
+            Ok(command) => command,
+            Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
+        };
+        if job == Job::Main {
+            self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
+        }
+        let cgroup = launch::cgroup_name(&address, job);
+        let directory = match self.prepare_cgroup(&cgroup, &command) {
+            Ok(directory) => directory,
+            Err(text) => return self.spawn_failed(serial, text, libc::EIO),
+        };
+
+        let mut notify = None;
+        let mut notify_path = None;
+        if command.notify {
+            let path = self.notify_path(&address);
+            match NotifySocket::bind(&path) {
+                Ok(socket) => (notify, notify_path) = (Some(socket), path.to_str().map(str::to_owned)),
+                Err(e) => {
+                    let text = format!("cannot bind the notify socket \"{}\": {e}", path.display());
+                    return self.spawn_failed(serial, text, e.raw_os_error().unwrap_or(libc::EIO));
+                }
+            }
+        }
+        let mut pipe = None;
+        if let Some(number) = command.ready_fd {
+            match nix::unistd::pipe2(OFlag::O_NONBLOCK) {
+                Ok((reader, writer)) => pipe = Some((number, reader, writer)),
+                Err(e) => return self.spawn_failed(serial, "cannot create a pipe".to_owned(), e as i32),
+            }
+        }
+        let log = match command.log {
+            Log::File => self.log_pipe(&address, command.service.as_deref()),
+            Log::Console | Log::Null => None,
+        };
+
+        let spawned = {
+            let mut descriptors = Vec::new();
+            if let Some((number, _, writer)) = &pipe {
+                descriptors.push((i32::try_from(*number).unwrap_or(-1), writer.as_fd()));
+            }
+            let mut request = Launch {
+                argv: &command.argv,
+                program: command.helper.then_some(self.executable.as_str()),
+                environment: &command.environment,
+                user: command.user.as_deref(),
+                group: command.group.as_deref(),
+                directory: command.directory.as_deref(),
+                output: match (&command.log, &log) {
+                    (Log::File, Some(pipe)) => Output::Descriptor(pipe.as_fd()),
+                    (Log::Console, _) => Output::Console,
+                    _ => Output::Null,
+                },
+                descriptors: &descriptors,
+                notify_socket: notify_path.as_deref(),
+                main_pid: match job {
+                    Job::Reload | Job::Stop => self.main_pid(node),
+                    _ => None,
+                },
+                cgroup: directory.as_ref().map(AsFd::as_fd),
+                ..Launch::default()
+            };
+            if let Some(service) = &command.service {
+                request.groups = &service.groups;
+                request.umask = service.umask;
+                request.limits = &service.limits;
+                request.nice = service.nice;
+                request.oom_score = service.oom_score;
+                request.tty = service.tty.as_deref();
+                request.watchdog_usec = service.watchdog.saturating_mul(1000);
+            }
+            spawn::spawn(&request)
+        };
+        let spawned = match spawned {
+            Ok(spawned) => spawned,
+            Err(e) => {
+                let errno = match &e {
+                    spawn::SpawnError::Clone(_, e) | spawn::SpawnError::Pipe(_, e) => e.raw_os_error(),
+                    _ => None,
+                };
+                return self.spawn_failed(serial, e.to_string(), errno.unwrap_or(libc::EINVAL));
+            }
+        };
+
+        let (forks, pid_file) = match command.service.as_deref() {
+            Some(s) if s.ready == Ready::Forked => (true, s.pid_file.clone()),
+            _ => (false, None),
+        };
+        let starttime = ProcessId::of(spawned.pid).map(|p| p.starttime).unwrap_or_default();
+        let mut entry = Spawn {
+            record: Record {
+                serial,
+                node,
+                manifest,
+                unit,
+                job,
+                address: address.clone(),
+                leader: spawned.pid,
+                main: spawned.pid,
+                starttime,
+                cgroup,
+                settled: false,
+                failed: false,
+                exited: false,
+                forks,
+                pid_file,
+                notify: None,
+                ready: None,
+            },
+            pidfd: Some(spawned.pidfd),
+            stage: Some(spawned.status),
+            notify,
+            ready: pipe.map(|(_, reader, _)| reader),
+        };
+        entry.note_descriptors();
+        self.watch_spawn(&entry);
+        self.spawns.insert(entry);
+    }
+
+    /// Registers the descriptors of a spawn.
+    pub(super) fn watch_spawn(&mut self, spawn: &Spawn) {
+        let number = spawn.record.serial;
+        if let Some(stage) = &spawn.stage {
+            self.register(stage.as_raw_fd(), Token::Stage(number));
+        }
+        if let Some(notify) = &spawn.notify {
+            self.register(notify.as_raw_fd(), Token::Notify(number));
+        }
+        if let Some(ready) = &spawn.ready {
+            self.register(ready.as_raw_fd(), Token::ReadyPipe(number));
+        }
+        if let (Some(tree), Some(empty)) = (&self.tree, &mut self.empty)
+            && let Err(e) = empty.add(tree, &spawn.record.cgroup)
+        {
+            let text = format!("cannot watch its cgroup: {e}");
+            self.say(Level::Warning, Some(&spawn.record.address.clone()), &text);
+        }
+    }
+
+    fn notify_path(&self, address: &str) -> PathBuf {
+        self.options.run.join("notify").join(cgroup::directory_name(address))
+    }
+
+    fn prepare_cgroup(&self, name: &str, command: &launch::Command) -> Result<Option<OwnedFd>, String> {
+        let Some(tree) = &self.tree else { return Ok(None) };
+        let directory = tree.create(name).map_err(|e| e.to_string())?;
+        if let Some(service) = &command.service {
+            for (setting, value) in &service.cgroup {
+                tree.set(name, setting, value).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(Some(directory))
+    }
+
+    fn spawn_failed(&mut self, serial: u64, stage: String, errno: i32) {
+        self.queue.push_back(Event::SpawnFailed { serial, stage, errno });
+    }
+
+    /// The main process of a unit, if it has one.
+    pub(super) fn main_pid(&self, node: Node) -> Option<i32> {
+        let spawn = self.spawns.of_node(node, Job::Main)?;
+        (!spawn.record.exited).then_some(spawn.record.main)
+    }
+
+    /// [`cm_core::engine::effect::Effect::Signal`].
+    pub(super) fn signal(&mut self, serial: u64, signal: i32) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        let sent = match &spawn.pidfd {
+            Some(pidfd) => raw::pidfd_send_signal(pidfd.as_fd(), signal),
+            // Without a main process the whole service hears it: a daemon that forked away and wrote no pid file.
+            None => {
+                self.each_member(serial, |pid| drop(raw::kill(pid, signal)));
+                Ok(())
+            }
+        };
+        // A process that has ended meanwhile is no error: its exit is on the way.
+        if let Err(e) = sent
+            && e.raw_os_error() != Some(libc::ESRCH)
+        {
+            let address = spawn.record.address.clone();
+            self.say(Level::Warning, Some(&address), &format!("cannot send signal {signal}: {e}"));
+        }
+    }
+
+    fn each_member(&self, serial: u64, mut act: impl FnMut(i32)) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        let members = match &self.tree {
+            Some(tree) => tree.members(&spawn.record.cgroup).unwrap_or_default(),
+            None => cgroup::session_members(spawn.record.leader),
+        };
+        members.into_iter().filter(|pid| *pid > 1).for_each(&mut act);
+    }
+
+    /// [`cm_core::engine::effect::Effect::Kill`].
+    pub(super) fn kill(&mut self, serial: u64) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        let killed = match &self.tree {
+            Some(tree) => tree.kill(&spawn.record.cgroup).map_err(|e| e.to_string()),
+            None => {
+                self.each_member(serial, |pid| drop(raw::kill(pid, libc::SIGKILL)));
+                Ok(())
+            }
+        };
+        // Also by itself: it may not have entered its cgroup yet.
+        if let Some(pidfd) = &spawn.pidfd {
+            drop(raw::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL));
+        }
+        if let Err(text) = killed {
+            let address = spawn.record.address.clone();
+            self.say(Level::Error, Some(&address), &format!("cannot kill its processes: {text}"));
+        }
+        // What was killed may have been a cgroup that is empty already.
+        self.check_empty(serial);
+    }
+
+    /// [`cm_core::engine::effect::Effect::Freeze`].
+    pub(super) fn freeze(&mut self, serial: u64, frozen: bool) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        match &self.tree {
+            Some(tree) => {
+                if let Err(e) = tree.freeze(&spawn.record.cgroup, frozen) {
+                    let address = spawn.record.address.clone();
+                    self.say(Level::Warning, Some(&address), &e.to_string());
+                }
+            }
+            None => {
+                let signal = if frozen { libc::SIGSTOP } else { libc::SIGCONT };
+                self.each_member(serial, |pid| drop(raw::kill(pid, signal)));
+            }
+        }
+    }
+
+    /// What a child's set-up has to say.
+    pub(super) fn hear_stage(&mut self, serial: u64) -> Turn {
+        let Some(spawn) = self.spawns.get_mut(serial) else { return Turn::Drained };
+        let Some(stage) = &mut spawn.stage else { return Turn::Drained };
+        let event = match stage.read() {
+            Status::Pending => return Turn::Drained,
+            Status::Executed => Some(Event::Spawned { serial }),
+            Status::Failed(failure) => {
+                spawn.record.failed = true;
+                Some(Event::SpawnFailed { serial, errno: failure.errno, stage: failure.to_string() })
+            }
+            // It was killed before its program ran: its exit says the rest.
+            Status::Died => Some(Event::Spawned { serial }),
+        };
+        spawn.record.settled = true;
+        if let Some(stage) = spawn.stage.take() {
+            self.deregister(stage.as_raw_fd());
+        }
+        self.queue.extend(event);
+        Turn::Drained
+    }
+
+    /// The readiness pipe of the s6 protocol: one newline.
+    pub(super) fn hear_ready(&mut self, serial: u64) -> Turn {
+        let Some(spawn) = self.spawns.get_mut(serial) else { return Turn::Drained };
+        let Some(pipe) = &spawn.ready else { return Turn::Drained };
+        let mut buffer = [0; 512];
+        let (mut seen, mut open) = (false, true);
+        for _ in 0..16 {
+            match nix::unistd::read(pipe, &mut buffer) {
+                Ok(0) => {
+                    open = false;
+                    break;
+                }
+                Ok(n) => seen |= buffer.get(..n).is_some_and(|b| b.contains(&b'\n')),
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => break,
+                Err(_) => {
+                    open = false;
+                    break;
+                }
+            }
+        }
+        if (seen || !open)
+            && let Some(pipe) = spawn.ready.take()
+        {
+            spawn.record.ready = None;
+            self.deregister(pipe.as_raw_fd());
+        }
+        if seen {
+            self.hear_stage(serial);
+            self.queue.push_back(Event::Ready { serial });
+        }
+        Turn::Drained
+    }
+
+    /// Notifications of a service.
+    pub(super) fn hear_notify(&mut self, serial: u64) -> Turn {
+        let mut messages = Vec::new();
+        let Some(spawn) = self.spawns.get(serial) else { return Turn::Drained };
+        let Some(socket) = &spawn.notify else { return Turn::Drained };
+        let more = socket.drain(NOTIFICATIONS, &mut messages).unwrap_or(false);
+        for message in messages {
+            self.notified(serial, message);
+        }
+        if more { Turn::More } else { Turn::Drained }
+    }
+
+    fn notified(&mut self, serial: u64, message: Message) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        let said = message.notification;
+        let address = spawn.record.address.clone();
+        let node = spawn.record.node;
+        // The socket lies where anybody can reach it: only root and the service itself are believed.
+        if let Some(sender) = message.sender
+            && sender.uid != 0
+            && !self.is_member(serial, sender.pid)
+        {
+            let text = format!("ignored a notification from process {} of user {}", sender.pid, sender.uid);
+            return self.say(Level::Warning, Some(&address), &text);
+        }
+        if let Some(pid) = said.main_pid {
+            self.adopt_main(serial, pid);
+        }
+        if let Some(status) = said.status {
+            self.texts.insert(node, status);
+        }
+        if said.ready || said.reloading || said.watchdog || said.watchdog_trigger {
+            // Its program runs, or it could not speak.
+            self.hear_stage(serial);
+        }
+        if said.reloading {
+            self.queue.push_back(Event::Reloading { serial });
+        }
+        if said.ready {
+            self.queue.push_back(Event::Ready { serial });
+        }
+        if said.watchdog {
+            self.queue.push_back(Event::Watchdog { serial });
+        }
+        if said.watchdog_trigger {
+            self.say(Level::Error, Some(&address), "says that it is broken (WATCHDOG=trigger)");
+            self.signal(serial, libc::SIGABRT);
+        }
+    }
+
+    fn is_member(&self, serial: u64, pid: i32) -> bool {
+        let Some(spawn) = self.spawns.get(serial) else { return false };
+        if pid == spawn.record.main {
+            return true;
+        }
+        match &self.tree {
+            Some(tree) => tree.members(&spawn.record.cgroup).is_ok_and(|m| m.contains(&pid)),
+            None => cgroup::session_members(spawn.record.leader).contains(&pid),
+        }
+    }
+
+    /// Another process becomes the main one of a spawn, if it belongs to the service.
+    pub(super) fn adopt_main(&mut self, serial: u64, pid: i32) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        if pid == spawn.record.main && !spawn.record.exited {
+            return;
+        }
+        let address = spawn.record.address.clone();
+        if pid <= 1 || !self.is_member(serial, pid) {
+            let text = format!("process {pid} is none of its own, and cannot be its main process");
+            return self.say(Level::Warning, Some(&address), &text);
+        }
+        match ProcessId::of(pid).and_then(|id| id.open().map(|fd| (id, fd))) {
+            Ok((id, pidfd)) => {
+                self.register(pidfd.as_raw_fd(), Token::Main(serial));
+                self.spawns.set_main(serial, Some((id, pidfd)));
+                self.say(Level::Info, Some(&address), &format!("its main process is {pid} now"));
+            }
+            // It has ended already: what is left of the service ends with its cgroup.
+            Err(_) => self.check_empty(serial),
+        }
+    }
+
+    /// The pidfd of a main process that PID 1 did not start itself has become readable: it has ended. When it
+    /// is a child by now, the sweep has its status; otherwise only its own parent will ever know.
+    pub(super) fn main_ended(&mut self, serial: u64) -> Turn {
+        while self.sweep() == Turn::More {}
+        let gone = self.spawns.get(serial).filter(|s| !s.record.exited && !s.record.identity().exists());
+        if gone.is_some() {
+            self.buried(serial, ExitStatus::Code(0));
+        }
+        Turn::Drained
+    }
+
+    /// Buries children that have ended: peek, hear what they still had to say, tell the engine, reap.
+    pub(super) fn sweep(&mut self) -> Turn {
+        for _ in 0..BURIALS {
+            let exit = match reap::peek() {
+                Ok(Some(exit)) => exit,
+                Ok(None) => return Turn::Drained,
+                Err(e) => {
+                    self.say(Level::Error, None, &format!("cannot wait for children: {e}"));
+                    return Turn::Drained;
+                }
+            };
+            let serial = self.spawns.of_pid(exit.pid);
+            if let Some(serial) = serial {
+                self.hear_stage(serial);
+                while self.hear_notify(serial) == Turn::More {}
+                self.hear_ready(serial);
+            }
+            if let Some(serial) = serial {
+                // ORDER: dispatched before it is reaped: if the step dies of it, the next PID 1 sees it again.
+                self.buried(serial, exit.status);
+                self.work();
+            }
+            if let Err(e) = reap::reap(exit.pid) {
+                self.say(Level::Error, None, &format!("cannot reap process {}: {e}", exit.pid));
+                return Turn::Drained;
+            }
+            match serial {
+                Some(serial) => self.check_empty(serial),
+                None => self.stranger_ended(exit.pid, exit.status),
+            }
+        }
+        Turn::More
+    }
+
+    fn buried(&mut self, serial: u64, status: ExitStatus) {
+        let Some(spawn) = self.spawns.get_mut(serial) else { return };
+        let record = spawn.record.clone();
+        if let Some(pidfd) = spawn.pidfd.as_ref().map(AsRawFd::as_raw_fd) {
+            self.deregister(pidfd);
+        }
+        self.spawns.set_main(serial, None);
+        if record.address == MAIN_SERVICE && record.job == Job::Main {
+            self.main_code = Some(status.shell_code());
+        }
+        if record.failed {
+            return self.check_empty(serial);
+        }
+        self.flush_log(&record.address);
+        self.queue.push_back(Event::Exited { serial, exit: engine_exit(status) });
+        if record.forks && status == ExitStatus::Code(0) && record.main == record.leader {
+            match &record.pid_file {
+                Some(path) => self.read_pid_file(serial, &path.clone()),
+                None => self.guess_main(serial),
+            }
+        }
+        self.check_empty(serial);
+    }
+
+    /// A forked daemon without a pid file: when exactly one process of the service is a child of PID 1, it is
+    /// the daemon.
+    pub(super) fn guess_main(&mut self, serial: u64) {
+        let mut adopted = Vec::new();
+        self.each_member(serial, |pid| {
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok();
+            if stat.and_then(|s| reap::parse_stat(&s)).is_some_and(|s| s.ppid == 1) {
+                adopted.push(pid);
+            }
+        });
+        if let [pid] = adopted.as_slice() {
+            self.adopt_main(serial, *pid);
+        }
+    }
+
+    /// Tells the engine when nothing of a spawn is left.
+    pub(super) fn check_empty(&mut self, serial: u64) {
+        let Some(spawn) = self.spawns.get(serial) else { return };
+        if !spawn.record.exited {
+            return;
+        }
+        let (cgroup, failed, leader) =
+            (spawn.record.cgroup.clone(), spawn.record.failed, spawn.record.leader);
+        let empty = match &self.tree {
+            Some(tree) => !tree.populated(&cgroup).unwrap_or(false),
+            None => cgroup::session_members(leader).is_empty(),
+        };
+        if !empty {
+            return;
+        }
+        if let Some(spawn) = self.spawns.remove(serial) {
+            for fd in
+                [spawn.notify.as_ref().map(AsRawFd::as_raw_fd), spawn.ready.as_ref().map(AsRawFd::as_raw_fd)]
+            {
+                fd.into_iter().for_each(|fd| self.deregister(fd));
+            }
+        }
+        // A cgroup is left when a later spawn of the unit has entered it; it goes with that one.
+        let shared = self.spawns.iter().any(|s| s.record.cgroup == cgroup);
+        if let (Some(tree), false) = (&self.tree, shared) {
+            drop(tree.remove(&cgroup));
+        }
+        if !failed {
+            self.queue.push_back(Event::CgroupEmpty { serial });
+        }
+    }
+
+    /// Cgroups that may have become empty.
+    pub(super) fn hear_cgroups(&mut self) -> Turn {
+        let changed = self.empty.as_mut().map(|e| e.changed().unwrap_or_default()).unwrap_or_default();
+        for name in changed {
+            for serial in self.spawns.ended(Some(&name)) {
+                self.check_empty(serial);
+            }
+        }
+        Turn::Drained
+    }
+}
+
+/// The service whose exit code a container leaves with.
+pub const MAIN_SERVICE: &str = "service:main";

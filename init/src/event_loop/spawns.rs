@@ -1,0 +1,213 @@
+//! Which process is whose: serial ↔ pid ↔ unit.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use cm_core::engine::Node;
+use cm_core::engine::effect::Job;
+use cm_core::proto::ManifestRef;
+use serde::{Deserialize, Serialize};
+use units::UnitId;
+
+use crate::sys::notify::NotifySocket;
+use crate::sys::reap::ProcessId;
+use crate::sys::spawn::StatusPipe;
+
+/// A process that was started for a unit, until it and its cgroup are gone.
+#[derive(Debug)]
+pub struct Spawn {
+    /// What stays when PID 1 is replaced.
+    pub record: Record,
+    /// Its main process, as long as it lives.
+    pub pidfd: Option<OwnedFd>,
+    /// What its set-up reports; gone once it has.
+    pub stage: Option<StatusPipe>,
+    /// Its notify socket.
+    pub notify: Option<NotifySocket>,
+    /// Its readiness pipe.
+    pub ready: Option<OwnedFd>,
+}
+
+/// The part of a [`Spawn`] that is written into the live table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Identity.
+    pub serial: u64,
+    /// The unit.
+    pub node: Node,
+    /// Where its specification stands.
+    pub manifest: ManifestRef,
+    /// Under which number.
+    pub unit: UnitId,
+    /// What for.
+    pub job: Job,
+    /// The unit's address, for messages.
+    pub address: String,
+    /// The process that was started: leader of its session.
+    pub leader: i32,
+    /// The main process, with its start time; 0 when there is none.
+    pub main: i32,
+    /// See [`ProcessId::starttime`].
+    pub starttime: u64,
+    /// Name of its cgroup in the tree.
+    pub cgroup: String,
+    /// Whether the engine knows that the program runs, or could not be run.
+    pub settled: bool,
+    /// Its set-up failed: the engine has heard the last of it.
+    pub failed: bool,
+    /// The main process has ended.
+    pub exited: bool,
+    /// The service leaves a daemon behind (`ready = "forked"`) whose pid replaces that of its parent.
+    pub forks: bool,
+    /// Where that daemon writes its pid.
+    pub pid_file: Option<String>,
+    /// Number of the notify socket's descriptor.
+    pub notify: Option<RawFd>,
+    /// Number of the readiness pipe's descriptor.
+    pub ready: Option<RawFd>,
+}
+
+impl Record {
+    /// The main process, unmistakably.
+    pub fn identity(&self) -> ProcessId {
+        ProcessId { pid: self.main, starttime: self.starttime }
+    }
+}
+
+impl Spawn {
+    /// Brings the descriptor numbers in the record up to date.
+    pub fn note_descriptors(&mut self) {
+        self.record.notify = self.notify.as_ref().map(AsRawFd::as_raw_fd);
+        self.record.ready = self.ready.as_ref().map(AsRawFd::as_raw_fd);
+    }
+}
+
+/// All spawns.
+#[derive(Debug, Default)]
+pub struct Spawns {
+    by_serial: BTreeMap<u64, Spawn>,
+    by_pid: BTreeMap<i32, u64>,
+    changed: std::collections::BTreeSet<u64>,
+}
+
+impl Spawns {
+    /// Adds one.
+    pub fn insert(&mut self, spawn: Spawn) {
+        let serial = spawn.record.serial;
+        if spawn.record.main > 0 && !spawn.record.exited {
+            self.by_pid.insert(spawn.record.main, serial);
+        }
+        self.changed.insert(serial);
+        self.by_serial.insert(serial, spawn);
+    }
+
+    /// Removes one that is over.
+    pub fn remove(&mut self, serial: u64) -> Option<Spawn> {
+        let spawn = self.by_serial.remove(&serial)?;
+        if self.by_pid.get(&spawn.record.main) == Some(&serial) {
+            self.by_pid.remove(&spawn.record.main);
+        }
+        self.changed.insert(serial);
+        Some(spawn)
+    }
+
+    /// One, to look at.
+    pub fn get(&self, serial: u64) -> Option<&Spawn> {
+        self.by_serial.get(&serial)
+    }
+
+    /// One, to change; it is written to the live table afterwards.
+    pub fn get_mut(&mut self, serial: u64) -> Option<&mut Spawn> {
+        let spawn = self.by_serial.get_mut(&serial)?;
+        self.changed.insert(serial);
+        Some(spawn)
+    }
+
+    /// Whose main process has this pid.
+    pub fn of_pid(&self, pid: i32) -> Option<u64> {
+        self.by_pid.get(&pid).copied()
+    }
+
+    /// The main process of a spawn is another one from now on, or none (`None`).
+    pub fn set_main(&mut self, serial: u64, main: Option<(ProcessId, OwnedFd)>) {
+        let Some(spawn) = self.by_serial.get_mut(&serial) else { return };
+        if self.by_pid.get(&spawn.record.main) == Some(&serial) {
+            self.by_pid.remove(&spawn.record.main);
+        }
+        match main {
+            Some((id, pidfd)) => {
+                (spawn.record.main, spawn.record.starttime) = (id.pid, id.starttime);
+                spawn.pidfd = Some(pidfd);
+                spawn.record.exited = false;
+                self.by_pid.insert(id.pid, serial);
+            }
+            None => {
+                spawn.pidfd = None;
+                spawn.record.exited = true;
+            }
+        }
+        self.changed.insert(serial);
+    }
+
+    /// All, by serial.
+    pub fn iter(&self) -> impl Iterator<Item = &Spawn> {
+        self.by_serial.values()
+    }
+
+    /// Serials whose main process has ended, and whose cgroup is this one if it is named.
+    pub fn ended(&self, cgroup: Option<&str>) -> Vec<u64> {
+        let matching = |s: &&Spawn| s.record.exited && cgroup.is_none_or(|c| c == s.record.cgroup);
+        self.iter().filter(matching).map(|s| s.record.serial).collect()
+    }
+
+    /// The latest spawn of a unit for a job.
+    pub fn of_node(&self, node: Node, job: Job) -> Option<&Spawn> {
+        self.by_serial.values().rev().find(|s| s.record.node == node && s.record.job == job)
+    }
+
+    /// Serials that changed since the last time, for the live table.
+    pub fn take_changed(&mut self) -> std::collections::BTreeSet<u64> {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawn(serial: u64, pid: i32) -> Spawn {
+        let record = Record {
+            serial,
+            node: Node(1),
+            manifest: ManifestRef(1),
+            unit: UnitId(1),
+            job: Job::Main,
+            address: "service:x".to_owned(),
+            leader: pid,
+            main: pid,
+            starttime: 1,
+            cgroup: "service:x".to_owned(),
+            settled: false,
+            failed: false,
+            exited: false,
+            forks: false,
+            pid_file: None,
+            notify: None,
+            ready: None,
+        };
+        Spawn { record, pidfd: None, stage: None, notify: None, ready: None }
+    }
+
+    #[test]
+    fn a_reused_pid_belongs_to_the_later_spawn() {
+        let mut all = Spawns::default();
+        all.insert(spawn(1, 50));
+        all.set_main(1, None);
+        assert_eq!(all.of_pid(50), None);
+        all.insert(spawn(2, 50));
+        all.remove(1);
+        assert_eq!(all.of_pid(50), Some(2));
+        assert_eq!(all.ended(None), Vec::<u64>::new());
+        assert_eq!(all.take_changed().len(), 2);
+    }
+}

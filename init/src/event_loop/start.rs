@@ -1,0 +1,276 @@
+//! From a command line to a running shell.
+#![allow(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use cm_core::engine::Engine;
+use cm_core::engine::effect::Level;
+use cm_core::engine::event::Event;
+use mio::Poll;
+use nix::sys::inotify::{InitFlags, Inotify};
+
+use super::handover::{Found, Obituary};
+use super::live::Live;
+use super::swap::BootStage;
+use super::token::{ReadyList, Token};
+use super::{Shell, clients, console, emergency, manifests, mounts, spawns, watches};
+use crate::control::server::{SOCKET_MODE, Server};
+use crate::control::{SOCKET, STORE_SOCKET, socket};
+use crate::log::protocol::Target;
+use crate::sys::cgroup::{EmptyWatch, Tree};
+use crate::sys::inherit;
+use crate::sys::signals::Signals;
+
+/// How PID 1 was called, and what it found.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// All arguments, for the next PID 1.
+    pub arguments: Vec<String>,
+    /// The store.
+    pub store: PathBuf,
+    /// The logs.
+    pub logs: PathBuf,
+    /// The run-time directory.
+    pub run: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The state file that was named.
+    pub state: Option<PathBuf>,
+    /// The compiled generation 0.
+    pub boot_manifest: PathBuf,
+    /// Where its contents lie.
+    pub boot_contents: PathBuf,
+    /// Where cgroups are made; the own one's directory without.
+    pub cgroup: Option<PathBuf>,
+    /// It runs a state file as the init of a container, and leaves with an exit code.
+    pub container: bool,
+    /// It is PID 1 of a machine.
+    pub first_process: bool,
+    /// Lines louder than or as loud as this are said.
+    pub loudness: Level,
+    /// Tests may ask for a panic.
+    pub testing: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            arguments: Vec::new(),
+            store: "/var/lib/holdfast".into(),
+            logs: crate::log::daemon::LOGS.into(),
+            run: "/run/holdfast".into(),
+            socket: PathBuf::new(),
+            state: None,
+            boot_manifest: "/usr/lib/holdfast/boot/manifest".into(),
+            boot_contents: "/usr/lib/holdfast/boot/blobs".into(),
+            cgroup: None,
+            container: false,
+            first_process: false,
+            loudness: Level::Info,
+            testing: false,
+        }
+    }
+}
+
+/// Why the loop cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel refused something without which there is no loop.
+    #[error("cannot start: {what}: {cause}")]
+    Kernel {
+        /// What.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |cause| StartError::Kernel { what, cause }
+}
+
+fn taken(fd: Option<RawFd>) -> Option<OwnedFd> {
+    fd.and_then(|fd| inherit::descriptor(fd).ok())
+}
+
+impl Shell {
+    /// A shell with everything open, and the first events queued. With `found` it goes on where that ended.
+    ///
+    /// # Errors
+    /// When there is no epoll, signalfd, inotify or memfd to be had.
+    pub fn new(mut options: Options, found: Option<Found>) -> Result<Shell, StartError> {
+        if options.socket.as_os_str().is_empty() {
+            options.socket = options.run.join(SOCKET);
+        }
+        let mut complaints = Vec::new();
+        let mut restored = None;
+        if let Some(found) = found {
+            match found.engine() {
+                Ok(engine) => restored = Some((found, engine)),
+                Err(e) => {
+                    complaints.push(format!("cannot take over from the init before: {e}; starting anew"))
+                }
+            }
+        }
+        let handed = restored.as_ref().map(|(f, _)| f.handed.clone()).unwrap_or_default();
+        // Signals first: what arrives from here on waits in the descriptor. The mask outlives an exec, and a fresh
+        // descriptor shows what is pending, so the old one is only closed.
+        drop(taken(handed.signals));
+        let signals = Signals::open().map_err(kernel("signals"))?;
+        let poll = Poll::new().map_err(kernel("epoll"))?;
+        let inotify = match taken(handed.inotify) {
+            Some(fd) => inotify_from(fd),
+            None => Inotify::init(InitFlags::IN_NONBLOCK).map_err(|e| kernel("inotify")(e.into()))?,
+        };
+        let public_inotify = match taken(handed.public_inotify) {
+            Some(fd) => inotify_from(fd),
+            None => Inotify::init(InitFlags::IN_NONBLOCK).map_err(|e| kernel("inotify")(e.into()))?,
+        };
+        let tree = Tree::open(options.cgroup.as_deref()).map_err(|e| complaints.push(e.to_string())).ok();
+        if let Some(tree) = &tree
+            && let Err(e) = tree.enter_own("holdfast.init")
+        {
+            complaints.push(e.to_string());
+        }
+        let empty = tree.as_ref().and_then(|_| EmptyWatch::open().ok());
+        let executable = std::fs::read_link("/proc/self/exe").map_err(kernel("its own path"))?;
+        let text = executable.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+        let directory = text.rsplit_once('/').map(|(d, _)| d.to_owned()).unwrap_or_default();
+        for below in ["", "notify"] {
+            if let Err(e) = std::fs::create_dir_all(options.run.join(below)) {
+                complaints.push(format!("cannot create {}: {e}", options.run.display()));
+            }
+        }
+        let (live, engine, held, found) = match restored {
+            Some((mut found, (engine, held))) => {
+                let fresh = Live::create().map_err(kernel("the live table"))?;
+                let live = std::mem::replace(&mut found.live, fresh);
+                (live, engine, held, Some(found))
+            }
+            None => (
+                Live::create().map_err(kernel("the live table"))?,
+                Engine::new(),
+                manifests::Manifests::default(),
+                None,
+            ),
+        };
+        let mut shell = Shell {
+            console: console::Console::open(options.first_process && !options.container),
+            options,
+            executable: text,
+            executable_directory: directory,
+            engine,
+            poll,
+            ready: ReadyList::default(),
+            queue: VecDeque::new(),
+            signals,
+            tree,
+            empty,
+            spawns: spawns::Spawns::default(),
+            texts: BTreeMap::new(),
+            manifests: held,
+            workers: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            swapped_calls: BTreeSet::new(),
+            inotify,
+            public_inotify,
+            watches: watches::Watches::default(),
+            mounts: mounts::Mounts::default(),
+            server: None,
+            clients: clients::Clients::default(),
+            store_listener: None,
+            query: None,
+            log_daemon: None,
+            log_dead: BTreeSet::new(),
+            log_deaths: 0,
+            log_target: Target::Kernel,
+            logs_listener: None,
+            streams: BTreeMap::new(),
+            streams_changed: BTreeSet::new(),
+            next_stream: 0,
+            helpers: BTreeMap::new(),
+            live,
+            shell_changed: true,
+            counter: 0,
+            boot: BootStage::AwaitsStore,
+            store_open: false,
+            interrupted: None,
+            orphans: 0,
+            main_code: None,
+            leaving: None,
+            end: None,
+            emergency: emergency::Emergency::default(),
+            reexec_asked: false,
+            panic_next: false,
+            obituary: Obituary::default(),
+            manifests_dirty: true,
+            manifests_written: BTreeSet::new(),
+        };
+        for complaint in complaints {
+            shell.say(Level::Warning, None, &complaint);
+        }
+        shell.open_sources(&handed);
+        match found {
+            Some(found) => shell.take_over(&found),
+            None => shell.boot_generation_zero(),
+        }
+        if shell.log_daemon.is_none() {
+            shell.start_log_daemon();
+        }
+        shell.write_live();
+        Ok(shell)
+    }
+
+    fn open_sources(&mut self, handed: &super::handover::Handed) {
+        self.register(self.signals.as_raw_fd(), Token::Signals);
+        self.register(self.inotify.as_fd().as_raw_fd(), Token::Inotify);
+        self.register(self.public_inotify.as_fd().as_raw_fd(), Token::PublicInotify);
+        if let Some(fd) = self.empty.as_ref().map(AsRawFd::as_raw_fd) {
+            self.register(fd, Token::Cgroups);
+        }
+        self.open_mounts();
+        let path = self.options.socket.clone();
+        let server = match taken(handed.control) {
+            Some(fd) => Ok(Server::adopt(fd.into(), &path)),
+            None => Server::bind(&path, SOCKET_MODE),
+        };
+        match server {
+            Ok(server) => {
+                keep(server.listener());
+                self.register(server.listener().as_raw_fd(), Token::Control);
+                self.server = Some(server);
+            }
+            Err(e) => self.say(Level::Error, None, &format!("cannot bind {}: {e}", path.display())),
+        }
+        self.store_listener = taken(handed.store).or_else(|| {
+            let listener = socket::listen(&self.options.run.join(STORE_SOCKET), 0o666).ok()?;
+            keep(&listener);
+            Some(listener.into())
+        });
+        if let Some(fd) = self.store_listener.as_ref().map(AsRawFd::as_raw_fd)
+            && handed.query.is_none()
+        {
+            self.register(fd, Token::StoreListener);
+        }
+        self.logs_listener = taken(handed.logs);
+        if self.logs_listener.is_none() {
+            self.bind_logs_socket();
+        }
+        // The first round finds what was there before the first edge.
+        self.queue.push_back(Event::Tick);
+    }
+}
+
+fn keep(fd: &impl AsFd) {
+    // The next PID 1 would only have to bind anew; and clients would be refused for a moment.
+    drop(inherit::set_close_on_exec(fd.as_fd(), false));
+}
+
+fn inotify_from(fd: OwnedFd) -> Inotify {
+    // SAFETY: the descriptor is owned here, and given up to nix's type, which closes it.
+    unsafe { Inotify::from_raw_fd(fd.into_raw_fd()) }
+}

@@ -1,0 +1,385 @@
+//! From a state file or a generation's number to [`Event::Swapped`]: compile, take the manifest, prepare, install.
+//!
+//! Boot is the same road without a client: generation 0 beside `init`, then what the store holds, else the
+//! state file.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use cm_core::engine::effect::Level;
+use cm_core::engine::event::{Event, Swap};
+use cm_core::proto::{ManifestRef, Source, StoreOp, StoreReply};
+use units::Kind;
+
+use super::Shell;
+use super::manifests;
+use super::workers::OWN;
+use crate::control::Failure;
+use crate::control::request;
+use crate::control::server::Incoming;
+use units::diagnostic::Located;
+
+/// Largest list of diagnostics that is read, in bytes.
+const MAX_DIAGNOSTICS: u64 = 1 << 20;
+
+/// Something that waits for an answer of a worker.
+#[derive(Debug)]
+pub(super) enum Flow {
+    /// The store is being opened.
+    Open,
+    /// A state file is being compiled.
+    Compile(Plan),
+    /// A generation is being made of a compiled manifest.
+    Prepare { plan: Plan, fd: OwnedFd, staging: ManifestRef },
+    /// A generation is being fetched.
+    Load { call: u64 },
+}
+
+/// What is to come of a state file.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// Whom to answer; 0 for nobody.
+    pub call: u64,
+    /// How it is swapped in.
+    pub kind: Swap,
+    /// Refused unless this is the current generation.
+    pub if_generation: Option<u64>,
+    /// Lift all holds.
+    pub release: bool,
+    /// For the history.
+    pub note: String,
+    /// The state file, for messages.
+    pub name: String,
+    /// Whether it may be missing.
+    pub optional: bool,
+}
+
+/// How far the boot has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum BootStage {
+    /// The mount that carries the store is not there yet.
+    AwaitsStore,
+    /// The store is being opened.
+    Opens,
+    /// The state file is being compiled and prepared.
+    Compiles,
+    /// The machine has the generation that it should have.
+    Done,
+}
+
+impl Shell {
+    fn own_token(&mut self) -> u64 {
+        self.counter += 1;
+        OWN | self.counter
+    }
+
+    fn refuse(&mut self, call: u64, failure: &Failure) {
+        if call == 0 {
+            self.say(Level::Error, None, &failure.to_string());
+        } else {
+            self.control_fail(call, failure);
+        }
+    }
+
+    /// `Apply` of the control socket.
+    pub(super) fn apply(&mut self, incoming: Incoming, asked: request::Apply) {
+        let Incoming { call, descriptor, peer, .. } = incoming;
+        let current = self.engine.desired().1;
+        if asked.if_generation.is_some_and(|g| g != current) {
+            return self.refuse(call, &Failure::Superseded { generation: current });
+        }
+        if !self.store_open {
+            let text = "cannot apply: the store is not open yet (see `initctl wait --converged`)".to_owned();
+            return self.refuse(call, &Failure::Unavailable { text });
+        }
+        let (source, fd, name) = match (asked.path, asked.directory, descriptor) {
+            (Some(path), _, _) => (Source::Path(path.clone()), None, path),
+            (None, Some(directory), Some(fd)) => {
+                (Source::Memfd { directory }, Some(fd), "standard input".to_owned())
+            }
+            _ => {
+                let text = "no memfd came with the call".to_owned();
+                return self
+                    .refuse(call, &Failure::InvalidParameter { parameter: "directory".to_owned(), text });
+            }
+        };
+        let plan = Plan {
+            call,
+            kind: Swap::Apply,
+            if_generation: asked.if_generation,
+            release: asked.release,
+            note: format!("apply {name} by uid {}", peer.uid),
+            name,
+            optional: false,
+        };
+        self.compile(plan, source, fd, (peer.uid, peer.gid));
+    }
+
+    fn compile(&mut self, plan: Plan, source: Source, fd: Option<OwnedFd>, ids: (u32, u32)) {
+        let token = self.own_token();
+        self.flows.insert(token, Flow::Compile(plan));
+        self.ask_compile(token, source, fd, ids);
+    }
+
+    /// `Rollback` of the control socket.
+    pub(super) fn rollback(&mut self, call: u64, generation: Option<u64>) {
+        if !self.store_open {
+            let text = "cannot roll back: the store is not open".to_owned();
+            return self.refuse(call, &Failure::Unavailable { text });
+        }
+        let token = self.own_token();
+        self.flows.insert(token, Flow::Load { call });
+        self.ask_store(token, StoreOp::Load { generation });
+    }
+
+    /// The compiler has answered, or is gone.
+    pub(super) fn compiled(&mut self, token: u64, result: Result<u32, String>, fds: Vec<OwnedFd>) {
+        let Some(Flow::Compile(plan)) = self.flows.remove(&token) else { return };
+        let fd = fds.into_iter().next();
+        let (fd, manifest) = match (result, fd) {
+            (Ok(_), Some(fd)) => match manifests::map(fd.as_fd()) {
+                Ok(manifest) => (fd, manifest),
+                Err(e) => return self.not_swapped(plan, &Failure::Failed { text: e.to_string() }),
+            },
+            (Ok(_), None) => {
+                let text = "cannot take a manifest: none came from the compiler".to_owned();
+                return self.not_swapped(plan, &Failure::Failed { text });
+            }
+            (Err(text), fd) => {
+                let diagnostics = fd.map(read_diagnostics).unwrap_or_default();
+                return self.not_swapped(plan, &Failure::CompileFailed { text, diagnostics });
+            }
+        };
+        drop(manifest);
+        if let Err(e) = manifests::keep_across_exec(fd.as_fd()) {
+            return self.not_swapped(plan, &Failure::Failed { text: e.to_string() });
+        }
+        // The engine's number comes with `install`, which has to stand right before the swap; until then the
+        // worker knows the manifest by a number that the engine never gives.
+        self.counter += 1;
+        let staging = ManifestRef(u32::MAX - u32::try_from(self.counter & 0x3fff_ffff).unwrap_or_default());
+        match fd.try_clone() {
+            Ok(copy) => self.manifests.insert(staging, copy, 0),
+            Err(e) => return self.not_swapped(plan, &Failure::Failed { text: e.to_string() }),
+        }
+        let own = self.own_token();
+        let note = plan.note.clone();
+        self.flows.insert(own, Flow::Prepare { plan, fd, staging });
+        self.ask_store(own, StoreOp::Prepare { manifest: staging, staged: token, note });
+    }
+
+    /// The store has answered, or the worker is gone.
+    pub(super) fn stored(&mut self, token: u64, result: Result<StoreReply, String>, fds: Vec<OwnedFd>) {
+        if token & OWN == 0 {
+            return self.queue.push_back(Event::Recorded { token, error: result.err() });
+        }
+        match self.flows.remove(&token) {
+            Some(Flow::Open) => self.store_opened(result, fds),
+            Some(Flow::Prepare { plan, fd, staging }) => {
+                self.forget(staging);
+                match result {
+                    Ok(StoreReply::Generation(generation)) => self.swap(plan, fd, generation),
+                    // A container may have no place for a store; its state is applied all the same.
+                    Err(text) if plan.kind == Swap::Boot => {
+                        self.say(Level::Warning, None, &format!("nothing will be kept in the store: {text}"));
+                        self.swap(plan, fd, 1);
+                    }
+                    other => self.not_swapped(plan, &unexpected(other)),
+                }
+            }
+            Some(Flow::Load { call }) => match (result, fds.into_iter().next()) {
+                (Ok(StoreReply::Loaded { generation }), Some(fd)) => {
+                    let plan = Plan {
+                        call,
+                        kind: Swap::Rollback,
+                        if_generation: None,
+                        release: false,
+                        note: String::new(),
+                        name: format!("generation {generation}"),
+                        optional: false,
+                    };
+                    self.swap(plan, fd, generation);
+                }
+                (Err(text), _) => self.refuse(call, &Failure::NoSuchGeneration { text }),
+                (other, _) => self.refuse(call, &unexpected(other)),
+            },
+            Some(other) => drop(self.flows.insert(token, other)),
+            None => {}
+        }
+    }
+
+    /// Installs a manifest and tells the engine.
+    fn swap(&mut self, plan: Plan, fd: OwnedFd, generation: u64) {
+        let current = self.engine.desired().1;
+        if plan.if_generation.is_some_and(|g| g != current) {
+            return self.not_swapped(plan, &Failure::Superseded { generation: current });
+        }
+        let manifest = match manifests::map(fd.as_fd()) {
+            Ok(manifest) => manifest,
+            Err(e) => return self.not_swapped(plan, &Failure::Failed { text: e.to_string() }),
+        };
+        if let Err(e) = manifests::keep_across_exec(fd.as_fd()) {
+            return self.not_swapped(plan, &Failure::Failed { text: e.to_string() });
+        }
+        let number = self.engine.install(manifest);
+        self.manifests.insert(number, fd, generation);
+        self.swapped_calls.insert(plan.call);
+        self.queue.push_back(Event::Swapped {
+            request: plan.call,
+            manifest: number,
+            generation,
+            kind: plan.kind,
+        });
+        if plan.release {
+            self.release_all();
+        }
+        if self.boot == BootStage::Compiles && plan.call == 0 {
+            self.set_boot(BootStage::Done);
+        }
+    }
+
+    fn not_swapped(&mut self, plan: Plan, failure: &Failure) {
+        let missing = plan.optional && plan.call == 0;
+        if !missing || !failure.to_string().contains("No such file") {
+            self.refuse(plan.call, failure);
+        }
+        if self.boot == BootStage::Compiles && plan.call == 0 {
+            self.set_boot(BootStage::Done);
+            if !plan.optional {
+                self.emergency(&format!("cannot apply {}: {failure}", plan.name));
+            }
+        }
+    }
+
+    fn set_boot(&mut self, stage: BootStage) {
+        self.boot = stage;
+        self.shell_changed = true;
+    }
+
+    /// Takes the manifest beside `init`, or the empty one.
+    pub(super) fn boot_generation_zero(&mut self) {
+        let path = self.options.boot_manifest.clone();
+        // The initramfs or image that PID 1 itself comes from: the one file that it reads, before all else.
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return self.set_boot(BootStage::AwaitsStore);
+            }
+            Err(e) => return self.emergency(&format!("cannot read {}: {e}", path.display())),
+        };
+        let taken = manifests::seal(&bytes)
+            .map_err(|e| e.to_string())
+            .and_then(|fd| manifests::map(fd.as_fd()).map(|m| (fd, m)).map_err(|e| e.to_string()));
+        match taken {
+            Ok((fd, manifest)) => {
+                let number = self.engine.install(manifest);
+                self.manifests.insert(number, fd, 0);
+                self.queue.push_back(Event::Swapped {
+                    request: 0,
+                    manifest: number,
+                    generation: 0,
+                    kind: Swap::Boot,
+                });
+            }
+            Err(text) => self.emergency(&format!("cannot load generation 0 from {}: {text}", path.display())),
+        }
+        self.set_boot(BootStage::AwaitsStore);
+    }
+
+    /// Opens the store once the mount that carries it is there.
+    pub(super) fn advance_boot(&mut self) {
+        if self.boot != BootStage::AwaitsStore || !self.queue.is_empty() || self.engine.going_down().is_some()
+        {
+            return;
+        }
+        let store = self.options.store.clone();
+        if let Some(node) = self.mount_above(&store)
+            && !self.is_ready(node)
+        {
+            return;
+        }
+        self.set_boot(BootStage::Opens);
+        let token = self.own_token();
+        self.flows.insert(token, Flow::Open);
+        self.ask_store(token, StoreOp::Open);
+    }
+
+    /// The managed mount that a path lies on, if there is one.
+    fn mount_above(&self, path: &Path) -> Option<cm_core::engine::Node> {
+        let (desired, _) = self.engine.desired();
+        let manifest = self.engine.manifest(desired)?;
+        let above = path.ancestors().find_map(|a| manifest.find(Kind::Mount, a.to_str()?))?;
+        self.engine.node_in(desired, above)
+    }
+
+    fn store_opened(&mut self, result: Result<StoreReply, String>, fds: Vec<OwnedFd>) {
+        let current = match result {
+            Ok(StoreReply::Opened { current, interrupted }) => {
+                self.store_open = true;
+                self.shell_changed = true;
+                self.queue.push_back(Event::StoreOpened);
+                let mut fds = fds.into_iter();
+                let current = current.and_then(|n| Some((n, fds.next()?)));
+                if let (Some(generation), Some(fd)) = (interrupted, fds.next()) {
+                    let text = format!("the apply of generation {generation} was interrupted: undoing it");
+                    self.say(Level::Warning, None, &text);
+                    self.interrupted = Some((generation, fd));
+                }
+                current
+            }
+            Err(text) => {
+                self.say(Level::Error, None, &format!("cannot open the store: {text}"));
+                None
+            }
+            Ok(_) => None,
+        };
+        let plan = |name: String, optional: bool| Plan {
+            call: 0,
+            kind: Swap::Boot,
+            if_generation: None,
+            release: false,
+            note: format!("boot from {name}"),
+            name,
+            optional,
+        };
+        let named = self.options.state.clone();
+        match (current, named) {
+            (_, Some(path)) if self.options.container => {
+                self.set_boot(BootStage::Compiles);
+                let name = path.display().to_string();
+                self.compile(plan(name.clone(), false), Source::Path(name), None, (0, 0));
+            }
+            (Some((generation, fd)), _) => {
+                self.set_boot(BootStage::Compiles);
+                self.swap(plan(format!("generation {generation}"), false), fd, generation);
+                if let Some((number, fd)) = self.interrupted.take() {
+                    let undone = plan(format!("generation {number}"), false);
+                    self.swap(Plan { kind: Swap::Undo, ..undone }, fd, number);
+                }
+            }
+            (None, named) => {
+                self.set_boot(BootStage::Compiles);
+                let optional = named.is_none();
+                let path = named.unwrap_or_else(|| "/etc/holdfast/state.toml".into());
+                let name = path.display().to_string();
+                self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0));
+            }
+        }
+    }
+}
+
+fn unexpected(result: Result<StoreReply, String>) -> Failure {
+    let text = match result {
+        Ok(reply) => format!("the store gave an unexpected answer: {reply:?}"),
+        Err(text) => text,
+    };
+    Failure::Failed { text }
+}
+
+fn read_diagnostics(fd: OwnedFd) -> Vec<Located> {
+    use std::io::{Read, Seek};
+    let mut file = std::fs::File::from(fd);
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.take(MAX_DIAGNOSTICS).read_to_end(&mut bytes));
+    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}

@@ -1,0 +1,266 @@
+//! What the control socket tells about the machine, made from memory as it is asked for.
+
+use cm_core::engine::effect::{Job, Tally};
+use cm_core::engine::{Engine, HoldKind, Node, UnitStatus as Engines};
+use units::kind::Spec;
+use units::kind::service::Ready;
+use units::{Address, Kind};
+
+use super::{Shell, now};
+use crate::control::answer::{
+    Counts, EdgeStatus, Explanation, Held, Info, MAX_EDGES, Need, Outcome, State, TreeNode, UnitStatus,
+};
+use crate::control::server::Source;
+use crate::control::{Failure, PROTOCOL, name};
+
+/// The shell as the server sees it.
+pub struct View<'a> {
+    /// All of it.
+    pub shell: &'a Shell,
+}
+
+/// State and outcome behind the engine's word.
+fn words(word: &str, wanted: bool) -> (State, Option<Outcome>) {
+    match word {
+        "waiting" => (State::Waiting, None),
+        "starting" | "working" => (State::Starting, None),
+        "ready" => (State::Ready, None),
+        "reloading" => (State::Reloading, None),
+        "stopping" => (State::Stopping, None),
+        "backoff" => (State::Backoff, None),
+        "failed" => (State::Failed, None),
+        "done" => (State::Done, None),
+        "kept" => (State::Ready, Some(Outcome::Kept)),
+        "changed" => (State::Ready, Some(Outcome::Changed)),
+        "repaired" => (State::Ready, Some(Outcome::Repaired)),
+        "drifted" => (State::Ready, Some(Outcome::Drifted)),
+        "not kept" | "contested" => (State::Failed, Some(Outcome::NotKept)),
+        "unknown" if wanted => (State::Waiting, None),
+        _ => (State::Down, None),
+    }
+}
+
+/// Whether somebody holds the unit.
+pub fn is_held(engine: &Engine, node: Node) -> bool {
+    engine.status(node).hold.is_some()
+}
+
+/// Whether the unit will not come up by itself.
+pub fn is_failed(engine: &Engine, node: Node) -> bool {
+    matches!(engine.status(node).state, "failed" | "not kept" | "contested")
+}
+
+/// Whether a unit of a converged machine is still not what it should be: it waits for something outside, or it
+/// has failed.
+pub fn is_stuck(engine: &Engine, node: Node) -> bool {
+    let status = engine.status(node);
+    if !status.wanted || status.hold.is_some() {
+        return false;
+    }
+    matches!(words(status.state, true).0, State::Waiting | State::Failed | State::Backoff)
+}
+
+/// Counts in words, for the log.
+pub fn tally_words(tally: Tally) -> String {
+    let Tally { kept, changed, repaired, not_kept, held, waiting } = tally;
+    let parts = [
+        (kept, "kept"),
+        (changed, "changed"),
+        (repaired, "repaired"),
+        (not_kept, "not kept"),
+        (held, "held"),
+        (waiting, "waiting"),
+    ];
+    let said: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    if said.is_empty() { "nothing to do".to_owned() } else { said.join(", ") }
+}
+
+fn readiness(ready: &Ready) -> String {
+    match ready {
+        Ready::Started => "started".to_owned(),
+        Ready::Notify => "notify".to_owned(),
+        Ready::Fd(n) => format!("fd={n}"),
+        Ready::Forked => "forked".to_owned(),
+        Ready::Exited => "exited".to_owned(),
+        Ready::Path(p) => format!("path={p}"),
+    }
+}
+
+fn held(hold: &cm_core::engine::Hold) -> Held {
+    let (by, why) = hold.why.split_once(": ").unwrap_or((&hold.why, ""));
+    Held {
+        by: by.to_owned(),
+        when: hold.since.0,
+        why: why.to_owned(),
+        until: hold.until.map(|m| m.0),
+        verb: match hold.kind {
+            HoldKind::Stopped => "stop",
+            HoldKind::Paused => "pause",
+            HoldKind::Held => "hold",
+        }
+        .to_owned(),
+    }
+}
+
+impl View<'_> {
+    /// One unit.
+    pub fn unit(&self, node: Node) -> UnitStatus {
+        let engine = &self.shell.engine;
+        let status: Engines = engine.status(node);
+        let (state, outcome) = words(status.state, status.wanted);
+        let mut out = UnitStatus::new(status.address.to_string(), state, status.since.0);
+        out.outcome = outcome;
+        out.cause = status.cause;
+        out.restarts = status.restarts;
+        out.held = status.hold.as_ref().map(held);
+        out.stale = status.stale;
+        out.degraded = status.degraded.iter().map(Address::to_string).collect();
+        if let Some(manifest) = engine.manifest(status.manifest) {
+            out.origin = manifest.unit(status.unit).origin.to_owned();
+            if status.address.kind == Kind::Service
+                && let Some(Spec::Service(service)) = manifest.spec(status.unit)
+            {
+                out.readiness = readiness(&service.ready);
+            }
+        }
+        if let Some(spawn) = self.shell.spawns.of_node(node, Job::Main).filter(|s| !s.record.exited) {
+            out.pid = Some(spawn.record.main);
+        }
+        if let Some(text) = self.shell.texts.get(&node) {
+            out.detail = text.clone();
+        } else if status.assumed {
+            out.detail = "reload: assumed".to_owned();
+        }
+        out
+    }
+
+    fn node_from(&self, cursor: u64) -> Option<Node> {
+        let from = u32::try_from(cursor).ok()?;
+        self.shell.engine.next_node(Node(from))
+    }
+
+    fn edges(&self, node: Node, needs: bool) -> (Vec<EdgeStatus>, u32) {
+        let engine = &self.shell.engine;
+        let (manifest, unit) = engine.unit_of(node);
+        let Some(m) = engine.manifest(manifest) else { return (Vec::new(), 0) };
+        let mut out = Vec::new();
+        let mut total = 0_u32;
+        let mut add = |edge: units::Edge<'_>| {
+            total = total.saturating_add(1);
+            if out.len() < MAX_EDGES
+                && let Some(other) = engine.node_in(manifest, edge.unit)
+            {
+                let status = engine.status(other);
+                out.push(EdgeStatus {
+                    edge: edge.kind.word().to_owned(),
+                    unit: status.address.to_string(),
+                    state: words(status.state, status.wanted).0,
+                    reason: edge.reason.to_owned(),
+                });
+            }
+        };
+        if needs {
+            m.deps(unit).for_each(&mut add);
+        } else {
+            m.rdeps(unit).for_each(&mut add);
+        }
+        (out, total)
+    }
+}
+
+impl Source for View<'_> {
+    fn info(&self) -> Info {
+        let engine = &self.shell.engine;
+        let mut units = Counts::default();
+        for node in engine.nodes() {
+            let status = engine.status(node);
+            let (state, outcome) = words(status.state, status.wanted);
+            units.total += 1;
+            match state {
+                State::Ready | State::Reloading | State::Done => units.ready += 1,
+                State::Waiting => units.waiting += 1,
+                State::Starting | State::Stopping | State::Backoff => units.moving += 1,
+                State::Failed => units.failed += 1,
+                State::Down => units.down += 1,
+            }
+            units.held += u32::from(status.hold.is_some());
+            units.stale += u32::from(status.stale);
+            units.drifted += u32::from(outcome == Some(Outcome::Drifted));
+        }
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            generation: engine.desired().1,
+            converged: engine.is_converged(),
+            store_open: self.shell.store_open,
+            time: now().0,
+            shutdown: engine.going_down().map(|d| format!("{d:?}").to_lowercase()),
+            units,
+        }
+    }
+
+    fn resolve(&self, text: &str) -> Result<Address, Failure> {
+        let engine = &self.shell.engine;
+        let exists = |kind: Kind, name: &str| engine.node(&Address::new(kind, name)).is_some();
+        name::resolve(text, exists, || engine.nodes().map(|n| engine.address(n)))
+    }
+
+    fn status(&self, unit: &Address) -> Option<UnitStatus> {
+        self.shell.engine.node(unit).map(|n| self.unit(n))
+    }
+
+    fn status_from(&self, cursor: u64) -> Option<(UnitStatus, u64)> {
+        let node = self.node_from(cursor)?;
+        Some((self.unit(node), u64::from(node.0) + 1))
+    }
+
+    fn tree_from(&self, cursor: u64) -> Option<(TreeNode, u64)> {
+        // Upper half: the unit; lower half: how many of its edges have been told.
+        let (at, skip) = (cursor >> 32, cursor & 0xffff_ffff);
+        let node = self.node_from(at)?;
+        let skip = if u64::from(node.0) == at { usize::try_from(skip).ok()? } else { 0 };
+        let engine = &self.shell.engine;
+        let status = engine.status(node);
+        let (manifest, unit) = engine.unit_of(node);
+        let deps = engine.manifest(manifest).into_iter().flat_map(|m| m.deps(unit).map(move |e| (m, e)));
+        let needs: Vec<Need> = deps
+            .skip(skip)
+            .take(MAX_EDGES)
+            .map(|(m, e)| Need { edge: e.kind.word().to_owned(), unit: m.address(e.unit).to_string() })
+            .collect();
+        let told = skip + needs.len();
+        let next = match needs.len() {
+            MAX_EDGES => (u64::from(node.0) << 32) | u64::try_from(told).unwrap_or_default(),
+            _ => (u64::from(node.0) + 1) << 32,
+        };
+        let state = words(status.state, status.wanted).0;
+        Some((TreeNode { unit: status.address.to_string(), state, needs }, next))
+    }
+
+    fn explain(&self, unit: &Address) -> Option<Explanation> {
+        let engine = &self.shell.engine;
+        let node = engine.node(unit)?;
+        let status = engine.status(node);
+        let (desired, generation) = engine.desired();
+        let layer = engine.manifest(status.manifest).map(|m| m.unit(status.unit).layer.to_owned());
+        let (needs, needs_total) = self.edges(node, true);
+        let (needed_by, needed_by_total) = self.edges(node, false);
+        Some(Explanation {
+            status: self.unit(node),
+            desired: match (status.manifest == desired, status.wanted) {
+                (false, _) => "absent",
+                (true, true) => "up",
+                (true, false) => "down",
+            }
+            .to_owned(),
+            generation,
+            layer: layer.unwrap_or_default(),
+            needs,
+            needs_total,
+            needed_by,
+            needed_by_total,
+        })
+    }
+}

@@ -1,0 +1,274 @@
+//! Workers: started when there is something to do, talked to without waiting, missed when they are gone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use cm_core::engine::effect::Level;
+use cm_core::engine::event::Event;
+use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
+
+use super::Shell;
+use super::link::{self, Heard, Link, Task};
+use super::token::{Token, Turn};
+use crate::sys::reap::ExitStatus;
+use crate::sys::spawn::{self, Launch, Output, Status, StatusPipe};
+
+/// Most replies of one worker in one turn.
+const REPLIES: usize = 64;
+/// Tokens with this bit are the shell's own; the engine counts from 1.
+pub(super) const OWN: u64 = 1 << 63;
+
+/// What a worker is there for. Two, so that a state file that takes for ever to compile holds up no repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum Role {
+    /// Batches and the store.
+    Committer,
+    /// State files.
+    Compiler,
+}
+
+/// A worker and the pipe on which its start is reported.
+#[derive(Debug)]
+pub struct Worker {
+    /// The connection.
+    pub link: Link,
+    /// What for.
+    pub role: Role,
+    /// How its start went, until that is known.
+    pub stage: Option<StatusPipe>,
+}
+
+impl Shell {
+    /// The worker of a role, started if there is none.
+    fn worker(&mut self, role: Role) -> Result<&mut Worker, String> {
+        let found = self.workers.iter().find(|(_, w)| w.role == role).map(|(n, _)| *n);
+        let number = match found {
+            Some(number) => number,
+            None => self.start_worker(role)?,
+        };
+        self.workers.get_mut(&number).ok_or_else(|| "cannot start cm-worker".to_owned())
+    }
+
+    fn start_worker(&mut self, role: Role) -> Result<u64, String> {
+        let failed = |e: io::Error| format!("cannot start cm-worker: {e}");
+        let (ours, theirs) = link::pair().map_err(failed)?;
+        let name = match role {
+            Role::Committer => "holdfast.worker",
+            Role::Compiler => "holdfast.compiler",
+        };
+        let cgroup = match &self.tree {
+            Some(tree) => Some(tree.create(name).map_err(|e| e.to_string())?),
+            None => None,
+        };
+        let argv = ["cm-worker".to_owned()];
+        // Looked up in the child: PID 1 opens no path on a disk.
+        let environment = [("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory))];
+        let descriptors = [
+            (proto::WORKER_FD, theirs.as_fd()),
+            (proto::INOTIFY_FD, self.inotify.as_fd()),
+            (proto::PUBLIC_INOTIFY_FD, self.public_inotify.as_fd()),
+        ];
+        let launch = Launch {
+            argv: &argv,
+            environment: &environment,
+            output: Output::Inherit,
+            descriptors: &descriptors,
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            ..Launch::default()
+        };
+        let spawned = spawn::spawn(&launch).map_err(|e| e.to_string())?;
+        self.counter += 1;
+        let number = self.counter;
+        self.register(ours.as_raw_fd(), Token::Worker(number));
+        let mut link = Link::new(number, spawned.pid, ours);
+        let text = |p: &std::path::Path| p.to_string_lossy().into_owned();
+        let hello = Request::Hello {
+            version: proto::VERSION,
+            store: text(&self.options.store),
+            run: text(&self.options.run),
+            boot_contents: text(&self.options.boot_contents),
+        };
+        link.ask(&hello, Vec::new());
+        self.workers.insert(number, Worker { link, role, stage: Some(spawned.status) });
+        self.shell_changed = true;
+        Ok(number)
+    }
+
+    /// Tells a worker about a manifest unless it knows it.
+    fn introduce(&mut self, role: Role, manifest: ManifestRef) -> Result<(), String> {
+        if self.worker(role)?.link.knows(manifest) {
+            return Ok(());
+        }
+        let held = self.manifests.get(manifest).cloned().ok_or("cannot find the manifest")?;
+        let request = Request::Manifest { manifest, generation: held.generation };
+        self.worker(role)?.link.ask(&request, vec![held.fd]);
+        Ok(())
+    }
+
+    /// [`cm_core::engine::effect::Effect::Batch`].
+    pub(super) fn ask_batch(&mut self, batch: u64, generation: u64, intent: Intent, steps: &[Step]) {
+        let mut known = None;
+        let mut ask = || -> Result<(), String> {
+            for step in steps {
+                if known != Some(step.manifest) {
+                    self.introduce(Role::Committer, step.manifest)?;
+                    known = Some(step.manifest);
+                }
+            }
+            let worker = self.worker(Role::Committer)?;
+            for request in link::batch_packets(batch, generation, intent, steps) {
+                worker.link.ask(&request, Vec::new());
+            }
+            Ok(())
+        };
+        if let Err(text) = ask() {
+            self.say(Level::Error, None, &text);
+            self.queue.push_back(Event::WorkerLost);
+        }
+    }
+
+    /// Asks the store for something; `manifest` is introduced before.
+    pub(super) fn ask_store(&mut self, token: u64, op: StoreOp) {
+        let manifest = match &op {
+            StoreOp::Prepare { manifest, .. } => Some(*manifest),
+            _ => None,
+        };
+        let ask = || -> Result<(), String> {
+            if let Some(manifest) = manifest {
+                self.introduce(Role::Committer, manifest)?;
+            }
+            self.worker(Role::Committer)?.link.ask(&Request::Store { token, op }, Vec::new());
+            Ok(())
+        };
+        if let Err(text) = ask() {
+            self.stored(token, Err(text), Vec::new());
+        }
+    }
+
+    /// Has a state file compiled.
+    pub(super) fn ask_compile(
+        &mut self,
+        token: u64,
+        source: proto::Source,
+        fd: Option<OwnedFd>,
+        ids: (u32, u32),
+    ) {
+        let request = Request::Compile { token, source, uid: ids.0, gid: ids.1 };
+        match self.worker(Role::Compiler) {
+            Ok(worker) => worker.link.ask(&request, fd.map(Rc::new).into_iter().collect()),
+            Err(text) => self.compiled(token, Err(text), Vec::new()),
+        }
+    }
+
+    /// [`cm_core::engine::effect::Effect::Forget`].
+    pub(super) fn forget(&mut self, manifest: ManifestRef) {
+        self.manifests.remove(manifest);
+        for worker in self.workers.values_mut().filter(|w| w.link.knows(manifest)) {
+            worker.link.ask(&Request::Forget { manifest }, Vec::new());
+        }
+    }
+
+    /// [`cm_core::engine::effect::Effect::KillWorker`]; its end of the socket then tells that it is gone.
+    pub(super) fn kill_worker(&mut self) {
+        let pid = self.workers.values().find(|w| w.role == Role::Committer).map(|w| w.link.pid);
+        match pid {
+            Some(pid) => {
+                self.say(Level::Error, None, "the worker does not answer: killing it");
+                drop(crate::sys::raw::kill(pid, libc::SIGKILL));
+            }
+            None => self.queue.push_back(Event::WorkerLost),
+        }
+    }
+
+    /// Hands queued requests to the kernel.
+    pub(super) fn flush_workers(&mut self) {
+        let mut lost = Vec::new();
+        for (number, worker) in &mut self.workers {
+            if let Err(e) = worker.link.flush() {
+                lost.push((*number, e.to_string()));
+            }
+        }
+        for (number, text) in lost {
+            self.lose_worker(number, &text);
+        }
+    }
+
+    /// A worker's socket is readable or writable.
+    pub(super) fn hear_worker(&mut self, number: u64) -> Turn {
+        for _ in 0..REPLIES {
+            let Some(worker) = self.workers.get_mut(&number) else { return Turn::Drained };
+            match worker.link.hear() {
+                Ok(Heard::Nothing) => return Turn::Drained,
+                Ok(Heard::Reply(reply, fds)) => self.reply(*reply, fds),
+                Ok(Heard::End) => {
+                    self.lose_worker(number, "");
+                    return Turn::Drained;
+                }
+                Err(e) => {
+                    self.lose_worker(number, &e.to_string());
+                    return Turn::Drained;
+                }
+            }
+        }
+        Turn::More
+    }
+
+    fn reply(&mut self, reply: Reply, fds: Vec<OwnedFd>) {
+        match reply {
+            Reply::Hello { .. } => {}
+            Reply::Results { batch, results } => self.queue.push_back(Event::Results { batch, results }),
+            Reply::BatchDone { batch } => self.queue.push_back(Event::BatchDone { batch }),
+            Reply::Watches(watches) => self.watches_added(watches),
+            Reply::Stored { token, result } => self.stored(token, result, fds),
+            Reply::Compiled { token, result } => self.compiled(token, result, fds),
+            Reply::Log { warning, text } => {
+                let level = if warning { Level::Warning } else { Level::Info };
+                self.say(level, None, &text);
+            }
+        }
+    }
+
+    /// A worker has gone, or is of no use: what it was asked has no answer.
+    fn lose_worker(&mut self, number: u64, why: &str) {
+        let Some(mut worker) = self.workers.remove(&number) else { return };
+        self.shell_changed = true;
+        self.deregister(worker.link.as_raw_fd());
+        if !why.is_empty() {
+            drop(crate::sys::raw::kill(worker.link.pid, libc::SIGKILL));
+        }
+        let tasks = worker.link.tasks().clone();
+        if tasks.is_empty() && why.is_empty() {
+            return;
+        }
+        let why = match worker.stage.as_mut().map(StatusPipe::read) {
+            Some(Status::Failed(failure)) => format!("cannot start cm-worker: {failure}"),
+            _ if why.is_empty() => "the worker ended in the middle of its work".to_owned(),
+            _ => why.to_owned(),
+        };
+        self.say(Level::Error, None, &why);
+        let mut batch = false;
+        for task in tasks {
+            match task {
+                Task::Batch(_) => batch = true,
+                Task::Store(token) => self.stored(token, Err(why.clone()), Vec::new()),
+                Task::Compile(token) => self.compiled(token, Err(why.clone()), Vec::new()),
+            }
+        }
+        if batch {
+            self.queue.push_back(Event::WorkerLost);
+        }
+    }
+
+    /// A child that is no unit's: a worker, the log daemon, an orphan.
+    pub(super) fn stranger_ended(&mut self, pid: i32, status: ExitStatus) {
+        let worker = self.workers.values().any(|w| w.link.pid == pid);
+        if worker {
+            if status != ExitStatus::Code(0) {
+                self.say(Level::Warning, None, &format!("cm-worker {status}"));
+            }
+        } else if !self.log_daemon_ended(pid, status) && !self.helper_ended(pid, status) {
+            self.orphans += 1;
+        }
+    }
+}
