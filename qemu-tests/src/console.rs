@@ -185,15 +185,19 @@ pub fn tail(text: &str, lines: usize) -> String {
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
 
-/// A terminal ends lines with CR LF and echoes what is typed; neither is the command's.
+/// A terminal ends lines with CR LF and echoes what is typed, and shells steer it with escape sequences; none of
+/// that is the command's.
 fn without_echo(output: &str) -> String {
-    let lines = output.lines().map(|l| l.trim_end_matches('\r'));
-    lines
-        .filter(|l| !l.contains("printf '\\n[%s %s]\\n'"))
-        .collect::<Vec<_>>()
-        .join("\n")
-        .trim_matches('\n')
-        .to_owned()
+    let mut plain = String::with_capacity(output.len());
+    let mut rest = output;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        rest = after.trim_start_matches(|c: char| !c.is_ascii_alphabetic()).get(1..).unwrap_or_default();
+    }
+    plain.push_str(rest);
+    let lines = plain.lines().map(|l| l.trim_matches('\r'));
+    let typed = |l: &&str| !l.contains("printf '\\n[%s %s]\\n'");
+    lines.filter(typed).collect::<Vec<_>>().join("\n").trim_matches('\n').to_owned()
 }
 
 #[cfg(test)]
@@ -219,6 +223,13 @@ mod tests {
         c.closed(LIMIT).unwrap();
         assert!(c.expect("x", LIMIT).unwrap_err().to_string().contains("closed"));
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn escape_sequences_are_no_output() {
+        let typed = "printf '\\n[%s %s]\\n' run1 $?";
+        let output = format!("\r\n\x1b[?2004l\rone\r\n\x1b[?2004hroot@web:~# {typed}\r\n");
+        assert_eq!(without_echo(&output), "one");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! To add some: write `scenario/TOPIC.rs` with `pub const ALL: &[Scenario]`, and name it in [`all`].
 
 pub mod image;
+pub mod web;
 
 use std::time::Duration;
 
@@ -29,5 +30,5 @@ pub const fn minutes(n: u64) -> Duration {
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    [image::ALL].concat()
+    [image::ALL, web::ALL].concat()
 }
