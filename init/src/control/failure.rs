@@ -7,7 +7,7 @@ use units::diagnostic::Located;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The caller is neither root nor the socket's owner.
-    #[error("cannot {what}: permission denied: it needs root or the owner of the control socket")]
+    #[error("cannot {what}: permission denied; try again as root")]
     PermissionDenied {
         /// What was asked.
         what: String,
@@ -167,7 +167,10 @@ impl Failure {
         let common = ["io.holdfast.Store.", "io.holdfast.Logs."].iter().find_map(|p| name.strip_prefix(p));
         let name = common.map_or_else(|| name.to_owned(), |word| format!("io.holdfast.{word}"));
         match name.as_str() {
-            "io.holdfast.PermissionDenied" => Failure::PermissionDenied { what: text("what") },
+            "io.holdfast.PermissionDenied" => {
+                Failure::PermissionDenied { what: optional("what").unwrap_or_else(|| "do this".to_owned()) }
+            }
+            "io.holdfast.CannotRead" => Failure::Failed { text: format!("cannot read: {}", text("cause")) },
             "io.holdfast.NoSuchUnit" => {
                 Failure::NoSuchUnit { unit: text("unit"), nearest: optional("nearest") }
             }

@@ -9,18 +9,16 @@ use clap::{Args as Group, Parser, Subcommand};
 /// A UNIT is an address such as service:nginx or file:/etc/motd, or a bare name that only one unit has.
 #[derive(Debug, Parser)]
 #[command(name = "initctl", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(
-    after_help = "Exit codes: 0 done; 1 a unit is failed or not kept; 2 bad usage or state file; 3 no \
-connection, or a unit that is not ready (status UNIT); 4 somebody else changed the generation first; 5 returned to \
-the old generation; 6 the return is incomplete; 124 time ran out."
-)]
+#[command(after_help = "Exit codes: 0 done; 1 a unit is failed or not kept; 2 bad usage or state file;\n\
+3 no connection, or a unit that is not ready (status UNIT); 4 somebody else changed the\n\
+generation first; 5 returned to the old generation; 6 the return is incomplete; 124 time ran out.")]
 pub struct Args {
     /// Control socket [default: $HOLDFAST_SOCKET, else /run/holdfast/control]
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, display_order = 100)]
     pub socket: Option<PathBuf>,
 
     /// Answer in JSON (docs/cli.md)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     pub json: bool,
 
     /// What to do.
@@ -98,9 +96,9 @@ pub enum Verb {
     },
     /// Show the output of services
     Logs {
-        /// Of these only
+        /// Of this one only
         #[arg(value_name = "UNIT")]
-        units: Vec<String>,
+        unit: Option<String>,
         /// Go on with what comes
         #[arg(short, long)]
         follow: bool,
@@ -217,5 +215,21 @@ mod tests {
     #[test]
     fn clap_finds_no_fault() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_and_flag_is_in_the_manual() {
+        let manual = include_str!("../../../docs/cli.md");
+        for verb in super::Args::command().get_subcommands() {
+            let name = verb.get_name();
+            assert!(manual.contains(&format!("`initctl {name}")), "{name}");
+            for argument in verb.get_arguments().filter(|a| !a.is_hide_set()) {
+                let Some(long) = argument.get_long() else { continue };
+                let short = argument.get_short().map(|s| format!("-{s}"));
+                let known =
+                    manual.contains(&format!("--{long}")) || short.is_some_and(|s| manual.contains(&s));
+                assert!(known, "{name} --{long}");
+            }
+        }
     }
 }

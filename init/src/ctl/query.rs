@@ -259,9 +259,9 @@ pub struct VerifyReply {
 /// Parameters of `Read`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Read {
-    /// Of which units.
+    /// Of which unit; of all without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub units: Option<Vec<String>>,
+    pub unit: Option<String>,
     /// How many lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
@@ -270,22 +270,18 @@ pub struct Read {
     pub follow: bool,
 }
 
-/// A line of output.
+/// One reply to `Read`: a line of output, or the end, which has no fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Whose.
-    pub unit: String,
-    /// When, since 1970.
-    pub time: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// When: RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
     /// The line, without its newline.
-    pub text: String,
-}
-
-/// One reply to `Read`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadReply {
-    /// Lines in the order of time.
-    pub lines: Vec<Line>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
 }
 
 /// What `check` says in JSON.

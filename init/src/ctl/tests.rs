@@ -751,9 +751,9 @@ fn generations_are_listed_and_the_store_can_refuse() {
         "verify",
         Exit::Usage,
         &expect![[r#"
-        [stderr]
-        initctl: cannot read the store: permission denied: it needs root or the owner of the control socket
-    "#]],
+            [stderr]
+            initctl: cannot read the store: permission denied; try again as root
+        "#]],
     );
 }
 
@@ -806,31 +806,44 @@ fn verify_and_diff_and_adopt_are_shown() {
 
 #[test]
 fn logs_name_the_unit_where_there_are_several() {
-    let line = |unit: &str, text: &str| json!({"unit": unit, "time": 1_763_640_000 * SECOND, "text": text});
-    let reply =
-        json!({"parameters": {"lines": [line("service:a", "one\ttwo\x1b[2J"), line("service:b", "three")]}});
+    let line = |unit: &str, text: &str| {
+        let parameters = json!({"unit": unit, "time": "2025-11-20T12:00:00.5Z", "line": text});
+        json!({"continues": true, "parameters": parameters})
+    };
+    let replies =
+        vec![line("service:a", "one\ttwo\x1b[2J"), line("service:b", "three"), json!({"parameters": {}})];
     let host = Host::quiet();
-    let server = host.script("logs", vec![reply.clone()]);
+    let server = host.script("logs", replies.clone());
     host.shows(
         "logs -n 2",
         Exit::Done,
         &expect![[r#"
-        2025-11-20T12:00:00Z service:a: one	two�[2J
-        2025-11-20T12:00:00Z service:b: three
+        2025-11-20T12:00:00.5Z service:a: one	two�[2J
+        2025-11-20T12:00:00.5Z service:b: three
     "#]],
     );
     assert_eq!(server.join().unwrap()["parameters"], json!({"lines": 2}));
     let host = Host::quiet();
-    let server = host.script("logs", vec![reply]);
+    let server = host.script("logs", replies);
     host.shows(
         "logs -f nginx",
         Exit::Done,
         &expect![[r#"
-            2025-11-20T12:00:00Z one	two�[2J
-            2025-11-20T12:00:00Z three
-        "#]],
+        2025-11-20T12:00:00.5Z one	two�[2J
+        2025-11-20T12:00:00.5Z three
+    "#]],
     );
-    assert_eq!(server.join().unwrap()["parameters"], json!({"units": ["service:nginx"], "follow": true}));
+    assert_eq!(server.join().unwrap()["parameters"], json!({"unit": "service:nginx", "follow": true}));
+    let host = Host::absent();
+    host.script("logs", vec![json!({"error": "io.holdfast.Logs.PermissionDenied", "parameters": {}})]);
+    host.shows(
+        "logs",
+        Exit::Usage,
+        &expect![[r#"
+        [stderr]
+        initctl: cannot do this: permission denied; try again as root
+    "#]],
+    );
 }
 
 #[test]

@@ -70,8 +70,8 @@ pub enum Task {
     Adopt(String),
     /// Show output of services.
     Logs {
-        /// Of which; of all if empty.
-        units: Vec<String>,
+        /// Of which; of all without.
+        unit: Option<String>,
         /// How many lines.
         lines: Option<u32>,
         /// Go on.
@@ -162,7 +162,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
             note: None,
         }),
         args::Verb::Adopt { unit } => Task::Adopt(unit),
-        args::Verb::Logs { units, follow, lines } => Task::Logs { units, lines, follow },
+        args::Verb::Logs { unit, follow, lines } => Task::Logs { unit, lines, follow },
         args::Verb::Events => Task::Events,
         args::Verb::Wait { converged, ready, timeout } => Task::Wait {
             wait: Wait { converged: converged || ready.is_empty(), ready },

@@ -25,17 +25,7 @@ const MAX_ANSWERS: usize = 64 << 10;
 const BUDGET: usize = 512;
 
 /// The interface, as `varlinkctl` prints it.
-pub const INTERFACE: &str = "# The output of services.
-interface io.holdfast.Logs
-
-# Streams lines, oldest first: of one unit or of all, the last `lines` or all, and with `follow` those to come.
-# `time` is UTC, RFC 3339. The last reply has no fields.
-method Read(unit: ?string, follow: ?bool, lines: ?int) -> (unit: ?string, time: ?string, line: ?string)
-
-error PermissionDenied ()
-error NoSuchUnit (unit: string)
-error CannotRead (cause: string)
-";
+pub const INTERFACE: &str = include_str!("../../../docs/varlink/io.holdfast.Logs.varlink");
 
 /// What a client's turn came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

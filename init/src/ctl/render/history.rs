@@ -3,7 +3,7 @@
 use super::style::{self, Paint, Style};
 use super::{cell, columns, count, one_line};
 use crate::control::answer::Event;
-use crate::ctl::query::{Generation, Line, Verified, VerifySummary};
+use crate::ctl::query::{Generation, Verified, VerifySummary};
 use crate::ctl::time::{Clock, rfc3339};
 
 /// The table of generations.
@@ -73,10 +73,13 @@ pub fn event(e: &Event, clock: &Clock, style: Style) -> String {
 }
 
 /// One line of output of a service; the name of the unit only where there are several.
-pub fn log(line: &Line, named: bool, style: Style) -> String {
-    let time = rfc3339(line.time).dim(style);
+pub fn log(unit: Option<&str>, time: &str, line: &str, style: Style) -> String {
+    let time = one_line(time).dim(style);
     // Tabs are worth keeping; what moves the cursor is not.
     let text: String =
-        line.text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    if named { format!("{time} {}: {text}\n", line.unit.cyan(style)) } else { format!("{time} {text}\n") }
+        line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    match unit {
+        Some(unit) => format!("{time} {}: {text}\n", one_line(unit).cyan(style)),
+        None => format!("{time} {text}\n"),
+    }
 }

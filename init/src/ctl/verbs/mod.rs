@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
 use super::exit::{Exit, Stop};
-use super::query::{self, ReadReply};
+use super::query::{self, Line};
 use super::render::{self, history};
 use super::screen::Screen;
 use super::todo::{File, Subject, Task, Todo};
@@ -42,7 +42,7 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
         Task::Check(file) => check::check(&file, &environment.directory, run.screen),
         Task::Status { units, all } => run.status(units, all),
         Task::Adopt(unit) => run.adopt(unit),
-        Task::Logs { units, lines, follow } => run.logs(units, lines, follow),
+        Task::Logs { unit, lines, follow } => run.logs(unit, lines, follow),
         Task::Events => run.events(),
         Task::Wait { wait, timeout } => run.wait(&wait, timeout),
         Task::Generations => run.generations(),
@@ -192,47 +192,37 @@ impl Run<'_, '_> {
         Ok(Exit::Done)
     }
 
-    fn logs(&mut self, units: Vec<String>, lines: Option<u32>, follow: bool) -> Result<Exit, Stop> {
-        let named = units.len() != 1;
-        let units = if units.is_empty() { None } else { Some(self.addresses(units)?) };
-        let frame = query::frame("io.holdfast.Logs.Read", &query::Read { units, lines, follow }, true);
-        self.beside(LOGS_SOCKET)?.stream(&frame, None, |reply: ReadReply| {
-            for line in &reply.lines {
-                if self.screen.json {
-                    let mut value = json_of(line);
-                    if let Value::Object(members) = &mut value {
-                        members.insert("wallTime".to_owned(), json!(super::time::rfc3339(line.time)));
-                    }
-                    self.screen.object(json!({ "line": value }))?;
-                } else {
-                    let text = history::log(line, named, self.screen.style);
-                    self.screen.put(&text)?;
-                }
+    fn logs(&mut self, unit: Option<String>, lines: Option<u32>, follow: bool) -> Result<Exit, Stop> {
+        let unit = unit.map(|u| self.address(u)).transpose()?;
+        let named = unit.is_none();
+        let frame = query::frame("io.holdfast.Logs.Read", &query::Read { unit, lines, follow }, true);
+        self.beside(LOGS_SOCKET)?.stream(&frame, None, |line: Line| {
+            let Some(text) = &line.line else { return Ok::<_, Stop>(()) };
+            if self.screen.json {
+                return self.screen.object(json!({ "line": json_of(&line) }));
             }
-            Ok::<_, Stop>(())
+            let unit = line.unit.as_deref().filter(|_| named);
+            let text = history::log(unit, line.time.as_deref().unwrap_or_default(), text, self.screen.style);
+            self.screen.put(&text)
         })?;
         Ok(Exit::Done)
     }
 
-    /// What typed names mean, where the server that is asked next does not know the units. Without init they are
-    /// taken as they are, bare ones as services.
-    fn addresses(&self, names: Vec<String>) -> Result<Vec<String>, Stop> {
-        let as_typed = |name: &String| match units::Address::parse(name) {
+    /// What a typed name means, where the server that is asked next does not know the units. Without init it is
+    /// taken as it is, a bare one as a service.
+    fn address(&self, name: String) -> Result<String, Stop> {
+        let as_typed = match units::Address::parse(&name) {
             Some(address) => address.to_string(),
-            None => format!("service:{}", name.strip_suffix(".service").unwrap_or(name)),
+            None => format!("service:{}", name.strip_suffix(".service").unwrap_or(&name)),
         };
-        match self.client() {
-            Ok(mut client) => match self::units(&mut client, Some(names.clone())) {
-                Ok(units) => Ok(units.into_iter().map(|u| u.unit).collect()),
-                // The output of a unit that is gone can still be read.
-                Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { .. })))
-                    if names.iter().all(|n| n.contains(':')) =>
-                {
-                    Ok(names)
-                }
-                Err(stop) => Err(stop),
-            },
-            Err(_) => Ok(names.iter().map(as_typed).collect()),
+        let Ok(mut client) = self.client() else { return Ok(as_typed) };
+        match self::units(&mut client, Some(vec![name])) {
+            Ok(units) => Ok(units.into_iter().next().map_or(as_typed, |u| u.unit)),
+            // The output of a unit that is gone can still be read; who does not know it either will say so.
+            Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { nearest: None, .. }))) => {
+                Ok(as_typed)
+            }
+            Err(stop) => Err(stop),
         }
     }
 

@@ -97,7 +97,7 @@ impl Run<'_, '_> {
     }
 
     pub(super) fn adopt(&mut self, unit: String) -> Result<Exit, Stop> {
-        let unit = self.addresses(vec![unit])?.into_iter().next().unwrap_or_default();
+        let unit = self.address(unit)?;
         let frame = query::frame("io.holdfast.Store.Adopt", &query::Adopt { unit }, false);
         let adopted: Adopted = self.beside(STORE_SOCKET)?.call(&frame)?;
         if self.screen.json {
