@@ -99,7 +99,7 @@ pub enum Change {
         old: UnitId,
         /// Its number in the new manifest.
         new: UnitId,
-        /// The keys that differ, edges included.
+        /// The keys that differ, edges included; empty where the old specification cannot be read any more.
         keys: Vec<&'static str>,
         /// Whether more than edges differ.
         spec: bool,
@@ -136,9 +136,9 @@ pub fn manifests<'m>(old: &'m Manifest, new: &'m Manifest) -> impl Iterator<Item
 
 fn compare((old, o): (&Manifest, UnitId), (new, n): (&Manifest, UnitId)) -> Change {
     let mut keys = Vec::new();
-    if old.unit_digest(o) != new.unit_digest(n)
-        && let (Some(a), Some(b)) = (old.spec(o), new.spec(n))
-    {
+    // A specification of another version may not be readable: it differs all the same, without keys to name.
+    let differs = old.unit_digest(o) != new.unit_digest(n);
+    if differs && let (Some(a), Some(b)) = (old.spec(o), new.spec(n)) {
         keys = a.differing(&b);
     }
     let (a, b) = (old.unit(o), new.unit(n));
@@ -150,7 +150,7 @@ fn compare((old, o): (&Manifest, UnitId), (new, n): (&Manifest, UnitId)) -> Chan
     if a.settle != b.settle {
         keys.push("settle");
     }
-    let spec = !keys.is_empty();
+    let spec = differs || !keys.is_empty();
     let edges = |m: &Manifest, id| -> Vec<(String, crate::manifest::EdgeKind)> {
         let mut all: Vec<_> = m.deps(id).map(|e| (m.address(e.unit).to_string(), e.kind)).collect();
         all.sort_unstable();

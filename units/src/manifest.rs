@@ -5,7 +5,7 @@
 //! place; nothing in it is trusted before [`Manifest::parse`] has checked every offset once. File contents are
 //! never in it: they are named by digest.
 //!
-//! Layout, all numbers little endian: header of [`HEADER`] bytes (magic, version, unit count, edge count, then
+//! Layout, all numbers little endian: header of 80 bytes (magic, version, unit count, edge count, then
 //! offset and length of the specification and string areas, then the SHA-256 of everything after the header),
 //! unit records, edges sorted by (from, to, kind), reverse edges, specifications, strings.
 
