@@ -108,7 +108,12 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
         let Some(kind) = Kind::from_word(word) else {
             let d = Diagnostic::error("unknown-kind", at, format!("unknown kind `{word}`"));
             let words = Kind::ALL.map(Kind::word);
-            report.add(match nearest(word, words.into_iter().chain(RESERVED)) {
+            let near = if report.may_suggest(words.len()) {
+                nearest(word, words.into_iter().chain(RESERVED))
+            } else {
+                None
+            };
+            report.add(match near {
                 Some(near) => d.help(format!("did you mean `{near}`?")),
                 None => d.help(format!("the kinds are {}", words.join(", "))),
             });

@@ -92,7 +92,8 @@ impl<'r, 'l> Reader<'r, 'l> {
                 ));
                 continue;
             }
-            let d = match nearest(name, keys.keys()) {
+            let near = if self.report.may_suggest(50) { nearest(name, keys.keys()) } else { None };
+            let d = match near {
                 Some(near) => d.help(format!("did you mean `{near}`?")),
                 None if value.get_ref().is_table() => {
                     let whole = format!("{}.{name}", self.address.name);
