@@ -11,8 +11,10 @@ use super::failure::Failure;
 use super::request::{Asked, Request};
 use super::wire::{self, Frames};
 
-/// A client with more than this many bytes that it has not read is dropped.
+/// A client that has more than this many bytes still to read when a stream goes on is dropped.
 pub const MAX_PENDING: usize = 256 << 10;
+/// Most diagnostics in one reply: who has more mistakes than that starts with these.
+const MAX_DIAGNOSTICS: usize = 200;
 
 /// Who is at the other end, as the kernel says (SO_PEERCRED).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,7 @@ pub struct Connection {
     pub outbox: Outbox,
     under_way: Option<UnderWay>,
     closing: bool,
+    overfull: bool,
 }
 
 /// How the call under way wants to be answered.
@@ -87,6 +90,7 @@ impl Connection {
             outbox: Outbox::default(),
             under_way: None,
             closing: false,
+            overfull: false,
         }
     }
 
@@ -161,14 +165,18 @@ impl Connection {
         self.closing
     }
 
-    /// Whether the client has left more unread than it may.
+    /// Whether the client has left more unread than it may, so that a reply was lost.
     pub fn is_overfull(&self) -> bool {
-        self.outbox.pending().len() > MAX_PENDING
+        self.overfull
     }
 
     /// One reply of several to the call under way; nothing for a client that takes only one.
     pub fn stream<P: Serialize>(&mut self, parameters: &P) {
         if let Some(UnderWay { more: true, oneway: false }) = self.under_way {
+            if self.outbox.pending().len() > MAX_PENDING {
+                self.overfull = true;
+                return;
+            }
             wire::reply(self.outbox.end(), parameters, true);
         }
     }
@@ -184,7 +192,14 @@ impl Connection {
     /// The call under way could not be done.
     pub fn fail(&mut self, failure: &Failure) {
         if let Some(UnderWay { oneway: false, .. }) = self.under_way {
-            wire::failure(self.outbox.end(), failure);
+            match failure {
+                Failure::CompileFailed { text, diagnostics } if diagnostics.len() > MAX_DIAGNOSTICS => {
+                    let diagnostics = diagnostics.iter().take(MAX_DIAGNOSTICS).cloned().collect();
+                    let text = text.clone();
+                    wire::failure(self.outbox.end(), &Failure::CompileFailed { text, diagnostics });
+                }
+                _ => wire::failure(self.outbox.end(), failure),
+            }
         }
         self.end();
     }
