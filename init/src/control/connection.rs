@@ -11,8 +11,13 @@ use super::failure::Failure;
 use super::request::{Asked, Request};
 use super::wire::{self, Frames};
 
-/// A client that has more than this many bytes still to read when a stream goes on is dropped.
+/// While more than this many bytes wait to be read, further events are missed.
 pub const MAX_PENDING: usize = 256 << 10;
+/// The same for the progress of a change: only who is privileged can ask for one, and it comes in bursts of our
+/// own making, one line a unit.
+pub const MAX_PENDING_CHANGE: usize = 2 << 20;
+/// Who has missed this many replies and has read nothing all the while is dropped.
+pub const MAX_MISSED: u32 = 20_000;
 /// Most diagnostics in one reply: who has more mistakes than that starts with these.
 const MAX_DIAGNOSTICS: usize = 200;
 
@@ -70,7 +75,10 @@ pub struct Connection {
     pub outbox: Outbox,
     under_way: Option<UnderWay>,
     closing: bool,
-    overfull: bool,
+    /// Replies that were left out since the last that says so.
+    missed: u32,
+    /// Replies that were left out since the client has read anything.
+    unread: u32,
 }
 
 /// How the call under way wants to be answered.
@@ -90,7 +98,8 @@ impl Connection {
             outbox: Outbox::default(),
             under_way: None,
             closing: false,
-            overfull: false,
+            missed: 0,
+            unread: 0,
         }
     }
 
@@ -165,16 +174,32 @@ impl Connection {
         self.closing
     }
 
-    /// Whether the client has left more unread than it may, so that a reply was lost.
-    pub fn is_overfull(&self) -> bool {
-        self.overfull
+    /// Whether the client does not read at all.
+    pub fn is_stuck(&self) -> bool {
+        self.unread > MAX_MISSED
     }
 
-    /// One reply of several to the call under way; nothing for a client that takes only one.
-    pub fn stream<P: Serialize>(&mut self, parameters: &P) {
+    /// `count` bytes were sent.
+    pub fn sent(&mut self, count: usize) {
+        self.unread = 0;
+        self.outbox.sent(count);
+    }
+
+    /// How many replies were left out, once there is room to say so.
+    pub fn take_missed(&mut self, room: usize) -> Option<u32> {
+        if self.missed == 0 || self.outbox.pending().len() > room {
+            return None;
+        }
+        Some(std::mem::take(&mut self.missed))
+    }
+
+    /// One reply of several to the call under way; nothing for a client that takes only one. Left out, and
+    /// counted, while more than `limit` bytes wait to be read.
+    pub fn stream<P: Serialize>(&mut self, parameters: &P, limit: usize) {
         if let Some(UnderWay { more: true, oneway: false }) = self.under_way {
-            if self.outbox.pending().len() > MAX_PENDING {
-                self.overfull = true;
+            if self.outbox.pending().len() > limit {
+                self.missed = self.missed.saturating_add(1);
+                self.unread = self.unread.saturating_add(1);
                 return;
             }
             wire::reply(self.outbox.end(), parameters, true);
@@ -205,6 +230,7 @@ impl Connection {
     }
 
     fn end(&mut self) {
+        self.missed = 0;
         self.under_way = None;
         self.descriptor = None;
     }
@@ -240,7 +266,7 @@ mod tests {
         c.feed(&bytes, None);
         assert!(matches!(c.next_call().unwrap().request, Request::Info(_)));
         assert!(c.next_call().is_none());
-        c.stream(&Empty {});
+        c.stream(&Empty {}, MAX_PENDING);
         assert_eq!(said(&c), "", "the client takes one reply only");
         c.finish(&Empty {});
         assert!(matches!(c.next_call().unwrap().request, Request::Reexec(_)));

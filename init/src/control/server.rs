@@ -15,10 +15,10 @@ use serde_json::json;
 use units::Address;
 
 use super::answer::{
-    Answer, Change, Event, EventReply, Explanation, Info, Progress, StatusPage, TreeNode, TreePage,
+    Answer, Change, Event, EventReply, Explanation, Info, Outcome, Progress, StatusPage, TreeNode, TreePage,
     UnitStatus,
 };
-use super::connection::{Connection, Peer};
+use super::connection::{Connection, MAX_PENDING, MAX_PENDING_CHANGE, Peer};
 use super::failure::Failure;
 use super::request::{Asked, Request};
 use super::{INTERFACE, INTERFACE_NAME, socket};
@@ -107,6 +107,8 @@ struct Client {
     writable: bool,
     /// The other end is closed, or the socket is broken.
     dead: bool,
+    /// Time of the last event that it was to be told.
+    told: u64,
 }
 
 impl Client {
@@ -231,6 +233,7 @@ impl Server {
                 unread: true,
                 writable: true,
                 dead: false,
+                told: 0,
             };
             self.clients.insert(id, client);
             new.push((id, fd));
@@ -317,6 +320,7 @@ impl Server {
         // There may be calls that were read and not taken.
         client.unread |= !client.has_drained();
         client.list(source);
+        client.tell_missed(LOW_WATER);
         client.write();
         self.put_back(id, client);
         incoming
@@ -325,20 +329,23 @@ impl Server {
     fn put_back(&mut self, id: u64, client: Client) {
         let done =
             client.dead || (client.connection.is_closing() && client.connection.outbox.pending().is_empty());
-        let overfull = client.connection.is_overfull();
+        let stuck = client.connection.is_stuck();
         self.clients.insert(id, client);
         if done {
             self.drop_client(id, None);
-        } else if overfull {
+        } else if stuck {
             self.drop_client(id, Some("it does not read its replies"));
         }
     }
 
     /// Does something with the client that waits for `call`, then writes.
-    fn with_call(&mut self, call: u64, last: bool, act: impl FnOnce(&mut Connection)) {
+    fn with_call(&mut self, call: u64, last: bool, act: impl FnOnce(&mut Client)) {
         let Some(id) = self.calls.get(&call).copied() else { return };
         let Some(mut client) = self.clients.remove(&id) else { return };
-        act(&mut client.connection);
+        if last {
+            client.tell_missed(usize::MAX);
+        }
+        act(&mut client);
         if last {
             self.calls.remove(&call);
             client.serving = Serving::Nothing;
@@ -352,21 +359,29 @@ impl Server {
     /// One reply of several. A call that nobody waits for any more is no mistake.
     pub fn progress(&mut self, call: u64, progress: &Progress) {
         let change = Change { progress: Some(progress.clone()), finished: None };
-        self.with_call(call, false, |c| c.stream(&change));
+        self.with_call(call, false, |client| {
+            // That something was right is counted at the end, and worth nothing to who lags behind.
+            if progress.outcome != Some(Outcome::Kept) || client.has_drained() {
+                client.tell_missed(LOW_WATER);
+                client.connection.stream(&change, MAX_PENDING_CHANGE);
+            }
+        });
     }
 
     /// The last reply. Afterwards the number means nothing.
     pub fn answer(&mut self, call: u64, answer: &Answer) {
-        self.with_call(call, true, |c| match answer {
-            Answer::Finished(f) => c.finish(&Change { progress: None, finished: Some(f.clone()) }),
-            Answer::Waited(w) => c.finish(w),
-            Answer::Begun => c.finish(&json!({})),
+        self.with_call(call, true, |client| match answer {
+            Answer::Finished(f) => {
+                client.connection.finish(&Change { progress: None, finished: Some(f.clone()) })
+            }
+            Answer::Waited(w) => client.connection.finish(w),
+            Answer::Begun => client.connection.finish(&json!({})),
         });
     }
 
     /// The call could not be done. Afterwards the number means nothing.
     pub fn fail(&mut self, call: u64, failure: &Failure) {
-        self.with_call(call, true, |c| c.fail(failure));
+        self.with_call(call, true, |client| client.connection.fail(failure));
     }
 
     /// Whether somebody wants to know what happens; spares making events that nobody reads.
@@ -385,7 +400,9 @@ impl Server {
         let reply = EventReply { event: event.clone() };
         for id in ids {
             let Some(mut client) = self.clients.remove(&id) else { continue };
-            client.connection.stream(&reply);
+            client.told = event.time;
+            client.tell_missed(LOW_WATER);
+            client.connection.stream(&reply, MAX_PENDING);
             client.write();
             self.put_back(id, client);
         }
@@ -423,11 +440,29 @@ impl Client {
     fn write(&mut self) {
         while !self.dead && self.writable && !self.connection.outbox.pending().is_empty() {
             match socket::send(&self.stream, self.connection.outbox.pending()) {
-                Ok(count) => self.connection.outbox.sent(count),
+                Ok(count) => self.connection.sent(count),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.dead = true,
             }
+        }
+    }
+
+    /// Says how much the client has missed, as soon as it has read what was there before.
+    fn tell_missed(&mut self, room: usize) {
+        let Some(missed) = self.connection.take_missed(room) else { return };
+        let text = format!("{missed} messages are not shown: they came faster than they were read");
+        match self.serving {
+            Serving::Call(_) => {
+                let progress = Progress { unit: String::new(), state: None, outcome: None, text };
+                self.connection.stream(&Change { progress: Some(progress), finished: None }, usize::MAX);
+            }
+            Serving::Events => {
+                let (about, time) = ("missed".to_owned(), self.told);
+                let event = Event { time, about, unit: None, state: None, outcome: None, text };
+                self.connection.stream(&EventReply { event }, usize::MAX);
+            }
+            Serving::Nothing | Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_) => {}
         }
     }
 
@@ -555,7 +590,7 @@ impl Client {
     fn page<P: serde::Serialize>(&mut self, page: &P, last: bool) {
         match (last, self.connection.takes_more()) {
             (true, _) => self.connection.finish(page),
-            (false, true) => return self.connection.stream(page),
+            (false, true) => return self.connection.stream(page, usize::MAX),
             (false, false) => self.connection.fail(&Failure::ExpectedMore),
         }
         self.serving = Serving::Nothing;

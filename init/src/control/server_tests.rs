@@ -4,6 +4,7 @@ use std::time::Duration;
 use units::Kind;
 
 use super::super::answer::{Finished, State, Tally, Verdict};
+use super::super::connection::MAX_MISSED;
 use super::super::name;
 use super::super::request::{self, Command, Empty, Verb};
 use super::super::wire::Reply;
@@ -167,7 +168,7 @@ fn a_command_reaches_the_loop_and_streams_back() {
 }
 
 #[test]
-fn who_does_not_read_events_is_dropped_with_a_note() {
+fn who_never_reads_events_is_dropped_with_a_note() {
     let mut rig = Rig::new(1);
     let (id, mut stream) = rig.connect();
     stream.write_all(&Request::Events(Empty {}).frame(true)).unwrap();
@@ -184,10 +185,87 @@ fn who_does_not_read_events_is_dropped_with_a_note() {
     for _ in 0..1000 {
         rig.server.publish(&event);
     }
+    let pending = rig.server.clients[&id].connection.outbox.pending().len();
+    assert!(pending <= MAX_PENDING + 5000, "{pending}");
+    for _ in 0..MAX_MISSED {
+        rig.server.publish(&event);
+    }
     assert!(!rig.server.has_listeners());
     assert_eq!(rig.server.clients(), 0);
     let notes = rig.server.take_notes();
     assert!(notes[0].contains("does not read its replies"), "{notes:?}");
+}
+
+#[test]
+fn who_reads_late_is_told_what_it_missed() {
+    let mut rig = Rig::new(1);
+    let (id, stream) = rig.connect();
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(&Request::Events(Empty {}).frame(true)).unwrap();
+    rig.turn(id);
+    let event = |about: &str| Event {
+        time: 1,
+        about: about.to_owned(),
+        unit: None,
+        state: None,
+        outcome: None,
+        text: "x".repeat(4000),
+    };
+    const BURST: usize = 1000;
+    for _ in 0..BURST {
+        rig.server.publish(&event("log"));
+    }
+    let mut seen = 0;
+    loop {
+        let got: Reply<EventReply> = reply(&mut stream);
+        let event = got.parameters.unwrap().event;
+        rig.turn(id);
+        match event.about.as_str() {
+            "log" => seen += 1,
+            _ => {
+                assert_eq!(event.about, "missed");
+                let missed: usize = event.text.split(' ').next().unwrap().parse().unwrap();
+                assert_eq!(seen + missed, BURST);
+                assert!(missed > 0);
+                break;
+            }
+        }
+    }
+    rig.server.publish(&event("converged"));
+    let got: Reply<EventReply> = reply(&mut stream);
+    assert_eq!(got.parameters.unwrap().event.about, "converged");
+}
+
+#[test]
+fn a_burst_of_ten_thousand_changes_loses_no_answer() {
+    const CHANGES: usize = 10_000;
+    let mut rig = Rig::new(1);
+    let (id, stream) = rig.connect();
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(&Request::Rollback(request::Rollback::default()).frame(true)).unwrap();
+    let incoming = rig.turn(id);
+    for outcome in [Outcome::Kept, Outcome::Changed] {
+        for n in 0..CHANGES {
+            let unit = format!("file:/srv/site/{n}");
+            let progress =
+                Progress { unit, state: Some(State::Ready), outcome: Some(outcome), text: String::new() };
+            rig.server.progress(incoming[0].call, &progress);
+        }
+    }
+    let tally = Tally::default();
+    let finished = Finished { verdict: Verdict::Done, generation: 1, tally, text: String::new() };
+    rig.server.answer(incoming[0].call, &Answer::Finished(finished));
+    let mut changed = 0;
+    loop {
+        let got: Reply<Change> = reply(&mut stream);
+        rig.turn(id);
+        if !got.continues {
+            break;
+        }
+        let outcome = got.parameters.unwrap().progress.unwrap().outcome;
+        changed += usize::from(outcome == Some(Outcome::Changed));
+    }
+    assert_eq!(changed, CHANGES);
 }
 
 #[test]
