@@ -15,6 +15,7 @@ pub mod failure;
 pub mod name;
 pub mod request;
 pub mod server;
+mod serving;
 pub mod socket;
 pub mod wire;
 

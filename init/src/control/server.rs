@@ -8,61 +8,26 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use units::Address;
 
-use super::answer::{
-    Answer, Change, Event, EventReply, Explanation, Info, Outcome, Progress, StatusPage, TreeNode, TreePage,
-    UnitStatus,
-};
-use super::connection::{Connection, MAX_PENDING, MAX_PENDING_CHANGE, Peer};
+use super::answer::{Answer, Change, Event, EventReply, Outcome, Progress};
+use super::connection::{MAX_PENDING, MAX_PENDING_CHANGE, Peer};
 use super::failure::Failure;
-use super::request::{Asked, Request};
-use super::{INTERFACE, INTERFACE_NAME, socket};
+use super::request::Request;
+use super::serving::{Begun, Client, LOW_WATER, Serving};
+use super::socket;
+
+pub use super::serving::Source;
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 64;
 /// Mode of the socket: who may connect may read; who may change is decided by uid.
 pub const SOCKET_MODE: u32 = 0o666;
-/// Items of a listing in one reply.
-const PAGE: usize = 32;
-/// Replies of a listing made at a time for one client, so that no client keeps the loop.
-const PAGES_A_WAKE: usize = 8;
-/// A listing goes on when less than this is waiting to be read.
-const LOW_WATER: usize = 32 << 10;
-/// Bytes read of one client at a time.
-const READ: usize = 16 << 10;
 /// Notes kept until somebody takes them.
 const MAX_NOTES: usize = 64;
-
-/// What is answered from memory. Every method must be quick: it runs in PID 1's loop.
-pub trait Source {
-    /// The machine in a few numbers.
-    fn info(&self) -> Info;
-
-    /// The unit that a typed name means; see [`super::name::resolve`].
-    ///
-    /// # Errors
-    /// [`Failure::NoSuchUnit`], [`Failure::AmbiguousUnit`].
-    fn resolve(&self, text: &str) -> Result<Address, Failure>;
-
-    /// One unit; `None` when it has gone.
-    fn status(&self, unit: &Address) -> Option<UnitStatus>;
-
-    /// The first unit at or behind `cursor` (0 is the start), and the cursor behind it. A cursor stays good
-    /// while units come and go.
-    fn status_from(&self, cursor: u64) -> Option<(UnitStatus, u64)>;
-
-    /// The same, with what the unit needs: at most [`super::answer::MAX_EDGES`] a piece; the next cursor may
-    /// stand inside the same unit.
-    fn tree_from(&self, cursor: u64) -> Option<(TreeNode, u64)>;
-
-    /// Why a unit is as it is; `None` when it has gone.
-    fn explain(&self, unit: &Address) -> Option<Explanation>;
-}
 
 /// A call that the loop has to answer: apply, rollback, command, wait, re-exec, shutdown.
 #[derive(Debug)]
@@ -76,54 +41,6 @@ pub struct Incoming {
     pub descriptor: Option<OwnedFd>,
     /// Who asks. Calls of those who may not are answered before they get here.
     pub peer: Peer,
-}
-
-/// What a client is being served with.
-#[derive(Debug)]
-enum Serving {
-    Nothing,
-    /// The loop answers this call.
-    Call(u64),
-    /// Everything that happens.
-    Events,
-    /// Units from this cursor on.
-    Status(u64),
-    /// These units, from the last to the first.
-    StatusOf(Vec<Address>),
-    /// The tree from this cursor on.
-    Tree(u64),
-}
-
-#[derive(Debug)]
-struct Client {
-    connection: Connection,
-    stream: UnixStream,
-    serving: Serving,
-    /// When it last asked something, in calls and connections.
-    active: u64,
-    /// There may be bytes that were not read yet.
-    unread: bool,
-    /// The socket took everything last time.
-    writable: bool,
-    /// The other end is closed, or the socket is broken.
-    dead: bool,
-    /// Time of the last event that it was to be told.
-    told: u64,
-}
-
-impl Client {
-    /// Whether [`Server::resume`] could do something for it.
-    fn has_work(&self) -> bool {
-        let idle = matches!(self.serving, Serving::Nothing);
-        let listing = matches!(self.serving, Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_));
-        let takes = self.writable || self.has_drained();
-        (self.unread && takes && (idle || self.connection.room() > 0)) || (listing && self.writable)
-    }
-
-    /// Whether the client has read enough for more to be made.
-    fn has_drained(&self) -> bool {
-        self.connection.outbox.pending().len() <= LOW_WATER
-    }
 }
 
 /// The listener and its clients.
@@ -225,16 +142,7 @@ impl Server {
             }
             let id = self.count();
             let fd = stream.as_raw_fd();
-            let client = Client {
-                connection: Connection::new(peer),
-                stream,
-                serving: Serving::Nothing,
-                active: id,
-                unread: true,
-                writable: true,
-                dead: false,
-                told: 0,
-            };
+            let client = Client::new(stream, peer, id);
             self.clients.insert(id, client);
             new.push((id, fd));
         }
@@ -408,226 +316,6 @@ impl Server {
         }
     }
 }
-
-/// What became of a call.
-enum Begun {
-    Served,
-    ForTheLoop(Request),
-}
-
-impl Client {
-    fn read(&mut self) {
-        let mut buffer = [0; READ];
-        let room = self.connection.room().min(READ);
-        if self.connection.is_closing() {
-            self.unread = false;
-        }
-        if !self.unread || room == 0 {
-            return;
-        }
-        let Some(part) = buffer.get_mut(..room) else { return };
-        match socket::receive(&self.stream, part) {
-            Ok((0, _)) => self.dead = true,
-            Ok((count, descriptor)) => {
-                self.connection.feed(part.get(..count).unwrap_or_default(), descriptor);
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.unread = false,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.dead = true,
-        }
-    }
-
-    fn write(&mut self) {
-        while !self.dead && self.writable && !self.connection.outbox.pending().is_empty() {
-            match socket::send(&self.stream, self.connection.outbox.pending()) {
-                Ok(count) => self.connection.sent(count),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.dead = true,
-            }
-        }
-    }
-
-    /// Says how much the client has missed, as soon as it has read what was there before.
-    fn tell_missed(&mut self, room: usize) {
-        let Some(missed) = self.connection.take_missed(room) else { return };
-        let text = format!("{missed} messages are not shown: they came faster than they were read");
-        match self.serving {
-            Serving::Call(_) => {
-                let progress = Progress { unit: String::new(), state: None, outcome: None, text };
-                self.connection.stream(&Change { progress: Some(progress), finished: None }, usize::MAX);
-            }
-            Serving::Events => {
-                let (about, time) = ("missed".to_owned(), self.told);
-                let event = Event { time, about, unit: None, state: None, outcome: None, text };
-                self.connection.stream(&EventReply { event }, usize::MAX);
-            }
-            Serving::Nothing | Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_) => {}
-        }
-    }
-
-    fn fail(&mut self, failure: &Failure) -> Begun {
-        self.connection.fail(failure);
-        Begun::Served
-    }
-
-    fn begin(&mut self, asked: Asked, source: &dyn Source) -> Begun {
-        let resolve_all = |names: &[String]| -> Result<Vec<Address>, Failure> {
-            names.iter().map(|n| source.resolve(n)).collect()
-        };
-        match asked.request {
-            Request::Status(status) => {
-                self.serving = match status.units {
-                    None => Serving::Status(0),
-                    Some(names) => match resolve_all(&names) {
-                        Ok(mut units) => {
-                            units.reverse();
-                            Serving::StatusOf(units)
-                        }
-                        Err(failure) => return self.fail(&failure),
-                    },
-                };
-                Begun::Served
-            }
-            Request::Tree(_) => {
-                self.serving = Serving::Tree(0);
-                Begun::Served
-            }
-            Request::Events(_) if asked.more => {
-                self.serving = Serving::Events;
-                Begun::Served
-            }
-            Request::Events(_) => self.fail(&Failure::ExpectedMore),
-            Request::Explain(explain) => {
-                match source.resolve(&explain.unit).map(|unit| source.explain(&unit)) {
-                    Ok(Some(explanation)) => self.connection.finish(&explanation),
-                    Ok(None) => {
-                        return self.fail(&Failure::NoSuchUnit { unit: explain.unit, nearest: None });
-                    }
-                    Err(failure) => return self.fail(&failure),
-                }
-                Begun::Served
-            }
-            Request::Info(_) => {
-                self.connection.finish(&source.info());
-                Begun::Served
-            }
-            Request::GetInfo(_) => {
-                self.connection.finish(&json!({
-                    "vendor": "Holdfast",
-                    "product": "init",
-                    "version": env!("CARGO_PKG_VERSION"),
-                    "url": "",
-                    "interfaces": ["org.varlink.service", INTERFACE_NAME],
-                }));
-                Begun::Served
-            }
-            Request::GetInterfaceDescription(asked) => {
-                let text = match asked.interface.as_str() {
-                    INTERFACE_NAME => INTERFACE,
-                    "org.varlink.service" => SERVICE,
-                    _ => return self.fail(&Failure::InterfaceNotFound { interface: asked.interface }),
-                };
-                self.connection.finish(&json!({ "description": text }));
-                Begun::Served
-            }
-            Request::Command(mut command) => match resolve_all(&command.units) {
-                Ok(units) => {
-                    command.units = units.iter().map(Address::to_string).collect();
-                    Begun::ForTheLoop(Request::Command(command))
-                }
-                Err(failure) => self.fail(&failure),
-            },
-            Request::Wait(mut wait) => match resolve_all(&wait.ready) {
-                Ok(units) => {
-                    wait.ready = units.iter().map(Address::to_string).collect();
-                    Begun::ForTheLoop(Request::Wait(wait))
-                }
-                Err(failure) => self.fail(&failure),
-            },
-            request @ (Request::Apply(_)
-            | Request::Rollback(_)
-            | Request::Reexec(_)
-            | Request::Shutdown(_)) => Begun::ForTheLoop(request),
-        }
-    }
-
-    /// Makes as many pages of a listing as the client has read.
-    fn list(&mut self, source: &dyn Source) {
-        for _ in 0..PAGES_A_WAKE {
-            self.write();
-            if self.dead || !self.has_drained() {
-                return;
-            }
-            match &mut self.serving {
-                Serving::Status(cursor) => {
-                    let (units, next) = page(*cursor, |at| source.status_from(at));
-                    let last = next.is_none();
-                    *cursor = next.unwrap_or_default();
-                    self.page(&StatusPage { units }, last);
-                }
-                Serving::StatusOf(units) => {
-                    let mut page = Vec::new();
-                    while page.len() < PAGE
-                        && let Some(unit) = units.pop()
-                    {
-                        page.extend(source.status(&unit));
-                    }
-                    let last = units.is_empty();
-                    self.page(&StatusPage { units: page }, last);
-                }
-                Serving::Tree(cursor) => {
-                    let (nodes, next) = page(*cursor, |at| source.tree_from(at));
-                    let last = next.is_none();
-                    *cursor = next.unwrap_or_default();
-                    self.page(&TreePage { nodes }, last);
-                }
-                Serving::Nothing | Serving::Call(_) | Serving::Events => return,
-            }
-        }
-    }
-
-    fn page<P: serde::Serialize>(&mut self, page: &P, last: bool) {
-        match (last, self.connection.takes_more()) {
-            (true, _) => self.connection.finish(page),
-            (false, true) => return self.connection.stream(page, usize::MAX),
-            (false, false) => self.connection.fail(&Failure::ExpectedMore),
-        }
-        self.serving = Serving::Nothing;
-        self.unread = true;
-    }
-}
-
-/// Up to [`PAGE`] items from `cursor` on, and where the next page starts, if there is one.
-fn page<T>(cursor: u64, next: impl Fn(u64) -> Option<(T, u64)>) -> (Vec<T>, Option<u64>) {
-    let mut items = Vec::new();
-    let mut at = cursor;
-    while let Some((item, behind)) = next(at) {
-        if items.len() == PAGE {
-            return (items, Some(at));
-        }
-        items.push(item);
-        at = behind;
-    }
-    (items, None)
-}
-
-/// The interface that every Varlink service has (varlink.org/Service).
-const SERVICE: &str = "\
-# The Varlink Service Interface is provided by every varlink service.
-interface org.varlink.service
-
-method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)
-
-method GetInterfaceDescription(interface: string) -> (description: string)
-
-error InterfaceNotFound (interface: string)
-error MethodNotFound (method: string)
-error MethodNotImplemented (method: string)
-error InvalidParameter (parameter: string)
-error PermissionDenied ()
-error ExpectedMore ()
-";
 
 #[cfg(test)]
 #[path = "server_tests.rs"]

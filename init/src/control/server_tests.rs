@@ -1,8 +1,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
-use units::Kind;
+use std::os::unix::net::UnixStream;
 
+use units::{Address, Kind};
+
+use super::super::answer::{Explanation, Info, StatusPage, TreeNode, UnitStatus};
 use super::super::answer::{Finished, State, Tally, Verdict};
 use super::super::connection::MAX_MISSED;
 use super::super::name;
