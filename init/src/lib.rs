@@ -1,6 +1,7 @@
 //! PID 1, `initctl` and the log daemon.
 
 pub mod call;
+pub mod container;
 pub mod control;
 pub mod ctl;
 pub mod event_loop;

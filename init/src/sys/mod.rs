@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod foreign;
 pub mod inherit;
 pub mod message;
 pub mod notify;
@@ -11,4 +12,5 @@ pub mod raw;
 pub mod reap;
 pub mod signals;
 pub mod spawn;
+pub mod stdio;
 pub mod userdb;

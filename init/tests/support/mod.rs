@@ -1,8 +1,10 @@
 //! A harness for tests that own their process: each case runs in a process of its own with one thread, under a
 //! deadline, and, if it asks for that, as PID 1 of its own pid and mount namespaces.
 
+#![allow(clippy::expect_used, clippy::panic, dead_code, missing_docs)]
+
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::process::{Command, Stdio, exit};
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,10 @@ pub fn main(cases: &[Case]) {
         exit(init::log::daemon::main(&arguments));
     }
     arguments.remove(0);
+    if arguments.first().is_some_and(|a| a == "--container") {
+        let rest: Vec<std::ffi::OsString> = std::env::args_os().skip(2).collect();
+        exit(init::container::main(&rest));
+    }
     if let [flag, name] = arguments.as_slice()
         && flag == "--case"
     {
@@ -64,22 +70,23 @@ fn run_one(name: &str, place: As) -> (bool, String) {
     let this = std::env::current_exe().expect("own path");
     // timeout(1) keeps a hanging case from hanging the suite; --kill-child takes a namespace's processes along.
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "60"]);
+    command.args(["--signal=KILL", "30"]);
     if place == As::Pid1 {
         command.args(["unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]);
     }
     command.arg(this).args(["--case", name]).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
-    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    // A file, not a pipe: a process that a case left behind must not hold up the suite.
+    let mut output = tempfile::tempfile().expect("a file");
     let mut child = command
-        .stdout(writer.try_clone().expect("a descriptor"))
-        .stderr(writer)
+        .stdout(output.try_clone().expect("a descriptor"))
+        .stderr(output.try_clone().expect("a descriptor"))
         .spawn()
         .expect("timeout(1) and unshare(1) from coreutils and util-linux");
-    drop(command);
-    let mut output = Vec::new();
-    reader.read_to_end(&mut output).expect("output");
     let status = child.wait().expect("an exit");
-    (status.success(), format!("{status}\n{}", String::from_utf8_lossy(&output)))
+    let mut bytes = Vec::new();
+    output.seek(SeekFrom::Start(0)).expect("a file");
+    output.read_to_end(&mut bytes).expect("output");
+    (status.success(), format!("{status}\n{}", String::from_utf8_lossy(&bytes)))
 }
 
 /// Waits until `fd` is readable, or fails the case.
