@@ -20,6 +20,7 @@ Usage: init [OPTIONS]                       be PID 1 of a machine or a container
   --run DIR      the run-time directory (default: the socket's, /run/holdfast)
   --socket PATH  the control socket (default: $HOLDFAST_SOCKET, /run/holdfast/control)
   --cgroup DIR   the cgroup below which units get theirs (default: the own one)
+  --boot DIR     where generation 0 lies: manifest and blobs (default: /usr/lib/holdfast/boot)
   --quiet        say warnings and errors only
   --version, --help
 ";
@@ -62,6 +63,10 @@ fn parse(arguments: &[String], first: bool, environment: impl Fn(&str) -> Option
             "--run" => &mut |p| run = Some(p),
             "--socket" => &mut |p| options.socket = p,
             "--cgroup" => &mut |p| options.cgroup = Some(p),
+            "--boot" => &mut |p| {
+                options.boot_contents = p.join("blobs");
+                options.boot_manifest = p.join("manifest");
+            },
             // The kernel hands on what it does not know itself.
             _ if first => continue,
             other => return Asked::Wrong(format!("unknown argument \"{other}\"; see init --help")),

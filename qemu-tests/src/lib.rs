@@ -8,6 +8,7 @@ pub mod console;
 pub mod context;
 pub mod demonstration;
 pub mod qemu;
+pub mod rig;
 pub mod runner;
 pub mod scenario;
 

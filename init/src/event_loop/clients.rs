@@ -396,8 +396,8 @@ impl Shell {
         };
         match spawn::spawn(&launch) {
             Ok(spawned) => {
-                self.query = Some(spawned.pid);
                 let fd = listener.as_raw_fd();
+                self.query = Some(self.own_started(spawned));
                 self.deregister(fd);
             }
             Err(e) => self.say(Level::Error, None, &format!("cannot answer a query of the store: {e}")),

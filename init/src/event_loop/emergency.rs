@@ -41,15 +41,14 @@ impl Shell {
             return;
         }
         let text = format!(
-            "\\n*** {} ***\\n\\nThis is an emergency shell. What helps:\\n  \
-             initctl generations        what there is to go back to\\n  \
-             initctl rollback [N]       the last good generation, or generation N\\n  \
-             initctl apply FILE         another state\\n  \
-             initctl reboot\\nLeave the shell (exit) to try the boot again.\\n\\n",
-            why.replace(['\'', '\\'], "")
+            "\n*** {why} ***\n\nThis is an emergency shell. What helps:\n  \
+             initctl generations        what there is to go back to\n  \
+             initctl rollback [N]       the last good generation, or generation N\n  \
+             initctl apply FILE         another state\n  \
+             initctl reboot\nLeave the shell (exit) to try the boot again.\n\n"
         );
-        let script = format!("printf '{text}'; exec /bin/sh -i");
-        let argv = ["sh".to_owned(), "-c".to_owned(), script];
+        let script = "printf %s \"$1\"; exec /bin/sh -i".to_owned();
+        let argv = ["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned(), text];
         let launch = Launch {
             argv: &argv,
             program: Some("/bin/sh"),
@@ -59,7 +58,7 @@ impl Shell {
         };
         match spawn::spawn(&launch) {
             Ok(spawned) => {
-                self.emergency.shell = Some(spawned.pid);
+                self.emergency.shell = Some(self.own_started(spawned));
                 self.shell_changed = true;
             }
             Err(e) => self.say(Level::Error, None, &format!("cannot start an emergency shell: {e}")),

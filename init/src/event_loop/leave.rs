@@ -279,9 +279,10 @@ impl Shell {
         };
         match spawn::spawn(&launch) {
             Ok(spawned) => {
-                self.helpers.insert(spawned.pid, Helper::Last);
+                let pid = self.own_started(spawned);
+                self.helpers.insert(pid, Helper::Last);
                 if let Some(leaving) = &mut self.leaving {
-                    leaving.helper = Some(spawned.pid);
+                    leaving.helper = Some(pid);
                 }
             }
             Err(e) => {
@@ -307,7 +308,8 @@ impl Shell {
         };
         match spawn::spawn(&launch) {
             Ok(spawned) => {
-                self.helpers.insert(spawned.pid, Helper::PidFile { serial, pipe: reader });
+                let pid = self.own_started(spawned);
+                self.helpers.insert(pid, Helper::PidFile { serial, pipe: reader });
             }
             Err(e) => self.say(Level::Error, None, &e.to_string()),
         }

@@ -100,7 +100,7 @@ impl Shell {
         };
         let spawned = spawn::spawn(&launch).map_err(io::Error::other)?;
         self.register(link.as_raw_fd(), Token::LogDaemon);
-        let mut daemon = LogDaemon { link, pid: spawned.pid };
+        let mut daemon = LogDaemon { link, pid: self.own_started(spawned) };
         daemon.link.send(&Order::Target(self.log_target), None)?;
         for (number, stream) in &self.streams {
             daemon.link.send(&stream.order(*number), Some(stream.reader.as_fd()))?;
@@ -264,6 +264,17 @@ impl Shell {
             }
         }
         true
+    }
+
+    /// Turns the log to files once the mount that carries them is there.
+    pub(super) fn advance_logs(&mut self) {
+        if self.log_target == Target::Files || self.leaving.is_some() {
+            return;
+        }
+        let logs = self.options.logs.clone();
+        if self.mount_above(&logs).is_none_or(|n| self.is_ready(n)) {
+            self.set_log_target(Target::Files);
+        }
     }
 
     /// Where lines go: to files once what carries them is there, to the kernel before and at the end.

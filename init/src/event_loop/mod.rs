@@ -86,6 +86,8 @@ pub struct Shell {
     /// The process that answers queries of the store now.
     query: Option<i32>,
     log_daemon: Option<logs::LogDaemon>,
+    /// How processes of our own were started, until they end.
+    own_stages: BTreeMap<i32, crate::sys::spawn::StatusPipe>,
     log_dead: BTreeSet<i32>,
     log_deaths: u32,
     log_target: Target,
@@ -159,6 +161,7 @@ impl Shell {
         for _ in 0..EVENTS_A_ROUND {
             let Some(event) = self.queue.pop_front() else {
                 self.advance_boot();
+                self.advance_logs();
                 if self.queue.is_empty() {
                     break;
                 }

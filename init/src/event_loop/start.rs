@@ -185,6 +185,7 @@ impl Shell {
             store_listener: None,
             query: None,
             log_daemon: None,
+            own_stages: BTreeMap::new(),
             log_dead: BTreeSet::new(),
             log_deaths: 0,
             log_target: Target::Kernel,

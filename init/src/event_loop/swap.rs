@@ -305,7 +305,7 @@ impl Shell {
     }
 
     /// The managed mount that a path lies on, if there is one.
-    fn mount_above(&self, path: &Path) -> Option<cm_core::engine::Node> {
+    pub(super) fn mount_above(&self, path: &Path) -> Option<cm_core::engine::Node> {
         let (desired, _) = self.engine.desired();
         let manifest = self.engine.manifest(desired)?;
         let above = path.ancestors().find_map(|a| manifest.find(Kind::Mount, a.to_str()?))?;

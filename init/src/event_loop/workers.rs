@@ -243,8 +243,17 @@ impl Shell {
         }
         let why = match worker.stage.as_mut().map(StatusPipe::read) {
             Some(Status::Failed(failure)) => format!("cannot start cm-worker: {failure}"),
-            _ if why.is_empty() => "the worker ended in the middle of its work".to_owned(),
-            _ => why.to_owned(),
+            // Its socket closes a moment before its pipe does: what the pipe says is read when it is buried.
+            stage => {
+                if let (Some(Status::Pending), Some(pipe)) = (stage, worker.stage.take()) {
+                    self.own_stages.insert(worker.link.pid, pipe);
+                }
+                if why.is_empty() {
+                    "the worker ended in the middle of its work".to_owned()
+                } else {
+                    why.to_owned()
+                }
+            }
         };
         self.say(Level::Error, None, &why);
         let mut batch = false;
@@ -260,8 +269,17 @@ impl Shell {
         }
     }
 
+    /// A process of PID 1's own was started: the pipe on which that is reported is kept until it ends.
+    pub(super) fn own_started(&mut self, spawned: spawn::Spawned) -> i32 {
+        self.own_stages.insert(spawned.pid, spawned.status);
+        spawned.pid
+    }
+
     /// A child that is no unit's: a worker, the log daemon, an orphan.
     pub(super) fn stranger_ended(&mut self, pid: i32, status: ExitStatus) {
+        if let Some(Status::Failed(failure)) = self.own_stages.remove(&pid).map(|mut s| s.read()) {
+            self.say(Level::Error, None, &failure.to_string());
+        }
         let worker = self.workers.values().any(|w| w.link.pid == pid);
         if worker {
             if status != ExitStatus::Code(0) {

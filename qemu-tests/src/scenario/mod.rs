@@ -3,6 +3,7 @@
 //! To add some: write `scenario/TOPIC.rs` with `pub const ALL: &[Scenario]`, and name it in [`all`].
 
 pub mod image;
+pub mod rig;
 pub mod web;
 
 use std::time::Duration;
@@ -30,5 +31,5 @@ pub const fn minutes(n: u64) -> Duration {
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    [image::ALL, web::ALL].concat()
+    [image::ALL, rig::ALL, web::ALL].concat()
 }

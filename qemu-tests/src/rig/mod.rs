@@ -1,0 +1,399 @@
+//! The fast rig: `init` as PID 1 of fresh namespaces on this host, up in milliseconds.
+//!
+//! Each instance has a directory of its own (run-time files, store, logs, state files), a cgroup of its own, and its
+//! own pid, mount, net, uts, ipc and cgroup namespaces; [`MANAGED`] is a fresh tmpfs in there. When the test process
+//! dies, however that happens, so does the instance: unshare(1) gets SIGKILL with its parent, init gets it with
+//! unshare, and the kernel ends the namespace with init. Waits are for events, with a deadline; nothing sleeps.
+
+pub mod state;
+mod stream;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::context::Context;
+pub use stream::Lines;
+
+/// Where states of the rig put what they manage: a tmpfs that only the instance sees.
+pub const MANAGED: &str = "/srv";
+/// Longest wait for anything.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// What an instance is started with.
+#[derive(Debug, Clone, Default)]
+pub struct Setup<'a> {
+    /// `--state`: the container mode.
+    pub state: Option<&'a str>,
+    /// Generation 0, compiled and put beside `init`.
+    pub first: Option<&'a str>,
+    /// In a user namespace too, where cgroups are not to be had.
+    pub user: bool,
+    /// Variables for init.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
+/// What a program said.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// Exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+/// A running instance.
+#[derive(Debug)]
+pub struct Rig {
+    directory: tempfile::TempDir,
+    programs: PathBuf,
+    cgroup: Option<PathBuf>,
+    outside: Child,
+    setup: Vec<String>,
+}
+
+fn cgroup_parent() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let (root, _) = init::sys::cgroup::find_mount(&mounts)?;
+    let parent = root.join(format!("holdfast-rig-{}", std::process::id()));
+    (0..100)
+        .map(|n| PathBuf::from(format!("{}-{n}", parent.display())))
+        .find(|p| std::fs::create_dir(p).is_ok())
+}
+
+impl Rig {
+    /// Starts an instance and waits until it answers.
+    ///
+    /// # Errors
+    /// When a namespace cannot be made, or init does not answer in time; with what it said.
+    pub fn start(context: &Context, setup: &Setup<'_>) -> Result<Rig> {
+        let programs = context.programs()?.to_path_buf();
+        let directory = tempfile::Builder::new().prefix("holdfast-rig-").tempdir()?;
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let cgroup = if setup.user { None } else { cgroup_parent() };
+        let mut words = Vec::new();
+        let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+        for (option, name) in [("--run", "run"), ("--store", "store"), ("--logs", "logs"), ("--boot", "boot")]
+        {
+            words.extend([option.to_owned(), at(name)]);
+        }
+        if let Some(cgroup) = &cgroup {
+            words.extend(["--cgroup".to_owned(), cgroup.to_string_lossy().into_owned()]);
+        }
+        if let Some(first) = setup.first {
+            state::write_boot(&directory.path().join("boot"), first)?;
+        }
+        if let Some(text) = setup.state {
+            std::fs::write(directory.path().join("state.toml"), text)?;
+            words.extend(["--state".to_owned(), at("state.toml")]);
+        }
+        let outside = launch(&programs, directory.path(), &words, setup)?;
+        let mut rig = Rig { directory, programs, cgroup, outside, setup: words };
+        rig.answer()?;
+        Ok(rig)
+    }
+
+    /// Starts init again after it has left, with the same store and files.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_again(&mut self, setup: &Setup<'_>) -> Result {
+        self.outside = launch(&self.programs, self.directory.path(), &self.setup.clone(), setup)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result {
+        match self.initctl(&["wait", "--timeout", "20s", "--converged"])?.code {
+            124 | 3 => Err(format!("init does not come up:\n{}", self.init_said()).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The instance's directory on the host.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path of the instance as the host sees it.
+    ///
+    /// # Errors
+    /// When init is gone.
+    pub fn inside(&self, path: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root{path}", self.pid()?)))
+    }
+
+    /// Init's pid on the host.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn pid(&self) -> Result<i32> {
+        let outside = self.outside.id();
+        let children = std::fs::read_to_string(format!("/proc/{outside}/task/{outside}/children"))?;
+        Ok(children.split_whitespace().next().ok_or("init is gone")?.parse()?)
+    }
+
+    /// What init said on standard error.
+    pub fn init_said(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("init.log")).unwrap_or_default()
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/control")
+    }
+
+    fn initctl_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("initctl"));
+        command.arg("--socket").arg(self.socket()).args(words).stdin(Stdio::null());
+        command.env("HOLDFAST_STORE", self.directory.path().join("store"));
+        command
+    }
+
+    /// Runs `initctl` with these words.
+    ///
+    /// # Errors
+    /// When it cannot be run, or takes too long.
+    pub fn initctl(&self, words: &[&str]) -> Result<Said> {
+        run(self.initctl_command(words))
+    }
+
+    /// Runs `initctl` and wants exit code 0.
+    ///
+    /// # Errors
+    /// With everything that was said, when it is another.
+    pub fn ok(&self, words: &[&str]) -> Result<String> {
+        let said = self.initctl(words)?;
+        if said.code == 0 {
+            return Ok(said.out);
+        }
+        let Said { code, out, err } = said;
+        Err(format!(
+            "initctl {} ended with {code}:\n{out}{err}\ninit:\n{}",
+            words.join(" "),
+            self.init_said()
+        )
+        .into())
+    }
+
+    /// Runs a command inside the instance's namespaces.
+    ///
+    /// # Errors
+    /// When it cannot be run, or takes too long.
+    pub fn run(&self, words: &[&str]) -> Result<Said> {
+        let mut command = Command::new("nsenter");
+        command.args(["-m", "-p", "-n", "-u", "-i", "-t", &self.pid()?.to_string(), "--"]).args(words);
+        command.stdin(Stdio::null());
+        run(command)
+    }
+
+    /// Writes a state file and answers its path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn state_file(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Applies a state and wants exit code 0.
+    ///
+    /// # Errors
+    /// With everything that was said.
+    pub fn apply(&self, text: &str) -> Result<String> {
+        let path = self.state_file("next.toml", text)?;
+        self.ok(&["apply", &path])
+    }
+
+    /// One unit's status, as `initctl --json status UNIT` tells it.
+    ///
+    /// # Errors
+    /// When there is no such unit.
+    pub fn status(&self, unit: &str) -> Result<Value> {
+        let said = self.initctl(&["--json", "status", unit])?;
+        let value: Value = serde_json::from_str(&said.out)
+            .map_err(|e| format!("status {unit} is no JSON ({e}): {}{}", said.out, said.err))?;
+        let units = value.get("units").and_then(Value::as_array).cloned().unwrap_or_default();
+        units.into_iter().next().ok_or_else(|| format!("no status of {unit}: {value}").into())
+    }
+
+    /// Waits until a unit's status is as wanted: looks at it at each event that init tells.
+    ///
+    /// # Errors
+    /// When it is not within [`LIMIT`]; with its last status.
+    pub fn until(&self, unit: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut events = self.events()?;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = self.status(unit)?;
+            if wanted(&status) {
+                return Ok(status);
+            }
+            if events.next(deadline)?.is_none() {
+                return Err(format!("{unit} is not {what}: {status}\ninit:\n{}", self.init_said()).into());
+            }
+        }
+    }
+
+    /// Waits for a state by its word.
+    ///
+    /// # Errors
+    /// As [`Rig::until`].
+    pub fn until_state(&self, unit: &str, state: &str) -> Result<Value> {
+        self.until(unit, state, |s| s.get("state").and_then(Value::as_str) == Some(state))
+    }
+
+    /// Everything that happens from now on, a line an event.
+    ///
+    /// # Errors
+    /// When initctl cannot be run.
+    pub fn events(&self) -> Result<Lines> {
+        Lines::of(self.initctl_command(&["--json", "events"]))
+    }
+
+    /// The main process of a unit, in the instance's numbers.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn main_pid(&self, unit: &str) -> Result<i32> {
+        let status = self.status(unit)?;
+        let pid = status.get("pid").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok());
+        pid.ok_or_else(|| format!("{unit} has no process: {status}").into())
+    }
+
+    /// Waits until a condition on a file of the instance holds. Where init tells an event it should be used; this
+    /// is for what only the file system knows, and looks at each event of inotify's on the directory.
+    ///
+    /// # Errors
+    /// When it does not hold within [`LIMIT`].
+    pub fn until_file(&self, path: &str, what: &str, wanted: impl Fn(&Path) -> bool) -> Result {
+        stream::until_file(&self.inside(path)?, what, wanted)
+    }
+
+    /// Sends init a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: i32) -> Result {
+        Ok(nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.pid()?),
+            nix::sys::signal::Signal::try_from(signal)?,
+        )?)
+    }
+
+    /// Waits until init has left, and answers how.
+    ///
+    /// # Errors
+    /// When it does not within [`LIMIT`].
+    pub fn left(&mut self) -> Result<ExitStatus> {
+        stream::wait_child(&mut self.outside, LIMIT)?
+            .ok_or_else(|| format!("init does not leave:\n{}", self.init_said()).into())
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // init is the first of its namespace: with it, everything in there ends.
+        if let Ok(pid) = self.pid() {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = self.outside.kill();
+        let _ = self.outside.wait();
+        if let Some(cgroup) = &self.cgroup {
+            remove_cgroups(cgroup);
+        }
+        if std::thread::panicking() {
+            eprintln!("init said:\n{}", self.init_said());
+        }
+    }
+}
+
+fn remove_cgroups(path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_cgroups(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(path);
+}
+
+fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>) -> Result<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(directory.join("init.log"))?;
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--pid",
+        "--mount",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--cgroup",
+    ]);
+    if setup.user {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let script = format!("mount -t tmpfs tmpfs {MANAGED} && exec \"$@\"");
+    command
+        .args([
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ])
+        .arg(programs.join("init"))
+        .args(words)
+        .env_remove("HOLDFAST_SOCKET")
+        .envs(setup.environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    Ok(command.spawn().map_err(|e| format!("cannot run setpriv(1): {e}"))?)
+}
+
+/// Runs a command to its end, within [`LIMIT`].
+///
+/// # Errors
+/// When it cannot be run, or takes longer.
+pub fn run(mut command: Command) -> Result<Said> {
+    let text = format!("{command:?}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cannot run {text}: {e}"))?;
+    let drain = |pipe: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut pipe) = pipe {
+                let _ = pipe.read_to_end(&mut bytes);
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let out = drain(child.stdout.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
+    let err = drain(child.stderr.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
+    let status = stream::wait_child(&mut child, LIMIT * 2)?;
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    match status {
+        Some(status) => Ok(Said { code: status.code().unwrap_or(-1), out, err }),
+        None => Err(format!("{text} takes too long; it said:\n{out}{err}").into()),
+    }
+}
