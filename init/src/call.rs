@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::early;
 use crate::event_loop::{Found, LIVE, Left, Options, Shell};
 use crate::sys::inherit;
 
@@ -100,9 +101,25 @@ pub fn main(arguments: Vec<String>) -> i32 {
         }
     };
     options.first_process = first;
+    // Without /proc nothing can be told, not even whether this is a container.
+    let mounted = first && early::mount_proc();
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     options.container =
         !first || (!namespace.as_os_str().is_empty() && namespace.as_os_str() != FIRST_PID_NAMESPACE);
+    if !options.container {
+        for complaint in early::mount_all() {
+            eprintln!("init: {complaint}");
+        }
+        if let Err(e) = crate::sys::signals::take_ctrl_alt_del() {
+            eprintln!("init: cannot take ctrl-alt-del: {e}");
+        }
+        let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        if let (None, Some(state)) = (&options.state, early::kernel_word(&line, "holdfast.state")) {
+            options.state = Some(state.into());
+        }
+    } else if mounted {
+        early::unmount_proc();
+    }
     options.testing = std::env::var_os("HOLDFAST_TEST").is_some();
     if !first && options.state.is_none() {
         eprintln!(

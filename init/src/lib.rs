@@ -4,6 +4,7 @@ pub mod call;
 pub mod container;
 pub mod control;
 pub mod ctl;
+pub mod early;
 pub mod event_loop;
 pub mod log;
 pub mod sys;
