@@ -146,7 +146,7 @@ fn applying() -> Script {
             progress("file:/etc/nginx/nginx.conf", None, Some(Outcome::Changed), "content differs"),
             progress("file:/etc/a", None, Some(Outcome::Kept), ""),
             progress("service:nginx", Some(State::Reloading), None, "file:/etc/nginx/nginx.conf changed"),
-            progress("service:nginx", Some(State::Ready), None, ""),
+            progress("service:nginx", Some(State::Ready), None, "ready"),
             progress("file:/proc/x", None, Some(Outcome::NotKept), "cannot open /proc/x: read-only"),
         ];
         for step in steps {

@@ -32,7 +32,7 @@ pub fn line(progress: &Progress, style: Style) -> String {
     };
     let gap = " ".repeat(10_usize.saturating_sub(plain.chars().count()));
     let mut line = format!("{painted}{gap}{}", progress.unit);
-    if !text.is_empty() {
+    if !text.is_empty() && text != plain {
         line.push_str(&format!("  {}", text.dim(style)));
     }
     line

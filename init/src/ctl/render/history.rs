@@ -65,7 +65,11 @@ pub fn event(e: &Event, clock: &Clock, style: Style) -> String {
     if let Some(outcome) = e.outcome {
         out.push_str(&format!(" {}", style::outcome(outcome, style)));
     }
-    if !e.text.is_empty() {
+    let said = e.text.is_empty()
+        || e.text == e.about
+        || e.state.is_some_and(|s| s.word() == e.text)
+        || e.outcome.is_some_and(|o| o.word() == e.text);
+    if !said {
         out.push_str(&format!(": {}", one_line(&e.text)));
     }
     out.push('\n');

@@ -120,7 +120,21 @@ fn row(unit: &UnitStatus, clock: &Clock, style: Style) -> Vec<(String, String)> 
     let state = (unit.state.word().to_owned(), style::state(unit.state, style));
     let plain = detail(unit, Style::Plain);
     let painted = detail(unit, style);
-    vec![cell(unit.unit.as_str()), state, cell(clock.age_of(unit.since)), (plain, painted)]
+    vec![cell(unit.unit.as_str()), state, cell(age(unit, clock)), (plain, painted)]
+}
+
+/// The cause, where it says more than the state and the hold do.
+fn cause(unit: &UnitStatus) -> Option<String> {
+    let cause = one_line(&unit.cause);
+    let word = format!("{}: ", unit.state.word());
+    let cause = cause.strip_prefix(&word).unwrap_or(&cause);
+    let said = cause.is_empty() || (unit.held.is_some() && cause.starts_with("held"));
+    (!said).then(|| cause.to_owned())
+}
+
+/// How long the unit is in its state; nothing for one that was never anything else.
+fn age(unit: &UnitStatus, clock: &Clock) -> String {
+    if unit.since == 0 { String::new() } else { clock.age_of(unit.since) }
 }
 
 /// Everything worth saying behind the state.
@@ -137,9 +151,7 @@ fn detail(unit: &UnitStatus, style: Style) -> String {
     if let Some(pid) = unit.pid {
         parts.push(format!("pid {pid}"));
     }
-    if !unit.cause.is_empty() {
-        parts.push(one_line(&unit.cause));
-    }
+    parts.extend(cause(unit));
     let said = one_line(&unit.detail);
     match unit.outcome {
         Some(outcome @ (Outcome::Repaired | Outcome::Drifted | Outcome::NotKept)) => {
@@ -166,19 +178,17 @@ fn detail(unit: &UnitStatus, style: Style) -> String {
 
 /// One unit in full.
 pub fn unit(unit: &UnitStatus, clock: &Clock, style: Style) -> String {
-    let mut out = format!(
-        "{}: {} for {}, since {}\n",
-        unit.unit.bold(style),
-        style::state(unit.state, style),
-        clock.age_of(unit.since),
-        clock.text_of(unit.since)
-    );
+    let mut out = format!("{}: {}", unit.unit.bold(style), style::state(unit.state, style));
+    if unit.since != 0 {
+        out.push_str(&format!(" for {}, since {}", age(unit, clock), clock.text_of(unit.since)));
+    }
+    out.push('\n');
     let mut rows: Vec<(&str, String)> = Vec::new();
     if let Some(held) = &unit.held {
         rows.push(("by hand", hold(held, clock)));
     }
-    if !unit.cause.is_empty() {
-        rows.push(("cause", one_line(&unit.cause)));
+    if let Some(cause) = cause(unit) {
+        rows.push(("cause", cause));
     }
     if let Some(outcome) = unit.outcome {
         rows.push(("outcome", style::outcome(outcome, style)));

@@ -46,7 +46,7 @@ impl Machine {
         db.cause = "exit code 1, restart limit reached".to_owned();
         db.restarts = 5;
         let mut app = status("service:app", State::Waiting, 60);
-        app.cause = "service:db".to_owned();
+        app.cause = "waiting: service:db".to_owned();
         let mut redis = status("service:redis", State::Down, 40);
         redis.held = Some(Held {
             by: "root".to_owned(),
@@ -55,6 +55,7 @@ impl Machine {
             until: None,
             verb: "stop".to_owned(),
         });
+        redis.cause = "held: root: memory test".to_owned();
         let mut motd = status("file:/etc/motd", State::Ready, 3);
         motd.outcome = Some(Outcome::Repaired);
         motd.detail = "content differed".to_owned();

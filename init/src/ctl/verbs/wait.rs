@@ -60,6 +60,7 @@ impl Run<'_, '_> {
 }
 
 fn line(unit: &str, state: &str, cause: &str) -> String {
+    let cause = cause.strip_prefix(state).and_then(|c| c.strip_prefix(": ")).unwrap_or(cause);
     if cause.is_empty() {
         format!("{unit} is {state}")
     } else {
