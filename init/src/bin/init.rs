@@ -1,12 +1,17 @@
-//! `init`: PID 1. Under another name the same executable is the log daemon.
+//! `init`: PID 1. Under another name the same executable is the log daemon, and before `--` stands what it is as the
+//! init of one command.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let arguments: Vec<String> = words.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     let name = arguments.first().map_or("", |a| a.rsplit('/').next().unwrap_or_default());
+    let rest = words.get(1..).unwrap_or_default();
     let code = match name {
         init::log::daemon::NAME => init::log::daemon::main(&arguments),
+        _ if init::container::is_wanted(rest) => init::container::main(rest),
         _ => init::call::main(arguments),
     };
     ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))

@@ -402,11 +402,24 @@ impl Shell {
         if batch && !carried {
             self.queue.push_back(Event::WorkerLost);
         }
-        // The index of watches is not handed over: everything watched is looked at once, which makes it anew.
-        self.queue.push_back(Event::Overflowed);
+        self.rescan_due = true;
         self.manifests_dirty = true;
         self.shell_changed = true;
         self.say(Level::Notice, None, "init has taken over from its predecessor");
+    }
+
+    /// The index of watches is not handed over: everything that is watched is looked at once, which makes it anew.
+    /// A worker announces a watch only once, so it has to be a fresh one.
+    pub(super) fn rescan_if_due(&mut self) {
+        if !self.rescan_due || self.workers.values().any(|w| !w.link.tasks().is_empty()) {
+            return;
+        }
+        self.rescan_due = false;
+        for worker in std::mem::take(&mut self.workers).into_values() {
+            self.deregister(worker.link.as_raw_fd());
+        }
+        self.shell_changed = true;
+        self.queue.push_back(Event::Overflowed);
     }
 
     fn adopt_stream(&mut self, number: u64, bytes: &[u8]) {

@@ -112,6 +112,8 @@ pub struct Shell {
     /// Set by a test: the next step panics.
     panic_next: bool,
     obituary: handover::Obituary,
+    /// What is watched has to be looked at once more.
+    rescan_due: bool,
     manifests_dirty: bool,
     manifests_written: BTreeSet<u64>,
 }
@@ -162,6 +164,7 @@ impl Shell {
             let Some(event) = self.queue.pop_front() else {
                 self.advance_boot();
                 self.advance_logs();
+                self.rescan_if_due();
                 if self.queue.is_empty() {
                     break;
                 }

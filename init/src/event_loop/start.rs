@@ -208,6 +208,7 @@ impl Shell {
             reexec_asked: false,
             panic_next: false,
             obituary: Obituary::default(),
+            rescan_due: false,
             manifests_dirty: true,
             manifests_written: BTreeSet::new(),
         };

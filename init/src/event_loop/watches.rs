@@ -2,6 +2,7 @@
 //! looks no path up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
@@ -37,6 +38,8 @@ pub struct Watches {
     entries: BTreeMap<Key, Entry>,
     /// Events that came before their watch was announced.
     early: Vec<(Key, String)>,
+    /// Descriptors that keep inodes in memory, whose watches would go with them (settings in procfs).
+    held: Vec<OwnedFd>,
 }
 
 impl Watches {
@@ -113,7 +116,8 @@ impl Watches {
 
 impl Shell {
     /// The worker has added watches.
-    pub(super) fn watches_added(&mut self, watches: Vec<Watch>) {
+    pub(super) fn watches_added(&mut self, watches: Vec<Watch>, held: Vec<OwnedFd>) {
+        self.watches.held.extend(held);
         let mut touched = BTreeSet::new();
         for watch in watches {
             let engine = &self.engine;

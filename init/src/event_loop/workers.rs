@@ -219,7 +219,7 @@ impl Shell {
             Reply::Hello { .. } => {}
             Reply::Results { batch, results } => self.queue.push_back(Event::Results { batch, results }),
             Reply::BatchDone { batch } => self.queue.push_back(Event::BatchDone { batch }),
-            Reply::Watches(watches) => self.watches_added(watches),
+            Reply::Watches(watches) => self.watches_added(watches, fds),
             Reply::Stored { token, result } => self.stored(token, result, fds),
             Reply::Compiled { token, result } => self.compiled(token, result, fds),
             Reply::Log { warning, text } => {

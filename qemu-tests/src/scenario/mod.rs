@@ -4,6 +4,7 @@
 
 pub mod image;
 pub mod rig;
+pub mod rig_change;
 pub mod web;
 
 use std::time::Duration;
@@ -31,5 +32,5 @@ pub const fn minutes(n: u64) -> Duration {
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    [image::ALL, rig::ALL, web::ALL].concat()
+    [image::ALL, rig::ALL, rig_change::ALL, web::ALL].concat()
 }
