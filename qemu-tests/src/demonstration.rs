@@ -9,7 +9,7 @@ use crate::qemu::Qemu;
 /// The image that is shown.
 pub const IMAGE: &str = "examples/web/image.toml";
 /// What the console says when somebody may type.
-pub const PROMPT: &str = "root@web:~#";
+pub const PROMPT: &str = ":~#";
 
 /// Prints what is done and how long it took.
 struct Steps {
