@@ -218,6 +218,8 @@ fn who_reads_late_is_told_what_it_missed() {
     for _ in 0..BURST {
         rig.server.publish(&event("log"));
     }
+    let first: Reply<EventReply> = reply(&mut stream);
+    assert_eq!(first.parameters.unwrap().event.about, "generation");
     let mut seen = 0;
     loop {
         let got: Reply<EventReply> = reply(&mut stream);

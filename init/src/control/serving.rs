@@ -199,6 +199,13 @@ impl Client {
             }
             Request::Events(_) if asked.more => {
                 self.serving = Serving::Events;
+                // Where things stand, at once: who has read it knows that what happens from now on reaches it.
+                let info = source.info();
+                let standing = if info.converged { "converged" } else { "converging" };
+                let text = format!("{}, {standing}", info.generation);
+                let about = "generation".to_owned();
+                let event = Event { time: info.time, about, unit: None, state: None, outcome: None, text };
+                self.connection.stream(&EventReply { event }, usize::MAX);
                 Begun::Served
             }
             Request::Events(_) => self.fail(&Failure::ExpectedMore),
