@@ -437,8 +437,10 @@ impl Engine {
             return;
         }
         let Some(service) = self.svc(node) else { return };
-        let stale = service.loaded != service.inputs && !service.reload_failed;
-        if !(stale || service.reload_asked) || self.left_alone(node) {
+        // A hold keeps automation away, not the hand that asks for a reload.
+        let asked = service.reload_asked;
+        let stale = service.loaded != service.inputs && !service.reload_failed && !self.left_alone(node);
+        if !(stale || asked) {
             return;
         }
         match phase {
