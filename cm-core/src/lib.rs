@@ -5,3 +5,7 @@
 pub mod engine;
 pub mod proto;
 pub mod query;
+pub mod resource;
+pub mod store;
+pub mod sys;
+pub mod worker;

@@ -1,0 +1,33 @@
+//! The worker of Holdfast. PID 1 starts it with its socket as descriptor 3; nobody else needs to.
+
+use std::process::ExitCode;
+
+use cm_core::proto::{INOTIFY_FD, PUBLIC_INOTIFY_FD, WORKER_FD};
+use cm_core::sys::inherited;
+use cm_core::worker::batch::Confinement;
+use cm_core::worker::{failpoint, serve};
+
+fn main() -> ExitCode {
+    if let Some(n) = std::env::var("HOLDFAST_WORKER_DIES_AT").ok().and_then(|n| n.parse().ok()) {
+        failpoint::arm(n);
+    }
+    let socket = match inherited(WORKER_FD) {
+        Ok(socket) => socket,
+        Err(_) => {
+            eprintln!(
+                "cm-worker: descriptor {WORKER_FD} is not a socket; init starts this program when it needs it"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    let inotify = inherited(INOTIFY_FD).ok().zip(inherited(PUBLIC_INOTIFY_FD).ok());
+    let root = std::env::var_os("HOLDFAST_ROOT").unwrap_or_default().into();
+    let start = serve::Start { socket, inotify, root, confinement: Confinement::Full };
+    match serve::serve(start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cm-worker: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `directory`: what a directory should be, and what should not be in it.
+
+use units::kind::directory::Directory;
+
+use super::Context;
+use super::attributes::differences;
+use super::op::{Finding, Op, OwnChange, Put, Trouble, Want};
+use super::place::{PlaceError, join};
+use super::tree::{self, Found};
+use super::world::World;
+use crate::store::Prior;
+
+/// What is wrong with a directory, and what would make it right.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<Finding, Trouble> {
+    let path = spec.path.as_str();
+    world.mount_present(path)?;
+    let mut want = Want::declared(&spec.attributes);
+    if let Some(Prior::Directory(metadata)) = &context.backing {
+        want = want.or(metadata);
+    }
+    let mut finding = Finding::default();
+    let make = |want| {
+        let put = Put::Directory { want, over_link: context.owned };
+        Op::put(path, put, false, OwnChange::Take { digest: None })
+    };
+    let found = match world.places.entry(path) {
+        Ok(place) => tree::find(&place)?,
+        Err(PlaceError::Missing(_)) => Found::Nothing,
+        Err(PlaceError::NotDirectory(what)) => {
+            finding.wrong.push(format!("{what} is not a directory"));
+            finding.ops.push(make(want));
+            return Ok(finding);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let Found::Directory(stat) = found else {
+        finding.wrong.push(match found {
+            Found::Nothing => "missing".to_owned(),
+            Found::Link(_) => "is a symbolic link".to_owned(),
+            Found::Special(what) => format!("is a {what}"),
+            _ => "is a file".to_owned(),
+        });
+        finding.ops.push(make(want));
+        return Ok(finding);
+    };
+    let place = world.places.entry(path)?;
+    differences(&stat, &|| tree::open_directory(&place), &want, &world.accounts, &mut finding.wrong)?;
+    if !finding.wrong.is_empty() {
+        finding.ops.push(make(want));
+    }
+    if spec.purge {
+        for name in tree::entries(tree::open_directory(&place)?, path)? {
+            if spec.entries.binary_search(&name).is_err() && !name.starts_with(".holdfast.") {
+                finding.wrong.push(format!("{name} should not be there"));
+                clear(world, &join(path, &name), &mut finding)?;
+            }
+        }
+    }
+    Ok(finding)
+}
+
+/// Operations that remove everything below a path, innermost first.
+fn clear(world: &mut World, path: &str, finding: &mut Finding) -> Result<(), Trouble> {
+    let mut todo = vec![path.to_owned()];
+    let mut found = Vec::new();
+    while let Some(path) = todo.pop() {
+        world.mount_present(&path)?;
+        let place = world.places.entry(&path)?;
+        if let Found::Directory(_) = tree::find(&place)? {
+            for name in tree::entries(tree::open_directory(&place)?, &path)? {
+                todo.push(join(&path, &name));
+            }
+        }
+        found.push(path);
+    }
+    let remove = |path: &String| Op::put(path, Put::Absent, true, OwnChange::Drop);
+    finding.ops.extend(found.iter().rev().map(remove));
+    Ok(())
+}

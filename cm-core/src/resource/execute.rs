@@ -1,0 +1,224 @@
+//! Carrying compiled steps out: what was there before, and then the change.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::rc::Rc;
+
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::accounts::{Accounts, Database, FILES};
+use super::op::{Account, Op, Put, Trouble, Want, What};
+use super::staging::Areas;
+use super::tree::{self, Touched};
+use super::world::World;
+use super::{group, line, sysctl, user};
+use crate::store::disk::now;
+use crate::store::record::LineEdit;
+use crate::store::{Prior, Record};
+use crate::sys;
+
+/// Seconds that lckpwdf(3) waits for the lock of the user databases.
+const LOCK_SECONDS: u32 = 15;
+
+/// What a thing is before an operation touches it. Contents that will be overwritten are saved in the store.
+///
+/// # Errors
+/// When it cannot be read or saved.
+pub fn prior(world: &mut World, op: &Op) -> Result<Prior, Trouble> {
+    match &op.what {
+        What::Put { path, content_changes, .. } => tree::prior(world, path, *content_changes),
+        What::Text { key, .. } => {
+            Ok(Prior::Text(sysctl::read(world, key)?.trim_end_matches('\n').to_owned()))
+        }
+        What::Line(spec) => {
+            let old = line::read(world, &spec.path)?;
+            let edit = line::edit(old.as_deref(), spec)?.map(|(_, done)| done);
+            Ok(edit.map_or(Prior::Untouched, Prior::Edit))
+        }
+        What::Account(account) => Ok(entries(&world.accounts, account)),
+        What::Unline(_) | What::Forget | What::Nothing => Ok(Prior::Untouched),
+    }
+}
+
+/// Lines of the databases that an account operation may change; memberships are `member` lines of their own, so
+/// that putting them back leaves other members alone.
+fn entries(accounts: &Accounts, account: &Account) -> Prior {
+    let (is_group, name) = match account {
+        Account::User { spec, .. } => (false, &spec.name),
+        Account::Group(spec) => (true, &spec.name),
+        Account::Lock(name) | Account::RemoveUser(name) => (false, name),
+        Account::RemoveGroup(name) => (true, name),
+        Account::Restore { group, name, .. } => (*group, name),
+    };
+    let files = if is_group { ["group", "gshadow"] } else { ["passwd", "shadow"] };
+    let mut out = Vec::new();
+    for file in files {
+        if let Some(line) = accounts.database(file).and_then(|d| d.line(name)) {
+            out.push((file.to_owned(), line.to_owned()));
+        }
+    }
+    if !is_group && !out.is_empty() {
+        out.extend(accounts.groups_of(name).into_iter().map(|g| ("member".to_owned(), g)));
+    }
+    Prior::Entries(out)
+}
+
+/// Carries one operation out. Facts that only now are known (numbers that are not given again, directories that are
+/// gone) are added to `facts`.
+///
+/// # Errors
+/// When it cannot be done; the message says why.
+pub fn run(
+    world: &mut World,
+    areas: &mut Areas,
+    op: &Op,
+    dressed: bool,
+    touched: &mut Touched,
+    facts: &mut Vec<Record>,
+) -> Result<(), Trouble> {
+    match &op.what {
+        What::Put { path, put, staged, .. } => {
+            tree::put(world, areas, path, put, staged.as_ref(), dressed, touched)
+        }
+        What::Text { key, value } => sysctl::write(world, key, value),
+        What::Line(spec) => {
+            let old = line::read(world, &spec.path)?;
+            match line::edit(old.as_deref(), spec)? {
+                Some((text, _)) => rewrite(world, areas, &spec.path, &text, 0o644, touched),
+                None => Ok(()),
+            }
+        }
+        What::Unline(edit) => unline(world, areas, edit, touched),
+        What::Account(account) => change_accounts(world, areas, account, touched, facts),
+        What::Forget => {
+            facts.push(Record::Forgot { unit: op.thing.clone() });
+            Ok(())
+        }
+        What::Nothing => Ok(()),
+    }
+}
+
+fn unline(
+    world: &mut World,
+    areas: &mut Areas,
+    edit: &LineEdit,
+    touched: &mut Touched,
+) -> Result<(), Trouble> {
+    let Some(current) = line::read(world, &edit.path)? else { return Ok(()) };
+    match line::undo(&current, edit) {
+        Some(text) => rewrite(world, areas, &edit.path, &text, 0o644, touched),
+        None => tree::put(world, areas, &edit.path, &Put::Absent, None, false, touched),
+    }
+}
+
+/// Replaces a text file by one with the same attributes.
+fn rewrite(
+    world: &mut World,
+    areas: &mut Areas,
+    path: &str,
+    text: &str,
+    mode: u32,
+    touched: &mut Touched,
+) -> Result<(), Trouble> {
+    let place = tree::make_parents(world, path, touched)?;
+    let area = areas.for_directory(world, &place.dir)?;
+    let name = areas.name();
+    let Some(area) = areas.get(area) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
+    let failed = |e| Trouble::cannot("write", path, e);
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(&area.fd, name.as_str(), flags, Mode::from_bits_truncate(0o600)).map_err(failed)?;
+    let mut file = File::from(fd);
+    let want = match place.stat() {
+        Ok(None) => Want { mode: Some(mode), ..Want::default() },
+        _ => Want::default(),
+    };
+    let done = (file.write_all(text.as_bytes()))
+        .and_then(|()| file.flush())
+        .map_err(|e| Trouble::io("write", path, &e))
+        .and_then(|()| tree::dress(world, &file, path, &want))
+        .and_then(|()| file.sync_all().map_err(|e| Trouble::io("sync", path, &e)))
+        .and_then(|()| renameat(&area.fd, name.as_str(), &*place.dir, place.name.as_str()).map_err(failed));
+    if done.is_err() {
+        let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        return done;
+    }
+    touched.dirs.push(Rc::clone(&place.dir));
+    Ok(())
+}
+
+/// Changes the user databases under their lock.
+fn change_accounts(
+    world: &mut World,
+    areas: &mut Areas,
+    account: &Account,
+    touched: &mut Touched,
+    facts: &mut Vec<Record>,
+) -> Result<(), Trouble> {
+    let lock_path = world.outside("/etc/.pwd.lock");
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&lock_path)
+        .map_err(|e| Trouble::io("open", &lock_path.to_string_lossy(), &e))?;
+    sys::interrupt_after(LOCK_SECONDS);
+    let locked = sys::lock_record(&lock);
+    sys::interrupt_after(0);
+    locked.map_err(|_| {
+        Trouble::NotKept(format!("somebody has held {} for {LOCK_SECONDS} s", lock_path.display()))
+    })?;
+    world.read_accounts();
+    let before = world.accounts.clone();
+    let mut after = before.clone();
+    let retired = world.store.as_ref().map(|s| s.index().retired.clone()).unwrap_or_default();
+    let retire = |is_group: bool, name: &str, id: Option<u32>| {
+        id.map(|id| Record::Retired { group: is_group, id, name: name.to_owned() })
+    };
+    match account {
+        Account::User { spec, password } => {
+            user::apply(&mut after, spec, *password, &retired, now() / 86_400)?;
+        }
+        Account::Group(spec) => group::apply(&mut after, spec, &retired)?,
+        Account::Lock(name) => {
+            user::lock(&mut after, name);
+            facts.extend(retire(false, name, before.uid(name)));
+        }
+        Account::RemoveUser(name) => facts.extend(retire(false, name, user::remove(&mut after, name))),
+        Account::RemoveGroup(name) => facts.extend(retire(true, name, group::remove(&mut after, name)?)),
+        Account::Restore { group: is_group, name, entries } => put_back(&mut after, *is_group, name, entries),
+    }
+    for file in FILES {
+        let old = before.database(file).map(Database::text).unwrap_or_default();
+        let new = after.database(file).map(Database::text).unwrap_or_default();
+        if old != new {
+            let mode = if matches!(file, "shadow" | "gshadow") { 0o640 } else { 0o644 };
+            rewrite(world, areas, &format!("/etc/{file}"), &new, mode, touched)?;
+        }
+    }
+    world.accounts = after;
+    Ok(())
+}
+
+fn put_back(accounts: &mut Accounts, is_group: bool, name: &str, entries: &[(String, String)]) {
+    for (file, line) in entries {
+        if let Some(database) = accounts.database_mut(file) {
+            database.put(name, line.clone());
+        }
+    }
+    if !is_group {
+        let was: Vec<&str> = entries.iter().filter(|(f, _)| f == "member").map(|(_, g)| g.as_str()).collect();
+        for group in accounts.groups_of(name) {
+            if !was.contains(&group.as_str()) {
+                accounts.set_member(&group, name, false);
+            }
+        }
+        for group in was {
+            accounts.set_member(group, name, true);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `file`: what a regular file should be.
+
+use std::os::fd::OwnedFd;
+
+use units::kind::Content;
+use units::kind::file::{File, Ownership};
+
+use super::Context;
+use super::attributes::differences;
+use super::op::{Finding, Op, OwnChange, Put, Trouble, Want};
+use super::place::PlaceError;
+use super::tree::{self, Found};
+use super::world::{Stamp, World};
+use crate::store::Prior;
+
+/// What is wrong with a file, and what would make it right.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Finding, Trouble> {
+    let path = spec.path.as_str();
+    world.mount_present(path)?;
+    let mut want = Want::declared(&spec.attributes);
+    let mut content = spec.content;
+    match &context.backing {
+        Some(Prior::File { digest, size, metadata }) => {
+            if content.is_none() {
+                content = Some(Content { digest: *digest, size: *size });
+                want.mtime = Some(metadata.mtime);
+            }
+            want = want.or(metadata);
+        }
+        Some(Prior::Attributes(metadata)) => want = want.or(metadata),
+        _ => {}
+    }
+    let mut finding = Finding::default();
+    let place = match world.places.entry(path) {
+        Ok(place) => place,
+        Err(PlaceError::Missing(_)) => {
+            return missing(finding, path, content, want);
+        }
+        Err(PlaceError::NotDirectory(what)) => {
+            finding.wrong.push(format!("{what} is not a directory"));
+            finding.ops.push(write(path, content, want, true));
+            return Ok(finding);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    // What we know to be right needs no more than a look at the inode.
+    if let (Some(stamp), Some(content)) = (world.stamps.get(path), content)
+        && stamp.digest == content.digest
+        && want.xattrs.is_empty()
+        && !want.exact
+        && let Ok(Some(stat)) = place.stat()
+        && stamp.proves(&stat)
+    {
+        differences(&stat, &never, &want, &world.accounts, &mut finding.wrong)?;
+        if !finding.wrong.is_empty() && spec.ownership != Ownership::Seed {
+            finding.ops.push(write(path, None, want, false));
+        }
+        return Ok(finding);
+    }
+    let (mut file, stat) = match tree::find(&place)? {
+        Found::File(file, stat) => (file, stat),
+        Found::Nothing => return missing(finding, path, content, want),
+        _ if spec.ownership == Ownership::Seed => return Ok(finding),
+        other => {
+            finding.wrong.push(match &other {
+                Found::Link(_) => "is a symbolic link".to_owned(),
+                Found::Directory(_) => "is a directory".to_owned(),
+                Found::Special(what) => format!("is a {what}"),
+                _ => String::new(),
+            });
+            finding.ops.push(write(path, content, want, true));
+            return Ok(finding);
+        }
+    };
+    if spec.ownership == Ownership::Seed {
+        return Ok(finding);
+    }
+    let mut rewrite = false;
+    if let Some(content) = content {
+        if u64::try_from(stat.st_size).ok() == Some(content.size) {
+            let (digest, _) = world.digest(&mut file).map_err(|e| Trouble::io("read", path, &e))?;
+            world.stamps.insert(path.to_owned(), Stamp::of(&stat, digest));
+            rewrite = digest != content.digest;
+        } else {
+            rewrite = true;
+        }
+    }
+    if rewrite {
+        finding.wrong.push("content differs".to_owned());
+    }
+    let open = || -> Result<OwnedFd, Trouble> {
+        file.try_clone().map(OwnedFd::from).map_err(|e| Trouble::io("open", path, &e))
+    };
+    differences(&stat, &open, &want, &world.accounts, &mut finding.wrong)?;
+    if !finding.wrong.is_empty() {
+        finding.ops.push(write(path, content.filter(|_| rewrite), want, rewrite));
+    }
+    Ok(finding)
+}
+
+fn never() -> Result<OwnedFd, Trouble> {
+    Err(Trouble::NotKept("extended attributes are not looked at".to_owned()))
+}
+
+fn missing(
+    mut finding: Finding,
+    path: &str,
+    content: Option<Content>,
+    want: Want,
+) -> Result<Finding, Trouble> {
+    if content.is_none() {
+        return Err(Trouble::NotKept(format!("{path} is missing, and no content is declared")));
+    }
+    finding.wrong.push("missing".to_owned());
+    finding.ops.push(write(path, content, want, true));
+    Ok(finding)
+}
+
+fn write(path: &str, content: Option<Content>, want: Want, content_changes: bool) -> Op {
+    let own = OwnChange::Take { digest: content.map(|c| c.digest) };
+    Op::put(path, Put::File { content, want }, content_changes, own)
+}

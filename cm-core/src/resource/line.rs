@@ -1,0 +1,228 @@
+//! `line`: one line in a file that is otherwise somebody else's. The edits are pure functions of the text.
+
+use regex_lite::Regex;
+use units::kind::line::Line;
+
+use super::Context;
+use super::op::{Finding, Op, OwnChange, Trouble, What};
+use super::place::PlaceError;
+use super::tree::{self, Found};
+use super::world::World;
+use crate::store::record::LineEdit;
+
+/// A text as lines, and whether the last one lacks its newline.
+fn lines(text: &str) -> (Vec<String>, bool) {
+    let open_end = !text.is_empty() && !text.ends_with('\n');
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    (if text.is_empty() { Vec::new() } else { body.split('\n').map(str::to_owned).collect() }, open_end)
+}
+
+fn text(lines: &[String], open_end: bool) -> String {
+    let mut out = lines.join("\n");
+    if !lines.is_empty() && !open_end {
+        out.push('\n');
+    }
+    out
+}
+
+/// The text with the line as declared, and what was done to it; `None` when it is right. A text of `None` is a file
+/// that is missing.
+///
+/// # Errors
+/// When the pattern is no regular expression.
+pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>, Trouble> {
+    let pattern = match &spec.matches {
+        None => None,
+        Some(p) => Some(Regex::new(p).map_err(|e| Trouble::NotKept(format!("matches: {e}")))?),
+    };
+    let (mut list, open_end) = lines(old.unwrap_or_default());
+    let hit = |l: &String| *l == spec.line || pattern.as_ref().is_some_and(|p| p.is_match(l));
+    let hits: Vec<usize> = list.iter().enumerate().filter(|(_, l)| hit(l)).map(|(i, _)| i).collect();
+    let number = |i: usize| u32::try_from(i).unwrap_or(u32::MAX);
+    let mut done = LineEdit {
+        path: spec.path.clone(),
+        created: old.is_none(),
+        line: spec.line.clone(),
+        open_end,
+        ..LineEdit::default()
+    };
+    // The first that matches stands for the line; without a pattern any equal line is enough.
+    let keep = if !spec.present {
+        None
+    } else if pattern.is_some() {
+        hits.first().copied()
+    } else {
+        hits.iter().copied().find(|i| list.get(*i) == Some(&spec.line))
+    };
+    let others = |i: &&usize| Some(**i) != keep && (pattern.is_some() || !spec.present);
+    for at in hits.iter().filter(others) {
+        done.removed.push((number(*at), list.get(*at).cloned().unwrap_or_default()));
+    }
+    if let Some(at) = keep
+        && let Some(slot) = list.get_mut(at)
+        && *slot != spec.line
+    {
+        done.removed.push((number(at), std::mem::replace(slot, spec.line.clone())));
+        done.removed.sort_unstable();
+        let before = done.removed.iter().filter(|(i, _)| *i < number(at)).count();
+        done.inserted = Some(number(at - before));
+    }
+    if done.removed.is_empty() && (keep.is_some() || !spec.present) {
+        return Ok(None);
+    }
+    let gone: Vec<usize> = hits.iter().filter(others).copied().collect();
+    let mut index = 0;
+    list.retain(|_| {
+        index += 1;
+        !gone.contains(&(index - 1))
+    });
+    let mut open_end = open_end;
+    if spec.present && keep.is_none() {
+        done.inserted = Some(number(list.len()));
+        list.push(spec.line.clone());
+        open_end = false;
+    }
+    // An empty last line is only there with its newline.
+    open_end &= list.last().is_some_and(|l| !l.is_empty());
+    Ok(Some((text(&list, open_end), done)))
+}
+
+/// Turns an edit round, as well as it can be done in a text that others may have changed meanwhile. `None` is a file
+/// that should go.
+pub fn undo(current: &str, edit: &LineEdit) -> Option<String> {
+    let (mut list, mut open_end) = lines(current);
+    if let Some(at) = edit.inserted {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let found = if list.get(at) == Some(&edit.line) {
+            Some(at)
+        } else {
+            list.iter().position(|l| *l == edit.line)
+        };
+        if let Some(found) = found {
+            list.remove(found);
+        }
+    }
+    let mut removed = edit.removed.clone();
+    removed.sort_unstable();
+    for (at, line) in removed {
+        let at = usize::try_from(at).unwrap_or(usize::MAX).min(list.len());
+        list.insert(at, line);
+    }
+    if edit.open_end {
+        open_end = true;
+    }
+    if edit.created && list.is_empty() {
+        return None;
+    }
+    Some(text(&list, open_end))
+}
+
+/// The text of a line's file; `None` when it is missing.
+///
+/// # Errors
+/// When it cannot be read, or is no regular file.
+pub fn read(world: &mut World, path: &str) -> Result<Option<String>, Trouble> {
+    let place = match world.places.entry(path) {
+        Ok(place) => place,
+        Err(PlaceError::Missing(_)) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    match tree::find(&place)? {
+        Found::File(mut file, _) => {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut bytes).map_err(|e| Trouble::io("read", path, &e))?;
+            String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| Trouble::NotKept(format!("{path} is not UTF-8 text")))
+        }
+        Found::Nothing => Ok(None),
+        Found::Link(_) => Err(Trouble::NotKept(format!("{path} is a symbolic link; name the file itself"))),
+        other => Err(tree::in_the_way(path, &other)),
+    }
+}
+
+/// What is wrong with the line, and what would make it right.
+///
+/// # Errors
+/// When the file cannot be read, or is missing and may not be created.
+pub fn check(world: &mut World, spec: &Line, context: &Context) -> Result<Finding, Trouble> {
+    world.mount_present(&spec.path)?;
+    let old = read(world, &spec.path)?;
+    let mut finding = Finding::default();
+    if old.is_none() {
+        if !spec.present {
+            return Ok(finding);
+        }
+        if !spec.create {
+            return Err(Trouble::NotKept(format!("{} is missing; say create = true to make it", spec.path)));
+        }
+    }
+    let Some((_, done)) = edit(old.as_deref(), spec)? else { return Ok(finding) };
+    finding.wrong.push(match (done.inserted.is_some(), done.removed.is_empty()) {
+        (true, true) => "line is missing".to_owned(),
+        (true, false) => "line differs".to_owned(),
+        (false, _) => "line should not be there".to_owned(),
+    });
+    let what = What::Line(spec.clone());
+    finding.ops.push(Op { thing: context.unit.clone(), what, own: OwnChange::Take { digest: None } });
+    Ok(finding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn spec(line: &str, matches: Option<&str>, present: bool) -> Line {
+        Line {
+            path: "/f".into(),
+            line: line.into(),
+            matches: matches.map(str::to_owned),
+            present,
+            create: true,
+        }
+    }
+
+    fn edited(old: Option<&str>, spec: &Line) -> Option<String> {
+        edit(old, spec).unwrap().map(|(t, _)| t)
+    }
+
+    #[test]
+    fn a_line_is_added_once() {
+        let s = spec("b", None, true);
+        assert_eq!(edited(Some("a\n"), &s).as_deref(), Some("a\nb\n"));
+        assert_eq!(edited(Some("a"), &s).as_deref(), Some("a\nb\n"));
+        assert_eq!(edited(Some("a\nb\nb\n"), &s), None);
+        assert_eq!(edited(None, &s).as_deref(), Some("b\n"));
+    }
+
+    #[test]
+    fn the_first_match_is_replaced_and_the_others_go() {
+        let s = spec("port 80", Some("^port "), true);
+        assert_eq!(edited(Some("x\nport 1\ny\nport 2\n"), &s).as_deref(), Some("x\nport 80\ny\n"));
+        assert_eq!(edited(Some("port 80\n"), &s), None);
+    }
+
+    #[test]
+    fn an_unwanted_line_goes() {
+        let s = spec("b", None, false);
+        assert_eq!(edited(Some("a\nb\nc\nb"), &s).as_deref(), Some("a\nc"));
+        assert_eq!(edited(Some("a\n"), &s), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_edit_can_be_turned_round(
+            old in proptest::option::of("([abp]{0,2}\n){0,5}[abp]{0,2}"),
+            line in "[abp]{1,2}",
+            pattern in proptest::option::of(Just("^p")),
+            present: bool,
+        ) {
+            let s = spec(&line, pattern, present);
+            if let Some((new, done)) = edit(old.as_deref(), &s).unwrap() {
+                prop_assert_eq!(undo(&new, &done), old);
+                prop_assert_eq!(edit(Some(&new), &s).unwrap(), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Where a path leads: the directory that holds its last name, opened so that nobody can lead us astray.
+//!
+//! A path is first made canonical, component by component, through links that root owns only (on Debian /bin, /lib
+//! and /var/run are such links); the canonical path is then opened below the root in one openat2(2) that refuses
+//! any link. A link that appears between the two makes the open fail, not follow.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
+
+/// Links that are followed before a path counts as a loop, as in the kernel.
+const MAX_LINKS: usize = 40;
+/// Directories that are kept open at a time.
+const MAX_OPEN: usize = 512;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    /// Its canonical path below the root; `/` for the root itself.
+    pub path: String,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// An entry of a directory, which may or may not exist.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The directory.
+    pub dir: Rc<Dir>,
+    /// The entry's name.
+    pub name: String,
+}
+
+impl Place {
+    /// What is there, without following a link.
+    ///
+    /// # Errors
+    /// Whatever fstatat(2) reports, except that nothing is there.
+    pub fn stat(&self) -> Result<Option<FileStat>, Errno> {
+        match fstatat(&*self.dir, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Its canonical path.
+    pub fn path(&self) -> String {
+        join(&self.dir.path, &self.name)
+    }
+}
+
+/// Why a path leads nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// These directories, outermost first and canonical, are missing.
+    #[error("directory {} is missing", .0.first().map_or("", String::as_str))]
+    Missing(Vec<String>),
+    /// Something on the way is no directory.
+    #[error("{0} is not a directory")]
+    NotDirectory(String),
+    /// A link on the way that somebody else could change.
+    #[error("{path} is a link of user {uid}; only links that root owns are followed")]
+    ForeignLink {
+        /// The link.
+        path: String,
+        /// Its owner.
+        uid: u32,
+    },
+    /// Links in a circle.
+    #[error("{0} is a loop of links")]
+    Loop(String),
+    /// Anything else.
+    #[error("cannot open {path}: {errno}")]
+    Open {
+        /// What.
+        path: String,
+        /// Why not.
+        errno: Errno,
+    },
+}
+
+/// `directory/name`.
+pub fn join(directory: &str, name: &str) -> String {
+    if directory == "/" { format!("/{name}") } else { format!("{directory}/{name}") }
+}
+
+/// A path's directory and last name; the root has none.
+pub fn split(path: &str) -> Option<(&str, &str)> {
+    let (directory, name) = path.rsplit_once('/')?;
+    if name.is_empty() {
+        return None;
+    }
+    Some((if directory.is_empty() { "/" } else { directory }, name))
+}
+
+/// Whether `path` is `directory` or lies below it.
+pub fn is_below(path: &str, directory: &str) -> bool {
+    directory == "/" || path == directory || path.strip_prefix(directory).is_some_and(|r| r.starts_with('/'))
+}
+
+/// A link that a path leads through: the canonical path of the link itself.
+pub type Link = String;
+
+/// A canonical path, the links that led to it, and what of it is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// The part that exists.
+    pub path: String,
+    /// Names that do not.
+    pub missing: Vec<String>,
+    /// Links on the way.
+    pub links: Vec<Link>,
+}
+
+/// Opens directories below a root and remembers them for the length of a batch.
+#[derive(Debug)]
+pub struct Places {
+    root: OwnedFd,
+    open: HashMap<String, Rc<Dir>>,
+    last: Option<(String, Rc<Dir>)>,
+}
+
+fn relative(path: &str) -> &str {
+    match path.trim_start_matches('/') {
+        "" => ".",
+        rest => rest,
+    }
+}
+
+impl Places {
+    /// Paths are below this directory.
+    pub fn new(root: OwnedFd) -> Places {
+        Places { root, open: HashMap::new(), last: None }
+    }
+
+    /// The root.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Forgets what is open: between batches a directory may have been moved away.
+    pub fn forget(&mut self) {
+        self.open.clear();
+        self.last = None;
+    }
+
+    fn open_canonical(&self, path: &str) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .mode(Mode::empty())
+            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
+        openat2(&self.root, relative(path), how)
+    }
+
+    /// Makes a path canonical, as far as it exists. With `last`, a link in the last place is followed too.
+    ///
+    /// # Errors
+    /// When a link may not be followed, or something on the way is no directory.
+    pub fn walk(&self, path: &str) -> Result<Walk, PlaceError> {
+        let mut out = Walk { path: "/".to_owned(), ..Walk::default() };
+        let mut todo: VecDeque<String> =
+            path.split('/').filter(|c| !c.is_empty() && *c != ".").map(str::to_owned).collect();
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                out.path = split(&out.path).map_or("/", |(d, _)| d).to_owned();
+                continue;
+            }
+            let here = join(&out.path, &name);
+            let failed = |errno| PlaceError::Open { path: here.clone(), errno };
+            let dir = self.open_canonical(&out.path).map_err(failed)?;
+            let stat = match fstatat(&dir, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::ENOENT) => {
+                    out.missing.push(name);
+                    out.missing.extend(todo);
+                    if out.missing.iter().any(|n| n == "..") {
+                        return Err(failed(Errno::ENOENT));
+                    }
+                    return Ok(out);
+                }
+                Err(errno) => return Err(failed(errno)),
+            };
+            match stat.st_mode & libc::S_IFMT {
+                libc::S_IFDIR => out.path = here,
+                libc::S_IFLNK => {
+                    if stat.st_uid != 0 {
+                        return Err(PlaceError::ForeignLink { path: here, uid: stat.st_uid });
+                    }
+                    if out.links.len() >= MAX_LINKS {
+                        return Err(PlaceError::Loop(path.to_owned()));
+                    }
+                    let target = readlinkat(&dir, name.as_str()).map_err(failed)?;
+                    let target = target.to_string_lossy().into_owned();
+                    out.links.push(here);
+                    if target.starts_with('/') {
+                        out.path = "/".to_owned();
+                    }
+                    for part in target.split('/').rev().filter(|c| !c.is_empty() && *c != ".") {
+                        todo.push_front(part.to_owned());
+                    }
+                }
+                _ => return Err(PlaceError::NotDirectory(here)),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Opens a directory; links that root owns are followed, in the last place too.
+    ///
+    /// # Errors
+    /// When it does not exist, is no directory, or lies behind a link that may not be followed.
+    pub fn directory(&mut self, path: &str) -> Result<Rc<Dir>, PlaceError> {
+        if let Some((last, dir)) = &self.last
+            && last == path
+        {
+            return Ok(Rc::clone(dir));
+        }
+        let dir = match self.open.get(path) {
+            Some(dir) => Rc::clone(dir),
+            None => {
+                if self.open.len() >= MAX_OPEN {
+                    self.open.clear();
+                }
+                let dir = Rc::new(self.open_directory(path)?);
+                self.open.insert(path.to_owned(), Rc::clone(&dir));
+                dir
+            }
+        };
+        self.last = Some((path.to_owned(), Rc::clone(&dir)));
+        Ok(dir)
+    }
+
+    fn open_directory(&self, path: &str) -> Result<Dir, PlaceError> {
+        if let Ok(fd) = self.open_canonical(path) {
+            return Ok(Dir { fd, path: path.to_owned() });
+        }
+        let walk = self.walk(path)?;
+        if !walk.missing.is_empty() {
+            let mut at = walk.path;
+            let missing = walk.missing.iter().map(|name| {
+                at = join(&at, name);
+                at.clone()
+            });
+            return Err(PlaceError::Missing(missing.collect()));
+        }
+        match self.open_canonical(&walk.path) {
+            Ok(fd) => Ok(Dir { fd, path: walk.path }),
+            Err(errno) => Err(PlaceError::Open { path: path.to_owned(), errno }),
+        }
+    }
+
+    /// The entry that a path names.
+    ///
+    /// # Errors
+    /// As [`Places::directory`], for the directory that holds it.
+    pub fn entry(&mut self, path: &str) -> Result<Place, PlaceError> {
+        let Some((directory, name)) = split(path) else {
+            let dir = self.directory("/")?;
+            return Ok(Place { dir, name: ".".to_owned() });
+        };
+        let dir = self.directory(directory)?;
+        Ok(Place { dir, name: name.to_owned() })
+    }
+
+    /// The innermost directory on the way to a path that exists.
+    ///
+    /// # Errors
+    /// As [`Places::directory`].
+    pub fn nearest(&mut self, path: &str) -> Result<Rc<Dir>, PlaceError> {
+        match self.directory(path) {
+            Err(PlaceError::Missing(missing)) => {
+                let first = missing.first().and_then(|m| split(m)).map_or("/", |(d, _)| d).to_owned();
+                self.directory(&first)
+            }
+            other => other,
+        }
+    }
+}

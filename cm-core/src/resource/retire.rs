@@ -1,0 +1,227 @@
+//! Units that are no longer declared: purged if Holdfast made them, left if it did not (semantics §6); and units
+//! that are not declared in the generation that is returned to: put back as they were.
+
+use units::kind::Spec;
+use units::kind::line::Line;
+use units::manifest::flags;
+
+use super::op::{Account, Op, OwnChange, Put, Trouble, Want, What};
+use super::place::split;
+use super::tree::{self, Found};
+use super::world::World;
+use super::{hostname, thing};
+use crate::proto::Outcome;
+use crate::store::index::{PARENT, Undo};
+use crate::store::{Own, Prior};
+
+/// How a unit leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaving {
+    /// What is done.
+    pub ops: Vec<Op>,
+    /// What comes of it, if that works.
+    pub outcome: Outcome,
+    /// Why it is left.
+    pub detail: String,
+}
+
+impl Leaving {
+    fn left(thing: Option<String>, detail: &str) -> Leaving {
+        let ops = thing.map(|thing| Op { thing, what: What::Nothing, own: OwnChange::Drop });
+        Leaving { ops: ops.into_iter().collect(), outcome: Outcome::Left, detail: detail.to_owned() }
+    }
+
+    fn removed(what: What, thing: String) -> Leaving {
+        let op = Op { thing, what, own: OwnChange::Drop };
+        Leaving { ops: vec![op], outcome: Outcome::Removed, detail: String::new() }
+    }
+}
+
+fn owner(world: &World, thing: &str) -> Option<Own> {
+    world.store.as_ref()?.index().own.get(thing).cloned()
+}
+
+/// What becomes of a unit that is no longer declared.
+///
+/// # Errors
+/// When the mount that it lies below is not there, or it cannot be looked at.
+pub fn remove(world: &mut World, spec: &Spec, unit: &str, unit_flags: u8) -> Result<Leaving, Trouble> {
+    if let Spec::Exec(_) = spec {
+        return Ok(Leaving::removed(What::Forget, unit.to_owned()));
+    }
+    let name = thing(spec).unwrap_or_else(|| unit.to_owned());
+    let Some(own) = owner(world, &name) else {
+        return Ok(Leaving::left(None, "it was never changed"));
+    };
+    if own.unit != unit {
+        return Ok(Leaving::left(None, &format!("it belongs to {} now", own.unit)));
+    }
+    if unit_flags & flags::KEEP_ON_REMOVAL != 0 {
+        return Ok(Leaving::left(Some(name), "its declaration said to keep it"));
+    }
+    if !own.created {
+        return Ok(Leaving::left(Some(name), "it was there before it was declared"));
+    }
+    match spec {
+        Spec::File(_) | Spec::Directory(_) | Spec::Symlink(_) => remove_path(world, &name, &own),
+        Spec::Line(line) if line.present => {
+            let gone = Line { present: false, matches: None, ..line.clone() };
+            Ok(Leaving::removed(What::Line(gone), name))
+        }
+        Spec::User(user) => {
+            let account = if user.purge {
+                Account::RemoveUser(user.name.clone())
+            } else {
+                Account::Lock(user.name.clone())
+            };
+            let mut leaving = Leaving::removed(What::Account(account), name);
+            if !user.purge {
+                leaving.detail = "locked; its number is not given again".to_owned();
+            }
+            Ok(leaving)
+        }
+        Spec::Group(group) => {
+            Ok(Leaving::removed(What::Account(Account::RemoveGroup(group.name.clone())), name))
+        }
+        _ => Ok(Leaving::left(Some(name), "its value stays")),
+    }
+}
+
+fn remove_path(world: &mut World, path: &str, own: &Own) -> Result<Leaving, Trouble> {
+    world.mount_present(path)?;
+    let place = match world.places.entry(path) {
+        Ok(place) => place,
+        Err(_) => return Ok(Leaving::removed(What::Nothing, path.to_owned())),
+    };
+    if own.fs != 0 && file_system(&place.dir) != own.fs {
+        return Ok(Leaving::left(None, "another file system is mounted there"));
+    }
+    let mut leaving = Leaving { ops: Vec::new(), outcome: Outcome::Removed, detail: String::new() };
+    match tree::find(&place)? {
+        Found::File(mut file, _) => {
+            let (digest, _) = world.digest(&mut file).map_err(|e| Trouble::io("read", path, &e))?;
+            if own.digest.is_some_and(|d| d != digest) {
+                leaving.detail = "it had been changed; that version is in the history".to_owned();
+            }
+        }
+        Found::Special(what) => {
+            return Ok(Leaving::left(Some(path.to_owned()), &format!("it is a {what} now")));
+        }
+        Found::Nothing | Found::Directory(_) | Found::Link(_) => {}
+    }
+    leaving.ops.push(Op::put(path, Put::Absent, true, OwnChange::Drop));
+    leaving.ops.extend(parents(world, path));
+    Ok(leaving)
+}
+
+/// Number of the file system of an open directory.
+pub fn file_system(dir: &super::place::Dir) -> u64 {
+    nix::sys::statfs::fstatfs(dir).map_or(0, |s| {
+        use std::hash::{Hash, Hasher};
+        let mut hash = std::collections::hash_map::DefaultHasher::new();
+        format!("{:?}", s.filesystem_id()).hash(&mut hash);
+        hash.finish().max(1)
+    })
+}
+
+/// Directories above a path that were made on the way to something, innermost first; they go when they are empty.
+fn parents(world: &World, path: &str) -> Vec<Op> {
+    let mut out = Vec::new();
+    let mut path = path;
+    while let Some((directory, _)) = split(path) {
+        if owner(world, directory).is_none_or(|o| o.unit != PARENT || !o.created) {
+            break;
+        }
+        out.push(Op::put(directory, Put::Absent, false, OwnChange::Drop));
+        path = directory;
+    }
+    out
+}
+
+/// Puts a unit back as it was in a generation in which it is not declared.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving, Trouble> {
+    let undo = world.store.as_ref().map(|s| s.index().undo_to(unit, generation)).unwrap_or_default();
+    if undo.is_empty() {
+        return Ok(Leaving::left(None, "nothing of it was changed since"));
+    }
+    let mut leaving = Leaving { ops: Vec::new(), outcome: Outcome::Removed, detail: String::new() };
+    for entry in &undo {
+        leaving.ops.extend(put_back(world, entry)?);
+    }
+    Ok(leaving)
+}
+
+/// Operations that bring one thing back to what it was.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn put_back(world: &mut World, undo: &Undo) -> Result<Vec<Op>, Trouble> {
+    let path = undo.thing.as_str();
+    let own = OwnChange::Back(undo.own.clone());
+    let op = |what| Op { thing: undo.thing.clone(), what, own: own.clone() };
+    if path.starts_with('/') {
+        world.mount_present(path)?;
+    }
+    let mut ops = Vec::new();
+    match &undo.prior {
+        Prior::Absent => {
+            ops.push(Op::put(path, Put::Absent, true, own));
+            ops.extend(parents(world, path));
+        }
+        Prior::File { digest, size, metadata } => {
+            let same = match world.places.entry(path).map(|p| tree::find(&p)) {
+                Ok(Ok(Found::File(mut file, stat))) if u64::try_from(stat.st_size).ok() == Some(*size) => {
+                    world.digest(&mut file).is_ok_and(|(d, _)| d == *digest)
+                }
+                _ => false,
+            };
+            let content = (!same).then_some(units::kind::Content { digest: *digest, size: *size });
+            let put = Put::File { content, want: Want::exactly(metadata, true) };
+            ops.push(Op::put(path, put, !same, own));
+        }
+        Prior::Attributes(metadata) => {
+            let there = world.places.entry(path).is_ok_and(|p| matches!(tree::find(&p), Ok(Found::File(..))));
+            if there {
+                let put = Put::File { content: None, want: Want::exactly(metadata, false) };
+                ops.push(Op::put(path, put, false, own));
+            } else {
+                ops.push(op(What::Nothing));
+            }
+        }
+        Prior::Directory(metadata) => {
+            let put = Put::Directory { want: Want::exactly(metadata, false), over_link: true };
+            ops.push(Op::put(path, put, false, own));
+        }
+        Prior::Symlink { target, uid, gid, mtime } => {
+            let put = Put::Symlink {
+                target: target.clone(),
+                owner: Some(uid.to_string()),
+                group: Some(gid.to_string()),
+                mtime: Some(*mtime),
+            };
+            ops.push(Op::put(path, put, true, own));
+        }
+        Prior::Text(value) => {
+            let key = path.strip_prefix("sysctl:").unwrap_or(hostname::KEY).to_owned();
+            ops.push(op(What::Text { key, value: value.clone() }));
+        }
+        Prior::Entries(entries) => {
+            let (group, name) = match path.strip_prefix("group:") {
+                Some(name) => (true, name),
+                None => (false, path.strip_prefix("user:").unwrap_or(path)),
+            };
+            let name = name.to_owned();
+            ops.push(op(What::Account(match (entries.is_empty(), group) {
+                (true, true) => Account::RemoveGroup(name),
+                (true, false) => Account::Lock(name),
+                (false, _) => Account::Restore { group, name, entries: entries.clone() },
+            })));
+        }
+        Prior::Edit(edit) => ops.push(op(What::Unline(edit.clone()))),
+        Prior::Untouched | Prior::Special => ops.push(op(What::Nothing)),
+    }
+    Ok(ops)
+}

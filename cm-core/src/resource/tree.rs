@@ -1,0 +1,436 @@
+//! Things at paths: what is there, and putting something else there. Every operation works on a name in an open
+//! directory; nothing here resolves a path with a slash in it.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use units::kind::Content;
+
+use super::attributes;
+use super::op::{Put, Trouble, Want};
+use super::place::{Dir, Place, PlaceError, split};
+use super::staging::Areas;
+use super::world::{Stamp, World};
+use crate::store::{Metadata, Prior};
+use crate::sys;
+
+/// How a regular file is opened for reading: no link is followed, no pipe waited for, no terminal taken.
+const READ: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC);
+
+/// What stands at a place.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing, or directories on the way are missing.
+    Nothing,
+    /// A regular file, opened.
+    File(File, FileStat),
+    /// A directory.
+    Directory(FileStat),
+    /// A symbolic link.
+    Link(FileStat),
+    /// A device, a pipe or a socket.
+    Special(&'static str),
+}
+
+/// Looks at a place, and opens it if it is a regular file.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn find(place: &Place) -> Result<Found, Trouble> {
+    let failed = |verb: &'static str| move |e: Errno| Trouble::cannot(verb, &place.path(), e);
+    match openat(&*place.dir, place.name.as_str(), READ, Mode::empty()) {
+        Ok(fd) => {
+            let stat = fstat(&fd).map_err(failed("stat"))?;
+            Ok(match stat.st_mode & libc::S_IFMT {
+                libc::S_IFREG => Found::File(File::from(fd), stat),
+                libc::S_IFDIR => Found::Directory(stat),
+                libc::S_IFIFO => Found::Special("pipe"),
+                _ => Found::Special("device"),
+            })
+        }
+        Err(Errno::ENOENT) => Ok(Found::Nothing),
+        Err(error @ (Errno::ELOOP | Errno::ENXIO | Errno::ENODEV | Errno::EACCES | Errno::EPERM)) => {
+            let Some(stat) = place.stat().map_err(failed("stat"))? else { return Ok(Found::Nothing) };
+            match stat.st_mode & libc::S_IFMT {
+                libc::S_IFLNK => Ok(Found::Link(stat)),
+                libc::S_IFSOCK => Ok(Found::Special("socket")),
+                libc::S_IFIFO => Ok(Found::Special("pipe")),
+                libc::S_IFBLK | libc::S_IFCHR => Ok(Found::Special("device")),
+                _ => Err(Trouble::cannot("open", &place.path(), error)),
+            }
+        }
+        Err(e) => Err(Trouble::cannot("open", &place.path(), e)),
+    }
+}
+
+/// Opens a directory that stands at a place.
+///
+/// # Errors
+/// When it is none.
+pub fn open_directory(place: &Place) -> Result<OwnedFd, Trouble> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(&*place.dir, place.name.as_str(), flags, Mode::empty())
+        .map_err(|e| Trouble::cannot("open", &place.path(), e))
+}
+
+/// What a thing at a path is now; `with_content` also saves the content of a file in the store.
+///
+/// # Errors
+/// When it cannot be read or saved.
+pub fn prior(world: &mut World, path: &str, with_content: bool) -> Result<Prior, Trouble> {
+    let place = match world.places.entry(path) {
+        Ok(place) => place,
+        Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => return Ok(Prior::Absent),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(match find(&place)? {
+        Found::Nothing => Prior::Absent,
+        Found::Special(_) => Prior::Special,
+        Found::Directory(stat) => Prior::Directory(attributes::read(&stat, open_directory(&place)?)?),
+        Found::Link(stat) => Prior::Symlink {
+            target: link_target(&place)?,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+        },
+        Found::File(mut file, stat) => {
+            let metadata = attributes::read(&stat, &file)?;
+            match (&mut world.store, with_content) {
+                (Some(store), true) => {
+                    let saved = store.save(&mut file)?;
+                    Prior::File { digest: saved.digest, size: saved.size, metadata }
+                }
+                _ => Prior::Attributes(metadata),
+            }
+        }
+    })
+}
+
+/// What a link points to.
+///
+/// # Errors
+/// When it is no link any more.
+pub fn link_target(place: &Place) -> Result<Vec<u8>, Trouble> {
+    use std::os::unix::ffi::OsStringExt;
+    readlinkat(&*place.dir, place.name.as_str())
+        .map(OsStringExt::into_vec)
+        .map_err(|e| Trouble::cannot("read link", &place.path(), e))
+}
+
+/// Writes a new content into a staging area. Its mode is 0600 until it has its attributes.
+///
+/// # Errors
+/// When the content is not in the store, or the disk is full or read-only.
+pub fn stage(
+    world: &World,
+    areas: &mut Areas,
+    area: usize,
+    content: &Content,
+    path: &str,
+) -> Result<(String, File), Trouble> {
+    let Some(mut source) = world.content(&content.digest) else {
+        return Err(Trouble::NotKept(format!("content of {path} is missing from the store")));
+    };
+    let name = areas.name();
+    let Some(area) = areas.get(area) else {
+        return Err(Trouble::NotKept(format!("no staging directory for {path}")));
+    };
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(&area.fd, name.as_str(), flags, Mode::from_bits_truncate(0o600))
+        .map_err(|e| Trouble::cannot("stage", path, e))?;
+    let mut file = File::from(fd);
+    let copied = std::io::copy(&mut source, &mut file).and_then(|n| file.flush().map(|()| n));
+    match copied {
+        Ok(size) if size == content.size => Ok((name, file)),
+        Ok(_) => {
+            let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            Err(Trouble::NotKept(format!("content of {path} in the store is damaged")))
+        }
+        Err(e) => {
+            let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            Err(Trouble::io("write", path, &e))
+        }
+    }
+}
+
+/// Gives a staged file the attributes it will have: those declared, else those of what it replaces, else the
+/// defaults.
+///
+/// # Errors
+/// When a name is unknown or the kernel refuses.
+pub fn dress(world: &mut World, file: &File, path: &str, want: &Want) -> Result<(), Trouble> {
+    let old = match world.places.entry(path) {
+        Ok(place) => match find(&place)? {
+            Found::File(old, stat) => Some(attributes::read(&stat, &old)?),
+            _ => None,
+        },
+        Err(_) => None,
+    };
+    attributes::apply(file, path, &attributes::base(old.as_ref(), 0o644), want, &world.accounts)
+}
+
+/// What an operation changed, so that it can be made durable.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// Directories with new, renamed or removed entries.
+    pub dirs: Vec<Rc<Dir>>,
+    /// Files and directories whose attributes were changed in place.
+    pub files: Vec<OwnedFd>,
+    /// Directories on the way that had to be made: canonical paths.
+    pub made: Vec<String>,
+    /// What is worth saying although it worked.
+    pub notes: Vec<String>,
+    /// Whether something was left in place on purpose.
+    pub left: bool,
+}
+
+/// Makes the missing directories on the way to a path: root, root, 0755.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Result<Place, Trouble> {
+    match world.places.entry(path) {
+        Ok(place) => return Ok(place),
+        Err(PlaceError::Missing(dirs)) => {
+            for dir in dirs {
+                let place = world.places.entry(&dir)?;
+                let made = make_directory(
+                    &place,
+                    &Metadata { mode: 0o755, ..Metadata::default() },
+                    &Want::default(),
+                    world,
+                )?;
+                touched.files.push(made);
+                touched.dirs.push(Rc::clone(&place.dir));
+                touched.made.push(dir);
+            }
+        }
+        Err(e) => return Err(e.into()),
+    }
+    Ok(world.places.entry(path)?)
+}
+
+fn make_directory(place: &Place, base: &Metadata, want: &Want, world: &World) -> Result<OwnedFd, Trouble> {
+    mkdirat(&*place.dir, place.name.as_str(), Mode::from_bits_truncate(0o700))
+        .map_err(|e| Trouble::cannot("make directory", &place.path(), e))?;
+    let fd = open_directory(place)?;
+    if let Err(e) = attributes::apply(&fd, &place.path(), base, want, &world.accounts) {
+        let _ = unlinkat(&*place.dir, place.name.as_str(), UnlinkatFlags::RemoveDir);
+        return Err(e);
+    }
+    Ok(fd)
+}
+
+/// Carries one [`Put`] out.
+///
+/// # Errors
+/// When something stands in the way or the kernel refuses; what was there before is there still.
+pub fn put(
+    world: &mut World,
+    areas: &mut Areas,
+    path: &str,
+    put: &Put,
+    staged: Option<&(usize, String)>,
+    dressed: bool,
+    touched: &mut Touched,
+) -> Result<(), Trouble> {
+    match put {
+        Put::Absent => remove(world, path, touched),
+        Put::Directory { want, over_link } => put_directory(world, path, want, *over_link, touched),
+        Put::File { content: None, want } => {
+            let place = world.places.entry(path)?;
+            match find(&place)? {
+                Found::File(file, stat) => {
+                    let old = attributes::read(&stat, &file)?;
+                    attributes::apply(&file, path, &old, want, &world.accounts)?;
+                    touched.files.push(file.into());
+                    Ok(())
+                }
+                Found::Nothing => {
+                    Err(Trouble::NotKept(format!("{path} is missing, and no content is declared")))
+                }
+                other => Err(in_the_way(path, &other)),
+            }
+        }
+        Put::File { content: Some(_), want } => {
+            let Some((area, name)) = staged else {
+                return Err(Trouble::NotKept(format!("content of {path} was not staged")));
+            };
+            let place = make_parents(world, path, touched)?;
+            match find(&place)? {
+                Found::Nothing | Found::File(..) | Found::Link(_) => {}
+                other => return Err(in_the_way(path, &other)),
+            }
+            if !dressed {
+                let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let Some(area) = areas.get(*area) else { return Ok(()) };
+                let fd = openat(&area.fd, name.as_str(), flags, Mode::empty())
+                    .map_err(|e| Trouble::cannot("open", path, e))?;
+                let file = File::from(fd);
+                dress(world, &file, path, want)?;
+                touched.files.push(file.into());
+            }
+            rename_in(areas, *area, name, &place)?;
+            touched.dirs.push(place.dir);
+            Ok(())
+        }
+        Put::Symlink { target, owner, group, mtime } => {
+            use std::os::unix::ffi::OsStrExt;
+            let Some((area, name)) = staged else {
+                return Err(Trouble::NotKept(format!("{path} was not staged")));
+            };
+            let failed = |verb: &'static str| move |e: Errno| Trouble::cannot(verb, path, e);
+            let place = make_parents(world, path, touched)?;
+            match find(&place)? {
+                Found::Nothing | Found::File(..) | Found::Link(_) => {}
+                other => return Err(in_the_way(path, &other)),
+            }
+            let old = place.stat().map_err(failed("stat"))?;
+            let old = old.filter(|s| s.st_mode & libc::S_IFMT == libc::S_IFLNK);
+            let (uid, gid) = old.map_or((0, 0), |s| (s.st_uid, s.st_gid));
+            let id = |who: &Option<String>, is_group: bool, old: u32| match who {
+                None => Ok(old),
+                Some(w) if is_group => world.accounts.gid(w).ok_or_else(|| no_such("group", w)),
+                Some(w) => world.accounts.uid(w).ok_or_else(|| no_such("user", w)),
+            };
+            let (uid, gid) = (id(owner, false, uid)?, id(group, true, gid)?);
+            let Some(at) = areas.get(*area) else { return Ok(()) };
+            symlinkat(std::ffi::OsStr::from_bytes(target), &at.fd, name.as_str())
+                .map_err(failed("make link"))?;
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let link = openat(&at.fd, name.as_str(), flags, Mode::empty()).map_err(failed("open"))?;
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            fchownat(&link, "", uid, gid, AtFlags::AT_EMPTY_PATH).map_err(failed("change owner of"))?;
+            if let Some(mtime) = mtime {
+                sys::set_link_mtime(&link, *mtime).map_err(|e| Trouble::io("set time of", path, &e))?;
+            }
+            rename_in(areas, *area, name, &place)?;
+            touched.dirs.push(place.dir);
+            world.places.forget();
+            Ok(())
+        }
+    }
+}
+
+fn no_such(word: &str, who: &str) -> Trouble {
+    Trouble::NotKept(format!("{word} {who} does not exist"))
+}
+
+/// Why something else cannot be put there.
+pub fn in_the_way(path: &str, found: &Found) -> Trouble {
+    let what = match found {
+        Found::Nothing => "nothing",
+        Found::File(..) => "file",
+        Found::Directory(_) => "directory",
+        Found::Link(_) => "symbolic link",
+        Found::Special(what) => what,
+    };
+    Trouble::NotKept(format!("a {what} is in the way at {path}; move it away"))
+}
+
+fn rename_in(areas: &Areas, area: usize, name: &str, place: &Place) -> Result<(), Trouble> {
+    let Some(area) = areas.get(area) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
+    renameat(&area.fd, name, &*place.dir, place.name.as_str())
+        .map_err(|e| Trouble::cannot("write", &place.path(), e))
+}
+
+fn put_directory(
+    world: &mut World,
+    path: &str,
+    want: &Want,
+    over_link: bool,
+    touched: &mut Touched,
+) -> Result<(), Trouble> {
+    let place = make_parents(world, path, touched)?;
+    match find(&place)? {
+        Found::Directory(stat) => {
+            let fd = open_directory(&place)?;
+            let old = attributes::read(&stat, &fd)?;
+            attributes::apply(&fd, path, &old, want, &world.accounts)?;
+            touched.files.push(fd);
+            return Ok(());
+        }
+        Found::Nothing => {}
+        Found::Link(_) if over_link => {
+            unlinkat(&*place.dir, place.name.as_str(), UnlinkatFlags::NoRemoveDir)
+                .map_err(|e| Trouble::cannot("remove", path, e))?;
+            world.places.forget();
+        }
+        other => return Err(in_the_way(path, &other)),
+    }
+    let base = Metadata { mode: 0o755, ..Metadata::default() };
+    touched.files.push(make_directory(&place, &base, want, world)?);
+    touched.dirs.push(place.dir);
+    Ok(())
+}
+
+fn remove(world: &mut World, path: &str, touched: &mut Touched) -> Result<(), Trouble> {
+    let place = match world.places.entry(path) {
+        Ok(place) => place,
+        Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let failed = |e| Trouble::cannot("remove", path, e);
+    let Some(stat) = place.stat().map_err(failed)? else { return Ok(()) };
+    let is_dir = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let how = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+    match unlinkat(&*place.dir, place.name.as_str(), how) {
+        Ok(()) => {}
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) if is_dir => {
+            touched.left = true;
+            touched.notes.push(format!("{path} is not empty and was left"));
+            return Ok(());
+        }
+        Err(e) => return Err(failed(e)),
+    }
+    if is_dir {
+        world.places.forget();
+    }
+    touched.dirs.push(place.dir);
+    Ok(())
+}
+
+/// Remembers what a file looked like when its content was known to be this.
+pub fn remember(world: &mut World, path: &str, stat: &FileStat, digest: [u8; 32]) {
+    world.stamps.insert(path.to_owned(), Stamp::of(stat, digest));
+}
+
+/// Names of a directory's entries, sorted.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn entries(fd: impl AsFd, path: &str) -> Result<Vec<String>, Trouble> {
+    let failed = |e: Errno| Trouble::cannot("read directory", path, e);
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = nix::dir::Dir::openat(fd, ".", flags, Mode::empty()).map_err(failed)?;
+    let mut names = Vec::new();
+    for entry in dir.iter() {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Directories on the way to a path that are missing, outermost first.
+pub fn missing_parents(world: &mut World, path: &str) -> Vec<String> {
+    let Some((directory, _)) = split(path) else { return Vec::new() };
+    match world.places.directory(directory) {
+        Err(PlaceError::Missing(dirs)) => dirs,
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,243 @@
+//! The machine as resources see it: paths below a root, the user databases, the store, what is mounted.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::FileStat;
+use sha2::{Digest as _, Sha256};
+
+use super::accounts::{Accounts, Database};
+use super::op::Trouble;
+use super::place::{Places, is_below};
+use crate::store::{Digest, Store, hex};
+
+/// Two ticks of the coarsest kernel clock (100 Hz), in nanoseconds: two writes within them can share a ctime.
+const TWO_TICKS: i128 = 20_000_000;
+
+/// What a file looked like when its content was last read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: i64,
+    ctime: (i64, i64),
+    /// Digest of what was read.
+    pub digest: Digest,
+    /// Whether the ctime was old enough to tell a later write apart.
+    settled: bool,
+}
+
+impl Stamp {
+    /// Of a file that was just read.
+    pub fn of(stat: &FileStat, digest: Digest) -> Stamp {
+        let clock = nix::time::ClockId::CLOCK_REALTIME;
+        let now = nix::time::clock_gettime(clock).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+        let nanoseconds = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
+        let age = nanoseconds(now.tv_sec(), now.tv_nsec()) - nanoseconds(stat.st_ctime, stat.st_ctime_nsec);
+        Stamp {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+            digest,
+            settled: age > TWO_TICKS,
+        }
+    }
+
+    /// Whether a file that looks like this must still hold the same.
+    pub fn proves(&self, stat: &FileStat) -> bool {
+        self.settled
+            && self.device == stat.st_dev
+            && self.inode == stat.st_ino
+            && self.size == stat.st_size
+            && self.ctime == (stat.st_ctime, stat.st_ctime_nsec)
+    }
+}
+
+/// Where a worker works.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// The root of the tree; empty for `/`.
+    pub root: PathBuf,
+    /// Where sysctls are; empty for `/proc/sys`.
+    pub proc_sys: PathBuf,
+    /// Where contents of generation 0 lie.
+    pub boot_contents: Option<PathBuf>,
+    /// The run-time directory.
+    pub run: PathBuf,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct World {
+    /// Directories below the root.
+    pub places: Places,
+    /// The user databases as they were last read.
+    pub accounts: Accounts,
+    /// The store, if there is one yet.
+    pub store: Option<Store>,
+    /// What files looked like when they were last read.
+    pub stamps: HashMap<String, Stamp>,
+    /// Where things are.
+    pub setup: Setup,
+    /// Descriptors that no process made from this one may have.
+    pub private: Vec<RawFd>,
+    /// Files that were read to their end since the start, for tests.
+    pub reads: u64,
+    managed: Vec<String>,
+    mounted: BTreeSet<String>,
+    buffer: Vec<u8>,
+}
+
+impl World {
+    /// A world below a root.
+    ///
+    /// # Errors
+    /// When the root cannot be opened.
+    pub fn new(mut setup: Setup) -> io::Result<World> {
+        if setup.root.as_os_str().is_empty() {
+            setup.root = PathBuf::from("/");
+        }
+        if setup.proc_sys.as_os_str().is_empty() {
+            setup.proc_sys = PathBuf::from("/proc/sys");
+        }
+        let root = OwnedFd::from(File::open(&setup.root)?);
+        let mut world = World {
+            places: Places::new(root),
+            accounts: Accounts::default(),
+            store: None,
+            stamps: HashMap::new(),
+            setup,
+            private: Vec::new(),
+            reads: 0,
+            managed: Vec::new(),
+            mounted: BTreeSet::new(),
+            buffer: vec![0; 128 << 10],
+        };
+        world.read_accounts();
+        Ok(world)
+    }
+
+    /// Begins a batch: whatever may have changed since the last is looked at again. `managed` are the paths of
+    /// the mounts that the manifests of the batch declare.
+    pub fn begin(&mut self, managed: Vec<String>) {
+        self.places.forget();
+        self.read_accounts();
+        self.managed = managed;
+        self.mounted.clear();
+        if !self.managed.is_empty() {
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            self.mounted = mount_points(&table).collect();
+        }
+    }
+
+    /// Reads the user databases; what cannot be read counts as empty.
+    pub fn read_accounts(&mut self) {
+        let read = |name: &str| {
+            let path = self.setup.root.join("etc").join(name);
+            Database::parse(
+                &fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default(),
+            )
+        };
+        self.accounts = Accounts {
+            passwd: read("passwd"),
+            group: read("group"),
+            shadow: read("shadow"),
+            gshadow: read("gshadow"),
+        };
+    }
+
+    /// A path below the root as the rest of the system names it.
+    pub fn outside(&self, path: &str) -> PathBuf {
+        self.setup.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether a path may be looked at: not if it lies below a managed mount that is not there.
+    ///
+    /// # Errors
+    /// [`Trouble::MountAbsent`].
+    pub fn mount_present(&self, path: &str) -> Result<(), Trouble> {
+        for mount in &self.managed {
+            if is_below(path, mount) && !self.mounted.contains(&*self.outside(mount).to_string_lossy()) {
+                return Err(Trouble::MountAbsent(mount.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a path lies below a managed mount.
+    pub fn below_managed(&self, path: &str) -> bool {
+        self.managed.iter().any(|m| is_below(path, m))
+    }
+
+    /// Reads a file to its end and hashes it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn digest(&mut self, file: &mut File) -> io::Result<(Digest, u64)> {
+        self.reads += 1;
+        let mut hash = Sha256::new();
+        let mut size = 0u64;
+        loop {
+            match file.read(&mut self.buffer) {
+                Ok(0) => return Ok((hash.finalize().into(), size)),
+                Ok(count) => {
+                    size += count as u64;
+                    hash.update(self.buffer.get(..count).unwrap_or_default());
+                    // One read tells the end of a small file: a regular file gives less than asked only there.
+                    if count < self.buffer.len() {
+                        return Ok((hash.finalize().into(), size));
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// A content by its digest: from the store, else from beside `init`.
+    pub fn content(&self, digest: &Digest) -> Option<File> {
+        let stored = self.store.as_ref().and_then(|s| s.content(digest));
+        let beside = |dir: &Path| File::open(dir.join(hex(digest))).ok();
+        stored.or_else(|| self.setup.boot_contents.as_deref().and_then(beside))
+    }
+}
+
+/// Mount points in the text of /proc/self/mountinfo.
+pub fn mount_points(table: &str) -> impl Iterator<Item = String> + use<'_> {
+    table.lines().filter_map(|line| line.split(' ').nth(4).map(unescape))
+}
+
+/// Octal escapes of proc_pid_mountinfo(5).
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match octal.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                out.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let table = "36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw\n1 1 0:1 / / rw - ext4 x rw\n";
+        assert_eq!(mount_points(table).collect::<Vec<_>>(), ["/mnt two", "/"]);
+    }
+}

@@ -1,0 +1,594 @@
+//! The store on a disk: opening, locking, appending, contents, generations, compaction.
+//!
+//! Order of durability: contents, then the journal record that names them, then the change of the machine that
+//! the record lets undo. [`Store::sync`] is the barrier between any two of them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest as _, Sha256};
+use units::kind::{Content, Spec};
+use units::{Kind, Manifest};
+
+use super::index::Index;
+use super::journal::{self, Encoder, MAGIC, Recovery};
+use super::record::{Digest, Record};
+use super::{hex, unhex};
+use crate::sys;
+
+/// Above this many files one syncfs is cheaper than an fsync each.
+pub const FSYNC_LIMIT: usize = 32;
+/// A journal of fewer bytes is never compacted.
+const COMPACT_FROM: u64 = 4 << 20;
+
+/// Why the store cannot do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory of the store.
+    #[error("cannot {verb} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A content that a manifest names is nowhere.
+    #[error("content of {unit} is missing: neither staged nor in the store")]
+    NoContent {
+        /// The unit.
+        unit: String,
+    },
+    /// A content is not what its name says.
+    #[error("content {} is damaged", path.display())]
+    Damaged {
+        /// Where it lies.
+        path: PathBuf,
+    },
+    /// There is no such generation.
+    #[error("there is no generation {0} in the store")]
+    NoGeneration(u64),
+    /// PID 1 named a manifest that it did not send.
+    #[error("cannot make a generation: its manifest is not known to the worker")]
+    UnknownManifest,
+    /// There is nothing before the current generation.
+    #[error("there is no generation before the current one")]
+    NoPrevious,
+    /// Its manifest cannot be read.
+    #[error("cannot read manifest of generation {generation}: {source}")]
+    Manifest {
+        /// The generation.
+        generation: u64,
+        /// Why not.
+        source: units::manifest::ManifestError,
+    },
+    /// A record cannot be written.
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
+}
+
+fn at<T>(verb: &'static str, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
+    result.map_err(|source| StoreError::File { verb, path: path.to_owned(), source })
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// A content on its way into the store.
+#[derive(Debug)]
+pub struct Saved {
+    /// Its name.
+    pub digest: Digest,
+    /// Its length.
+    pub size: u64,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    lock: File,
+    journal: File,
+    journal_ino: u64,
+    length: u64,
+    encoder: Encoder,
+    index: Index,
+    /// Contents written since the last barrier: file and directory.
+    unsynced: Vec<(PathBuf, PathBuf)>,
+    journal_dirty: bool,
+    temporary: u64,
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    at("create directory", path, fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
+}
+
+fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    at("sync", path, File::open(path).and_then(|d| d.sync_all()))
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes an empty one there, and cuts off what a crash left at the end of the
+    /// journal.
+    ///
+    /// # Errors
+    /// When a file of it cannot be made, read or written.
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        for sub in ["", "generations", "blobs", "staging"] {
+            make_dir(&dir.join(sub))?;
+        }
+        let lock_path = dir.join("lock");
+        let lock = at(
+            "open",
+            &lock_path,
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&lock_path),
+        )?;
+        at("lock", &lock_path, sys::lock_file(&lock, true))?;
+        let journal_path = dir.join("journal");
+        let (journal, replayed) = Store::read_journal(dir, &journal_path)?;
+        let ino = at("stat", &journal_path, journal.metadata())?.ino();
+        let mut index = Index::default();
+        for record in &replayed.records {
+            index.apply(record);
+        }
+        let store = Store {
+            dir: dir.to_owned(),
+            lock,
+            journal,
+            journal_ino: ino,
+            length: replayed.valid_len as u64,
+            encoder: replayed.encoder,
+            index,
+            unsynced: Vec::new(),
+            journal_dirty: false,
+            temporary: 0,
+        };
+        store.unlock();
+        Ok(store)
+    }
+
+    fn read_journal(dir: &Path, path: &Path) -> Result<(File, journal::Replay), StoreError> {
+        let mut file =
+            at("open", path, OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path))?;
+        let mut bytes = Vec::new();
+        at("read", path, file.read_to_end(&mut bytes))?;
+        let mut replayed = journal::replay(&bytes);
+        if replayed.valid_len < bytes.len() || replayed.valid_len == 0 {
+            at("cut", path, file.set_len(replayed.valid_len as u64))?;
+        }
+        if replayed.valid_len == 0 {
+            at("write", path, file.write_all(MAGIC))?;
+            replayed.valid_len = MAGIC.len();
+            at("sync", path, file.sync_all())?;
+            sync_dir(dir)?;
+        }
+        Ok((file, replayed))
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it knows.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Takes the writer's lock, and takes in what another worker wrote meanwhile.
+    ///
+    /// # Errors
+    /// When the lock or the journal cannot be read.
+    pub fn lock(&mut self) -> Result<(), StoreError> {
+        let path = self.dir.join("lock");
+        at("lock", &path, sys::lock_file(&self.lock, true))?;
+        self.refresh()
+    }
+
+    /// Lets others write.
+    pub fn unlock(&self) {
+        sys::unlock_file(&self.lock);
+    }
+
+    /// Takes in what another process wrote into the journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn refresh(&mut self) -> Result<(), StoreError> {
+        let path = self.dir.join("journal");
+        let metadata = at("stat", &path, fs::metadata(&path))?;
+        if metadata.ino() == self.journal_ino && metadata.len() == self.length {
+            return Ok(());
+        }
+        if metadata.ino() == self.journal_ino && metadata.len() > self.length {
+            let mut bytes = Vec::new();
+            at("read", &path, self.journal.seek(SeekFrom::Start(self.length)))?;
+            at("read", &path, self.journal.read_to_end(&mut bytes))?;
+            let mut more = journal::Replay { encoder: self.encoder, ..journal::Replay::default() };
+            journal::replay_more(&bytes, &mut more);
+            for record in &more.records {
+                self.index.apply(record);
+            }
+            self.length += more.valid_len as u64;
+            self.encoder = more.encoder;
+            if more.valid_len < bytes.len() {
+                at("cut", &path, self.journal.set_len(self.length))?;
+            }
+            return Ok(());
+        }
+        // Compacted by another worker, or cut: everything anew.
+        let (journal, replayed) = Store::read_journal(&self.dir, &path)?;
+        self.journal_ino = at("stat", &path, journal.metadata())?.ino();
+        self.journal = journal;
+        self.length = replayed.valid_len as u64;
+        self.encoder = replayed.encoder;
+        self.index = Index::default();
+        for record in &replayed.records {
+            self.index.apply(record);
+        }
+        Ok(())
+    }
+
+    /// Appends records; they are durable after the next [`Store::sync`]. The lock must be held.
+    ///
+    /// # Errors
+    /// When the journal cannot be written; what stands in it then is as it was before.
+    pub fn append(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let mut encoder = self.encoder;
+        for record in records {
+            encoder.encode(record, &mut bytes)?;
+        }
+        let path = self.dir.join("journal");
+        if let Err(e) = self.journal.write_all(&bytes) {
+            // A half-written record would hide everything that comes after it.
+            let _ = self.journal.set_len(self.length);
+            return at("write", &path, Err(e));
+        }
+        self.encoder = encoder;
+        self.length += bytes.len() as u64;
+        self.journal_dirty = true;
+        for record in records {
+            self.index.apply(record);
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that was saved and appended so far.
+    ///
+    /// # Errors
+    /// When the disk says no; nothing may be built on the records then.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        if self.unsynced.len() > FSYNC_LIMIT {
+            at("sync", &self.dir, nix::unistd::syncfs(&self.lock).map_err(io::Error::from))?;
+            self.unsynced.clear();
+        }
+        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
+        for (file, dir) in std::mem::take(&mut self.unsynced) {
+            at("sync", &file, File::open(&file).and_then(|f| f.sync_all()))?;
+            dirs.insert(dir);
+        }
+        for dir in dirs {
+            sync_dir(&dir)?;
+        }
+        if self.journal_dirty {
+            let path = self.dir.join("journal");
+            at("sync", &path, self.journal.sync_data())?;
+            self.journal_dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Appends records and makes them durable.
+    ///
+    /// # Errors
+    /// As [`Store::append`] and [`Store::sync`].
+    pub fn record(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        self.append(records)?;
+        self.sync()
+    }
+
+    fn blob_path(&self, digest: &Digest) -> (PathBuf, PathBuf) {
+        let name = hex(digest);
+        let dir = self.dir.join("blobs").join(name.get(..2).unwrap_or_default());
+        (dir.join(&name), dir)
+    }
+
+    /// A content, opened; `None` when the store does not have it.
+    pub fn content(&self, digest: &Digest) -> Option<File> {
+        File::open(self.blob_path(digest).0).ok()
+    }
+
+    /// A name in the staging directory that nobody uses.
+    pub fn temporary(&mut self) -> PathBuf {
+        self.temporary += 1;
+        self.dir.join("staging").join(format!("{}-{}", std::process::id(), self.temporary))
+    }
+
+    /// Saves what `source` holds from where it stands; durable after the next [`Store::sync`].
+    ///
+    /// # Errors
+    /// When the source cannot be read or the store not written.
+    pub fn save(&mut self, source: &mut dyn Read) -> Result<Saved, StoreError> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut hash = Sha256::new();
+        let mut size = 0u64;
+        let mut spool: Option<(PathBuf, File)> = None;
+        let mut held: Vec<u8> = Vec::new();
+        loop {
+            let count = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return at("read", Path::new("content"), Err(e)),
+            };
+            let chunk = buffer.get(..count).unwrap_or_default();
+            hash.update(chunk);
+            size += count as u64;
+            // Small contents are named before they are written, since most of them are there already.
+            if spool.is_none() && held.len() + count <= 1 << 20 {
+                held.extend_from_slice(chunk);
+                continue;
+            }
+            if spool.is_none() {
+                let path = self.temporary();
+                let mut file = at("create", &path, new_file(&path))?;
+                at("write", &path, file.write_all(&held))?;
+                held.clear();
+                spool = Some((path, file));
+            }
+            if let Some((path, file)) = &mut spool
+                && let Err(e) = file.write_all(chunk)
+            {
+                let _ = fs::remove_file(&*path);
+                return at("write", path, Err(e));
+            }
+        }
+        let digest: Digest = hash.finalize().into();
+        let (path, dir) = self.blob_path(&digest);
+        let there = fs::metadata(&path).is_ok_and(|m| m.len() == size);
+        match spool {
+            _ if there => {
+                if let Some((temporary, _)) = spool {
+                    let _ = fs::remove_file(temporary);
+                }
+            }
+            Some((temporary, _)) => self.adopt(&temporary, &path, &dir)?,
+            None => {
+                let temporary = self.temporary();
+                let mut file = at("create", &temporary, new_file(&temporary))?;
+                if let Err(e) = file.write_all(&held) {
+                    let _ = fs::remove_file(&temporary);
+                    return at("write", &temporary, Err(e));
+                }
+                self.adopt(&temporary, &path, &dir)?;
+            }
+        }
+        Ok(Saved { digest, size })
+    }
+
+    fn adopt(&mut self, temporary: &Path, path: &Path, dir: &Path) -> Result<(), StoreError> {
+        if !dir.is_dir() {
+            make_dir(dir)?;
+            self.unsynced.push((dir.to_owned(), self.dir.join("blobs")));
+        }
+        at("rename", temporary, fs::rename(temporary, path))?;
+        self.unsynced.push((path.to_owned(), dir.to_owned()));
+        Ok(())
+    }
+
+    /// Moves what a content's name promises into the store, from a staged file.
+    fn take_in(&mut self, content: &Content, candidates: &[PathBuf], unit: &str) -> Result<(), StoreError> {
+        let (path, _) = self.blob_path(&content.digest);
+        if fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
+            return Ok(());
+        }
+        for dir in candidates {
+            let staged = dir.join(hex(&content.digest));
+            let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&staged);
+            let Ok(mut file) = opened else { continue };
+            // Read and hashed here: whoever staged it is not trusted.
+            let saved = self.save(&mut file)?;
+            if saved.digest != content.digest {
+                return Err(StoreError::Damaged { path: staged });
+            }
+            return Ok(());
+        }
+        Err(StoreError::NoContent { unit: unit.to_owned() })
+    }
+
+    /// Makes a generation of a manifest: contents, manifest and record are durable when it returns. The same
+    /// manifest as the current one's gives the current number; with `known`, one that any generation has gives
+    /// the number of that.
+    ///
+    /// # Errors
+    /// When a content is missing or damaged, or the disk says no.
+    pub fn prepare(
+        &mut self,
+        manifest: &Manifest,
+        candidates: &[PathBuf],
+        note: &str,
+        known: bool,
+    ) -> Result<u64, StoreError> {
+        let digest = manifest.digest();
+        if let Some(found) = self.index.find(&digest)
+            && (known || self.index.current() == Some(found))
+            && self.generation_path(found).join("manifest").exists()
+        {
+            return Ok(found);
+        }
+        for id in manifest.ids() {
+            if manifest.kind(id) == Kind::File
+                && let Some(Spec::File(file)) = manifest.spec(id)
+                && let Some(content) = file.content
+            {
+                self.take_in(&content, candidates, &manifest.address(id).to_string())?;
+            }
+        }
+        let generation = self.index.last_generation.max(self.highest_directory()) + 1;
+        let path = self.generation_path(generation);
+        make_dir(&path)?;
+        for (name, bytes) in [
+            ("manifest", manifest.as_bytes().to_vec()),
+            (
+                "meta",
+                format!("digest {}\nwhen {}\nunits {}\nnote {note}\n", hex(&digest), now(), manifest.len())
+                    .into(),
+            ),
+        ] {
+            let file_path = path.join(name);
+            let mut file =
+                at("create", &file_path, new_file(&file_path).or_else(|_| File::create(&file_path)))?;
+            at("write", &file_path, file.write_all(&bytes))?;
+            self.unsynced.push((file_path, path.clone()));
+        }
+        self.unsynced.push((path.clone(), self.dir.join("generations")));
+        self.sync()?;
+        self.record(&[Record::Prepared { generation, digest, when: now(), note: note.to_owned() }])?;
+        Ok(generation)
+    }
+
+    fn generation_path(&self, generation: u64) -> PathBuf {
+        self.dir.join("generations").join(generation.to_string())
+    }
+
+    /// A directory whose record was lost keeps its number: nobody may find other bytes under it.
+    fn highest_directory(&self) -> u64 {
+        let Ok(entries) = fs::read_dir(self.dir.join("generations")) else { return 0 };
+        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).max().unwrap_or(0)
+    }
+
+    /// The manifest of a generation, checked against its digest; `None` asks for the one before the current.
+    ///
+    /// # Errors
+    /// When there is no such generation, or its manifest is damaged.
+    pub fn load(&self, generation: Option<u64>) -> Result<(u64, Manifest), StoreError> {
+        let generation = match generation {
+            Some(g) => g,
+            None => self.index.previous().ok_or(StoreError::NoPrevious)?,
+        };
+        let known = self.index.generations.get(&generation).ok_or(StoreError::NoGeneration(generation))?;
+        let path = self.generation_path(generation).join("manifest");
+        let bytes = at("read", &path, fs::read(&path))?;
+        let manifest =
+            Manifest::from_vec(bytes).map_err(|source| StoreError::Manifest { generation, source })?;
+        if manifest.digest() != known.digest || !manifest.verify_digest() {
+            return Err(StoreError::Damaged { path });
+        }
+        Ok((generation, manifest))
+    }
+
+    /// What a start has to know.
+    pub fn recovery(&self) -> Recovery {
+        self.index.recovery()
+    }
+
+    /// Takes over what was recorded before this store could be opened, and empties the other.
+    ///
+    /// # Errors
+    /// When either cannot be read or written.
+    pub fn absorb(&mut self, other: &mut Store) -> Result<(), StoreError> {
+        let mut records = Vec::new();
+        for record in other.index.compact().0 {
+            match record {
+                // What is known here already is older and truer: a thing that was made by an earlier boot is
+                // found in place by this one.
+                Record::Own { ref thing, .. } if self.index.own.contains_key(thing) => {}
+                Record::Own { .. } | Record::Ran { .. } | Record::Retired { .. } | Record::History { .. } => {
+                    records.push(record);
+                }
+                _ => {}
+            }
+        }
+        for digest in other.index.contents() {
+            if let Some(mut file) = other.content(&digest) {
+                self.save(&mut file)?;
+            }
+        }
+        self.record(&records)?;
+        let path = other.dir.clone();
+        at("remove", &path, fs::remove_dir_all(&path))?;
+        Ok(())
+    }
+
+    /// Rewrites a journal that has grown far beyond what it says, and throws away contents nobody names.
+    ///
+    /// # Errors
+    /// When the new one cannot be written; the old one stays then.
+    pub fn compact(&mut self, force: bool) -> Result<bool, StoreError> {
+        let (records, dropped) = self.index.compact();
+        if !force
+            && (self.length < COMPACT_FROM || (records.len() as u64).saturating_mul(3) > self.index.seen)
+        {
+            return Ok(false);
+        }
+        let path = self.dir.join("journal");
+        let fresh = self.dir.join("journal.new");
+        let mut bytes = MAGIC.to_vec();
+        let mut encoder = Encoder::new();
+        for record in &records {
+            encoder.encode(record, &mut bytes)?;
+        }
+        let mut file = at("create", &fresh, File::create(&fresh))?;
+        at("write", &fresh, file.write_all(&bytes))?;
+        at("sync", &fresh, file.sync_all())?;
+        at("rename", &fresh, fs::rename(&fresh, &path))?;
+        sync_dir(&self.dir)?;
+        for generation in dropped {
+            let _ = fs::remove_dir_all(self.generation_path(generation));
+        }
+        self.refresh()?;
+        self.sweep();
+        Ok(true)
+    }
+
+    /// Removes contents that neither a generation nor a record names. Failure costs room, nothing else.
+    fn sweep(&self) {
+        let mut named = self.index.contents();
+        for generation in self.index.generations.keys() {
+            // Without its manifest nothing can be said about what it names.
+            let Ok((_, manifest)) = self.load(Some(*generation)) else { return };
+            for id in manifest.ids() {
+                if let Some(Spec::File(file)) = manifest.spec(id) {
+                    named.extend(file.content.map(|c| c.digest));
+                }
+            }
+        }
+        let Ok(dirs) = fs::read_dir(self.dir.join("blobs")) else { return };
+        for entry in dirs.flatten().filter_map(|d| fs::read_dir(d.path()).ok()).flat_map(Iterator::flatten) {
+            let digest = entry.file_name().to_str().and_then(unhex);
+            if digest.is_none_or(|d| !named.contains(&d)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Empties the staging directory of what dead workers left.
+    pub fn clear_staging(&self) {
+        let Ok(entries) = fs::read_dir(self.dir.join("staging")) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}

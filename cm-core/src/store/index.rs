@@ -1,0 +1,399 @@
+//! What the records of a journal add up to. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::journal::Recovery;
+use super::record::{Digest, Own, Prior, Record};
+
+/// Versions of one thing that are kept in the history.
+const HISTORY_PER_THING: usize = 10;
+/// Owner of directories that were made on the way to something.
+pub const PARENT: &str = "parent:";
+/// Manifests of generations that are kept, beside those that can be returned to.
+const GENERATIONS: usize = 50;
+
+/// A generation that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Seconds since 1970.
+    pub when: u64,
+    /// Who asked and how.
+    pub note: String,
+}
+
+/// What a thing was before a transition touched it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// The transition.
+    pub transition: u64,
+    /// Place in the order of all undo records.
+    pub order: u64,
+    /// The thing.
+    pub thing: String,
+    /// What it was.
+    pub prior: Prior,
+    /// Who owned it.
+    pub own: Option<Own>,
+}
+
+/// Somebody else's version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The unit.
+    pub unit: String,
+    /// Seconds since 1970.
+    pub when: u64,
+    /// What it was.
+    pub prior: Prior,
+}
+
+/// A run of an exec unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Digest of its declaration then.
+    pub digest: [u8; 16],
+    /// Hash of its inputs then.
+    pub inputs: u64,
+    /// Seconds since 1970.
+    pub when: u64,
+}
+
+/// Everything the store knows, beside contents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Index {
+    /// Generations by number.
+    pub generations: BTreeMap<u64, Generation>,
+    /// Generations that led here, oldest first, each with the transition that made it; the last is current.
+    pub stack: Vec<(u64, u64)>,
+    /// The transition that is under way: (generation, transition).
+    pub open: Option<(u64, u64)>,
+    /// Largest transition number so far.
+    pub transitions: u64,
+    /// Largest generation number so far.
+    pub last_generation: u64,
+    /// Owners by thing.
+    pub own: HashMap<String, Own>,
+    /// Undo records by unit, in the order in which they were made.
+    pub undo: HashMap<String, Vec<Undo>>,
+    order: u64,
+    /// Saved versions by thing, oldest first.
+    pub history: BTreeMap<String, Vec<Version>>,
+    /// Runs by unit.
+    pub runs: HashMap<String, Run>,
+    /// Numbers that must not be given again: (whether a group's, number) → whose it was.
+    pub retired: BTreeMap<(bool, u32), String>,
+    /// Records that were applied, to know when compaction pays.
+    pub seen: u64,
+}
+
+impl Index {
+    /// Takes a record in.
+    pub fn apply(&mut self, record: &Record) {
+        self.seen += 1;
+        match record {
+            Record::Prepared { generation, digest, when, note } => {
+                self.last_generation = self.last_generation.max(*generation);
+                let entry = Generation { digest: *digest, when: *when, note: note.clone() };
+                self.generations.insert(*generation, entry);
+            }
+            Record::Switching { generation, transition } => {
+                // A transition that was open is continued by the next one: what it touched is still undone
+                // by a return to the current generation, which undoes everything later.
+                if let Some((_, before)) = self.open {
+                    self.absorb(before, *transition);
+                }
+                self.transitions = self.transitions.max(*transition);
+                self.open = Some((*generation, *transition));
+            }
+            Record::Trial { .. } => {}
+            Record::Committed { generation } => self.land(*generation),
+            Record::Returned { to, .. } => self.land(*to),
+            Record::Own { thing, own } => {
+                self.own.insert(thing.clone(), own.clone());
+            }
+            Record::Disown { thing } => {
+                self.own.remove(thing);
+            }
+            Record::Undo { transition, unit, thing, prior, own } => {
+                self.order += 1;
+                let undo = Undo {
+                    transition: *transition,
+                    order: self.order,
+                    thing: thing.clone(),
+                    prior: prior.clone(),
+                    own: own.clone(),
+                };
+                self.undo.entry(unit.clone()).or_default().push(undo);
+            }
+            Record::History { unit, thing, when, prior } => {
+                let versions = self.history.entry(thing.clone()).or_default();
+                versions.push(Version { unit: unit.clone(), when: *when, prior: prior.clone() });
+                if versions.len() > HISTORY_PER_THING {
+                    versions.remove(0);
+                }
+            }
+            Record::Ran { unit, digest, inputs, when } => {
+                self.runs.insert(unit.clone(), Run { digest: *digest, inputs: *inputs, when: *when });
+            }
+            Record::Forgot { unit } => {
+                self.runs.remove(unit);
+            }
+            Record::Retired { group, id, name } => {
+                self.retired.insert((*group, *id), name.clone());
+            }
+            Record::Dropped { generation } => {
+                self.generations.remove(generation);
+            }
+        }
+    }
+
+    /// Makes the undo records of one transition those of another.
+    fn absorb(&mut self, from: u64, into: u64) {
+        for undo in self.undo.values_mut().flatten() {
+            if undo.transition == from {
+                undo.transition = into;
+            }
+        }
+    }
+
+    /// A generation has become the current one: by the open transition, or by going back to it.
+    fn land(&mut self, generation: u64) {
+        let open = self.open.take();
+        if let Some(at) = self.stack.iter().position(|(g, _)| *g == generation) {
+            let mut gone: BTreeSet<u64> = self.stack.drain(at + 1..).map(|(_, t)| t).collect();
+            gone.extend(open.map(|(_, t)| t));
+            self.undo.retain(|_, list| {
+                list.retain(|u| !gone.contains(&u.transition));
+                !list.is_empty()
+            });
+        } else {
+            self.stack.push((generation, open.map_or(0, |(_, t)| t)));
+        }
+    }
+
+    /// The current generation.
+    pub fn current(&self) -> Option<u64> {
+        self.stack.last().map(|(g, _)| *g)
+    }
+
+    /// The one before the current.
+    pub fn previous(&self) -> Option<u64> {
+        self.stack.iter().rev().nth(1).map(|(g, _)| *g)
+    }
+
+    /// What a start after a crash has to know.
+    pub fn recovery(&self) -> Recovery {
+        Recovery { current: self.current(), interrupted: self.open.map(|(g, _)| g) }
+    }
+
+    /// Transitions that came after `generation` was current; everything, where it never was.
+    fn later(&self, generation: u64) -> BTreeSet<u64> {
+        let mut later: BTreeSet<u64> = match self.stack.iter().position(|(g, _)| *g == generation) {
+            Some(at) => self.stack.iter().skip(at + 1).map(|(_, t)| *t).collect(),
+            // A way forward: nothing is undone.
+            None if generation != 0 => return BTreeSet::new(),
+            None => self.stack.iter().map(|(_, t)| *t).collect(),
+        };
+        later.extend(self.open.map(|(_, t)| t));
+        later
+    }
+
+    /// What a unit has to put back so that things are as they were in `generation`: the earliest prior state of
+    /// each thing, latest first, so that what lies inside comes after what it lies in.
+    pub fn undo_to(&self, unit: &str, generation: u64) -> Vec<Undo> {
+        let Some(list) = self.undo.get(unit) else { return Vec::new() };
+        let later = self.later(generation);
+        let mut out: Vec<Undo> = Vec::new();
+        for undo in list.iter().filter(|u| later.contains(&u.transition)) {
+            let Some(first) = out.iter_mut().find(|o| o.thing == undo.thing) else {
+                out.push(undo.clone());
+                continue;
+            };
+            // The first record tells what it may have left untouched; a later one fills that in.
+            first.prior = match (std::mem::replace(&mut first.prior, Prior::Untouched), &undo.prior) {
+                (Prior::Untouched, prior) => prior.clone(),
+                (Prior::Attributes(metadata), Prior::File { digest, size, .. }) => {
+                    Prior::File { digest: *digest, size: *size, metadata }
+                }
+                (prior, _) => prior,
+            };
+        }
+        out.reverse();
+        out
+    }
+
+    /// Whether a transition has the prior state of this thing already, as far as `prior` touches it.
+    pub fn has_undo(&self, transition: u64, unit: &str, thing: &str, prior: &Prior) -> bool {
+        let covers = |old: &Prior| match old {
+            Prior::Attributes(_) => matches!(prior, Prior::Attributes(_) | Prior::Untouched),
+            Prior::Untouched => matches!(prior, Prior::Untouched),
+            _ => true,
+        };
+        self.undo.get(unit).is_some_and(|list| {
+            list.iter().any(|u| u.transition == transition && u.thing == thing && covers(&u.prior))
+        })
+    }
+
+    /// Number of a generation with this manifest: the current one if it is, else the latest.
+    pub fn find(&self, digest: &Digest) -> Option<u64> {
+        let is = |g: &u64| self.generations.get(g).is_some_and(|e| e.digest == *digest);
+        self.current().filter(is).or_else(|| self.generations.keys().rev().copied().find(is))
+    }
+
+    /// The fewest records that add up to this index, and the generations that they leave out.
+    pub fn compact(&self) -> (Vec<Record>, Vec<u64>) {
+        let mut out = Vec::new();
+        let kept: BTreeSet<u64> = (self.generations.keys().rev().take(GENERATIONS).copied())
+            .chain(self.stack.iter().rev().take(GENERATIONS).map(|(g, _)| *g))
+            .chain(self.open.map(|(g, _)| g))
+            .collect();
+        for (generation, entry) in &self.generations {
+            if kept.contains(generation) {
+                out.push(Record::Prepared {
+                    generation: *generation,
+                    digest: entry.digest,
+                    when: entry.when,
+                    note: entry.note.clone(),
+                });
+            }
+        }
+        let mut undo: Vec<(&String, &Undo)> =
+            self.undo.iter().flat_map(|(unit, list)| list.iter().map(move |u| (unit, u))).collect();
+        undo.sort_by_key(|(_, u)| u.order);
+        let skip = self.stack.len().saturating_sub(GENERATIONS);
+        let first = self.stack.get(skip).map_or(0, |(_, t)| *t);
+        for (generation, transition) in self.stack.iter().skip(skip) {
+            out.push(Record::Switching { generation: *generation, transition: *transition });
+            out.push(Record::Committed { generation: *generation });
+        }
+        if let Some((generation, transition)) = self.open {
+            out.push(Record::Switching { generation, transition });
+        }
+        for (unit, u) in undo.into_iter().filter(|(_, u)| u.transition >= first) {
+            out.push(Record::Undo {
+                transition: u.transition,
+                unit: unit.clone(),
+                thing: u.thing.clone(),
+                prior: u.prior.clone(),
+                own: u.own.clone(),
+            });
+        }
+        let mut own: Vec<_> = self.own.iter().collect();
+        own.sort_by_key(|(thing, _)| *thing);
+        out.extend(own.into_iter().map(|(t, o)| Record::Own { thing: t.clone(), own: o.clone() }));
+        for (thing, versions) in &self.history {
+            out.extend(versions.iter().map(|v| Record::History {
+                unit: v.unit.clone(),
+                thing: thing.clone(),
+                when: v.when,
+                prior: v.prior.clone(),
+            }));
+        }
+        let mut runs: Vec<_> = self.runs.iter().collect();
+        runs.sort_by_key(|(unit, _)| *unit);
+        out.extend(runs.into_iter().map(|(unit, r)| Record::Ran {
+            unit: unit.clone(),
+            digest: r.digest,
+            inputs: r.inputs,
+            when: r.when,
+        }));
+        out.extend(self.retired.iter().map(|((group, id), name)| Record::Retired {
+            group: *group,
+            id: *id,
+            name: name.clone(),
+        }));
+        let dropped = self.generations.keys().filter(|g| !kept.contains(g)).copied().collect();
+        (out, dropped)
+    }
+
+    /// Contents that undo records and the history refer to.
+    pub fn contents(&self) -> BTreeSet<Digest> {
+        let undo = self.undo.values().flatten().map(|u| &u.prior);
+        let history = self.history.values().flatten().map(|v| &v.prior);
+        undo.chain(history)
+            .filter_map(|p| match p {
+                Prior::File { digest, .. } => Some(*digest),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn undo(transition: u64, thing: &str, prior: &str) -> Record {
+        Record::Undo {
+            transition,
+            unit: "file:/a".into(),
+            thing: thing.into(),
+            prior: Prior::Text(prior.into()),
+            own: None,
+        }
+    }
+
+    fn switched(index: &mut Index, generation: u64, transition: u64) {
+        index.apply(&Record::Prepared { generation, digest: [0; 32], when: 0, note: String::new() });
+        index.apply(&Record::Switching { generation, transition });
+    }
+
+    fn priors(index: &Index, generation: u64) -> Vec<(String, Prior)> {
+        index.undo_to("file:/a", generation).into_iter().map(|u| (u.thing, u.prior)).collect()
+    }
+
+    #[test]
+    fn a_return_takes_the_earliest_prior_after_the_generation() {
+        let mut index = Index::default();
+        for n in 1..=3 {
+            switched(&mut index, n, n);
+            index.apply(&undo(n, "/a", &format!("before {n}")));
+            index.apply(&Record::Committed { generation: n });
+        }
+        assert_eq!(priors(&index, 3), vec![]);
+        assert_eq!(priors(&index, 2), vec![("/a".into(), Prior::Text("before 3".into()))]);
+        assert_eq!(priors(&index, 1), vec![("/a".into(), Prior::Text("before 2".into()))]);
+        index.apply(&Record::Switching { generation: 1, transition: 4 });
+        index.apply(&undo(4, "/a", "before 4"));
+        assert_eq!(priors(&index, 3), vec![("/a".into(), Prior::Text("before 4".into()))]);
+        assert_eq!(priors(&index, 1), vec![("/a".into(), Prior::Text("before 2".into()))]);
+        index.apply(&Record::Committed { generation: 1 });
+        assert_eq!((index.current(), index.previous()), (Some(1), None));
+        assert_eq!(index.undo["file:/a"].len(), 1);
+    }
+
+    #[test]
+    fn a_second_switch_continues_the_first() {
+        let mut index = Index::default();
+        switched(&mut index, 1, 1);
+        index.apply(&Record::Committed { generation: 1 });
+        switched(&mut index, 2, 2);
+        index.apply(&undo(2, "/a", "first"));
+        switched(&mut index, 3, 3);
+        index.apply(&undo(3, "/a", "second"));
+        assert_eq!(priors(&index, 1), vec![("/a".into(), Prior::Text("first".into()))]);
+        index.apply(&Record::Committed { generation: 3 });
+        assert_eq!(priors(&index, 1), vec![("/a".into(), Prior::Text("first".into()))]);
+    }
+
+    #[test]
+    fn compaction_loses_nothing_that_counts() {
+        let mut index = Index::default();
+        for n in 1..=4 {
+            switched(&mut index, n, n);
+            index.apply(&undo(n, "/a", &format!("before {n}")));
+            index.apply(&Record::Committed { generation: n });
+        }
+        index.apply(&Record::Ran { unit: "exec:x".into(), digest: [1; 16], inputs: 7, when: 3 });
+        index.apply(&Record::Retired { group: false, id: 1001, name: "bob".into() });
+        index.apply(&Record::Switching { generation: 2, transition: 5 });
+        let mut again = Index::default();
+        for record in index.compact().0 {
+            again.apply(&record);
+        }
+        again.seen = index.seen;
+        assert_eq!(again, index);
+    }
+}

@@ -1,0 +1,239 @@
+//! The journal: append-only, one checksummed record a fact. Pure; the bytes are read and written in [`super::disk`].
+//!
+//! A file is [`MAGIC`], then frames: length (u32), checksum (u32), payload, all little endian. The checksum is
+//! chained: it covers the checksum before it, so that neither a torn tail nor the rest of an older, longer
+//! file can pass for a record. What follows the first frame that does not hold was never promised to anybody.
+//!
+//! Version history of the format: 1 — the first.
+
+use super::index::Index;
+use super::record::Record;
+
+/// First bytes of every journal; the last of them is the version.
+pub const MAGIC: &[u8; 8] = b"HFJRNL\n\x01";
+/// Longest payload that is accepted.
+const MAX_PAYLOAD: usize = 16 << 20;
+/// Bytes before a payload.
+const HEAD: usize = 8;
+
+/// CRC-32C (Castagnoli), continued from `seed`.
+fn checksum(seed: u32, bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0u32; 256];
+        let mut i = 0u32;
+        while i < 256 {
+            let mut value = i;
+            let mut bit = 0;
+            while bit < 8 {
+                value = if value & 1 == 1 { (value >> 1) ^ 0x82f6_3b78 } else { value >> 1 };
+                bit += 1;
+            }
+            #[allow(clippy::indexing_slicing, reason = "evaluated at compile time")]
+            {
+                table[i as usize] = value;
+            }
+            i += 1;
+        }
+        table
+    };
+    let mut sum = !seed;
+    for byte in bytes {
+        let [low, ..] = (sum ^ u32::from(*byte)).to_le_bytes();
+        sum = (sum >> 8) ^ TABLE.get(usize::from(low)).copied().unwrap_or_default();
+    }
+    !sum
+}
+
+/// Turns records into bytes that continue a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Encoder {
+    chain: u32,
+}
+
+/// Why a record cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// It is longer than a reader accepts.
+    #[error("journal record is longer than {MAX_PAYLOAD} bytes")]
+    TooLong,
+}
+
+impl Encoder {
+    /// For a journal that has nothing yet but [`MAGIC`].
+    pub fn new() -> Encoder {
+        Encoder::default()
+    }
+
+    /// Appends one record to `out`.
+    ///
+    /// # Errors
+    /// When the record is too long; nothing is appended then.
+    pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) -> Result<(), JournalError> {
+        let payload = postcard::to_allocvec(record).map_err(|_| JournalError::TooLong)?;
+        let length = u32::try_from(payload.len()).map_err(|_| JournalError::TooLong)?;
+        if payload.len() > MAX_PAYLOAD {
+            return Err(JournalError::TooLong);
+        }
+        let sum = checksum(checksum(self.chain, &length.to_le_bytes()), &payload);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&sum.to_le_bytes());
+        out.extend_from_slice(&payload);
+        self.chain = sum;
+        Ok(())
+    }
+}
+
+/// What a journal's bytes hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replay {
+    /// The records, in the order in which they were written.
+    pub records: Vec<Record>,
+    /// Length of the part that holds; what follows is to be cut off before anything is appended.
+    pub valid_len: usize,
+    /// Continues the journal after `valid_len`.
+    pub encoder: Encoder,
+}
+
+/// Reads a journal up to the first frame that does not hold. Bytes that do not begin with [`MAGIC`] hold nothing.
+pub fn replay(bytes: &[u8]) -> Replay {
+    if bytes.get(..MAGIC.len()) != Some(MAGIC) {
+        return Replay::default();
+    }
+    let mut out = Replay { valid_len: MAGIC.len(), ..Replay::default() };
+    replay_more(bytes, &mut out);
+    out
+}
+
+/// Reads what was appended behind `so_far.valid_len`.
+pub fn replay_more(bytes: &[u8], so_far: &mut Replay) {
+    while let Some((record, sum, end)) = frame(bytes, so_far.valid_len, so_far.encoder.chain) {
+        so_far.records.push(record);
+        so_far.valid_len = end;
+        so_far.encoder.chain = sum;
+    }
+}
+
+fn frame(bytes: &[u8], at: usize, chain: u32) -> Option<(Record, u32, usize)> {
+    let word = |from: usize| -> Option<[u8; 4]> { bytes.get(from..from.checked_add(4)?)?.try_into().ok() };
+    let length_bytes = word(at)?;
+    let length = u32::from_le_bytes(length_bytes) as usize;
+    let sum = u32::from_le_bytes(word(at.checked_add(4)?)?);
+    let start = at.checked_add(HEAD)?;
+    let end = start.checked_add(length)?;
+    let payload = bytes.get(start..end)?;
+    if length > MAX_PAYLOAD || checksum(checksum(chain, &length_bytes), payload) != sum {
+        return None;
+    }
+    Some((postcard::from_bytes(payload).ok()?, sum, end))
+}
+
+/// What a start after a crash has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// The generation whose commit (or return) is durable; `None` where there never was one.
+    pub current: Option<u64>,
+    /// The generation that was being made, or returned to, when the journal ends; it is undone.
+    pub interrupted: Option<u64>,
+}
+
+/// Decides what a start after a crash has to do: what is not committed is undone.
+pub fn recover(records: &[Record]) -> Recovery {
+    let mut index = Index::default();
+    for record in records {
+        index.apply(record);
+    }
+    index.recovery()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn prepared(generation: u64) -> Record {
+        Record::Prepared {
+            generation,
+            digest: [u8::try_from(generation).unwrap(); 32],
+            when: 1,
+            note: String::new(),
+        }
+    }
+
+    fn written(records: &[Record]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        let mut encoder = Encoder::new();
+        for record in records {
+            encoder.encode(record, &mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_checksum_is_crc32c() {
+        assert_eq!(checksum(0, b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let records = vec![
+            prepared(1),
+            Record::Switching { generation: 1, transition: 1 },
+            Record::Trial { generation: 1 },
+            Record::Committed { generation: 1 },
+        ];
+        let bytes = written(&records);
+        let replayed = replay(&bytes);
+        assert_eq!(replayed.records, records);
+        assert_eq!(replayed.valid_len, bytes.len());
+    }
+
+    #[test]
+    fn the_rest_of_an_older_journal_is_not_read() {
+        let old = written(&[prepared(1), prepared(2), prepared(3)]);
+        let new = written(&[prepared(7)]);
+        let mut bytes = new.clone();
+        bytes.extend_from_slice(&old[new.len()..]);
+        assert_eq!(replay(&bytes).records, vec![prepared(7)]);
+    }
+
+    #[test]
+    fn only_a_durable_commit_counts() {
+        let mut records = vec![
+            prepared(1),
+            Record::Switching { generation: 1, transition: 1 },
+            Record::Committed { generation: 1 },
+            prepared(2),
+            Record::Switching { generation: 2, transition: 2 },
+        ];
+        assert_eq!(recover(&records), Recovery { current: Some(1), interrupted: Some(2) });
+        records.push(Record::Trial { generation: 2 });
+        assert_eq!(recover(&records), Recovery { current: Some(1), interrupted: Some(2) });
+        records.push(Record::Committed { generation: 2 });
+        assert_eq!(recover(&records), Recovery { current: Some(2), interrupted: None });
+        records.push(Record::Returned { generation: 2, to: 1 });
+        assert_eq!(recover(&records), Recovery { current: Some(1), interrupted: None });
+    }
+
+    proptest! {
+        #[test]
+        fn a_torn_or_flipped_journal_is_a_prefix(cut in 0usize..400, flip in 0usize..400, bit in 0u8..8, count in 1u64..9) {
+            let records: Vec<Record> = (1..=count).map(prepared).collect();
+            let whole = written(&records);
+            let mut bytes = whole.clone();
+            if let Some(byte) = bytes.get_mut(flip) {
+                *byte ^= 1 << bit;
+            }
+            bytes.truncate(cut.max(MAGIC.len()));
+            let replayed = replay(&bytes);
+            prop_assert!(replayed.records.len() <= records.len());
+            prop_assert_eq!(&replayed.records[..], &records[..replayed.records.len()]);
+            prop_assert!(replayed.valid_len <= bytes.len());
+            let mut continued = bytes.get(..replayed.valid_len).unwrap().to_vec();
+            if !continued.is_empty() {
+                let mut encoder = replayed.encoder;
+                encoder.encode(&prepared(99), &mut continued).unwrap();
+                prop_assert_eq!(replay(&continued).records.pop(), Some(prepared(99)));
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The store of generations: what was declared, what was there before, who made what.
+//!
+//! ```text
+//! /var/lib/holdfast/
+//!   generations/N/manifest   the compiled manifest
+//!   generations/N/meta       who asked for it and when, for people
+//!   blobs/aa/<sha-256>       contents: of manifests' files, of earlier versions, of somebody else's
+//!   journal                  one checksummed record a fact; see `journal` and `record`
+//!   staging/                 files on their way; nothing in it survives an open
+//!   lock                     held by the worker that writes
+//! ```
+//!
+//! `record`, `journal` and `index` are pure; only `disk` reads and writes.
+
+pub mod disk;
+pub mod index;
+pub mod journal;
+pub mod record;
+
+pub use disk::{Store, StoreError};
+pub use index::Index;
+pub use record::{Digest, Metadata, Own, Prior, Record};
+
+/// A digest as it is written in file names.
+pub fn hex(digest: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(digest.len() * 2);
+    for byte in digest {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// The digest that a file name stands for.
+pub fn unhex(text: &str) -> Option<Digest> {
+    let mut out = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    Some(out)
+}

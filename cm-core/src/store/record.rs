@@ -1,0 +1,201 @@
+//! What the journal says: one record a fact. Pure.
+//!
+//! Numbers of variants are written to disk: new ones are added at the end, none is ever removed.
+
+use serde::{Deserialize, Serialize};
+
+/// SHA-256 of a content, which is also its name in the store.
+pub type Digest = [u8; 32];
+
+/// Owner, group, mode, time of change of the content and extended attributes of a file or directory, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds and nanoseconds of the last change of the content.
+    pub mtime: (i64, i64),
+    /// Every extended attribute that can be read, sorted by name.
+    pub xattrs: Vec<(String, Vec<u8>)>,
+}
+
+/// What a thing was before somebody changed it. A thing is named by its path, or by `sysctl:KEY`,
+/// `hostname:`, `user:NAME`, `group:NAME`, `line:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Prior {
+    /// Not there.
+    Absent,
+    /// A regular file.
+    File {
+        /// Its content, which lies in the store.
+        digest: Digest,
+        /// Length in bytes.
+        size: u64,
+        /// The rest.
+        metadata: Metadata,
+    },
+    /// A directory.
+    Directory(Metadata),
+    /// A symbolic link.
+    Symlink {
+        /// What it pointed to.
+        target: Vec<u8>,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Time of change.
+        mtime: (i64, i64),
+    },
+    /// A value: sysctl, host name.
+    Text(String),
+    /// Lines of a user or group database: (file name below /etc, line without newline), those that were there.
+    Entries(Vec<(String, String)>),
+    /// What an edit of one line did, so that it can be turned round.
+    Edit(LineEdit),
+    /// Only its ownership is touched.
+    Untouched,
+    /// A device, a socket or a pipe; never replaced, so never put back.
+    Special,
+    /// A regular file whose content was not touched: only the rest is put back.
+    Attributes(Metadata),
+}
+
+/// What an edit of one line did to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LineEdit {
+    /// Path of the file.
+    pub path: String,
+    /// Whether the file was made for the line.
+    pub created: bool,
+    /// Index at which the line was put in.
+    pub inserted: Option<u32>,
+    /// The line that was put in.
+    pub line: String,
+    /// Lines that went, with their index in the file as it was.
+    pub removed: Vec<(u32, String)>,
+    /// Whether the last line had no newline before.
+    pub open_end: bool,
+}
+
+/// Who made a thing, and what it is supposed to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// The unit that manages it, as an address.
+    pub unit: String,
+    /// Whether it was made by Holdfast; otherwise it was there and was adopted.
+    pub created: bool,
+    /// Digest of what was last written into it, for files and links.
+    pub digest: Option<Digest>,
+    /// Number of the file system on which it lies (statfs(2)), where that lies below a managed mount; else 0.
+    pub fs: u64,
+}
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// A generation exists; its manifest and contents are durable.
+    Prepared {
+        /// Its number.
+        generation: u64,
+        /// Digest of its manifest.
+        digest: Digest,
+        /// Seconds since 1970.
+        when: u64,
+        /// Who asked and how.
+        note: String,
+    },
+    /// From here on things of both generations may be on the machine.
+    Switching {
+        /// The one that is made or returned to.
+        generation: u64,
+        /// Number of this transition; never reused.
+        transition: u64,
+    },
+    /// Everything is changed; it must prove itself.
+    Trial {
+        /// The new generation.
+        generation: u64,
+    },
+    /// It is the current one.
+    Committed {
+        /// The new generation.
+        generation: u64,
+    },
+    /// `to` is the current one again.
+    Returned {
+        /// The one that failed or was left.
+        generation: u64,
+        /// The current one.
+        to: u64,
+    },
+    /// A thing has an owner.
+    Own {
+        /// The thing.
+        thing: String,
+        /// Its owner.
+        own: Own,
+    },
+    /// A thing has none any more.
+    Disown {
+        /// The thing.
+        thing: String,
+    },
+    /// What a thing was before a transition touched it.
+    Undo {
+        /// The transition.
+        transition: u64,
+        /// The unit that touched it.
+        unit: String,
+        /// The thing.
+        thing: String,
+        /// What it was.
+        prior: Prior,
+        /// Who owned it.
+        own: Option<Own>,
+    },
+    /// Somebody else's version, saved before it was repaired or purged.
+    History {
+        /// The unit.
+        unit: String,
+        /// The thing.
+        thing: String,
+        /// Seconds since 1970.
+        when: u64,
+        /// What it was.
+        prior: Prior,
+    },
+    /// An exec unit has run.
+    Ran {
+        /// The unit.
+        unit: String,
+        /// Digest of its declaration.
+        digest: [u8; 16],
+        /// Hash of its inputs.
+        inputs: u64,
+        /// Seconds since 1970.
+        when: u64,
+    },
+    /// An exec unit is forgotten.
+    Forgot {
+        /// The unit.
+        unit: String,
+    },
+    /// A number that must not be given to anybody again.
+    Retired {
+        /// Whether it is a group's.
+        group: bool,
+        /// The number.
+        id: u32,
+        /// Whose it was.
+        name: String,
+    },
+    /// A generation's manifest was thrown away.
+    Dropped {
+        /// Its number.
+        generation: u64,
+    },
+}

@@ -1,0 +1,522 @@
+//! A batch: check everything, then have what is wrong made right by a process that can do nothing else.
+//!
+//! ```text
+//! coordinator                                   confined child (`commit`)
+//! ───────────                                   ─────────────────────────
+//! check every step        (reads only)
+//! answer what is right
+//! open staging areas
+//! fork ───────────────────────────────────────► Landlock, seccomp, capabilities
+//!                                               stage contents · save what was there · journal · barrier
+//!                                               rename, chmod, mkdir … in the order of the steps · barrier
+//! read the report ◄──────────────────────────── check again
+//! take in what the journal says · answer
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::rc::Rc;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::wait::{WaitStatus, waitpid};
+use units::kind::Spec;
+use units::{EdgeKind, Kind, Manifest};
+
+use super::commit::{self, Report};
+use super::confine::{self, Domain};
+use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
+use crate::resource::op::{Finding, Op, Put, Trouble, What};
+use crate::resource::place::Dir;
+use crate::resource::retire::{self, Leaving};
+use crate::resource::staging::Areas;
+use crate::resource::world::World;
+use crate::resource::{self, Context, exec, thing};
+use crate::store::index::Undo;
+use crate::store::{Own, Prior, Record};
+use crate::sys::{Forked, fork};
+
+/// Manifests by the name PID 1 gave them, each with its generation.
+pub type Manifests = BTreeMap<ManifestRef, (u64, Manifest)>;
+
+/// Steps that belong together.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The generation that is being made or returned to, or the current one.
+    pub generation: u64,
+    /// Why.
+    pub intent: Intent,
+    /// The steps, each after what it depends on.
+    pub steps: Vec<Step>,
+}
+
+/// A step that has something to do.
+#[derive(Debug)]
+pub struct Work {
+    /// The step.
+    pub step: Step,
+    /// The unit's address.
+    pub unit: String,
+    /// Its declaration.
+    pub spec: Spec,
+    /// Under which circumstances it was checked, to check it again.
+    pub context: Context,
+    /// What was wrong.
+    pub detail: String,
+    /// What is done.
+    pub ops: Vec<Op>,
+    /// What comes of it, if that works.
+    pub outcome: Outcome,
+    /// Positions of the steps of this batch that it depends on.
+    pub needs: Vec<usize>,
+}
+
+/// A step after the check.
+#[derive(Debug)]
+pub enum Slot {
+    /// Nothing is left to do.
+    Done(UnitResult),
+    /// Something is.
+    Todo(Box<Work>),
+}
+
+/// Why a batch cannot go on at all. The worker ends; PID 1 tries once more with another.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// No child, or no memory for its report.
+    #[error("cannot start the committer: {0}")]
+    Start(nix::Error),
+    /// The child died.
+    #[error("the committer ended with {0:?}")]
+    Died(WaitStatus),
+    /// The child's report cannot be read.
+    #[error("cannot read the committer's report: {0}")]
+    Report(String),
+    /// The store cannot be locked or read.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+}
+
+/// How the committer is kept in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confinement {
+    /// As a process of its own, which can change nothing else.
+    Full,
+    /// Inside this process: for tests, and for a tree that is not the running machine's.
+    None,
+}
+
+/// What the check of a batch found.
+#[derive(Debug)]
+pub struct Plan {
+    /// A slot a step, in their order.
+    pub slots: Vec<Slot>,
+    /// Things that were found right and have no owner yet.
+    pub adopt: Vec<Record>,
+}
+
+fn result(step: &Step, outcome: Outcome, detail: impl Into<String>) -> UnitResult {
+    UnitResult { manifest: step.manifest, unit: step.unit, outcome, detail: detail.into() }
+}
+
+fn trouble(step: &Step, trouble: &Trouble) -> UnitResult {
+    let outcome = match trouble {
+        Trouble::MountAbsent(_) => Outcome::MountAbsent,
+        Trouble::NotKept(_) => Outcome::NotKept,
+    };
+    result(step, outcome, trouble.to_string())
+}
+
+/// Paths of the mounts that the manifests declare.
+pub fn managed_mounts(manifests: &Manifests) -> Vec<String> {
+    let mut out: Vec<String> = manifests
+        .values()
+        .flat_map(|(_, m)| m.ids().filter(|id| m.kind(*id) == Kind::Mount).map(|id| m.name(id).to_owned()))
+        .collect();
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+/// Checks every step of a batch. Nothing is changed, beside what an exec unit has to remember.
+pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
+    world.begin(managed_mounts(manifests));
+    let mut position: HashMap<(ManifestRef, u32), usize> = HashMap::new();
+    let mut plan = Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new() };
+    for (at, step) in batch.steps.iter().enumerate() {
+        let slot = check_step(world, manifests, batch, step, &position, &mut plan);
+        plan.slots.push(slot);
+        position.insert((step.manifest, step.unit.0), at);
+    }
+    plan
+}
+
+fn check_step(
+    world: &mut World,
+    manifests: &Manifests,
+    batch: &Batch,
+    step: &Step,
+    position: &HashMap<(ManifestRef, u32), usize>,
+    plan: &mut Plan,
+) -> Slot {
+    let Some((_, manifest)) = manifests.get(&step.manifest) else {
+        return Slot::Done(result(step, Outcome::NotKept, "its manifest is not known to the worker"));
+    };
+    let Some(spec) = manifest.spec(step.unit) else {
+        return Slot::Done(result(step, Outcome::NotKept, "its declaration cannot be read"));
+    };
+    let unit = manifest.address(step.unit).to_string();
+    let mut work = Work {
+        step: *step,
+        context: Context { correct: batch.intent == Intent::Correct, ..Context::default() },
+        unit,
+        spec,
+        detail: String::new(),
+        ops: Vec::new(),
+        outcome: Outcome::Changed,
+        needs: Vec::new(),
+    };
+    let done = match step.action {
+        Action::Converge => converge(world, batch, &mut work, plan),
+        Action::Check | Action::Rewatch => check_unit(world, &mut work).map(|f| Some(report_only(step, &f))),
+        Action::Remove => {
+            let flags = manifest.flags(step.unit);
+            retire::remove(world, &work.spec, &work.unit, flags).map(|l| leave(&mut work, l))
+        }
+        Action::Restore => retire::restore(world, &work.unit, batch.generation).map(|l| leave(&mut work, l)),
+        Action::Guard(inputs) => guard(world, manifest, &work, inputs).map(Some),
+        Action::Ran(inputs) => ran(world, manifest, &work, inputs).map(Some),
+    };
+    match done {
+        Err(e) => Slot::Done(trouble(step, &e)),
+        Ok(Some(result)) => Slot::Done(result),
+        Ok(None) => {
+            if !matches!(step.action, Action::Remove | Action::Restore) {
+                work.needs = manifest
+                    .deps(step.unit)
+                    .filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds))
+                    .filter_map(|e| position.get(&(step.manifest, e.unit.0)).copied())
+                    .collect();
+            }
+            Slot::Todo(Box::new(work))
+        }
+    }
+}
+
+fn check_unit(world: &mut World, work: &mut Work) -> Result<Finding, Trouble> {
+    work.context.unit.clone_from(&work.unit);
+    work.context.owned = own(world, work).is_some_and(|o| o.unit == work.unit);
+    resource::check(world, &work.spec, &work.context)
+}
+
+fn own<'a>(world: &'a World, work: &Work) -> Option<&'a Own> {
+    let name = thing(&work.spec).unwrap_or_else(|| work.unit.clone());
+    world.store.as_ref()?.index().own.get(&name)
+}
+
+fn report_only(step: &Step, finding: &Finding) -> UnitResult {
+    let words: Vec<&str> = finding.wrong.iter().chain(&finding.reported).map(String::as_str).collect();
+    if words.is_empty() {
+        result(step, Outcome::Kept, "")
+    } else {
+        result(step, Outcome::Drifted, words.join(", "))
+    }
+}
+
+fn converge(
+    world: &mut World,
+    batch: &Batch,
+    work: &mut Work,
+    plan: &mut Plan,
+) -> Result<Option<UnitResult>, Trouble> {
+    let mut before: Vec<Op> = Vec::new();
+    if batch.intent == Intent::Return {
+        let undo = world.store.as_ref().map(|s| s.index().undo_to(&work.unit, batch.generation));
+        before = take_back(world, work, undo.unwrap_or_default())?;
+    }
+    let finding = check_unit(world, work)?;
+    if finding.wrong.is_empty() && before.is_empty() {
+        if batch.intent == Intent::Apply
+            && own(world, work).is_none()
+            && let Some(thing) = thing(&work.spec)
+        {
+            let own = Own { unit: work.unit.clone(), created: false, digest: None, fs: 0 };
+            plan.adopt.push(Record::Own { thing, own });
+        }
+        return Ok(Some(report_only(&work.step, &finding)));
+    }
+    work.detail = finding.wrong.join(", ");
+    if !before.is_empty() && finding.ops.is_empty() {
+        work.detail = "as it was before".to_owned();
+    }
+    work.ops = before;
+    work.ops.extend(finding.ops);
+    Ok(None)
+}
+
+/// On a return: what the unit's own thing was before fills what is not declared; everything else that the unit
+/// touched is put back first.
+fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> Result<Vec<Op>, Trouble> {
+    let own = thing(&work.spec);
+    let mut ops = Vec::new();
+    for entry in undo {
+        if own.as_ref() == Some(&entry.thing) {
+            work.context.backing = Some(entry.prior.clone());
+            let whole = matches!(work.spec, Spec::File(_) | Spec::Directory(_) | Spec::Symlink(_));
+            let was_there = !matches!(&entry.prior, Prior::Entries(e) if e.is_empty());
+            if !whole && was_there {
+                ops.extend(retire::put_back(world, &entry)?);
+            }
+        } else if !matches!(entry.prior, Prior::Absent) {
+            ops.extend(retire::put_back(world, &entry)?);
+        }
+    }
+    // The databases and text files are not yet as they will be when these have run, so what is declared is done
+    // again whatever a check says now.
+    if !ops.is_empty() {
+        let again = match &work.spec {
+            Spec::Line(spec) => Some(What::Line(spec.clone())),
+            Spec::User(spec) => Some(What::Account(resource::op::Account::User {
+                spec: Box::new(spec.clone()),
+                password: false,
+            })),
+            Spec::Group(spec) => Some(What::Account(resource::op::Account::Group(spec.clone()))),
+            Spec::Sysctl(spec) => Some(What::Text { key: spec.key.clone(), value: spec.value.clone() }),
+            Spec::Hostname(spec) => {
+                Some(What::Text { key: resource::hostname::KEY.to_owned(), value: spec.value.clone() })
+            }
+            _ => None,
+        };
+        let name = own.unwrap_or_else(|| work.unit.clone());
+        ops.extend(again.map(|what| Op {
+            thing: name,
+            what,
+            own: resource::op::OwnChange::Take { digest: None },
+        }));
+    }
+    Ok(ops)
+}
+
+fn leave(work: &mut Work, leaving: Leaving) -> Option<UnitResult> {
+    work.outcome = leaving.outcome;
+    work.detail = leaving.detail;
+    work.ops = leaving.ops;
+    work.ops.is_empty().then(|| result(&work.step, work.outcome, work.detail.clone()))
+}
+
+fn exec_spec(work: &Work) -> Result<&units::kind::exec::Exec, Trouble> {
+    match &work.spec {
+        Spec::Exec(spec) => Ok(spec),
+        _ => Err(Trouble::NotKept("only exec units have guards".to_owned())),
+    }
+}
+
+fn guard(world: &mut World, manifest: &Manifest, work: &Work, inputs: u64) -> Result<UnitResult, Trouble> {
+    let digest = manifest.unit_digest(work.step.unit);
+    Ok(match exec::guard(world, &work.unit, exec_spec(work)?, digest, inputs)? {
+        Some(why) => result(&work.step, Outcome::Kept, why),
+        None => result(&work.step, Outcome::Drifted, "it has to run"),
+    })
+}
+
+fn ran(world: &mut World, manifest: &Manifest, work: &Work, inputs: u64) -> Result<UnitResult, Trouble> {
+    let digest = manifest.unit_digest(work.step.unit);
+    if let Some(record) = exec::ran(world, &work.unit, exec_spec(work)?, digest, inputs)?
+        && let Some(store) = &mut world.store
+    {
+        store.record(&[record])?;
+    }
+    Ok(result(&work.step, Outcome::Kept, ""))
+}
+
+/// Opens the staging areas that a batch needs, and collects the directories that it may write below.
+fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
+    let mut domain = Domain::default();
+    let note = |domain: &mut Domain, dir: &Rc<Dir>| {
+        if domain.seen.insert(dir.path.clone()) {
+            domain.dirs.push(Rc::clone(dir));
+        }
+    };
+    for slot in &mut plan.slots {
+        let Slot::Todo(work) = slot else { continue };
+        let mut failed = None;
+        for op in &mut work.ops {
+            let (path, stages) = match &op.what {
+                What::Put { path, put, .. } => {
+                    (path.clone(), matches!(put, Put::File { content: Some(_), .. } | Put::Symlink { .. }))
+                }
+                What::Line(spec) => (spec.path.clone(), true),
+                What::Unline(edit) => (edit.path.clone(), true),
+                What::Account(_) => ("/etc/passwd".to_owned(), true),
+                What::Text { .. } => {
+                    domain.kernel_settings = true;
+                    continue;
+                }
+                What::Forget | What::Nothing => continue,
+            };
+            let directory = crate::resource::place::split(&path).map_or("/", |(d, _)| d).to_owned();
+            let near = match world.places.nearest(&directory) {
+                Ok(dir) => dir,
+                // Something is in the way, perhaps only until an earlier step has removed it.
+                Err(_) => match world.places.nearest(outermost(&directory)) {
+                    Ok(dir) => dir,
+                    Err(e) => {
+                        failed = Some(Trouble::from(e));
+                        continue;
+                    }
+                },
+            };
+            note(&mut domain, &near);
+            if let What::Put { path, put: Put::Directory { .. }, .. } = &op.what
+                && let Ok(dir) = world.places.directory(path)
+            {
+                note(&mut domain, &dir);
+            }
+            if stages {
+                match areas.for_directory(world, &near) {
+                    Ok(area) => {
+                        if let What::Put { staged, .. } = &mut op.what {
+                            *staged = Some((area, String::new()));
+                        }
+                    }
+                    Err(e) => failed = Some(e),
+                }
+            }
+        }
+        if let Some(e) = failed {
+            let step = work.step;
+            *slot = Slot::Done(trouble(&step, &e));
+        }
+    }
+    domain.areas = areas.iter().filter_map(|a| a.fd.try_clone().ok()).collect();
+    domain
+}
+
+fn outermost(path: &str) -> &str {
+    let end = path.get(1..).and_then(|rest| rest.find('/')).map_or(path.len(), |at| at + 1);
+    path.get(..end).unwrap_or("/")
+}
+
+/// Carries a batch out and hands every result to `answer`: those of units that were right at once, the others when
+/// what was changed is durable and read back.
+///
+/// # Errors
+/// When the batch cannot go on at all; steps that fail are results.
+pub fn run(
+    world: &mut World,
+    manifests: &Manifests,
+    batch: &Batch,
+    confinement: Confinement,
+    answer: &mut dyn FnMut(UnitResult),
+) -> Result<(), BatchError> {
+    if let Some(store) = &mut world.store {
+        store.lock()?;
+    }
+    let outcome = run_locked(world, manifests, batch, confinement, answer);
+    if let Some(store) = &mut world.store {
+        store.unlock();
+    }
+    outcome
+}
+
+fn run_locked(
+    world: &mut World,
+    manifests: &Manifests,
+    batch: &Batch,
+    confinement: Confinement,
+    answer: &mut dyn FnMut(UnitResult),
+) -> Result<(), BatchError> {
+    let mut plan = check(world, manifests, batch);
+    if let Some(store) = &mut world.store
+        && let Err(e) = store.record(&plan.adopt)
+    {
+        answer_all(plan.slots, &e.to_string(), answer);
+        return Ok(());
+    }
+    let mut areas = Areas::default();
+    let domain = prepare(world, &mut plan, &mut areas);
+    let mut todo: Vec<(usize, Box<Work>)> = Vec::new();
+    let mut failed: Vec<bool> = vec![false; plan.slots.len()];
+    for (at, slot) in plan.slots.into_iter().enumerate() {
+        match slot {
+            Slot::Done(done) => {
+                if let Some(f) = failed.get_mut(at) {
+                    *f = matches!(done.outcome, Outcome::NotKept | Outcome::Blocked | Outcome::MountAbsent);
+                }
+                answer(done);
+            }
+            Slot::Todo(work) => todo.push((at, work)),
+        }
+    }
+    if todo.is_empty() {
+        areas.close();
+        return Ok(());
+    }
+    let steps: Vec<Step> = todo.iter().map(|(_, w)| w.step).collect();
+    let report = match confinement {
+        Confinement::None => commit::run(world, &mut areas, batch, todo, failed),
+        Confinement::Full => in_child(world, &mut areas, batch, todo, failed, &domain)?,
+    };
+    if let Some(store) = &mut world.store {
+        store.refresh()?;
+    }
+    world.stamps.extend(report.stamps);
+    areas.close();
+    for (step, (outcome, detail)) in steps.iter().zip(report.results) {
+        answer(result(step, outcome, detail));
+    }
+    Ok(())
+}
+
+fn answer_all(slots: Vec<Slot>, why: &str, answer: &mut dyn FnMut(UnitResult)) {
+    for slot in slots {
+        match slot {
+            Slot::Done(done) => answer(done),
+            Slot::Todo(work) => answer(result(&work.step, Outcome::NotKept, why)),
+        }
+    }
+}
+
+fn in_child(
+    world: &mut World,
+    areas: &mut Areas,
+    batch: &Batch,
+    todo: Vec<(usize, Box<Work>)>,
+    failed: Vec<bool>,
+    domain: &Domain,
+) -> Result<Report, BatchError> {
+    let mut paper = File::from(memfd_create("report", MFdFlags::MFD_CLOEXEC).map_err(BatchError::Start)?);
+    match fork().map_err(BatchError::Start)? {
+        Forked::Child => {
+            let code = match confine::committer(world, domain) {
+                Ok(()) => {
+                    let report = commit::run(world, areas, batch, todo, failed);
+                    let bytes = postcard::to_allocvec(&report).unwrap_or_default();
+                    i32::from(paper.write_all(&bytes).is_err())
+                }
+                Err(e) => {
+                    eprintln!("cm-worker: {e}");
+                    2
+                }
+            };
+            std::process::exit(code)
+        }
+        Forked::Parent(child) => {
+            let status = loop {
+                match waitpid(child, None) {
+                    Ok(status) => break status,
+                    Err(nix::Error::EINTR) => {}
+                    Err(e) => return Err(BatchError::Start(e)),
+                }
+            };
+            if !matches!(status, WaitStatus::Exited(_, 0)) {
+                return Err(BatchError::Died(status));
+            }
+            let mut bytes = Vec::new();
+            (paper.seek(SeekFrom::Start(0)))
+                .and_then(|_| paper.read_to_end(&mut bytes))
+                .map_err(|e| BatchError::Report(e.to_string()))?;
+            postcard::from_bytes(&bytes).map_err(|e| BatchError::Report(e.to_string()))
+        }
+    }
+}

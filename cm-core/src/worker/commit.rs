@@ -1,0 +1,395 @@
+//! The committer: carries compiled steps out, in the order: stage · save · journal · barrier · change · barrier ·
+//! read back. A crash before the first barrier changed nothing; one after it finds in the journal what to undo.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use nix::sys::stat::fstat;
+use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
+
+use super::batch::{Batch, Work};
+use super::failpoint;
+use crate::proto::{Action, Intent, Outcome};
+use crate::resource::op::{Op, OwnChange, Put, Trouble, What};
+use crate::resource::staging::Areas;
+use crate::resource::tree::{self, Touched};
+use crate::resource::world::{Stamp, World};
+use crate::resource::{self, execute, retire};
+use crate::store::disk::{FSYNC_LIMIT, now};
+use crate::store::index::PARENT;
+use crate::store::{Own, Prior, Record, StoreError};
+
+/// What came of the steps that had something to do, in their order.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Report {
+    /// Outcome and words, a step.
+    pub results: Vec<(Outcome, String)>,
+    /// What files looked like when they were read back.
+    pub stamps: HashMap<String, Stamp>,
+}
+
+struct Running {
+    at: usize,
+    work: Box<Work>,
+    failure: Option<(Outcome, String)>,
+    executed: bool,
+    left: bool,
+}
+
+/// Carries the steps out. `failed` says of every step of the whole batch whether it has failed already.
+pub fn run(
+    world: &mut World,
+    areas: &mut Areas,
+    batch: &Batch,
+    todo: Vec<(usize, Box<Work>)>,
+    mut failed: Vec<bool>,
+) -> Report {
+    let mut steps: Vec<Running> = todo
+        .into_iter()
+        .map(|(at, work)| Running { at, work, failure: None, executed: false, left: false })
+        .collect();
+    // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
+    let dress_now = !steps.iter().any(|s| s.work.ops.iter().any(|o| matches!(o.what, What::Account(_))));
+    stage(world, areas, &mut steps, dress_now);
+    let saved = save(world, batch, &mut steps).and_then(|()| barrier(areas, &steps));
+    if let Err(e) = saved {
+        for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
+            step.failure = Some((Outcome::NotKept, e.to_string()));
+        }
+    }
+    let mut touched = Touched::default();
+    let mut facts = Vec::new();
+    for step in &mut steps {
+        if step.failure.is_none()
+            && step.work.needs.iter().any(|n| failed.get(*n).copied().unwrap_or_default())
+        {
+            step.failure = Some((Outcome::Blocked, "something that it requires was not kept".to_owned()));
+        }
+        if step.failure.is_none() {
+            change(world, areas, step, dress_now, &mut touched, &mut facts);
+        }
+        if step.failure.is_some()
+            && let Some(f) = failed.get_mut(step.at)
+        {
+            *f = true;
+        }
+    }
+    if let Err(e) = settle(world, &touched, &facts) {
+        for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
+            step.failure = Some((Outcome::NotKept, e.to_string()));
+        }
+    }
+    failpoint::point();
+    discard(areas, &steps);
+    world.places.forget();
+    world.stamps.clear();
+    let results = steps.iter().map(|s| read_back(world, s)).collect();
+    Report { results, stamps: std::mem::take(&mut world.stamps) }
+}
+
+/// Writes every new content beside its place.
+fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now: bool) {
+    let contents = steps.iter().flat_map(|s| &s.work.ops).filter(|o| stages(o)).count();
+    for step in steps {
+        for op in &mut step.work.ops {
+            let What::Put { path, put, staged: Some(staged), .. } = &mut op.what else { continue };
+            let (content, want) = match put {
+                Put::File { content: Some(content), want } => (*content, &*want),
+                Put::Symlink { .. } => {
+                    staged.1 = areas.name();
+                    continue;
+                }
+                _ => continue,
+            };
+            failpoint::point();
+            let written = tree::stage(world, areas, staged.0, &content, path).and_then(|(name, file)| {
+                staged.1 = name;
+                if dress_now {
+                    tree::dress(world, &file, path, want)?;
+                }
+                if contents <= FSYNC_LIMIT {
+                    file.sync_all().map_err(|e| Trouble::io("sync", path, &e))?;
+                }
+                Ok(())
+            });
+            if let Err(e) = written {
+                step.failure = Some((Outcome::NotKept, e.to_string()));
+                break;
+            }
+        }
+    }
+}
+
+fn stages(op: &Op) -> bool {
+    matches!(&op.what, What::Put { put: Put::File { content: Some(_), .. }, .. })
+}
+
+/// Saves what was there, and writes down who owns what from now on.
+fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), StoreError> {
+    if world.store.is_none() {
+        return Ok(());
+    }
+    let mut ledger = Ledger {
+        transition: match batch.intent {
+            Intent::Correct => None,
+            Intent::Apply | Intent::Return => {
+                world.store.as_ref().and_then(|s| s.index().open).map(|(_, t)| t)
+            }
+        },
+        correct: batch.intent == Intent::Correct,
+        records: Vec::new(),
+        own: BTreeMap::new(),
+        gone: BTreeSet::new(),
+        noted: BTreeSet::new(),
+    };
+    for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
+        for op in &step.work.ops {
+            failpoint::point();
+            if let Err(e) = ledger.enter(world, &step.work.unit, op) {
+                step.failure = Some((Outcome::NotKept, e.to_string()));
+                break;
+            }
+        }
+    }
+    failpoint::point();
+    if let Some(store) = &mut world.store {
+        // Contents before the records that name them.
+        store.sync()?;
+        failpoint::point();
+        store.append(&ledger.records)?;
+        failpoint::point();
+        store.sync()?;
+    }
+    failpoint::point();
+    Ok(())
+}
+
+struct Ledger {
+    transition: Option<u64>,
+    correct: bool,
+    records: Vec<Record>,
+    own: BTreeMap<String, Option<Own>>,
+    gone: BTreeSet<String>,
+    noted: BTreeSet<(String, String)>,
+}
+
+impl Ledger {
+    fn owner(&self, world: &World, thing: &str) -> Option<Own> {
+        match self.own.get(thing) {
+            Some(own) => own.clone(),
+            None => world.store.as_ref()?.index().own.get(thing).cloned(),
+        }
+    }
+
+    fn set_owner(&mut self, world: &World, thing: &str, own: Option<Own>) {
+        if self.owner(world, thing) == own {
+            return;
+        }
+        self.records.push(match &own {
+            Some(own) => Record::Own { thing: thing.to_owned(), own: own.clone() },
+            None => Record::Disown { thing: thing.to_owned() },
+        });
+        self.own.insert(thing.to_owned(), own);
+    }
+
+    fn undo(&mut self, world: &World, unit: &str, thing: &str, prior: &Prior) {
+        let Some(transition) = self.transition else { return };
+        let known = world.store.as_ref().is_some_and(|s| s.index().has_undo(transition, unit, thing, prior));
+        if known || !self.noted.insert((unit.to_owned(), thing.to_owned())) {
+            return;
+        }
+        self.records.push(Record::Undo {
+            transition,
+            unit: unit.to_owned(),
+            thing: thing.to_owned(),
+            prior: prior.clone(),
+            own: self.owner(world, thing),
+        });
+    }
+
+    fn enter(&mut self, world: &mut World, unit: &str, op: &Op) -> Result<(), Trouble> {
+        if let What::Put { path, put, .. } = &op.what
+            && !matches!(put, Put::Absent)
+        {
+            for dir in tree::missing_parents(world, path) {
+                if self.owner(world, &dir).is_none() {
+                    self.undo(world, unit, &dir, &Prior::Absent);
+                    let own = Own { unit: PARENT.to_owned(), created: true, digest: None, fs: 0 };
+                    self.set_owner(world, &dir, Some(own));
+                }
+            }
+        }
+        let prior = if self.gone.contains(&op.thing) { Prior::Absent } else { execute::prior(world, op)? };
+        self.undo(world, unit, &op.thing, &prior);
+        let owner = self.owner(world, &op.thing);
+        let theirs = match (&op.what, &prior) {
+            (What::Put { put: Put::Absent, .. }, Prior::File { digest, .. }) => {
+                self.correct || owner.as_ref().and_then(|o| o.digest).is_some_and(|d| d != *digest)
+            }
+            (_, Prior::File { .. } | Prior::Symlink { .. } | Prior::Text(_)) => self.correct,
+            _ => false,
+        };
+        if theirs {
+            self.records.push(Record::History {
+                unit: unit.to_owned(),
+                thing: op.thing.clone(),
+                when: now(),
+                prior: prior.clone(),
+            });
+        }
+        let absent = matches!(op.what, What::Put { put: Put::Absent, .. });
+        if absent && matches!(prior, Prior::Directory(_)) {
+            // It stays ours until it is really gone, since it may not be empty; see `change`.
+            self.own.insert(op.thing.clone(), None);
+            self.gone.insert(op.thing.clone());
+            return Ok(());
+        }
+        let own = match &op.own {
+            OwnChange::Drop => None,
+            OwnChange::Back(own) => own.clone(),
+            OwnChange::Take { digest } => {
+                let made = match &prior {
+                    Prior::Absent => true,
+                    Prior::Entries(lines) => lines.is_empty(),
+                    Prior::Edit(edit) => edit.inserted.is_some() && edit.removed.is_empty(),
+                    _ => false,
+                };
+                let fs = if op.thing.starts_with('/') && world.below_managed(&op.thing) {
+                    world.places.nearest(&op.thing).map_or(0, |d| retire::file_system(&d))
+                } else {
+                    0
+                };
+                Some(Own {
+                    unit: unit.to_owned(),
+                    created: owner.as_ref().map_or(made, |o| o.created),
+                    digest: digest.or(owner.as_ref().and_then(|o| o.digest)),
+                    fs,
+                })
+            }
+        };
+        self.set_owner(world, &op.thing, own);
+        if absent {
+            self.gone.insert(op.thing.clone());
+        } else {
+            self.gone.remove(&op.thing);
+        }
+        Ok(())
+    }
+}
+
+/// Staged contents are durable before the first rename.
+fn barrier(areas: &Areas, steps: &[Running]) -> Result<(), StoreError> {
+    let contents = steps.iter().flat_map(|s| &s.work.ops).filter(|o| stages(o)).count();
+    if contents > FSYNC_LIMIT {
+        for area in areas.iter() {
+            // The descriptor was opened before the writes, so that it hears of every error since.
+            syncfs(&area.fd).map_err(|e| StoreError::File {
+                verb: "sync",
+                path: area.path.clone(),
+                source: e.into(),
+            })?;
+        }
+    }
+    failpoint::point();
+    Ok(())
+}
+
+fn change(
+    world: &mut World,
+    areas: &mut Areas,
+    step: &mut Running,
+    dressed: bool,
+    touched: &mut Touched,
+    facts: &mut Vec<Record>,
+) {
+    step.executed = true;
+    for op in &step.work.ops {
+        failpoint::point();
+        touched.left = false;
+        if let Err(e) = execute::run(world, areas, op, dressed, touched, facts) {
+            step.failure = Some((Outcome::NotKept, e.to_string()));
+            return;
+        }
+        if let What::Put { path, put: Put::Absent, .. } = &op.what
+            && matches!(op.own, OwnChange::Drop | OwnChange::Back(None))
+            && !touched.left
+            && let Some(own) = world.store.as_ref().and_then(|s| s.index().own.get(path))
+            && (own.unit == step.work.unit || own.unit == PARENT)
+        {
+            facts.push(Record::Disown { thing: path.clone() });
+        }
+        // A directory of the unit itself; those on the way to it may well be in use by others.
+        step.left |= touched.left && step.work.unit.ends_with(&op.thing);
+    }
+}
+
+/// Makes durable what was changed, and writes down what only now is known.
+fn settle(world: &mut World, touched: &Touched, facts: &[Record]) -> Result<(), StoreError> {
+    failpoint::point();
+    let mut dirs: BTreeMap<(u64, u64), &crate::resource::place::Dir> = BTreeMap::new();
+    let failed = |e: nix::Error| StoreError::File { verb: "sync", path: "/".into(), source: e.into() };
+    for dir in &touched.dirs {
+        let stat = fstat(&**dir).map_err(failed)?;
+        dirs.insert((stat.st_dev, stat.st_ino), dir);
+    }
+    if dirs.len() + touched.files.len() <= FSYNC_LIMIT {
+        for file in &touched.files {
+            fsync(file).map_err(failed)?;
+        }
+        for dir in dirs.values() {
+            fsync(dir).map_err(failed)?;
+        }
+    } else {
+        let mut systems: BTreeSet<u64> = BTreeSet::new();
+        for ((device, _), dir) in &dirs {
+            if systems.insert(*device) {
+                syncfs(dir).map_err(failed)?;
+            }
+        }
+        for file in &touched.files {
+            if systems.insert(fstat(file).map_err(failed)?.st_dev) {
+                syncfs(file).map_err(failed)?;
+            }
+        }
+    }
+    failpoint::point();
+    match &mut world.store {
+        Some(store) => store.record(facts),
+        None => Ok(()),
+    }
+}
+
+/// Removes staged files that found no place.
+fn discard(areas: &Areas, steps: &[Running]) {
+    for step in steps.iter().filter(|s| s.failure.is_some()) {
+        for op in &step.work.ops {
+            if let What::Put { staged: Some((area, name)), .. } = &op.what
+                && let Some(area) = areas.get(*area)
+                && !name.is_empty()
+            {
+                let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
+        }
+    }
+}
+
+fn read_back(world: &mut World, step: &Running) -> (Outcome, String) {
+    if let Some(failure) = &step.failure {
+        return failure.clone();
+    }
+    let work = &step.work;
+    if step.left {
+        return (Outcome::Left, "it is not empty".to_owned());
+    }
+    if work.step.action != Action::Converge {
+        return (work.outcome, work.detail.clone());
+    }
+    let mut context = work.context.clone();
+    context.backing = None;
+    match resource::check(world, &work.spec, &context) {
+        Ok(finding) if finding.wrong.is_empty() => (work.outcome, work.detail.clone()),
+        Ok(finding) => {
+            (Outcome::NotKept, format!("still wrong after the change: {}", finding.wrong.join(", ")))
+        }
+        Err(e) => (Outcome::NotKept, e.to_string()),
+    }
+}

@@ -1,0 +1,498 @@
+//! The compiler: parses what people wrote, as nobody, in a process that can open nothing.
+//!
+//! ```text
+//! worker ──┬─ opener    the caller's user and groups; opens what it is asked for, and nothing else
+//!          │    ▲ path        │ descriptor, or a list of names
+//!          │    │             ▼
+//!          └─ compiler  uid 65534, no capabilities, Landlock: writes below its staging directory, reads nothing;
+//!                       no sockets, no programs; 60 s and 1 GiB
+//! ```
+//!
+//! Contents are staged under their digest. Nobody trusts the names: who moves them into the store reads them.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, openat, renameat};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use units::diagnostic;
+use units::kind::Content;
+use units::load::{Entry, EntryKind, LoadError, Loader};
+use units::manifest::Manifest;
+
+use super::channel::{self, Channel};
+use super::confine;
+use crate::resource::accounts::{Database, members};
+use crate::store::hex;
+use crate::sys::{self, Forked, fork};
+
+/// The user that the compiler is.
+const NOBODY: u32 = 65_534;
+/// Largest source that is read into memory at once.
+const MAX_SOURCE: u64 = 64 << 20;
+/// Memory that the compiler may have.
+const MEMORY: u64 = 1 << 30;
+/// Seconds of processor time that the compiler may have.
+const SECONDS: u64 = 60;
+
+/// What to compile, and for whom.
+#[derive(Debug)]
+pub struct Job {
+    /// Path of the entry file.
+    pub entry: String,
+    /// Its content, where it came as a descriptor.
+    pub input: Option<OwnedFd>,
+    /// Whose rights count.
+    pub uid: u32,
+    /// And which group's.
+    pub gid: u32,
+    /// Where contents are staged; made anew.
+    pub staging: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Compiled {
+    /// Number of units, or the first diagnostics as text.
+    pub result: Result<u32, String>,
+    /// The sealed manifest; or the diagnostics as JSON.
+    pub fd: OwnedFd,
+    /// Every diagnostic as JSON, warnings too.
+    pub diagnostics: Vec<diagnostic::Located>,
+    /// The sources that were opened.
+    pub sources: Vec<String>,
+}
+
+/// Why nothing was compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// No staging directory.
+    #[error("cannot make staging directory {}: {source}", path.display())]
+    Staging {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No process.
+    #[error("cannot start the compiler: {0}")]
+    Start(io::Error),
+    /// The compiler died.
+    #[error(
+        "cannot compile {entry}: the compiler ended with {status}; it may use {SECONDS} s and {} MiB",
+        MEMORY >> 20
+    )]
+    Died {
+        /// What it worked on.
+        entry: String,
+        /// How it ended.
+        status: String,
+    },
+    /// What it left cannot be read.
+    #[error("cannot read what the compiler made: {0}")]
+    Output(String),
+}
+
+impl From<nix::Error> for CompileError {
+    fn from(e: nix::Error) -> CompileError {
+        CompileError::Start(e.into())
+    }
+}
+
+/// What the compiler asks the opener.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    /// A file, to be read.
+    File(String),
+    /// The names in a directory.
+    List(String),
+}
+
+/// What the opener answers; the descriptor is beside it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Opened,
+    NotFound,
+    Other(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed {
+    name: String,
+    kind: u8,
+    target: String,
+    mode: u32,
+}
+
+/// What the compiler leaves behind beside the manifest.
+#[derive(Debug, Serialize, Deserialize)]
+struct Paper {
+    result: Result<u32, String>,
+    /// As JSON.
+    diagnostics: Vec<u8>,
+}
+
+/// Compiles a state file in processes of their own.
+///
+/// # Errors
+/// When no process can be made, or the compiler died. Mistakes in the state file are no error but a result.
+pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
+    let staging = staging(&job.staging)
+        .map_err(|source| CompileError::Staging { path: job.staging.clone(), source })?;
+    let memory =
+        |name: &str| memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map(File::from);
+    let (mut paper, mut output, mut opened) = (memory("paper")?, memory("manifest")?, memory("sources")?);
+    let (to_opener, to_compiler) = channel::pair().map_err(CompileError::Start)?;
+    let opener = match fork()? {
+        Forked::Child => {
+            let input = job.input.as_ref().map_or(2, AsRawFd::as_raw_fd);
+            sys::close_others(&[to_compiler.as_raw_fd(), opened.as_raw_fd(), input]);
+            let code = open_sources(job, Channel::new(to_compiler), &mut opened);
+            std::process::exit(code)
+        }
+        Forked::Parent(pid) => pid,
+    };
+    drop(to_compiler);
+    let compiler = match fork()? {
+        Forked::Child => {
+            sys::close_others(&[
+                to_opener.as_raw_fd(),
+                staging.as_raw_fd(),
+                output.as_raw_fd(),
+                paper.as_raw_fd(),
+            ]);
+            let code = match confine_compiler(&staging) {
+                Ok(()) => work(job, Channel::new(to_opener), &staging, &mut output, &mut paper),
+                Err(e) => {
+                    eprintln!("cm-worker: {e}");
+                    2
+                }
+            };
+            std::process::exit(code)
+        }
+        Forked::Parent(pid) => pid,
+    };
+    drop(to_opener);
+    let ended = wait(compiler)?;
+    // Its peer is gone, so the opener ends too.
+    wait(opener)?;
+    let mut sources = String::new();
+    let output_error = |e: io::Error| CompileError::Output(e.to_string());
+    opened
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| opened.read_to_string(&mut sources))
+        .map_err(output_error)?;
+    let sources = sources.lines().map(str::to_owned).collect();
+    if !matches!(ended, WaitStatus::Exited(_, 0)) {
+        let status = match ended {
+            WaitStatus::Exited(_, code) => format!("code {code}"),
+            WaitStatus::Signaled(_, signal, _) => signal.to_string(),
+            other => format!("{other:?}"),
+        };
+        return Err(CompileError::Died { entry: job.entry.clone(), status });
+    }
+    let mut bytes = Vec::new();
+    paper.seek(SeekFrom::Start(0)).and_then(|_| paper.read_to_end(&mut bytes)).map_err(output_error)?;
+    let paper: Paper = postcard::from_bytes(&bytes).map_err(|e| CompileError::Output(e.to_string()))?;
+    let diagnostics =
+        serde_json::from_slice(&paper.diagnostics).map_err(|e| CompileError::Output(e.to_string()))?;
+    if let Err(text) = paper.result {
+        let file = sealed("diagnostics", &paper.diagnostics).map_err(output_error)?;
+        return Ok(Compiled { result: Err(text), fd: file.into(), diagnostics, sources });
+    }
+    seal(&output).map_err(output_error)?;
+    // It comes from a process that has read what people wrote: every offset and the digest are checked.
+    let mapping = sys::Mapping::sealed(&output).map_err(output_error)?;
+    let manifest =
+        Manifest::parse(std::sync::Arc::new(mapping)).map_err(|e| CompileError::Output(e.to_string()))?;
+    if !manifest.verify_digest() {
+        return Err(CompileError::Output("its digest is wrong".to_owned()));
+    }
+    Ok(Compiled { result: paper.result, fd: output.into(), diagnostics, sources })
+}
+
+fn wait(pid: Pid) -> Result<WaitStatus, CompileError> {
+    loop {
+        match waitpid(pid, None) {
+            Ok(status) => return Ok(status),
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Nobody can change or resize it any more.
+///
+/// # Errors
+/// Whatever fcntl(2) reports.
+pub fn seal(file: &File) -> io::Result<()> {
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
+}
+
+/// A sealed memfd with these bytes.
+///
+/// # Errors
+/// When there is no memory.
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    file.seek(SeekFrom::Start(0))?;
+    seal(&file)?;
+    Ok(file)
+}
+
+/// An empty directory that belongs to nobody.
+fn staging(path: &Path) -> io::Result<File> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    if let Some(above) = path.parent() {
+        fs::create_dir_all(above)?;
+    }
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY))?;
+    File::open(path)
+}
+
+// ---- the opener -------------------------------------------------------------------------------------------
+
+fn open_sources(job: &Job, mut channel: Channel, opened: &mut File) -> i32 {
+    if let Err(e) = take_rights(job.uid, job.gid) {
+        eprintln!("cm-worker: cannot become user {}: {e}", job.uid);
+        return 2;
+    }
+    loop {
+        let Ok(Some((ask, _))) = channel.receive::<Ask>() else { return 0 };
+        let (found, path) = match &ask {
+            Ask::File(path) if *path == job.entry && job.input.is_some() => {
+                let copy = job.input.as_ref().map(reopened);
+                (copy.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())), path)
+            }
+            Ask::File(path) => (open_file(path), path),
+            Ask::List(path) => (list(path), path),
+        };
+        let _ = writeln!(opened, "{}", path.escape_debug());
+        let sent = match found {
+            Ok(file) => channel.send(&Answer::Opened, &[file.as_raw_fd()]),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => channel.send(&Answer::NotFound, &[]),
+            Err(e) => channel.send(&Answer::Other(e.to_string()), &[]),
+        };
+        if sent.is_err() {
+            return 1;
+        }
+    }
+}
+
+/// The caller's own rights, with the groups that the database gives that user.
+fn take_rights(uid: u32, gid: u32) -> io::Result<()> {
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if uid == 0 && gid == 0 {
+        return Ok(());
+    }
+    let read =
+        |path: &str| fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let passwd = Database::parse(&read("/etc/passwd"));
+    let group = Database::parse(&read("/etc/group"));
+    let name = passwd.numbers().find(|(_, id)| *id == uid).map(|(n, _)| n.to_owned());
+    let listed =
+        |g: &str| group.field(g, 3).is_some_and(|f| members(f).iter().any(|m| Some(*m) == name.as_deref()));
+    let groups: Vec<u32> = group.numbers().filter(|(g, _)| listed(g)).map(|(_, id)| id).collect();
+    sys::become_user(uid, gid, &groups)
+}
+
+/// The input from its start, whatever the caller does with its own descriptor.
+fn reopened(fd: &OwnedFd) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).or_else(|_| {
+        let mut copy = File::from(fd.try_clone()?);
+        copy.seek(SeekFrom::Start(0))?;
+        Ok(copy)
+    })
+}
+
+fn open_file(path: &str) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Names of a directory in a sealed memfd: there may be more than a packet holds.
+fn list(path: &str) -> io::Result<File> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = fs::symlink_metadata(entry.path())?;
+        let Ok(name) = entry.file_name().into_string() else {
+            return Err(io::Error::other(format!("the name of {} is not UTF-8", entry.path().display())));
+        };
+        let kind = metadata.file_type();
+        let target = if kind.is_symlink() {
+            fs::read_link(entry.path())?.to_string_lossy().into_owned()
+        } else {
+            String::new()
+        };
+        let kind = match () {
+            () if kind.is_file() => 0,
+            () if kind.is_dir() => 1,
+            () if kind.is_symlink() => 2,
+            () => 3,
+        };
+        out.push(Listed { name, kind, target, mode: metadata.mode() & 0o7777 });
+    }
+    sealed("list", &postcard::to_allocvec(&out).map_err(io::Error::other)?)
+}
+
+// ---- the compiler -----------------------------------------------------------------------------------------
+
+fn confine_compiler(staging: &File) -> Result<(), confine::ConfineError> {
+    use nix::sys::resource::{Resource, setrlimit};
+    let limits = [
+        (Resource::RLIMIT_AS, MEMORY),
+        (Resource::RLIMIT_CPU, SECONDS),
+        (Resource::RLIMIT_NOFILE, 64),
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_FSIZE, 8 << 30),
+    ];
+    for (resource, limit) in limits {
+        setrlimit(resource, limit, limit).map_err(io::Error::from)?;
+    }
+    sys::become_user(NOBODY, NOBODY, &[])?;
+    confine::compiler(staging)
+}
+
+struct Sources<'a> {
+    channel: Channel,
+    staging: &'a File,
+    temporary: u32,
+}
+
+impl Sources<'_> {
+    fn ask(&mut self, ask: &Ask) -> Result<File, LoadError> {
+        let other = |e: &dyn std::fmt::Display| LoadError::Other(e.to_string());
+        self.channel.send(ask, &[]).map_err(|e| other(&e))?;
+        match self.channel.receive::<Answer>() {
+            Ok(Some((Answer::Opened, fds))) => {
+                fds.into_iter().next().map(File::from).ok_or_else(|| other(&"the opener sent nothing"))
+            }
+            Ok(Some((Answer::NotFound, _))) => Err(LoadError::NotFound),
+            Ok(Some((Answer::Other(text), _))) => Err(LoadError::Other(text)),
+            Ok(None) => Err(other(&"the opener is gone")),
+            Err(e) => Err(other(&e)),
+        }
+    }
+
+    /// Stages what `source` holds.
+    fn stage(&mut self, source: &mut dyn Read) -> io::Result<Content> {
+        self.temporary += 1;
+        let name = format!("new-{}", self.temporary);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let fd = openat(self.staging, name.as_str(), flags, Mode::from_bits_truncate(0o600))?;
+        let mut file = File::from(fd);
+        let mut hash = Sha256::new();
+        let mut size = 0u64;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let count = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            let chunk = buffer.get(..count).unwrap_or_default();
+            hash.update(chunk);
+            file.write_all(chunk)?;
+            size += count as u64;
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        renameat(self.staging, name.as_str(), self.staging, hex(&digest).as_str())?;
+        Ok(Content { digest, size })
+    }
+}
+
+impl Loader for Sources<'_> {
+    fn read(&mut self, path: &str) -> Result<Vec<u8>, LoadError> {
+        let file = self.ask(&Ask::File(path.to_owned()))?;
+        let mut bytes = Vec::new();
+        let other = |e: io::Error| LoadError::Other(e.to_string());
+        if file.metadata().map_err(other)?.len() > MAX_SOURCE {
+            return Err(LoadError::TooLarge { limit: MAX_SOURCE });
+        }
+        file.take(MAX_SOURCE + 1).read_to_end(&mut bytes).map_err(other)?;
+        if bytes.len() as u64 > MAX_SOURCE {
+            return Err(LoadError::TooLarge { limit: MAX_SOURCE });
+        }
+        Ok(bytes)
+    }
+
+    fn list(&mut self, directory: &str) -> Result<Vec<Entry>, LoadError> {
+        let mut file = self.ask(&Ask::List(directory.to_owned()))?;
+        let mut bytes = Vec::new();
+        let other = |e: &dyn std::fmt::Display| LoadError::Other(e.to_string());
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).map_err(|e| other(&e))?;
+        let listed: Vec<Listed> = postcard::from_bytes(&bytes).map_err(|e| other(&e))?;
+        let entry = |l: Listed| Entry {
+            name: l.name,
+            kind: match l.kind {
+                0 => EntryKind::File,
+                1 => EntryKind::Directory,
+                2 => EntryKind::Symlink(l.target),
+                _ => EntryKind::Other,
+            },
+            mode: l.mode,
+        };
+        Ok(listed.into_iter().map(entry).collect())
+    }
+
+    fn contents(&mut self, content: Content, mut bytes: &[u8]) -> Result<(), LoadError> {
+        let staged = self.stage(&mut bytes).map_err(|e| LoadError::Other(e.to_string()))?;
+        if staged == content { Ok(()) } else { Err(LoadError::Other("its digest is wrong".to_owned())) }
+    }
+
+    fn source(&mut self, path: &str) -> Result<Content, LoadError> {
+        let mut file = self.ask(&Ask::File(path.to_owned()))?;
+        self.stage(&mut file).map_err(|e| LoadError::Other(e.to_string()))
+    }
+}
+
+fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &mut File) -> i32 {
+    let mut loader = Sources { channel, staging, temporary: 0 };
+    let compiled = units::compile::compile(&job.entry, &mut loader);
+    let diagnostics: Vec<diagnostic::Located> =
+        compiled.diagnostics.iter().map(|d| diagnostic::locate(d, &compiled.sources)).collect();
+    let result = match &compiled.manifest {
+        Some(manifest) => match output.write_all(manifest.as_bytes()) {
+            Ok(()) => Ok(u32::try_from(manifest.len()).unwrap_or(u32::MAX)),
+            Err(e) => Err(format!("cannot write the manifest: {e}")),
+        },
+        None => {
+            let text: Vec<String> = (compiled.diagnostics.iter().filter(|d| d.is_error()).take(20))
+                .map(|d| diagnostic::render(d, &compiled.sources))
+                .collect();
+            // It has to fit into one packet.
+            let mut text = text.join("\n");
+            while text.len() > 16 << 10 {
+                text.pop();
+            }
+            Err(text)
+        }
+    };
+    let diagnostics = serde_json::to_vec(&diagnostics).unwrap_or_default();
+    let bytes = postcard::to_allocvec(&Paper { result, diagnostics }).unwrap_or_default();
+    i32::from(paper.write_all(&bytes).is_err())
+}

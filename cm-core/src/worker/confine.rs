@@ -1,0 +1,246 @@
+//! What the committer may do (design §2.8): create, write, rename and unlink below the directories of its batch and
+//! nowhere else (Landlock), change metadata by descriptor only (seccomp), with the capabilities that this takes.
+//!
+//! Landlock governs neither chmod, chown, extended attributes nor times; that is why seccomp takes away their forms
+//! that name a path.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::resource::place::Dir;
+use crate::resource::world::World;
+use crate::sys;
+
+/// What a batch may write below.
+#[derive(Debug, Default)]
+pub struct Domain {
+    /// Directories of the machine.
+    pub dirs: Vec<Rc<Dir>>,
+    /// Their canonical paths.
+    pub seen: BTreeSet<String>,
+    /// Staging areas.
+    pub areas: Vec<OwnedFd>,
+    /// Whether values below /proc/sys are written.
+    pub kernel_settings: bool,
+}
+
+/// Why a process could not be confined. It must not go on then.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// Landlock.
+    #[error("cannot set up landlock: {0}")]
+    Landlock(String),
+    /// Seccomp.
+    #[error("cannot set up seccomp: {0}")]
+    Seccomp(String),
+    /// Anything else.
+    #[error("cannot drop privileges: {0}")]
+    Privileges(#[from] std::io::Error),
+}
+
+/// Everything that changes a file system, without what a kernel may not know yet.
+fn write_access() -> BitFlags<AccessFs> {
+    AccessFs::from_write(ABI::V3)
+}
+
+/// What Landlock can do on this kernel, in words for the log; `None` when it can do all that is asked.
+pub fn shortcoming() -> Option<&'static str> {
+    match landlock_version() {
+        0 => Some("this kernel has no landlock: the committer is confined by seccomp and capabilities only"),
+        1 => Some("landlock of this kernel cannot let files be renamed between directories: it is not used"),
+        2 => Some("landlock of this kernel does not govern truncate(2)"),
+        _ => None,
+    }
+}
+
+fn landlock_version() -> u32 {
+    // landlock_create_ruleset(2) with LANDLOCK_CREATE_RULESET_VERSION.
+    sys::landlock_version().unwrap_or(0)
+}
+
+/// Confines this process to what a batch needs, for good.
+///
+/// # Errors
+/// When the kernel refuses what it should be able to do.
+pub fn committer(world: &World, domain: &Domain) -> Result<(), ConfineError> {
+    // Nobody but the coordinator speaks with PID 1.
+    sys::close(&world.private);
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if landlock_version() >= 2 {
+        let failed = |e: landlock::RulesetError| ConfineError::Landlock(e.to_string());
+        let mut rules = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(write_access())
+            .map_err(failed)?
+            .create()
+            .map_err(failed)?;
+        for dir in &domain.dirs {
+            rules = rules.add_rule(PathBeneath::new(&**dir, write_access())).map_err(failed)?;
+        }
+        for area in &domain.areas {
+            rules = rules.add_rule(PathBeneath::new(area, write_access())).map_err(failed)?;
+        }
+        let mut below = Vec::new();
+        below.extend(world.store.as_ref().map(|s| s.dir().to_owned()));
+        below.extend(domain.kernel_settings.then(|| world.setup.proc_sys.clone()));
+        for path in below {
+            let open = std::fs::File::open(&path)?;
+            rules = rules.add_rule(PathBeneath::new(open, write_access())).map_err(failed)?;
+        }
+        let status = rules.restrict_self().map_err(failed)?;
+        if status.ruleset == RulesetStatus::NotEnforced {
+            return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
+        }
+    }
+    sys::keep_capabilities(capabilities(domain.kernel_settings))?;
+    seccomp(committer_rules()?)
+}
+
+/// Confines this process, which is nobody already, to writing below one directory.
+///
+/// # Errors
+/// When the kernel refuses what it should be able to do.
+pub fn compiler(staging: &std::fs::File) -> Result<(), ConfineError> {
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if landlock_version() >= 2 {
+        let failed = |e: landlock::RulesetError| ConfineError::Landlock(e.to_string());
+        // Reading too: descriptors of sources come from the opener.
+        let all = AccessFs::from_all(ABI::V3);
+        let status = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(all)
+            .map_err(failed)?
+            .create()
+            .map_err(failed)?
+            .add_rule(PathBeneath::new(staging, write_access()))
+            .map_err(failed)?
+            .restrict_self()
+            .map_err(failed)?;
+        if status.ruleset == RulesetStatus::NotEnforced {
+            return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
+        }
+    }
+    sys::keep_capabilities(0)?;
+    seccomp(committer_rules()?)
+}
+
+/// CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETFCAP; for kernel settings also NET_ADMIN and
+/// SYS_ADMIN (the host name), SYS_RESOURCE.
+fn capabilities(kernel_settings: bool) -> u64 {
+    let files = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 31;
+    if kernel_settings { files | 1 << 12 | 1 << 21 | 1 << 24 } else { files }
+}
+
+fn seccomp(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), ConfineError> {
+    let failed = |e: &dyn std::fmt::Display| ConfineError::Seccomp(e.to_string());
+    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
+    let arch = std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(|e| failed(&e))?;
+    let program: BpfProgram = filter.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
+    seccompiler::apply_filter(&program).map_err(|e| failed(&e))
+}
+
+/// A call that is refused unless one of these bits is set in an argument.
+fn unless(argument: u8, bits: u64) -> Result<Vec<SeccompRule>, ConfineError> {
+    let failed = |e: seccompiler::BackendError| ConfineError::Seccomp(e.to_string());
+    let none_set = SeccompCmpOp::MaskedEq(bits);
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, none_set, 0).map_err(failed)?;
+    Ok(vec![SeccompRule::new(vec![condition]).map_err(failed)?])
+}
+
+/// System calls that nobody in the worker's roles needs: other programs, other processes, other name spaces, the
+/// network, the kernel itself.
+fn never() -> Vec<i64> {
+    vec![
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_writev,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_move_mount,
+        libc::SYS_open_tree,
+        libc::SYS_fsopen,
+        libc::SYS_fsmount,
+        libc::SYS_mount_setattr,
+        libc::SYS_setns,
+        libc::SYS_unshare,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_kexec_load,
+        libc::SYS_kexec_file_load,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_socket,
+        libc::SYS_socketpair,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_io_uring_setup,
+        libc::SYS_userfaultfd,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_name_to_handle_at,
+        libc::SYS_mknodat,
+    ]
+}
+
+fn committer_rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = never().into_iter().map(|n| (n, Vec::new())).collect();
+    let by_path = [
+        libc::SYS_fchmodat,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chmod,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chown,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lchown,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_utime,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_utimes,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_futimesat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_mknod,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_fork,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_vfork,
+    ];
+    rules.extend(by_path.into_iter().map(|n| (n, Vec::new())));
+    rules.insert(libc::SYS_clone, Vec::new());
+    rules.insert(libc::SYS_clone3, Vec::new());
+    let empty_path = u64::try_from(libc::AT_EMPTY_PATH).unwrap_or_default();
+    rules.insert(libc::SYS_fchownat, unless(4, empty_path)?);
+    // fchmodat2(2) is 452 on every architecture.
+    rules.insert(452, unless(3, empty_path)?);
+    // utimensat(2) without a path is futimens(3); with one it must be the empty one.
+    let failed = |e: seccompiler::BackendError| ConfineError::Seccomp(e.to_string());
+    let named = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0).map_err(failed)?;
+    let followed = SeccompCondition::new(3, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(empty_path), 0)
+        .map_err(failed)?;
+    let both = vec![SeccompRule::new(vec![named, followed]).map_err(failed)?];
+    rules.insert(libc::SYS_utimensat, both);
+    Ok(rules)
+}

@@ -1,0 +1,10 @@
+//! The worker: the process that looks at disks and changes them, so that PID 1 need not.
+
+pub mod batch;
+pub mod channel;
+pub mod commit;
+pub mod compile;
+pub mod confine;
+pub mod failpoint;
+pub mod serve;
+pub mod watches;

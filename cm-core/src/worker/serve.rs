@@ -1,0 +1,470 @@
+//! The worker's life: asked by PID 1, it answers, and ends a second after its last work.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use units::Manifest;
+
+use super::batch::{self, Batch, Confinement, Manifests};
+use super::channel::{Channel, ChannelError};
+use super::compile::{self, Job};
+use super::confine;
+use super::watches::{Watched, Watcher, raise_limits};
+use crate::proto::{
+    Action, Intent, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
+    UnitResult, VERSION, Watch,
+};
+use crate::resource::world::{Setup, World};
+use crate::store::{Record, Store, StoreError};
+use crate::sys;
+
+/// Milliseconds that a worker stays after its last work.
+const LINGER: u16 = 1000;
+/// Bytes of results in one packet.
+const CHUNK: usize = 48 << 10;
+/// Watches in one packet.
+const WATCHES: usize = 400;
+/// Descriptors beside one packet.
+const HELD: usize = 8;
+
+/// Why a worker ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// PID 1 is gone, or speaks another language.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// A batch could not go on.
+    #[error(transparent)]
+    Batch(#[from] batch::BatchError),
+    /// The first message was no greeting, or one of another version.
+    #[error(
+        "cannot work with init: it speaks another protocol than version {VERSION}; install both from one build"
+    )]
+    Version,
+    /// The root directory cannot be opened.
+    #[error("cannot open the root directory: {0}")]
+    Root(std::io::Error),
+}
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// The socket to PID 1.
+    pub socket: OwnedFd,
+    /// The two inotify instances, if there are any.
+    pub inotify: Option<(OwnedFd, OwnedFd)>,
+    /// Another root than `/`.
+    pub root: PathBuf,
+    /// How the committer is confined.
+    pub confinement: Confinement,
+}
+
+struct Worker {
+    channel: Channel,
+    world: World,
+    manifests: Manifests,
+    watcher: Option<Watcher>,
+    store: PathBuf,
+    run: PathBuf,
+    confinement: Confinement,
+    parts: BTreeMap<u64, Vec<Step>>,
+    said: bool,
+}
+
+/// Serves PID 1 until it is gone, or there has been nothing to do for a second.
+///
+/// # Errors
+/// When the work cannot go on; PID 1 starts another worker then.
+pub fn serve(start: Start) -> Result<(), ServeError> {
+    let mut channel = Channel::new(start.socket);
+    let Some((hello, _)) = channel.receive::<Request>()? else { return Ok(()) };
+    let Request::Hello { version: VERSION, store, run, boot_contents } = hello else {
+        // Let PID 1 see what we speak before it sees the end.
+        channel.send(&Reply::Hello { version: VERSION }, &[])?;
+        return Err(ServeError::Version);
+    };
+    channel.send(&Reply::Hello { version: VERSION }, &[])?;
+    let setup = Setup {
+        root: start.root,
+        boot_contents: (!boot_contents.is_empty()).then(|| PathBuf::from(boot_contents)),
+        run: PathBuf::from(run).join("worker"),
+        ..Setup::default()
+    };
+    let run = setup.run.clone();
+    // Nobody else looks at, or stages anything in, what is in here.
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&run);
+    let mut private = vec![channel.as_raw_fd()];
+    private.extend(start.inotify.iter().flat_map(|(a, b)| [a.as_raw_fd(), b.as_raw_fd()]));
+    let mut world = World::new(setup).map_err(ServeError::Root)?;
+    world.private = private;
+    let mut worker = Worker {
+        channel,
+        world,
+        manifests: Manifests::new(),
+        watcher: start.inotify.map(|(own, public)| Watcher::new(own, public)),
+        store: PathBuf::from(store),
+        run,
+        confinement: start.confinement,
+        parts: BTreeMap::new(),
+        said: false,
+    };
+    while worker.channel.wait(Some(LINGER))? {
+        let Some((request, fds)) = worker.channel.receive::<Request>()? else { break };
+        worker.handle(request, fds)?;
+    }
+    Ok(())
+}
+
+impl Worker {
+    fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), ServeError> {
+        match request {
+            Request::Hello { .. } => Ok(()),
+            Request::Manifest { manifest, generation } => self.manifest(manifest, generation, fds),
+            Request::Forget { manifest } => {
+                self.manifests.remove(&manifest);
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.forget(manifest);
+                }
+                Ok(())
+            }
+            Request::Batch { batch, generation, intent, steps, last } => {
+                let all = self.parts.entry(batch).or_default();
+                all.extend(steps);
+                if !last {
+                    return Ok(());
+                }
+                let steps = self.parts.remove(&batch).unwrap_or_default();
+                self.batch(batch, generation, intent, steps)
+            }
+            Request::Store { token, op } => {
+                let mut beside = Vec::new();
+                let result = self.store_op(op, &mut beside).map_err(|e| e.to_string());
+                let raw: Vec<RawFd> = beside.iter().map(AsRawFd::as_raw_fd).collect();
+                Ok(self.channel.send(&Reply::Stored { token, result }, &raw)?)
+            }
+            Request::Compile { token, source, uid, gid } => self.compile(token, source, fds, uid, gid),
+        }
+    }
+
+    fn log(&self, warning: bool, text: impl Into<String>) -> Result<(), ChannelError> {
+        self.channel.send(&Reply::Log { warning, text: text.into() }, &[])
+    }
+
+    fn manifest(&mut self, name: ManifestRef, generation: u64, fds: Vec<OwnedFd>) -> Result<(), ServeError> {
+        let mapped = match fds.into_iter().next() {
+            Some(fd) => sys::Mapping::sealed(&fs::File::from(fd)).map_err(|e| e.to_string()),
+            None => Err("no descriptor came with it".to_owned()),
+        };
+        let parsed = mapped.and_then(|m| Manifest::parse(Arc::new(m)).map_err(|e| e.to_string()));
+        match parsed {
+            Ok(manifest) => {
+                raise_limits(manifest.len());
+                self.manifests.insert(name, (generation, manifest));
+                Ok(())
+            }
+            Err(e) => Ok(self.log(true, format!("cannot take manifest {}: {e}", name.0))?),
+        }
+    }
+
+    /// Where it is written down that the store has been opened since boot.
+    fn marker(&self) -> PathBuf {
+        self.run.join("store-open")
+    }
+
+    /// Opens the store, or, until PID 1 has asked for it since boot, one in the run-time directory.
+    fn have_store(&mut self) -> Result<(), StoreError> {
+        if self.world.store.is_some() {
+            return Ok(());
+        }
+        let opened = fs::read(self.marker()).is_ok_and(|t| t == self.store.as_os_str().as_encoded_bytes());
+        let dir = if opened { self.store.clone() } else { self.run.join("early") };
+        self.world.store = Some(Store::open(&dir)?);
+        Ok(())
+    }
+
+    fn batch(
+        &mut self,
+        number: u64,
+        generation: u64,
+        intent: Intent,
+        steps: Vec<Step>,
+    ) -> Result<(), ServeError> {
+        if let Err(e) = self.have_store() {
+            self.log(true, format!("working without a store: {e}"))?;
+        }
+        if !self.said && self.confinement == Confinement::Full {
+            self.said = true;
+            if let Some(text) = confine::shortcoming() {
+                self.once("landlock", text)?;
+            }
+        }
+        self.world.begin(batch::managed_mounts(&self.manifests));
+        if let Some(watcher) = &mut self.watcher {
+            watcher.begin();
+        }
+        // Before the check: what happens after it is an event then.
+        self.watch(steps.iter(), false)?;
+        let batch = Batch { generation, intent, steps };
+        let mut late: Vec<UnitResult> = Vec::new();
+        let mut out = Vec::new();
+        let mut size = 0;
+        let mut failure = None;
+        let channel = &self.channel;
+        let ran = batch::run(&mut self.world, &self.manifests, &batch, self.confinement, &mut |result| {
+            // What was changed may lie in directories that were not there to be watched.
+            if result.outcome == Outcome::Changed {
+                late.push(result);
+                return;
+            }
+            size += result.detail.len() + 32;
+            out.push(result);
+            if size > CHUNK {
+                size = 0;
+                let results = std::mem::take(&mut out);
+                failure = channel.send(&Reply::Results { batch: number, results }, &[]).err();
+            }
+        });
+        ran?;
+        if let Some(e) = failure {
+            return Err(e.into());
+        }
+        self.results(number, out)?;
+        let changed: Vec<Step> = late
+            .iter()
+            .map(|r| Step { manifest: r.manifest, unit: r.unit, action: Action::Converge })
+            .collect();
+        if let Some(watcher) = &mut self.watcher {
+            watcher.begin();
+        }
+        self.watch(changed.iter(), true)?;
+        self.results(number, late)?;
+        if let Some(store) = &mut self.world.store {
+            let tidied = store.lock().and_then(|()| store.compact(false));
+            store.unlock();
+            if let Err(e) = tidied {
+                self.log(true, format!("cannot compact the journal: {e}"))?;
+            }
+        }
+        Ok(self.channel.send(&Reply::BatchDone { batch: number }, &[])?)
+    }
+
+    fn results(&self, batch: u64, results: Vec<UnitResult>) -> Result<(), ChannelError> {
+        let mut size = 0;
+        let mut out = Vec::new();
+        for mut result in results {
+            while result.detail.len() > CHUNK / 2 {
+                result.detail.pop();
+            }
+            size += result.detail.len() + 32;
+            out.push(result);
+            if size > CHUNK {
+                size = 0;
+                let results = std::mem::take(&mut out);
+                self.channel.send(&Reply::Results { batch, results }, &[])?;
+            }
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.channel.send(&Reply::Results { batch, results: out }, &[])
+    }
+
+    fn watch<'a>(&mut self, steps: impl Iterator<Item = &'a Step>, again: bool) -> Result<(), ServeError> {
+        let Some(mut watcher) = self.watcher.take() else { return Ok(()) };
+        let mut watches: Vec<Watch> = Vec::new();
+        for step in steps {
+            if !matches!(step.action, Action::Converge | Action::Check | Action::Rewatch) {
+                continue;
+            }
+            if !again && step.action != Action::Rewatch && watcher.knows(step.manifest, step.unit) {
+                continue;
+            }
+            let spec = self.manifests.get(&step.manifest).and_then(|(_, m)| m.spec(step.unit));
+            let Some(spec) = spec else { continue };
+            let Watched { watches: more, warning } =
+                watcher.watch(&mut self.world, step.manifest, step.unit, &spec);
+            watches.extend(more);
+            if let Some(text) = warning {
+                self.log(true, text)?;
+            }
+            if watches.len() >= WATCHES {
+                self.announce(std::mem::take(&mut watches), watcher.take_held())?;
+            }
+        }
+        self.announce(watches, watcher.take_held())?;
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+
+    fn announce(&self, watches: Vec<Watch>, held: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        let mut held = held.chunks(HELD);
+        let mut size = 0;
+        let mut out = Vec::new();
+        for watch in watches {
+            size += match &watch {
+                Watch::Directory { name, .. } | Watch::Entry { name, .. } => name.len() + 32,
+                Watch::Inode { .. } => 32,
+            };
+            out.push(watch);
+            if size > MAX_FRAME / 2 {
+                size = 0;
+                self.send_watches(std::mem::take(&mut out), held.next())?;
+            }
+        }
+        if !out.is_empty() {
+            self.send_watches(out, held.next())?;
+        }
+        for more in held {
+            self.send_watches(Vec::new(), Some(more))?;
+        }
+        Ok(())
+    }
+
+    fn send_watches(&self, watches: Vec<Watch>, held: Option<&[OwnedFd]>) -> Result<(), ChannelError> {
+        let raw: Vec<RawFd> = held.unwrap_or_default().iter().map(AsRawFd::as_raw_fd).collect();
+        self.channel.send(&Reply::Watches(watches), &raw)
+    }
+
+    /// Says something once a boot.
+    fn once(&self, name: &str, text: &str) -> Result<(), ChannelError> {
+        let said = self.run.join(format!("said-{name}"));
+        if said.exists() {
+            return Ok(());
+        }
+        let _ = fs::write(said, "");
+        self.log(true, text)
+    }
+
+    fn store_op(&mut self, op: StoreOp, beside: &mut Vec<OwnedFd>) -> Result<StoreReply, StoreError> {
+        if let StoreOp::Open = op {
+            return self.open(beside);
+        }
+        self.have_store()?;
+        let candidates = match &op {
+            StoreOp::Prepare { staged, .. } => self.candidates(*staged),
+            _ => Vec::new(),
+        };
+        let Some(store) = &mut self.world.store else { return Err(StoreError::NoPrevious) };
+        store.lock()?;
+        let done = match op {
+            StoreOp::Open => Ok(StoreReply::Recorded),
+            StoreOp::Prepare { manifest, staged, note } => match self.manifests.get(&manifest) {
+                Some((_, m)) => {
+                    let number = store.prepare(m, &candidates, &note, staged == 0);
+                    for dir in candidates.iter().filter(|d| d.ends_with(name_of(staged))) {
+                        let _ = fs::remove_dir_all(dir);
+                    }
+                    number.map(StoreReply::Generation)
+                }
+                None => Err(StoreError::UnknownManifest),
+            },
+            StoreOp::Switching { generation } => {
+                let transition = store.index().transitions + 1;
+                store.record(&[Record::Switching { generation, transition }]).map(|()| StoreReply::Recorded)
+            }
+            StoreOp::Trial { generation } => {
+                store.record(&[Record::Trial { generation }]).map(|()| StoreReply::Recorded)
+            }
+            StoreOp::Commit { generation } => {
+                store.record(&[Record::Committed { generation }]).map(|()| StoreReply::Recorded)
+            }
+            StoreOp::Returned { generation, to } => {
+                store.record(&[Record::Returned { generation, to }]).map(|()| StoreReply::Recorded)
+            }
+            StoreOp::Load { generation } => store.load(generation).and_then(|(generation, manifest)| {
+                beside.push(memory(&manifest)?);
+                Ok(StoreReply::Loaded { generation })
+            }),
+        };
+        store.unlock();
+        done
+    }
+
+    fn open(&mut self, beside: &mut Vec<OwnedFd>) -> Result<StoreReply, StoreError> {
+        let mut store = Store::open(&self.store)?;
+        store.lock()?;
+        let early = self.run.join("early");
+        if early.is_dir() {
+            self.world.store = None;
+            store.absorb(&mut Store::open(&early)?)?;
+        }
+        if !self.marker().exists() {
+            store.clear_staging();
+            let _ = fs::create_dir_all(&self.run);
+        }
+        let marked = fs::write(self.marker(), self.store.as_os_str().as_encoded_bytes());
+        marked.map_err(|source| StoreError::File { verb: "write", path: self.marker(), source })?;
+        store.unlock();
+        let recovery = store.recovery();
+        for generation in [recovery.current, recovery.interrupted].into_iter().flatten() {
+            beside.push(memory(&store.load(Some(generation))?.1)?);
+        }
+        self.world.store = Some(store);
+        Ok(StoreReply::Opened { current: recovery.current, interrupted: recovery.interrupted })
+    }
+
+    /// Where contents may lie that a new generation names.
+    fn candidates(&self, staged: u64) -> Vec<PathBuf> {
+        let mut out = Vec::new();
+        if staged != 0 {
+            out.push(self.run.join(name_of(staged)));
+            out.push(self.store.join("staging").join(name_of(staged)));
+        }
+        out.extend(self.world.setup.boot_contents.clone());
+        out
+    }
+
+    fn compile(
+        &mut self,
+        token: u64,
+        source: Source,
+        fds: Vec<OwnedFd>,
+        uid: u32,
+        gid: u32,
+    ) -> Result<(), ServeError> {
+        // Beside the store, where there is room; in memory until there is one.
+        let above = if self.marker().exists() { self.store.join("staging") } else { self.run.clone() };
+        let (entry, input) = match source {
+            Source::Path(path) => (path, None),
+            Source::Memfd { directory } => {
+                let name = Path::new(&directory).join("standard-input");
+                (name.to_string_lossy().into_owned(), fds.into_iter().next())
+            }
+        };
+        let job = Job { entry, input, uid, gid, staging: above.join(name_of(token)) };
+        match compile::compile(&job) {
+            Ok(compiled) => {
+                let shown = compiled.sources.len().min(20);
+                let names = compiled.sources.get(..shown).unwrap_or_default().join(", ");
+                let more = compiled.sources.len() - shown;
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                self.log(false, format!("compiled {} for uid {uid} from {names}{more}", job.entry))?;
+                if compiled.result.is_err() {
+                    let _ = fs::remove_dir_all(&job.staging);
+                }
+                let reply = Reply::Compiled { token, result: compiled.result };
+                Ok(self.channel.send(&reply, &[compiled.fd.as_raw_fd()])?)
+            }
+            Err(e) => {
+                let _ = fs::remove_dir_all(&job.staging);
+                Ok(self.channel.send(&Reply::Compiled { token, result: Err(e.to_string()) }, &[])?)
+            }
+        }
+    }
+}
+
+fn name_of(token: u64) -> String {
+    format!("compile-{token:x}")
+}
+
+fn memory(manifest: &Manifest) -> Result<OwnedFd, StoreError> {
+    compile::sealed("manifest", manifest.as_bytes()).map(OwnedFd::from).map_err(|source| StoreError::File {
+        verb: "make",
+        path: PathBuf::from("memfd"),
+        source,
+    })
+}

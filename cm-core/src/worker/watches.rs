@@ -1,0 +1,294 @@
+//! Adds the watches: the worker looks paths up, PID 1 only listens (see [`crate::watch`] for the index there).
+//!
+//! A unit at a path is watched through the directory that holds it, by name; every directory above is watched too,
+//! since a moved or replaced ancestor is another tree. One watch a directory, whatever the number of files.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::stat::{Mode, fstat};
+use units::UnitId;
+use units::kind::Spec;
+
+use crate::proto::{ManifestRef, Watch};
+use crate::resource::hostname;
+use crate::resource::place::{Dir, PlaceError, join, split};
+use crate::resource::world::World;
+use crate::sys;
+
+/// What changes a directory's entries or a file; not what only reads.
+const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_CLOSE_WRITE)
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(AddWatchFlags::IN_MOVED_TO)
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_MOVE_SELF);
+
+/// Adds watches to the two instances that PID 1 shares.
+#[derive(Debug)]
+pub struct Watcher {
+    own: Inotify,
+    public: Inotify,
+    /// Watched directories by canonical path.
+    directories: HashMap<String, (bool, i32)>,
+    /// What was announced already.
+    known: HashSet<(ManifestRef, UnitId)>,
+    /// Descriptors that keep settings' inodes in memory; PID 1 has to hold them.
+    hold: Vec<OwnedFd>,
+    full: bool,
+}
+
+/// What came of watching a unit.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// For the index.
+    pub watches: Vec<Watch>,
+    /// A warning, once.
+    pub warning: Option<String>,
+}
+
+impl Watcher {
+    /// On these instances.
+    pub fn new(own: OwnedFd, public: OwnedFd) -> Watcher {
+        Watcher {
+            own: sys::inotify(own),
+            public: sys::inotify(public),
+            directories: HashMap::new(),
+            known: HashSet::new(),
+            hold: Vec::new(),
+            full: false,
+        }
+    }
+
+    /// Forgets which directories are watched: between batches one may have been replaced by another.
+    pub fn begin(&mut self) {
+        self.directories.clear();
+    }
+
+    /// A manifest is gone.
+    pub fn forget(&mut self, manifest: ManifestRef) {
+        self.known.retain(|(m, _)| *m != manifest);
+    }
+
+    /// Descriptors that PID 1 has to hold for the watches since the last call.
+    pub fn take_held(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.hold)
+    }
+
+    /// Whether a unit's watches were announced in this worker's life.
+    pub fn knows(&self, manifest: ManifestRef, unit: UnitId) -> bool {
+        self.known.contains(&(manifest, unit))
+    }
+
+    /// Watches what a unit owns.
+    pub fn watch(&mut self, world: &mut World, manifest: ManifestRef, unit: UnitId, spec: &Spec) -> Watched {
+        let mut out = Watched::default();
+        self.known.insert((manifest, unit));
+        let mut paths: Vec<&str> = Vec::new();
+        match spec {
+            Spec::File(s) => paths.push(&s.path),
+            Spec::Directory(s) => paths.push(&s.path),
+            Spec::Symlink(s) => paths.push(&s.path),
+            Spec::Line(s) => paths.push(&s.path),
+            Spec::User(_) => paths.extend(["/etc/passwd", "/etc/group", "/etc/shadow"]),
+            Spec::Group(_) => paths.push("/etc/group"),
+            Spec::Sysctl(s) => return self.setting(world, &s.key.clone(), (manifest, unit)),
+            Spec::Hostname(_) => return self.setting(world, hostname::KEY, (manifest, unit)),
+            Spec::Exec(_) | Spec::Service(_) | Spec::Mount(_) | Spec::Module(_) | Spec::Target(_) => {
+                return out;
+            }
+        }
+        for path in paths {
+            if let Err(e) = self.path(world, path, (manifest, unit), &mut out.watches) {
+                self.failed(e, path, &mut out);
+            }
+        }
+        if let Spec::Directory(directory) = spec
+            && directory.purge
+            && let Ok(dir) = world.places.directory(&directory.path)
+        {
+            match self.directory(world, &dir, &mut out.watches) {
+                Ok((public, wd)) => {
+                    out.watches.push(Watch::Entry { wd, public, name: String::new(), manifest, unit });
+                }
+                Err(e) => self.failed(e, &directory.path, &mut out),
+            }
+        }
+        out
+    }
+
+    fn failed(&mut self, errno: Errno, path: &str, out: &mut Watched) {
+        if self.full && errno == Errno::ENOSPC {
+            return;
+        }
+        self.full |= errno == Errno::ENOSPC;
+        out.warning = Some(match errno {
+            Errno::ENOSPC => format!(
+                "cannot watch {path}: fs.inotify.max_user_watches is used up; drift there is not seen until the \
+                 next apply, unless that setting is raised"
+            ),
+            _ => format!("cannot watch {path}: {}", crate::resource::op::words(errno)),
+        });
+    }
+
+    fn path(
+        &mut self,
+        world: &mut World,
+        path: &str,
+        owner: (ManifestRef, UnitId),
+        out: &mut Vec<Watch>,
+    ) -> Result<(), Errno> {
+        let Some((directory, name)) = split(path) else { return Ok(()) };
+        let entry = |(public, wd): (bool, i32), name: &str| Watch::Entry {
+            wd,
+            public,
+            name: name.to_owned(),
+            manifest: owner.0,
+            unit: owner.1,
+        };
+        match world.places.directory(directory) {
+            Ok(dir) => {
+                if dir.path != directory {
+                    self.links(world, directory, owner, out)?;
+                }
+                let at = self.directory(world, &dir, out)?;
+                out.push(entry(at, name));
+                // A write through another name of the same inode makes no event in this directory.
+                if let Some(stat) = world.places.entry(path).ok().and_then(|p| p.stat().ok().flatten())
+                    && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+                    && stat.st_nlink > 1
+                    && let Ok(file) = std::fs::OpenOptions::new().read(true).open(world.outside(path))
+                {
+                    let wd = self.add(false, &file)?;
+                    out.push(Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 });
+                }
+            }
+            Err(PlaceError::Missing(missing)) => {
+                self.links(world, directory, owner, out)?;
+                if let Some((above, name)) = missing.first().and_then(|m| split(m))
+                    && let Ok(dir) = world.places.directory(above)
+                {
+                    let at = self.directory(world, &dir, out)?;
+                    out.push(entry(at, name));
+                }
+            }
+            Err(PlaceError::NotDirectory(what) | PlaceError::ForeignLink { path: what, .. }) => {
+                if let Some((above, name)) = split(&what)
+                    && let Ok(dir) = world.places.directory(above)
+                {
+                    let at = self.directory(world, &dir, out)?;
+                    out.push(entry(at, name));
+                }
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Links on the way: replaced by another, they lead elsewhere.
+    fn links(
+        &mut self,
+        world: &mut World,
+        directory: &str,
+        owner: (ManifestRef, UnitId),
+        out: &mut Vec<Watch>,
+    ) -> Result<(), Errno> {
+        let Ok(walk) = world.places.walk(directory) else { return Ok(()) };
+        for link in walk.links {
+            let Some((above, name)) = split(&link) else { continue };
+            if let Ok(dir) = world.places.directory(above) {
+                let (public, wd) = self.directory(world, &dir, out)?;
+                let name = name.to_owned();
+                out.push(Watch::Entry { wd, public, name, manifest: owner.0, unit: owner.1 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches a directory and all above it.
+    fn directory(
+        &mut self,
+        world: &mut World,
+        dir: &Rc<Dir>,
+        out: &mut Vec<Watch>,
+    ) -> Result<(bool, i32), Errno> {
+        if let Some(known) = self.directories.get(&dir.path) {
+            return Ok(*known);
+        }
+        let mut chain = vec![Rc::clone(dir)];
+        let mut parent = None;
+        while let Some((above, _)) = chain.last().and_then(|d| split(&d.path)).map(|(a, n)| (a.to_owned(), n))
+        {
+            if let Some(known) = self.directories.get(&above) {
+                parent = Some(*known);
+                break;
+            }
+            let Ok(above) = world.places.directory(&above) else { break };
+            chain.push(above);
+        }
+        while let Some(dir) = chain.pop() {
+            let mode = fstat(&*dir)?.st_mode;
+            let public = mode & 0o002 != 0;
+            let wd = self.add(public, &*dir)?;
+            let name = split(&dir.path).map_or("", |(_, n)| n).to_owned();
+            out.push(Watch::Directory { wd, public, parent, name });
+            self.directories.insert(dir.path.clone(), (public, wd));
+            parent = Some((public, wd));
+        }
+        parent.ok_or(Errno::ENOENT)
+    }
+
+    fn add(&self, public: bool, fd: &impl AsFd) -> Result<i32, Errno> {
+        let instance = if public { &self.public } else { &self.own };
+        // The descriptor, not the path again: it may lead elsewhere by now.
+        let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+        instance.add_watch(path.as_str(), MASK).map(|wd| wd.as_raw())
+    }
+
+    /// A kernel setting: the inode itself, with a descriptor that keeps it in memory.
+    fn setting(&mut self, world: &World, key: &str, owner: (ManifestRef, UnitId)) -> Watched {
+        let mut out = Watched::default();
+        let path = world.setup.proc_sys.join(key);
+        let opened = nix::fcntl::open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let added = opened.and_then(|fd| self.add(false, &fd).map(|wd| (fd, wd)));
+        match added {
+            Ok((fd, wd)) => {
+                self.hold.push(fd);
+                out.watches.push(Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 });
+            }
+            Err(Errno::ENOENT) => {}
+            Err(e) => self.failed(e, &join("/proc/sys", key), &mut out),
+        }
+        out
+    }
+}
+
+/// Two instances of our own, for tests.
+///
+/// # Errors
+/// Whatever inotify_init1(2) reports.
+pub fn instances() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let one = || Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map(OwnedFd::from);
+    Ok((one()?, one()?))
+}
+
+/// Sees to it that so many watches can be added, where the kernel lets us.
+pub fn raise_limits(need: usize) {
+    let want = [("max_user_watches", need.saturating_mul(2).max(65_536)), ("max_queued_events", 65_536)];
+    for (name, want) in want {
+        let path = format!("/proc/sys/fs/inotify/{name}");
+        let is: usize =
+            std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(usize::MAX);
+        if is < want {
+            // In a container it belongs to somebody else; then ENOSPC says so.
+            let _ = std::fs::write(&path, format!("{want}\n"));
+        }
+    }
+}
