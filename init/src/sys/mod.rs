@@ -4,13 +4,20 @@
 
 pub mod cgroup;
 mod child;
+pub mod device;
 pub mod foreign;
+pub mod helper;
 pub mod inherit;
+pub mod loopback;
 pub mod message;
+pub mod module;
+pub mod mount;
 pub mod notify;
 pub mod raw;
 pub mod reap;
 pub mod signals;
 pub mod spawn;
 pub mod stdio;
+pub mod uevent;
+pub mod unmount;
 pub mod userdb;

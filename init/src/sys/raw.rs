@@ -180,3 +180,13 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: integers only.
     check(i64::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }
+
+/// Stops swapping to a device or file.
+///
+/// # Errors
+/// What swapoff(2) said.
+pub fn swapoff(path: &str) -> io::Result<()> {
+    let path = std::ffi::CString::new(path)?;
+    // SAFETY: a C string that lives across the call.
+    check(i64::from(unsafe { libc::swapoff(path.as_ptr()) })).map(drop)
+}

@@ -27,6 +27,9 @@ pub fn main(cases: &[Case]) {
     if arguments.first().is_some_and(|n| n == init::log::daemon::NAME) {
         exit(init::log::daemon::main(&arguments));
     }
+    if arguments.first().is_some_and(|n| n == init::sys::helper::NAME) {
+        exit(init::sys::helper::main(&arguments));
+    }
     arguments.remove(0);
     if arguments.first().is_some_and(|a| a == "--container") {
         let rest: Vec<std::ffi::OsString> = std::env::args_os().skip(2).collect();

@@ -1,0 +1,221 @@
+//! What waits for disks and devices, outside of PID 1: the executable of `init` under the name `holdfast-helper`.
+//!
+//! One verb a process: 0 is done; 3 is "there was nothing to do it to" (`umount` of what is not mounted); else a
+//! line on standard error, and in the kernel's log where standard error goes nowhere, says why not.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::module::Modules;
+use super::unmount::UnmountError;
+use super::{device, mount, unmount};
+
+/// The name under which the executable is a helper.
+pub const NAME: &str = "holdfast-helper";
+/// Exit code: it cannot be done.
+const FAILED: i32 = 1;
+/// Exit code: bad usage.
+const USAGE: i32 = 2;
+/// Exit code: it was not mounted.
+const NOT_MOUNTED: i32 = 3;
+
+/// Runs a verb: `holdfast-helper VERB ARG…`; returns the exit code.
+///
+/// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS`, `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
+/// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment after 1970), `read-pid PATH`.
+pub fn main(arguments: &[String]) -> i32 {
+    let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["mount", source, path, fstype, options, limit] => do_mount(source, path, fstype, options, limit),
+        ["umount", path] => match unmount::one(path) {
+            Err(UnmountError::NotMounted(_)) => return NOT_MOUNTED,
+            other => other.map_err(|e| e.to_string()),
+        },
+        ["umount-all"] => {
+            let failed = unmount::all();
+            if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+        }
+        ["sync"] => {
+            nix::unistd::sync();
+            Ok(())
+        }
+        ["module", name, parameters @ ..] => {
+            Modules::read().and_then(|m| m.load(name, &parameters.join(" "))).map_err(|e| e.to_string())
+        }
+        ["coldplug"] => Modules::read().map(|m| m.coldplug()).map_err(|e| e.to_string()),
+        ["await-path", path] => await_path(path, None),
+        ["await-path", path, since] => await_path(path, since.parse().ok()),
+        ["read-pid", path] => read_pid(path),
+        _ => {
+            say(&format!("bad usage: {}", words.join(" ")));
+            return USAGE;
+        }
+    };
+    match result {
+        Ok(()) => 0,
+        Err(text) => {
+            text.lines().for_each(say);
+            FAILED
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell when even this fails.
+    let _nobody = writeln!(std::io::stderr(), "{NAME}: {text}");
+    let nowhere = std::fs::read_link("/proc/self/fd/2").is_ok_and(|t| t == Path::new("/dev/null"));
+    if nowhere && let Ok(mut kernel) = std::fs::OpenOptions::new().write(true).open("/dev/kmsg") {
+        let _nobody = kernel.write_all(format!("<27>{NAME}: {text}\n").as_bytes());
+    }
+}
+
+fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) -> Result<(), String> {
+    let cannot = |why: &dyn std::fmt::Display| format!("cannot mount \"{source}\" on \"{path}\": {why}");
+    let limit = match limit.parse::<u64>() {
+        Ok(0) => None,
+        Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
+        Err(_) => return Err(cannot(&format!("\"{limit}\" is no number of milliseconds"))),
+    };
+    let wanted = mount::options(options);
+    if options.split(',').any(|o| o == "loop" || o.starts_with("loop=")) {
+        return Err(cannot(&"loop devices are not set up here; name the device"));
+    }
+    let device = device::await_source(source, limit).map_err(|e| match e.kind() {
+        std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
+        _ => cannot(&format!("cannot wait for the device: {e}")),
+    })?;
+    let remount = wanted.flags.contains(nix::mount::MsFlags::MS_REMOUNT);
+    if !remount && is_there(&device, path, fstype) {
+        return Ok(());
+    }
+    if !Path::new(path).exists() {
+        make_directory(path).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
+    }
+    // Network file systems bring a program that does what the kernel does not: resolve names, negotiate.
+    for directory in ["/sbin", "/usr/sbin"] {
+        let program = Path::new(directory).join(format!("mount.{fstype}"));
+        if program.exists() {
+            return run(&program, &device, path, options).map_err(|e| cannot(&e));
+        }
+    }
+    let types = if fstype == "auto" { candidates(&device) } else { vec![fstype.to_owned()] };
+    let mut error = std::io::Error::from_raw_os_error(libc::ENODEV);
+    for fstype in &types {
+        let mut result = mount::carry_out(&device, Path::new(path), fstype, &wanted);
+        // The kernel asks /sbin/modprobe for the type's module, which may not be there.
+        if result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV))
+            && Modules::read().is_ok_and(|m| m.load(&format!("fs-{fstype}"), "").is_ok())
+        {
+            result = mount::carry_out(&device, Path::new(path), fstype, &wanted);
+        }
+        match result {
+            Ok(()) => return Ok(()),
+            Err(e) => error = e,
+        }
+    }
+    Err(match error.raw_os_error() {
+        Some(libc::ENODEV) => cannot(&format!("this kernel has no file system \"{fstype}\"")),
+        Some(libc::EINVAL) => {
+            cannot(&format!("{error} (wrong type, damaged, or a bad option in \"{options}\")"))
+        }
+        _ => cannot(&error),
+    })
+}
+
+/// 0755 whatever the mask: nobody but the file system's own root decides who may enter.
+fn make_directory(path: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Whether exactly this is mounted there already, on top.
+fn is_there(device: &Path, path: &str, fstype: &str) -> bool {
+    let all = mount::now().unwrap_or_default();
+    all.iter().rev().find(|m| m.path == path).is_some_and(|m| {
+        (m.fstype == fstype || fstype == "auto" || fstype == "none") && Path::new(&m.source) == device
+    })
+}
+
+fn run(program: &Path, device: &Path, path: &str, options: &str) -> Result<(), String> {
+    let mut command = std::process::Command::new(program);
+    command.arg(device).arg(path);
+    if !options.is_empty() {
+        command.arg("-o").arg(options);
+    }
+    let status = command.status().map_err(|e| format!("cannot run {}: {e}", program.display()))?;
+    if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", program.display())) }
+}
+
+/// For `auto`: what the superblock says, else every file system of the kernel that wants a device.
+fn candidates(device: &Path) -> Vec<String> {
+    if let Some(found) = device::probe(device) {
+        return vec![found.fstype.to_owned()];
+    }
+    let text = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    text.lines().filter_map(|l| l.strip_prefix('\t')).map(str::to_owned).collect()
+}
+
+/// Waits until the path exists, and is younger than `since` (microseconds after 1970) if that is given: a file
+/// that an earlier run left says nothing. Its directories are watched, down to the first that is there.
+fn await_path(path: &str, since: Option<u64>) -> Result<(), String> {
+    let cannot = |e: nix::Error| format!("cannot wait for \"{path}\": {e}");
+    let path = Path::new(path);
+    if !path.is_absolute() {
+        return Err(format!("cannot wait for \"{}\": it is not absolute", path.display()));
+    }
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(cannot)?;
+    loop {
+        // ORDER: watch, then look: what appears in between has made an event.
+        let mut directory: PathBuf = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let flags = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        while let Err(e) = inotify.add_watch(&directory, flags) {
+            match e {
+                nix::Error::ENOENT | nix::Error::ENOTDIR if directory.pop() => {}
+                other => return Err(cannot(other)),
+            }
+        }
+        if is_young(path, since) {
+            return Ok(());
+        }
+        // The watched directory may have got the next one before it was watched.
+        let next = path.ancestors().find(|a| a.parent() == Some(&directory));
+        if next.is_some_and(|n| n != path && n.is_dir()) {
+            continue;
+        }
+        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(cannot(e)),
+        }
+        while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+}
+
+fn is_young(path: &Path, since: Option<u64>) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = std::fs::metadata(path) else { return false };
+    let micros = metadata.ctime().saturating_mul(1_000_000).saturating_add(metadata.ctime_nsec() / 1000);
+    // ctime(5) is taken from the clock of the last tick: up to 10 ms older than the moment itself.
+    since.is_none_or(|s| u64::try_from(micros).unwrap_or_default().saturating_add(10_000) >= s)
+}
+
+/// Prints the first number of a pid file.
+fn read_pid(path: &str) -> Result<(), String> {
+    let bytes = std::fs::read(path).map_err(|e| format!("cannot read \"{path}\": {e}"))?;
+    let head = bytes.get(..64).unwrap_or(&bytes);
+    let text = String::from_utf8_lossy(head);
+    let pid: Option<u32> = text.split_ascii_whitespace().next().and_then(|w| w.parse().ok());
+    let pid = pid.filter(|p| *p > 1).ok_or_else(|| format!("cannot read \"{path}\": no pid in it"))?;
+    println!("{pid}");
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! Loading kernel modules: the index files of depmod(8), pure, and finit_module(2).
+//!
+//! For helpers: reading modules waits for a disk. The kernel unpacks compressed ones itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::kmod::{ModuleInitFlags, finit_module};
+
+/// Why a module is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// The running kernel has no modules here.
+    #[error("cannot read \"{path}\": {cause}")]
+    Index {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// No file and no alias has this name.
+    #[error("cannot load module \"{0}\": there is none of this name for kernel {1}")]
+    Unknown(String, String),
+    /// The kernel refused it.
+    #[error("cannot load module \"{name}\" from \"{path}\": {cause}")]
+    Load {
+        /// Its name.
+        name: String,
+        /// Its file.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// A module's name as the kernel writes it: of the file's name, without suffix, with underscores.
+pub fn name_of(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let stem = file.split(".ko").next().unwrap_or(file);
+    stem.replace('-', "_")
+}
+
+/// `modules.dep`: a module's name to its file and the files it needs, nearest first.
+pub fn dependencies(text: &str) -> BTreeMap<String, (String, Vec<String>)> {
+    let line = |line: &str| {
+        let (file, needs) = line.split_once(':')?;
+        let needs = needs.split_ascii_whitespace().map(str::to_owned).collect();
+        Some((name_of(file), (file.to_owned(), needs)))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Whether a name matches a pattern of `modules.alias`: `*`, `?` and `[…]`. No recursion, so that a long name
+/// against many stars costs their product and no more.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        let step = match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p + 1, n));
+                p += 1;
+                continue;
+            }
+            Some(b'?') => Some(1),
+            Some(b'[') => one_of(pattern.get(p..).unwrap_or_default(), name.get(n).copied()),
+            Some(c) => (Some(c) == name.get(n)).then_some(1),
+            None => None,
+        };
+        match (step, star) {
+            (Some(length), _) => {
+                p += length;
+                n += 1;
+            }
+            (None, Some((after, from))) => {
+                star = Some((after, from + 1));
+                p = after;
+                n = from + 1;
+            }
+            (None, None) => return false,
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|c| *c == b'*')
+}
+
+/// The length of a `[…]` that has this character; `None` when it has not.
+fn one_of(pattern: &[u8], c: Option<u8>) -> Option<usize> {
+    let end = pattern.iter().position(|b| *b == b']')?;
+    let set = pattern.get(1..end)?;
+    let c = c?;
+    let mut rest = set;
+    loop {
+        match rest {
+            [from, b'-', to, tail @ ..] => {
+                if (*from..=*to).contains(&c) {
+                    return Some(end + 1);
+                }
+                rest = tail;
+            }
+            [one, tail @ ..] => {
+                if *one == c {
+                    return Some(end + 1);
+                }
+                rest = tail;
+            }
+            [] => return None,
+        }
+    }
+}
+
+/// `modules.alias`: patterns by what they start with, so that few are tried for a name.
+#[derive(Debug, Default)]
+pub struct Aliases {
+    by_start: BTreeMap<String, Vec<(String, String)>>,
+}
+
+/// The part of an alias that has no wildcard, up to the bus: `pci:`, `usb:`, `fs-ext4`.
+fn start(alias: &str) -> &str {
+    let end = alias.find([':', '*', '?', '[']).unwrap_or(alias.len());
+    alias.get(..end).unwrap_or(alias)
+}
+
+impl Aliases {
+    /// Reads the file's text.
+    pub fn parse(text: &str) -> Aliases {
+        let mut out = Aliases::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            if let (Some("alias"), Some(pattern), Some(module)) = (words.next(), words.next(), words.next()) {
+                let list = out.by_start.entry(start(pattern).to_owned()).or_default();
+                list.push((pattern.to_owned(), module.replace('-', "_")));
+            }
+        }
+        out
+    }
+
+    /// The modules that go by this name.
+    pub fn find(&self, name: &str) -> Vec<&str> {
+        // A pattern may end before the name's bus does (`of*`, `*`), so that every start of it counts.
+        let whole = start(name);
+        let starts = (0..=whole.len()).filter_map(|end| whole.get(..end));
+        let mut out: Vec<&str> = starts
+            .filter_map(|s| self.by_start.get(s))
+            .flatten()
+            .filter(|(pattern, _)| matches(pattern, name))
+            .map(|(_, module)| module.as_str())
+            .collect();
+        out.dedup();
+        out
+    }
+}
+
+/// What `/etc/modprobe.d` says, as far as it is heeded: parameters, and what is not loaded by alias.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    blacklist: BTreeSet<String>,
+    options: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Adds a file's text.
+    pub fn add(&mut self, text: &str) {
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            match (words.next(), words.next()) {
+                (Some("blacklist"), Some(name)) => {
+                    self.blacklist.insert(name.replace('-', "_"));
+                }
+                (Some("options"), Some(name)) => {
+                    let all = self.options.entry(name.replace('-', "_")).or_default();
+                    for word in words {
+                        all.push_str(word);
+                        all.push(' ');
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn read() -> Settings {
+        let mut out = Settings::default();
+        for directory in ["/lib/modprobe.d", "/etc/modprobe.d", "/run/modprobe.d"] {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            let mut paths: Vec<PathBuf> =
+                entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
+            paths.sort();
+            for text in paths.iter().filter_map(|p| std::fs::read_to_string(p).ok()) {
+                out.add(&text);
+            }
+        }
+        out
+    }
+}
+
+/// The modules of the running kernel.
+#[derive(Debug)]
+pub struct Modules {
+    directory: PathBuf,
+    release: String,
+    files: BTreeMap<String, (String, Vec<String>)>,
+    builtin: BTreeSet<String>,
+    aliases: Aliases,
+    settings: Settings,
+}
+
+impl Modules {
+    /// Reads the index of the running kernel.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn read() -> Result<Modules, ModuleError> {
+        let release =
+            std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        let directory = ["/lib/modules", "/usr/lib/modules"]
+            .map(|d| Path::new(d).join(&release))
+            .into_iter()
+            .find(|d| d.join("modules.dep").exists())
+            .unwrap_or_else(|| Path::new("/lib/modules").join(&release));
+        let text = |name: &str| {
+            let path = directory.join(name);
+            std::fs::read_to_string(&path)
+                .map_err(|cause| ModuleError::Index { path: path.display().to_string(), cause })
+        };
+        let mut aliases = Aliases::parse(&text("modules.alias").unwrap_or_default());
+        for (start, list) in Aliases::parse(&text("modules.symbols").unwrap_or_default()).by_start {
+            aliases.by_start.entry(start).or_default().extend(list);
+        }
+        Ok(Modules {
+            files: dependencies(&text("modules.dep")?),
+            builtin: text("modules.builtin").unwrap_or_default().lines().map(name_of).collect(),
+            aliases,
+            settings: Settings::read(),
+            directory,
+            release,
+        })
+    }
+
+    /// Loads a module by name or alias, what it needs first. One that is loaded already is right.
+    ///
+    /// # Errors
+    /// When there is no such module, or the kernel refuses it.
+    pub fn load(&self, wanted: &str, parameters: &str) -> Result<(), ModuleError> {
+        let name = wanted.replace('-', "_");
+        if self.files.contains_key(&name) {
+            return self.load_named(&name, parameters);
+        }
+        if self.builtin.contains(&name) {
+            return Ok(());
+        }
+        let by_alias = self.aliases.find(wanted);
+        if by_alias.is_empty() {
+            return Err(ModuleError::Unknown(wanted.to_owned(), self.release.clone()));
+        }
+        for name in by_alias {
+            if !self.settings.blacklist.contains(name) {
+                self.load_named(name, parameters)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_named(&self, name: &str, parameters: &str) -> Result<(), ModuleError> {
+        if Path::new("/sys/module").join(name).join("initstate").exists() {
+            return Ok(());
+        }
+        let Some((file, needs)) = self.files.get(name) else { return Ok(()) };
+        // The list is nearest first, and complete: the last one needs nothing that is not loaded by then.
+        for needed in needs.iter().rev() {
+            self.insert(&name_of(needed), needed, "")?;
+        }
+        self.insert(name, file, parameters)
+    }
+
+    fn insert(&self, name: &str, file: &str, parameters: &str) -> Result<(), ModuleError> {
+        let path = self.directory.join(file);
+        let fail =
+            |cause| ModuleError::Load { name: name.to_owned(), path: path.display().to_string(), cause };
+        let own = self.settings.options.get(name).map(String::as_str).unwrap_or_default();
+        let words = CString::new(format!("{own}{parameters}")).map_err(|e| fail(e.into()))?;
+        let opened = File::open(&path).map_err(fail)?;
+        // init_module(2): MODULE_INIT_COMPRESSED_FILE since Linux 5.17; nix does not name it.
+        let compressed = if file.ends_with(".ko") { 0 } else { 4 };
+        match finit_module(&opened, &words, ModuleInitFlags::from_bits_retain(compressed)) {
+            Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
+            Err(e) => Err(fail(e.into())),
+        }
+    }
+
+    /// Loads the drivers of all devices that are there: every `modalias` below `/sys/devices`. A device
+    /// without a driver is usual.
+    pub fn coldplug(&self) {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![PathBuf::from("/sys/devices")];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+                // Links lead out of the tree or in circles.
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    open.push(entry.path());
+                } else if entry.file_name() == "modalias"
+                    && let Ok(alias) = std::fs::read_to_string(entry.path())
+                {
+                    seen.insert(alias.trim().to_owned());
+                }
+            }
+        }
+        for alias in &seen {
+            // One driver that fails must not keep the others out; the kernel's log names it.
+            let _others_follow = self.load(alias, "");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_files() {
+        let all = dependencies(
+            "kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2/jbd2.ko.xz kernel/lib/crc16.ko.xz\nkernel/lib/crc16.ko.xz:\nkernel/a/snd-hda.ko:\n",
+        );
+        assert_eq!(all["ext4"].1, ["kernel/fs/jbd2/jbd2.ko.xz", "kernel/lib/crc16.ko.xz"]);
+        assert!(all.contains_key("snd_hda") && all["crc16"].1.is_empty());
+        let mut settings = Settings::default();
+        settings.add("# x\nblacklist pc-spkr\noptions loop max_loop=8\noptions loop a=b\n");
+        assert!(settings.blacklist.contains("pc_spkr"));
+        assert_eq!(settings.options["loop"], "max_loop=8 a=b ");
+    }
+
+    #[test]
+    fn aliases() {
+        let all = Aliases::parse(
+            "alias pci:v00001AF4d00001000sv*sd*bc*sc*i* virtio_pci\nalias fs-ext4 ext4\nalias cpu:type:x86,ven*fam*mod*:feature:*0080* aesni-intel\nalias usb:v[0-9]p?x x\nalias of:N*T*Cfoo of_foo\n",
+        );
+        assert_eq!(all.find("pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00"), ["virtio_pci"]);
+        assert_eq!(all.find("fs-ext4"), ["ext4"]);
+        assert_eq!(all.find("cpu:type:x86,ven0000fam0006mod0055:feature:,0000,0080,00A9"), ["aesni_intel"]);
+        assert_eq!(all.find("usb:v7pQx"), ["x"]);
+        assert!(all.find("usb:vxpQx").is_empty() && all.find("").is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn matching_never_panics(pattern in "[a-c*?\\[\\]-]{0,12}", name in "[a-c]{0,12}") {
+            let _ = matches(&pattern, &name);
+            assert!(matches("*", &name) && matches(&name, &name));
+        }
+    }
+}

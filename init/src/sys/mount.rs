@@ -1,0 +1,232 @@
+//! Mounting: option words to flags and data, and the file systems that PID 1 needs before anything else.
+
+use std::io;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+
+/// Options taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Flags of mount(2).
+    pub flags: MsFlags,
+    /// What is left for the file system, separated by commas.
+    pub data: String,
+    /// A change of propagation, which takes a call of its own.
+    pub propagation: MsFlags,
+}
+
+/// A flag and whether the word sets or clears it.
+fn flag(word: &str) -> Option<(MsFlags, bool)> {
+    Some(match word {
+        "ro" => (MsFlags::MS_RDONLY, true),
+        "rw" => (MsFlags::MS_RDONLY, false),
+        "nosuid" => (MsFlags::MS_NOSUID, true),
+        "suid" => (MsFlags::MS_NOSUID, false),
+        "nodev" => (MsFlags::MS_NODEV, true),
+        "dev" => (MsFlags::MS_NODEV, false),
+        "noexec" => (MsFlags::MS_NOEXEC, true),
+        "exec" => (MsFlags::MS_NOEXEC, false),
+        "sync" => (MsFlags::MS_SYNCHRONOUS, true),
+        "async" => (MsFlags::MS_SYNCHRONOUS, false),
+        "dirsync" => (MsFlags::MS_DIRSYNC, true),
+        "noatime" => (MsFlags::MS_NOATIME, true),
+        "atime" => (MsFlags::MS_NOATIME, false),
+        "nodiratime" => (MsFlags::MS_NODIRATIME, true),
+        "diratime" => (MsFlags::MS_NODIRATIME, false),
+        "relatime" => (MsFlags::MS_RELATIME, true),
+        "norelatime" => (MsFlags::MS_RELATIME, false),
+        "strictatime" => (MsFlags::MS_STRICTATIME, true),
+        "nostrictatime" => (MsFlags::MS_STRICTATIME, false),
+        "lazytime" => (MsFlags::MS_LAZYTIME, true),
+        "nolazytime" => (MsFlags::MS_LAZYTIME, false),
+        "mand" => (MsFlags::MS_MANDLOCK, true),
+        "nomand" => (MsFlags::MS_MANDLOCK, false),
+        "silent" => (MsFlags::MS_SILENT, true),
+        "loud" => (MsFlags::MS_SILENT, false),
+        "iversion" => (MsFlags::MS_I_VERSION, true),
+        "noiversion" => (MsFlags::MS_I_VERSION, false),
+        "bind" => (MsFlags::MS_BIND, true),
+        "rbind" => (MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
+        "remount" => (MsFlags::MS_REMOUNT, true),
+        "move" => (MsFlags::MS_MOVE, true),
+        _ => return None,
+    })
+}
+
+fn propagation(word: &str) -> Option<MsFlags> {
+    let (word, recursive) = match word.strip_prefix('r') {
+        Some(rest) if ["shared", "slave", "private", "unbindable"].contains(&rest) => (rest, MsFlags::MS_REC),
+        _ => (word, MsFlags::empty()),
+    };
+    let flag = match word {
+        "shared" => MsFlags::MS_SHARED,
+        "slave" => MsFlags::MS_SLAVE,
+        "private" => MsFlags::MS_PRIVATE,
+        "unbindable" => MsFlags::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some(flag | recursive)
+}
+
+/// Words of fstab(5) that are for programs other than the kernel.
+fn is_comment(word: &str) -> bool {
+    let plain =
+        ["", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail"];
+    plain.contains(&word) || word.starts_with("x-") || word.starts_with("X-") || word.starts_with("comment=")
+}
+
+/// Takes options apart, as mount(8) does: later words win.
+pub fn options(text: &str) -> Options {
+    let mut out = Options { flags: MsFlags::empty(), data: String::new(), propagation: MsFlags::empty() };
+    for word in text.split(',') {
+        if let Some((flag, set)) = flag(word) {
+            out.flags.set(flag, set);
+        } else if let Some(kind) = propagation(word) {
+            out.propagation = kind;
+        } else if !is_comment(word) {
+            if !out.data.is_empty() {
+                out.data.push(',');
+            }
+            out.data.push_str(word);
+        }
+    }
+    out
+}
+
+/// One line of mountinfo, as far as it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where.
+    pub path: String,
+    /// Type.
+    pub fstype: String,
+    /// Source, as it was given.
+    pub source: String,
+}
+
+/// The lines of a mountinfo text, in its order: later ones cover earlier ones.
+pub fn mounted(mountinfo: &str) -> Vec<Mounted> {
+    let unescape = super::cgroup::unescape;
+    let line = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut right = right.split(' ');
+        Some(Mounted {
+            path: unescape(left.split(' ').nth(4)?),
+            fstype: unescape(right.next()?),
+            source: unescape(right.next()?),
+        })
+    };
+    mountinfo.lines().filter_map(line).collect()
+}
+
+/// What is mounted now.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn now() -> io::Result<Vec<Mounted>> {
+    Ok(mounted(&std::fs::read_to_string("/proc/self/mountinfo")?))
+}
+
+/// Mounts with everything that one call of mount(2) cannot do.
+///
+/// # Errors
+/// What mount(2) said.
+pub fn carry_out(source: &Path, target: &Path, fstype: &str, options: &Options) -> io::Result<()> {
+    let data = (!options.data.is_empty()).then_some(options.data.as_str());
+    mount(Some(source), target, Some(fstype), options.flags, data)?;
+    // mount(2): a bind mount takes no other flag at once, only by a remount of its own.
+    let plain = MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_SILENT;
+    if options.flags.contains(MsFlags::MS_BIND)
+        && !options.flags.contains(MsFlags::MS_REMOUNT)
+        && options.flags.difference(plain) != MsFlags::empty()
+    {
+        let flags = options.flags.difference(MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
+        mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?;
+    }
+    if options.propagation != MsFlags::empty() {
+        mount(None::<&str>, target, None::<&str>, options.propagation, None::<&str>)?;
+    }
+    Ok(())
+}
+
+/// An early mount: target, type, flags, data.
+type Early = (&'static str, &'static str, MsFlags, &'static str);
+
+const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+// ORDER: /proc first, which tells what is mounted; what lies inside another comes after it.
+const EARLY: [Early; 7] = [
+    ("/proc", "proc", SAFE, ""),
+    ("/sys", "sysfs", SAFE, ""),
+    ("/dev", "devtmpfs", MsFlags::MS_NOSUID, "mode=0755"),
+    ("/dev/pts", "devpts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
+    ("/dev/shm", "tmpfs", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
+    ("/run", "tmpfs", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=0755"),
+    ("/sys/fs/cgroup", "cgroup2", SAFE, "nsdelegate,memory_recursiveprot"),
+];
+
+/// Mounts what a machine needs before its state is known: `/proc`, `/sys`, `/dev` and what is inside, `/run`,
+/// cgroup2. What is mounted already is left. All are file systems in memory, so that PID 1 itself may do it.
+/// Returns what failed: (target, why); the caller goes on.
+pub fn early() -> Vec<(&'static str, io::Error)> {
+    let mut failed = Vec::new();
+    for (target, fstype, flags, data) in EARLY {
+        // Without /proc nothing can be told to be mounted; then /proc itself is not.
+        if now().unwrap_or_default().iter().any(|m| m.path == target) {
+            continue;
+        }
+        if let Err(e) = std::fs::create_dir_all(target) {
+            failed.push((target, e));
+            continue;
+        }
+        let attempt = |data: &str| mount(Some(fstype), target, Some(fstype), flags, Some(data));
+        // An older kernel may not know an option, which is better left out than the file system.
+        let result = attempt(data).or_else(|e| if e == nix::Error::EINVAL { attempt("") } else { Err(e) });
+        if let Err(e) = result {
+            failed.push((target, e.into()));
+        }
+    }
+    for (link, to) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ] {
+        match std::os::unix::fs::symlink(to, link) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => failed.push((link, e)),
+            _ => {}
+        }
+    }
+    failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_flags_and_data() {
+        let got =
+            options("defaults,ro,noexec,size=10m,x-systemd.automount,exec,rslave,nodev,mode=0755,nofail");
+        assert_eq!(got.flags, MsFlags::MS_RDONLY | MsFlags::MS_NODEV);
+        assert_eq!(
+            (got.data.as_str(), got.propagation),
+            ("size=10m,mode=0755", MsFlags::MS_SLAVE | MsFlags::MS_REC)
+        );
+        assert_eq!(options("").data, "");
+        assert_eq!(options("ro,rw").flags, MsFlags::empty());
+        assert_eq!(options("rbind").flags, MsFlags::MS_BIND | MsFlags::MS_REC);
+        assert_eq!(options("relatime").flags, MsFlags::MS_RELATIME);
+    }
+
+    #[test]
+    fn lines_of_mountinfo() {
+        let got = mounted("36 35 98:0 /r /mnt\\040x rw,noatime shared:1 - ext4 /dev/vda1 rw\nnonsense\n");
+        assert_eq!(
+            got,
+            [Mounted { path: "/mnt x".into(), fstype: "ext4".into(), source: "/dev/vda1".into() }]
+        );
+        assert!(now().unwrap().iter().any(|m| m.path == "/"));
+    }
+}

@@ -1,0 +1,224 @@
+//! The helper process: mounts, unmounts, waiting for paths.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use init::sys::{helper, mount};
+use support::{As, Case, eventually};
+
+const CASES: &[Case] = &[
+    ("mounts_and_unmounts", As::Pid1, mounts_and_unmounts),
+    ("a_device_that_does_not_come", As::Process, a_device_that_does_not_come),
+    ("a_holder_is_named", As::Pid1, a_holder_is_named),
+    ("everything_goes_but_what_is_needed", As::Pid1, everything_goes_but_what_is_needed),
+    ("paths_are_waited_for", As::Process, paths_are_waited_for),
+    ("pid_files_are_read", As::Process, pid_files_are_read),
+    ("early_mounts_make_a_bare_root_usable", As::Pid1, early_mounts_make_a_bare_root_usable),
+    ("bad_usage", As::Process, bad_usage),
+];
+
+fn main() {
+    support::main(CASES);
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(helper::NAME).args(words).stdin(Stdio::null());
+    command
+}
+
+fn run(words: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command(words).output().unwrap();
+    (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
+}
+
+fn top(path: &Path) -> Option<String> {
+    mount::now().unwrap().into_iter().rev().find(|m| Path::new(&m.path) == path).map(|m| m.fstype)
+}
+
+fn mounts_and_unmounts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a/b c");
+    let at = path.to_str().unwrap();
+    assert_eq!(
+        run(&["mount", "tmpfs", at, "tmpfs", "size=1m,mode=0700,nodev,nofail", "0"]),
+        (Some(0), String::new())
+    );
+    assert_eq!(top(&path).as_deref(), Some("tmpfs"));
+    let options = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        options.lines().any(|l| l.contains("b\\040c") && l.contains("nodev") && l.contains("size=1024k")),
+        "{options}"
+    );
+    assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", "", "0"]).0, Some(0), "what is there already is right");
+    let count = mount::now().unwrap().iter().filter(|m| Path::new(&m.path) == path).count();
+    assert_eq!(count, 1);
+    let bind = dir.path().join("bind");
+    let (code, text) = run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,noexec", "0"]);
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+    assert!(fs::write(bind.join("x"), "x").is_err(), "read-only");
+    fs::write(path.join("x"), "x").unwrap();
+    assert!(bind.join("x").exists());
+    assert_eq!(run(&["umount", bind.to_str().unwrap()]).0, Some(0));
+    assert_eq!(run(&["umount", at]).0, Some(0));
+    assert_eq!(run(&["umount", at]).0, Some(3), "not mounted");
+    assert_eq!(run(&["umount", "/no/where"]).0, Some(3));
+    let (code, text) = run(&["mount", "x", at, "nosuchfs", "", "0"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("this kernel has no file system \"nosuchfs\""), "{text}");
+    let (_, text) = run(&["mount", "tmpfs", at, "tmpfs", "frobnicate=1", "0"]);
+    assert!(text.contains("bad option in \"frobnicate=1\""), "{text}");
+}
+
+fn a_device_that_does_not_come() {
+    for source in ["LABEL=no-such-label", "/dev/no-such-disk"] {
+        let (code, text) = run(&["mount", source, "/nowhere", "ext4", "", "30"]);
+        assert_eq!(code, Some(1));
+        assert!(text.contains("did not appear in time"), "{text}");
+    }
+    assert!(!Path::new("/nowhere").exists());
+}
+
+fn a_holder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().to_str().unwrap().to_owned();
+    assert_eq!(run(&["mount", "tmpfs", &at, "tmpfs", "", "0"]).0, Some(0));
+    let mut holder = Command::new("sleep").arg("1000").current_dir(&at).spawn().unwrap();
+    let (code, text) = run(&["umount", &at]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&format!("held by sleep (pid {})", holder.id())), "{text}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(run(&["umount", &at]).0, Some(0));
+}
+
+fn everything_goes_but_what_is_needed() {
+    // A root of its own, so that nothing of the machine is touched.
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let root_at = root.to_str().unwrap();
+    assert_eq!(run(&["mount", "tmpfs", root_at, "tmpfs", "", "0"]).0, Some(0));
+    for sub in ["proc", "srv"] {
+        fs::create_dir(root.join(sub)).unwrap();
+    }
+    fs::copy("/proc/self/exe", root.join("helper")).unwrap();
+    assert_eq!(run(&["mount", "proc", root.join("proc").to_str().unwrap(), "proc", "", "0"]).0, Some(0));
+    nix::unistd::chdir(&root).unwrap();
+    nix::mount::mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .unwrap();
+    nix::unistd::pivot_root(".", ".").unwrap();
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).unwrap();
+    nix::unistd::chdir("/").unwrap();
+    let inner = |words: &[&str]| {
+        let output =
+            Command::new("/helper").arg0(helper::NAME).args(words).stdin(Stdio::inherit()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(inner(&["mount", "one", "/srv/a", "tmpfs", "", "0"]).0, Some(0));
+    assert_eq!(inner(&["mount", "two", "/srv/a/b", "tmpfs", "", "0"]).0, Some(0));
+    let _held = fs::File::create("/srv/a/open").unwrap();
+    let (code, text) = inner(&["umount-all"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("\"/srv/a\"") && text.contains("held by") && text.contains("(pid 1)"), "{text}");
+    assert!(!text.contains("/srv/a/b"), "{text}");
+    assert_eq!(top(Path::new("/srv/a/b")), None);
+    assert!(top(Path::new("/proc")).is_some());
+    assert!(fs::write("/x", "x").is_err(), "the root is read-only");
+}
+
+fn waiter(path: &Path, since: Option<u64>) -> Child {
+    let since = since.map(|s| s.to_string());
+    let words: Vec<&str> =
+        ["await-path", path.to_str().unwrap()].into_iter().chain(since.as_deref()).collect();
+    command(&words).spawn().unwrap()
+}
+
+fn asleep(child: &Child) {
+    eventually("the helper waits", || {
+        let wchan = fs::read_to_string(format!("/proc/{}/stack", child.id())).unwrap_or_default();
+        wchan.contains("poll")
+    });
+}
+
+fn paths_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("one/two/file");
+    let mut early = waiter(&path, None);
+    asleep(&early);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, "").unwrap();
+    assert!(early.wait().unwrap().success());
+    assert!(waiter(&path, None).wait().unwrap().success(), "it is there");
+    // An old one says nothing; the same file written anew does.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
+        + std::time::Duration::from_millis(50);
+    let mut young = waiter(&path, Some(u64::try_from(now.as_micros()).unwrap()));
+    asleep(&young);
+    eventually("a later moment", || {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
+            > now + std::time::Duration::from_millis(20)
+    });
+    assert!(young.try_wait().unwrap().is_none());
+    fs::write(&path, "new").unwrap();
+    assert!(young.wait().unwrap().success());
+    // A directory that is replaced while it is watched.
+    let late = dir.path().join("x/y");
+    fs::create_dir(dir.path().join("x")).unwrap();
+    let mut waits = waiter(&late, None);
+    asleep(&waits);
+    fs::rename(dir.path().join("x"), dir.path().join("z")).unwrap();
+    fs::create_dir(dir.path().join("x")).unwrap();
+    fs::write(&late, "").unwrap();
+    assert!(waits.wait().unwrap().success());
+    assert_eq!(run(&["await-path", "relative"]).0, Some(1));
+}
+
+fn pid_files_are_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), " 4711\nmore\n").unwrap();
+    let at = file.path().to_str().unwrap();
+    assert_eq!(run(&["read-pid", at]), (Some(0), "4711\n".to_owned()));
+    for bad in ["", "x", "1", "-5", "99999999999"] {
+        fs::write(file.path(), bad).unwrap();
+        assert_eq!(run(&["read-pid", at]).0, Some(1), "{bad}");
+    }
+    assert_eq!(run(&["read-pid", "/no/where"]).0, Some(1));
+}
+
+fn early_mounts_make_a_bare_root_usable() {
+    let dir = tempfile::tempdir().unwrap();
+    nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
+        .unwrap();
+    nix::unistd::chroot(dir.path()).unwrap();
+    nix::unistd::chdir("/").unwrap();
+    let failed = mount::early();
+    let here: Vec<String> = mount::now().unwrap().into_iter().map(|m| m.path).collect();
+    for path in ["/proc", "/dev", "/dev/pts", "/dev/shm", "/run"] {
+        assert!(here.iter().any(|p| p == path), "{path}: {here:?} {failed:?}");
+    }
+    assert!(Path::new("/dev/null").exists() && Path::new("/dev/stdin").is_symlink());
+    let before = here.len();
+    mount::early();
+    assert_eq!(mount::now().unwrap().len(), before, "again changes nothing");
+}
+
+fn bad_usage() {
+    assert_eq!(run(&["frobnicate"]).0, Some(2));
+    assert_eq!(run(&["mount", "x"]).0, Some(2));
+    let (code, text) = run(&["module", "no-such-module"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("no-such-module") || text.contains("modules.dep"), "{text}");
+}
