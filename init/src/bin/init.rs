@@ -1,4 +1,4 @@
-//! `init`: PID 1. Under another name the same executable is the log daemon, and before `--` stands what it is as the
+//! `init`: PID 1. Under other names the same executable is the log daemon or a helper, and before `--` stands what it is as the
 //! init of one command.
 
 use std::ffi::OsString;
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     let rest = words.get(1..).unwrap_or_default();
     let code = match name {
         init::log::daemon::NAME => init::log::daemon::main(&arguments),
+        init::sys::helper::NAME => init::sys::helper::main(&arguments),
         _ if init::container::is_wanted(rest) => init::container::main(rest),
         _ => init::call::main(arguments),
     };
