@@ -31,6 +31,13 @@ pub struct Clients {
     stirred: bool,
 }
 
+impl Clients {
+    /// Something that a wait may be waiting for has changed.
+    pub fn stir(&mut self) {
+        self.stirred = true;
+    }
+}
+
 /// A verb for several units: the engine answers each by itself.
 #[derive(Debug)]
 struct Command {

@@ -239,8 +239,8 @@ impl Shell {
     }
 
     fn not_swapped(&mut self, plan: Plan, failure: &Failure) {
-        let missing = plan.optional && plan.call == 0;
-        if !missing || !failure.to_string().contains("No such file") {
+        let missing = failure.to_string().to_lowercase().contains("no such file or directory");
+        if !(plan.optional && missing && failure.to_string().contains(&plan.name)) {
             self.refuse(plan.call, failure);
         }
         if self.boot == BootStage::Compiles && plan.call == 0 {
@@ -254,6 +254,7 @@ impl Shell {
     fn set_boot(&mut self, stage: BootStage) {
         self.boot = stage;
         self.shell_changed = true;
+        self.clients.stir();
     }
 
     /// Takes the manifest beside `init`, or the empty one.

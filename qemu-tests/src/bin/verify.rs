@@ -14,6 +14,10 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--full" => wish.full = true,
             "--scenario" => scenario = arguments.next(),
+            "--service" => {
+                let played = qemu_tests::rig::program::play(&arguments.next().unwrap_or_default());
+                return if played.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            }
             "list" => {
                 runner::list();
                 return ExitCode::SUCCESS;

@@ -5,6 +5,7 @@
 //! dies, however that happens, so does the instance: unshare(1) gets SIGKILL with its parent, init gets it with
 //! unshare, and the kernel ends the namespace with init. Waits are for events, with a deadline; nothing sleeps.
 
+pub mod program;
 pub mod state;
 mod stream;
 
@@ -109,7 +110,8 @@ impl Rig {
     }
 
     fn answer(&mut self) -> Result {
-        match self.initctl(&["wait", "--timeout", "20s", "--converged"])?.code {
+        // `wait` waits for the socket; what it says about the unit does not matter.
+        match self.initctl(&["wait", "--timeout", "20s", "--ready", "target:of-nobody"])?.code {
             124 | 3 => Err(format!("init does not come up:\n{}", self.init_said()).into()),
             _ => Ok(()),
         }
@@ -208,6 +210,7 @@ impl Rig {
     /// With everything that was said.
     pub fn apply(&self, text: &str) -> Result<String> {
         let path = self.state_file("next.toml", text)?;
+        self.ok(&["wait", "--converged", "--timeout", "20s"])?;
         self.ok(&["apply", &path])
     }
 
@@ -276,15 +279,54 @@ impl Rig {
         stream::until_file(&self.inside(path)?, what, wanted)
     }
 
+    /// The same for a file on the host.
+    ///
+    /// # Errors
+    /// As [`Rig::until_file`].
+    pub fn until_host(&self, path: &Path, what: &str, wanted: impl Fn(&Path) -> bool) -> Result {
+        stream::until_file(path, what, wanted)
+    }
+
     /// Sends init a signal.
     ///
     /// # Errors
     /// When it is gone.
     pub fn signal(&self, signal: i32) -> Result {
-        Ok(nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.pid()?),
-            nix::sys::signal::Signal::try_from(signal)?,
-        )?)
+        Ok(init::sys::raw::kill(self.pid()?, signal)?)
+    }
+
+    /// Children of init that have ended and are not buried.
+    ///
+    /// # Errors
+    /// When init is gone.
+    pub fn zombies(&self) -> Result<usize> {
+        let init = self.pid()?;
+        let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+        let ended = |pid: &&str| {
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok();
+            stat.and_then(|s| init::sys::reap::parse_stat(&s)).is_some_and(|s| s.state == b'Z')
+        };
+        Ok(children.split_whitespace().filter(ended).count())
+    }
+
+    /// Bytes of memory that init itself occupies: anonymous and resident.
+    ///
+    /// # Errors
+    /// When init is gone.
+    pub fn memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
+        Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+    }
+
+    /// Waits until init has said something.
+    ///
+    /// # Errors
+    /// When it has not within [`LIMIT`].
+    pub fn until_said(&self, text: &str) -> Result {
+        let log = self.directory.path().join("init.log");
+        stream::until_file(&log, &format!("telling {text:?}"), |_| self.init_said().contains(text))
+            .map_err(|e| format!("{e}:\n{}", self.init_said()).into())
     }
 
     /// Waits until init has left, and answers how.
