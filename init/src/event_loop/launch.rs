@@ -43,11 +43,12 @@ pub enum NothingToRun {
     Undeclared(Job),
 }
 
-/// The command for a job. `started` is the moment of the spawn, for `ready = "path=…"`.
+/// The command for a job. `since` is a moment before the service's process was there, in microseconds after 1970:
+/// `ready = "path=…"` means a path that is younger.
 ///
 /// # Errors
 /// When the unit declares none.
-pub fn command(spec: Option<&Spec>, job: Job) -> Result<Command, NothingToRun> {
+pub fn command(spec: Option<&Spec>, job: Job, since: u64) -> Result<Command, NothingToRun> {
     let nothing = || NothingToRun::Undeclared(job);
     let helper = |verb: &str, rest: Vec<String>| {
         let mut argv = vec!["holdfast-helper".to_owned(), verb.to_owned()];
@@ -73,7 +74,7 @@ pub fn command(spec: Option<&Spec>, job: Job) -> Result<Command, NothingToRun> {
             Command { argv: s.stop.clone().ok_or_else(nothing)?, ..of_service(s) }
         }
         (Spec::Service(s), Job::AwaitPath) => match &s.ready {
-            Ready::Path(path) => helper("await-path", vec![path.clone()]),
+            Ready::Path(path) => helper("await-path", vec![path.clone(), since.to_string()]),
             _ => return Err(nothing()),
         },
         (Spec::Mount(m), Job::Mount) => {
@@ -137,10 +138,10 @@ mod tests {
     #[test]
     fn helpers_and_refusals() {
         let module = Spec::Module(Module { name: "loop".into(), parameters: vec!["max_loop=8".into()] });
-        let made = command(Some(&module), Job::Module).unwrap();
+        let made = command(Some(&module), Job::Module, 0).unwrap();
         assert_eq!(made.argv, ["holdfast-helper", "module", "loop", "max_loop=8"]);
         assert!(made.helper);
-        assert_eq!(command(Some(&module), Job::Main).unwrap_err(), NothingToRun::Undeclared(Job::Main));
-        assert_eq!(command(None, Job::Main).unwrap_err(), NothingToRun::Unreadable);
+        assert_eq!(command(Some(&module), Job::Main, 0).unwrap_err(), NothingToRun::Undeclared(Job::Main));
+        assert_eq!(command(None, Job::Main, 0).unwrap_err(), NothingToRun::Unreadable);
     }
 }

@@ -45,7 +45,7 @@ impl Shell {
     ) {
         let address = self.engine.address(node).to_string();
         let spec = self.engine.manifest(manifest).and_then(|m| m.spec(unit));
-        let command = match launch::command(spec.as_ref(), job) {
+        let command = match launch::command(spec.as_ref(), job, self.started(node)) {
             Ok(command) => command,
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };
@@ -82,6 +82,7 @@ impl Shell {
             Log::Console | Log::Null => None,
         };
 
+        let started = wall_clock();
         let spawned = {
             let mut descriptors = Vec::new();
             if let Some((number, _, writer)) = &pipe {
@@ -95,6 +96,7 @@ impl Shell {
                 group: command.group.as_deref(),
                 directory: command.directory.as_deref(),
                 output: match (&command.log, &log) {
+                    _ if command.helper => Output::Inherit,
                     (Log::File, Some(pipe)) => Output::Descriptor(pipe.as_fd()),
                     (Log::Console, _) => Output::Console,
                     _ => Output::Null,
@@ -146,6 +148,7 @@ impl Shell {
                 leader: spawned.pid,
                 main: spawned.pid,
                 starttime,
+                started,
                 cgroup,
                 settled: false,
                 failed: false,
@@ -202,6 +205,14 @@ impl Shell {
 
     fn spawn_failed(&mut self, serial: u64, stage: String, errno: i32) {
         self.queue.push_back(Event::SpawnFailed { serial, stage, errno });
+    }
+
+    /// A moment before the process of a service was there. Times of files come from a clock that the kernel brings
+    /// up to date once a tick, so they may lie a little before the moment at which they were set.
+    fn started(&self, node: Node) -> u64 {
+        const TICKS: u64 = 20_000;
+        let spawn = self.spawns.of_node(node, Job::Main);
+        spawn.map_or(0, |s| s.record.started.saturating_sub(TICKS))
     }
 
     /// The main process of a unit, if it has one.
@@ -543,6 +554,12 @@ impl Shell {
         }
         Turn::Drained
     }
+}
+
+/// Microseconds after 1970.
+fn wall_clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The service whose exit code a container leaves with.

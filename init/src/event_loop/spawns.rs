@@ -49,6 +49,8 @@ pub struct Record {
     pub main: i32,
     /// See [`ProcessId::starttime`].
     pub starttime: u64,
+    /// When it was started, in microseconds after 1970.
+    pub started: u64,
     /// Name of its cgroup in the tree.
     pub cgroup: String,
     /// Whether the engine knows that the program runs, or could not be run.
@@ -186,6 +188,7 @@ mod tests {
             leader: pid,
             main: pid,
             starttime: 1,
+            started: 0,
             cgroup: "service:x".to_owned(),
             settled: false,
             failed: false,

@@ -270,6 +270,21 @@ impl Rig {
         pid.ok_or_else(|| format!("{unit} has no process: {status}").into())
     }
 
+    /// Waits until something holds that changes with what init does: looks again at each event that init tells.
+    ///
+    /// # Errors
+    /// When it does not hold within [`LIMIT`].
+    pub fn until_true(&self, what: &str, holds: impl Fn() -> bool) -> Result {
+        let mut events = self.events()?;
+        let deadline = Instant::now() + LIMIT;
+        while !holds() {
+            if events.next(deadline)?.is_none() {
+                return Err(format!("not within {LIMIT:?}: {what}\ninit said:\n{}", self.init_said()).into());
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until a condition on a file of the instance holds. Where init tells an event it should be used; this
     /// is for what only the file system knows, and looks at each event of inotify's on the directory.
     ///
