@@ -1,5 +1,6 @@
 //! PID 1, `initctl` and the log daemon.
 
+pub mod boot;
 pub mod call;
 pub mod container;
 pub mod control;

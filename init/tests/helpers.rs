@@ -19,7 +19,6 @@ const CASES: &[Case] = &[
     ("everything_goes_but_what_is_needed", As::Pid1, everything_goes_but_what_is_needed),
     ("paths_are_waited_for", As::Process, paths_are_waited_for),
     ("pid_files_are_read", As::Process, pid_files_are_read),
-    ("early_mounts_make_a_bare_root_usable", As::Pid1, early_mounts_make_a_bare_root_usable),
     ("bad_usage", As::Process, bad_usage),
 ];
 
@@ -196,23 +195,6 @@ fn pid_files_are_read() {
         assert_eq!(run(&["read-pid", at]).0, Some(1), "{bad}");
     }
     assert_eq!(run(&["read-pid", "/no/where"]).0, Some(1));
-}
-
-fn early_mounts_make_a_bare_root_usable() {
-    let dir = tempfile::tempdir().unwrap();
-    nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
-        .unwrap();
-    nix::unistd::chroot(dir.path()).unwrap();
-    nix::unistd::chdir("/").unwrap();
-    let failed = mount::early();
-    let here: Vec<String> = mount::now().unwrap().into_iter().map(|m| m.path).collect();
-    for path in ["/proc", "/dev", "/dev/pts", "/dev/shm", "/run"] {
-        assert!(here.iter().any(|p| p == path), "{path}: {here:?} {failed:?}");
-    }
-    assert!(Path::new("/dev/null").exists() && Path::new("/dev/stdin").is_symlink());
-    let before = here.len();
-    mount::early();
-    assert_eq!(mount::now().unwrap().len(), before, "again changes nothing");
 }
 
 fn bad_usage() {

@@ -47,7 +47,9 @@ pub fn main(arguments: &[String]) -> i32 {
         ["module", name, parameters @ ..] => {
             Modules::read().and_then(|m| m.load(name, &parameters.join(" "))).map_err(|e| e.to_string())
         }
-        ["coldplug"] => Modules::read().map(|m| m.coldplug()).map_err(|e| e.to_string()),
+        ["coldplug"] => Modules::read()
+            .map_err(|e| e.to_string())
+            .and_then(|m| m.coldplug().map_err(|e| format!("cannot hear of devices: {e}"))),
         ["await-path", path] => await_path(path, None),
         ["await-path", path, since] => await_path(path, since.parse().ok()),
         ["read-pid", path] => read_pid(path),

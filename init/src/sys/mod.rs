@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod crash;
 pub mod device;
 pub mod foreign;
 pub mod helper;

@@ -6,9 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::poll::{PollFd, PollFlags, poll};
+
+use super::uevent::Uevents;
 
 /// Why a module is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -293,28 +297,56 @@ impl Modules {
         }
     }
 
-    /// Loads the drivers of all devices that are there: every `modalias` below `/sys/devices`. A device
-    /// without a driver is usual.
-    pub fn coldplug(&self) {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![PathBuf::from("/sys/devices")];
-        while let Some(directory) = open.pop() {
-            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-                // Links lead out of the tree or in circles.
-                if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                    open.push(entry.path());
-                } else if entry.file_name() == "modalias"
-                    && let Ok(alias) = std::fs::read_to_string(entry.path())
-                {
-                    seen.insert(alias.trim().to_owned());
-                }
+    /// Loads the drivers of all devices that are there, and of those that appear by it: a bus's driver finds its
+    /// devices only when it is loaded. Ends when no device has appeared for a while. A device without a driver is
+    /// usual, and one driver that fails keeps no other out: the kernel's log names it.
+    ///
+    /// # Errors
+    /// When events cannot be heard.
+    pub fn coldplug(&self) -> io::Result<()> {
+        // ORDER: listening before looking: what appears in between is heard.
+        let mut events = Uevents::open()?;
+        let mut tried = BTreeSet::new();
+        loop {
+            let found: Vec<String> = device_aliases().difference(&tried).cloned().collect();
+            for alias in &found {
+                let _others_follow = self.load(alias, "");
             }
-        }
-        for alias in &seen {
-            // One driver that fails must not keep the others out; the kernel's log names it.
-            let _others_follow = self.load(alias, "");
+            tried.extend(found.iter().cloned());
+            if !found.is_empty() {
+                continue;
+            }
+            match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], QUIET_MS) {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            while events.read()?.is_some() {}
         }
     }
+}
+
+/// Milliseconds without an event after which no device is expected any more: some drivers probe in the background.
+const QUIET_MS: u16 = 2000;
+
+/// Every `modalias` below `/sys/devices`.
+fn device_aliases() -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![PathBuf::from("/sys/devices")];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            // Links lead out of the tree or in circles.
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                open.push(entry.path());
+            } else if entry.file_name() == "modalias"
+                && let Ok(alias) = std::fs::read_to_string(entry.path())
+                && !alias.trim().is_empty()
+            {
+                seen.insert(alias.trim().to_owned());
+            }
+        }
+    }
+    seen
 }
 
 #[cfg(test)]

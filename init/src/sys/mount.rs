@@ -1,4 +1,4 @@
-//! Mounting: option words to flags and data, and the file systems that PID 1 needs before anything else.
+//! Mounting: option words to flags and data, what is mounted, and mount(2).
 
 use std::io;
 use std::path::Path;
@@ -148,57 +148,6 @@ pub fn carry_out(source: &Path, target: &Path, fstype: &str, options: &Options) 
         mount(None::<&str>, target, None::<&str>, options.propagation, None::<&str>)?;
     }
     Ok(())
-}
-
-/// An early mount: target, type, flags, data.
-type Early = (&'static str, &'static str, MsFlags, &'static str);
-
-const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-
-// ORDER: /proc first, which tells what is mounted; what lies inside another comes after it.
-const EARLY: [Early; 7] = [
-    ("/proc", "proc", SAFE, ""),
-    ("/sys", "sysfs", SAFE, ""),
-    ("/dev", "devtmpfs", MsFlags::MS_NOSUID, "mode=0755"),
-    ("/dev/pts", "devpts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
-    ("/dev/shm", "tmpfs", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
-    ("/run", "tmpfs", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=0755"),
-    ("/sys/fs/cgroup", "cgroup2", SAFE, "nsdelegate,memory_recursiveprot"),
-];
-
-/// Mounts what a machine needs before its state is known: `/proc`, `/sys`, `/dev` and what is inside, `/run`,
-/// cgroup2. What is mounted already is left. All are file systems in memory, so that PID 1 itself may do it.
-/// Returns what failed: (target, why); the caller goes on.
-pub fn early() -> Vec<(&'static str, io::Error)> {
-    let mut failed = Vec::new();
-    for (target, fstype, flags, data) in EARLY {
-        // Without /proc nothing can be told to be mounted; then /proc itself is not.
-        if now().unwrap_or_default().iter().any(|m| m.path == target) {
-            continue;
-        }
-        if let Err(e) = std::fs::create_dir_all(target) {
-            failed.push((target, e));
-            continue;
-        }
-        let attempt = |data: &str| mount(Some(fstype), target, Some(fstype), flags, Some(data));
-        // An older kernel may not know an option, which is better left out than the file system.
-        let result = attempt(data).or_else(|e| if e == nix::Error::EINVAL { attempt("") } else { Err(e) });
-        if let Err(e) = result {
-            failed.push((target, e.into()));
-        }
-    }
-    for (link, to) in [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "fd/0"),
-        ("/dev/stdout", "fd/1"),
-        ("/dev/stderr", "fd/2"),
-    ] {
-        match std::os::unix::fs::symlink(to, link) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => failed.push((link, e)),
-            _ => {}
-        }
-    }
-    failed
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! `.init_array`: it opens what is closed and notes how things were.
 #![allow(unsafe_code)]
 
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 static WAS_CLOSED: AtomicU8 = AtomicU8::new(0);
@@ -51,4 +52,18 @@ pub fn was_closed(number: RawFd) -> bool {
 /// Whether SIGPIPE was ignored when the process started.
 pub fn pipe_was_ignored() -> bool {
     PIPE_WAS_IGNORED.load(Ordering::Relaxed)
+}
+
+/// Puts a descriptor in the place of 0, 1 and 2.
+///
+/// # Errors
+/// What dup2(2) said.
+pub fn replace(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    for number in 0..3 {
+        // SAFETY: integers only. Who holds 0 to 2 (std's handles) holds the numbers, not what is behind them.
+        if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

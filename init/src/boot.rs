@@ -1,0 +1,95 @@
+//! What PID 1 of a machine sets right once its file systems are there, before it reads any state.
+//!
+//! Nothing here waits: system calls on kernel interfaces, and one helper that goes its own way. Nothing here is
+//! done in a container. What fails is a complaint, never the end of a boot.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::sys::spawn::{self, Launch, Output};
+use crate::sys::{helper, loopback, stdio};
+
+/// Kernel settings that Holdfast itself needs: file, least value.
+///
+/// The queue of inotify events holds a burst of 10,000 files that are written by something else; the watches, one
+/// for each directory of a large tree.
+const LEAST: [(&str, u64); 3] = [
+    ("/proc/sys/fs/inotify/max_queued_events", 131_072),
+    ("/proc/sys/fs/inotify/max_user_watches", 1_048_576),
+    ("/proc/sys/fs/inotify/max_user_instances", 1024),
+];
+
+/// Sets the machine right; gives a sentence for each thing that cannot be.
+pub fn prepare(executable: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut note = |what: &str, result: std::io::Result<()>| {
+        if let Err(e) = result {
+            complaints.push(format!("cannot {what}: {e}"));
+        }
+    };
+    note("open the console", take_console());
+    // printk(9): by default the kernel drops what one process writes quickly, which is what a boot looks like.
+    note("open the kernel's log to every line", std::fs::write("/proc/sys/kernel/printk_devkmsg", "on"));
+    for (path, least) in LEAST {
+        note("raise a limit of inotify", raise(Path::new(path), least));
+    }
+    note("bring up the loopback interface", loopback::up());
+    note("look for drivers", coldplug(executable));
+    complaints
+}
+
+/// Raises this process's limit of descriptors; for a container's PID 1 too.
+///
+/// # Errors
+/// What setrlimit(2) said.
+pub fn raise_limits() -> std::io::Result<()> {
+    spawn::raise_descriptor_limit()
+}
+
+/// The kernel gives PID 1 its console only if `/dev/console` was there before devtmpfs was.
+fn take_console() -> std::io::Result<()> {
+    if !(0..3).any(stdio::was_closed) {
+        return Ok(());
+    }
+    let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+    let console = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/console")?;
+    stdio::replace(console.as_fd())
+}
+
+fn raise(path: &Path, least: u64) -> std::io::Result<()> {
+    let now = std::fs::read_to_string(path)?.trim().parse::<u64>().unwrap_or(u64::MAX);
+    if now < least { std::fs::write(path, least.to_string()) } else { Ok(()) }
+}
+
+/// Starts the helper that loads drivers, if the kernel has any modules here. Nobody waits for it: who needs a
+/// device waits for the device.
+fn coldplug(executable: &str) -> std::io::Result<()> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let there = |d: &str| Path::new(d).join(release.trim()).join("modules.dep").exists();
+    if !there("/lib/modules") && !there("/usr/lib/modules") {
+        return Ok(());
+    }
+    let argv = [helper::NAME.to_owned(), "coldplug".to_owned()];
+    let launch =
+        Launch { argv: &argv, program: Some(executable), output: Output::Inherit, ..Launch::default() };
+    // Its pidfd and status are let go: its end is reaped like any orphan's.
+    spawn::spawn(&launch).map(drop).map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_only_rise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (before, after) in [("5\n", "10"), ("10\n", "10\n"), ("500\n", "500\n"), ("max\n", "max\n")] {
+            std::fs::write(file.path(), before).unwrap();
+            raise(file.path(), 10).unwrap();
+            assert_eq!(std::fs::read_to_string(file.path()).unwrap(), after);
+        }
+        assert!(raise(Path::new("/no/where"), 1).is_err());
+    }
+}
