@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::boot;
 use crate::early;
 use crate::event_loop::{Found, LIVE, Left, Options, Shell};
-use crate::sys::inherit;
+use crate::sys::{crash, inherit};
 
 /// Exit code for bad usage.
 const USAGE: i32 = 2;
@@ -131,7 +132,21 @@ pub fn main(arguments: Vec<String>) -> i32 {
         eprintln!("init: cannot become a subreaper: {e}");
         return 1;
     }
+    let deaths = crash::deaths();
+    if first && crash::recent(&deaths) >= crash::HOPELESS {
+        eprintln!("init: died {} times in a minute: only reaping from here on", deaths.len());
+        crash::reap_for_ever();
+    }
     let found = predecessor();
+    if let Err(e) = boot::raise_limits() {
+        eprintln!("init: cannot raise the limit of descriptors: {e}");
+    }
+    if !options.container && found.is_none() {
+        let executable = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+        for complaint in boot::prepare(&executable.to_string_lossy()) {
+            eprintln!("init: {complaint}");
+        }
+    }
     let mut shell = match Shell::new(*options, found) {
         Ok(shell) => shell,
         Err(e) => {
@@ -139,7 +154,14 @@ pub fn main(arguments: Vec<String>) -> i32 {
             return 1;
         }
     };
-    match shell.run() {
+    shell.remember_deaths(&deaths);
+    if let Err(e) = shell.arm() {
+        eprintln!("init: cannot prepare for faults: {e}");
+    }
+    // A panic outside of a step, which no handover expects: the table has the state from before it.
+    let left = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run()))
+        .unwrap_or_else(|_| crash::again());
+    match left {
         Left::Code(code) => code,
         Left::Machine(down) => {
             crate::event_loop::power_down(down);

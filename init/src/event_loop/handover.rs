@@ -331,6 +331,24 @@ impl Shell {
         }
     }
 
+    /// From here on a fault of init ends in a new one that takes the live table over.
+    ///
+    /// # Errors
+    /// When the kernel refuses the handlers.
+    pub fn arm(&self) -> std::io::Result<()> {
+        crate::sys::crash::arm(&self.options.arguments, LIVE, self.live.fd().as_raw_fd())
+    }
+
+    /// Deaths by faults, which are counted outside of the table: moments on the engine's clock.
+    pub fn remember_deaths(&mut self, moments: &[u64]) {
+        let at = now();
+        let deaths = &mut self.obituary.deaths;
+        deaths.extend(moments.iter().copied().map(Mono));
+        deaths.retain(|d| at.0.saturating_sub(d.0) < WINDOW);
+        deaths.sort_unstable();
+        deaths.dedup();
+    }
+
     /// `initctl reexec`.
     pub(super) fn reexec(&mut self) {
         self.reexec_asked = false;
