@@ -7,6 +7,7 @@ pub mod check;
 pub mod console;
 pub mod context;
 pub mod demonstration;
+pub mod oci;
 pub mod qemu;
 pub mod rig;
 pub mod runner;

@@ -98,6 +98,8 @@ impl Shell {
                 output: match (&command.log, &log) {
                     _ if command.helper => Output::Inherit,
                     (Log::File, Some(pipe)) => Output::Descriptor(pipe.as_fd()),
+                    // A container's console is what its runtime gave to init.
+                    (Log::Console, _) if self.options.container => Output::Inherit,
                     (Log::Console, _) => Output::Console,
                     _ => Output::Null,
                 },

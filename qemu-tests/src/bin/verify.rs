@@ -7,6 +7,9 @@ use qemu_tests::runner::{self, Wish};
 const USAGE: &str = "usage: cargo verify [--full] [GROUP|SCENARIO…]\n       cargo verify list";
 
 fn main() -> ExitCode {
+    if let Some(code) = qemu_tests::oci::probe::called() {
+        return code;
+    }
     let mut wish = Wish::default();
     let mut scenario = None;
     let mut arguments = std::env::args().skip(1);
