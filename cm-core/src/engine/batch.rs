@@ -61,7 +61,7 @@ impl Engine {
         self.globals_changed = true;
         self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
         self.batch = Some(Batch { number, intent, open, retry: false });
-        let generation = self.apply.as_ref().map_or(self.generation, |a| a.generation);
+        let generation = self.generation;
         self.out.push(Effect::Batch { batch: number, generation, intent, steps });
     }
 
@@ -214,7 +214,7 @@ impl Engine {
         self.next_batch += 1;
         self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
         self.batch = Some(Batch { number, intent: batch.intent, open, retry: true });
-        let generation = self.apply.as_ref().map_or(self.generation, |a| a.generation);
+        let generation = self.generation;
         self.out.push(Effect::Batch { batch: number, generation, intent: batch.intent, steps });
     }
 

@@ -314,7 +314,10 @@ impl Engine {
             self.converged = converged;
             self.globals_changed = true;
             if converged {
-                self.undoing = false;
+                if std::mem::take(&mut self.undoing) {
+                    // Otherwise the next boot would undo it once more.
+                    self.store(StoreOp::Returned { generation: 0, to: self.generation });
+                }
                 self.out.push(Effect::Converged);
             }
         }

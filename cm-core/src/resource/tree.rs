@@ -268,7 +268,9 @@ pub fn put(
             };
             let place = make_parents(world, path, touched)?;
             match find(&place)? {
-                Found::Nothing | Found::File(..) | Found::Link(_) => {}
+                Found::Nothing | Found::File(..) => {}
+                // What is open through it leads elsewhere from now on.
+                Found::Link(_) => world.places.forget(),
                 other => return Err(in_the_way(path, &other)),
             }
             if !dressed {

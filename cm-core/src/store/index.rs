@@ -161,7 +161,11 @@ impl Index {
     /// A generation has become the current one: by the open transition, or by going back to it.
     fn land(&mut self, generation: u64) {
         let open = self.open.take();
-        if let Some(at) = self.stack.iter().position(|(g, _)| *g == generation) {
+        if generation == 0 {
+            // Back to what is beside `init`: the store has no current generation then.
+            self.stack.clear();
+            self.undo.clear();
+        } else if let Some(at) = self.stack.iter().position(|(g, _)| *g == generation) {
             let mut gone: BTreeSet<u64> = self.stack.drain(at + 1..).map(|(_, t)| t).collect();
             gone.extend(open.map(|(_, t)| t));
             self.undo.retain(|_, list| {
@@ -186,6 +190,11 @@ impl Index {
     /// What a start after a crash has to know.
     pub fn recovery(&self) -> Recovery {
         Recovery { current: self.current(), interrupted: self.open.map(|(g, _)| g) }
+    }
+
+    /// Whether going to a generation is a way back: it is current, or led to the current one.
+    pub fn is_back(&self, generation: u64) -> bool {
+        generation == 0 || self.stack.iter().any(|(g, _)| *g == generation)
     }
 
     /// Transitions that came after `generation` was current; everything, where it never was.

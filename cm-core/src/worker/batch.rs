@@ -177,13 +177,25 @@ fn check_step(
         needs: Vec::new(),
     };
     let done = match step.action {
+        Action::Converge if batch.intent == Intent::Correct && reported(manifest, step) => {
+            check_unit(world, &mut work).map(|f| Some(report_only(step, &f)))
+        }
         Action::Converge => converge(world, batch, &mut work, plan),
         Action::Check | Action::Rewatch => check_unit(world, &mut work).map(|f| Some(report_only(step, &f))),
         Action::Remove => {
             let flags = manifest.flags(step.unit);
             retire::remove(world, &work.spec, &work.unit, flags).map(|l| leave(&mut work, l))
         }
-        Action::Restore => retire::restore(world, &work.unit, batch.generation).map(|l| leave(&mut work, l)),
+        Action::Restore => {
+            // To a generation that is not behind us it is a way forward, whatever it is called.
+            let back = world.store.as_ref().is_none_or(|s| s.index().is_back(batch.generation));
+            let leaving = if back {
+                retire::restore(world, &work.unit, batch.generation)
+            } else {
+                retire::remove(world, &work.spec, &work.unit, manifest.flags(step.unit))
+            };
+            leaving.map(|l| leave(&mut work, l))
+        }
         Action::Guard(inputs) => guard(world, manifest, &work, inputs).map(Some),
         Action::Ran(inputs) => ran(world, manifest, &work, inputs).map(Some),
     };
@@ -201,6 +213,11 @@ fn check_step(
             Slot::Todo(Box::new(work))
         }
     }
+}
+
+/// Whether drift of this unit is reported and left.
+fn reported(manifest: &Manifest, step: &Step) -> bool {
+    manifest.flags(step.unit) & units::manifest::flags::REPORT != 0
 }
 
 fn check_unit(world: &mut World, work: &mut Work) -> Result<Finding, Trouble> {

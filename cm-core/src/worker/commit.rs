@@ -33,6 +33,8 @@ struct Running {
     failure: Option<(Outcome, String)>,
     executed: bool,
     left: bool,
+    /// Who owned what each operation touches, before.
+    owners: Vec<(String, Option<Own>)>,
 }
 
 /// Carries the steps out. `failed` says of every step of the whole batch whether it has failed already.
@@ -45,7 +47,14 @@ pub fn run(
 ) -> Report {
     let mut steps: Vec<Running> = todo
         .into_iter()
-        .map(|(at, work)| Running { at, work, failure: None, executed: false, left: false })
+        .map(|(at, work)| Running {
+            at,
+            work,
+            failure: None,
+            executed: false,
+            left: false,
+            owners: Vec::new(),
+        })
         .collect();
     // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
     let dress_now = !steps.iter().any(|s| s.work.ops.iter().any(|o| matches!(o.what, What::Account(_))));
@@ -56,6 +65,7 @@ pub fn run(
             step.failure = Some((Outcome::NotKept, e.to_string()));
         }
     }
+    let transition = transition_of(world, batch);
     let mut touched = Touched::default();
     let mut facts = Vec::new();
     for step in &mut steps {
@@ -65,7 +75,7 @@ pub fn run(
             step.failure = Some((Outcome::Blocked, "something that it requires was not kept".to_owned()));
         }
         if step.failure.is_none() {
-            change(world, areas, step, dress_now, &mut touched, &mut facts);
+            change(world, areas, step, dress_now, &mut touched, &mut facts, transition);
         }
         if step.failure.is_some()
             && let Some(f) = failed.get_mut(step.at)
@@ -144,6 +154,7 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
         for op in &step.work.ops {
             failpoint::point();
+            step.owners.push((op.thing.clone(), ledger.owner(world, &op.thing)));
             if let Err(e) = ledger.enter(world, &step.work.unit, op) {
                 step.failure = Some((Outcome::NotKept, e.to_string()));
                 break;
@@ -161,6 +172,14 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     }
     failpoint::point();
     Ok(())
+}
+
+/// The transition that what was there before is written down for; none when it is drift.
+fn transition_of(world: &World, batch: &Batch) -> Option<u64> {
+    match batch.intent {
+        Intent::Correct => None,
+        Intent::Apply | Intent::Return => world.store.as_ref()?.index().open.map(|(_, t)| t),
+    }
 }
 
 struct Ledger {
@@ -300,13 +319,33 @@ fn change(
     dressed: bool,
     touched: &mut Touched,
     facts: &mut Vec<Record>,
+    transition: Option<u64>,
 ) {
     step.executed = true;
-    for op in &step.work.ops {
+    for (at, op) in step.work.ops.iter().enumerate() {
         failpoint::point();
         touched.left = false;
-        if let Err(e) = execute::run(world, areas, op, dressed, touched, facts) {
+        let outcome = execute::run(world, areas, op, dressed, touched, facts);
+        for dir in std::mem::take(&mut touched.made) {
+            // Made on the way, though nobody knew beforehand that it would be missing.
+            if world.store.as_ref().is_some_and(|s| !s.index().own.contains_key(&dir)) {
+                let own = Own { unit: PARENT.to_owned(), created: true, digest: None, fs: 0 };
+                facts.extend(transition.map(|transition| Record::Undo {
+                    transition,
+                    unit: step.work.unit.clone(),
+                    thing: dir.clone(),
+                    prior: Prior::Absent,
+                    own: None,
+                }));
+                facts.push(Record::Own { thing: dir, own });
+            }
+        }
+        if let Err(e) = outcome {
             step.failure = Some((Outcome::NotKept, e.to_string()));
+            facts.extend(step.owners.iter().skip(at).map(|(thing, own)| match own {
+                Some(own) => Record::Own { thing: thing.clone(), own: own.clone() },
+                None => Record::Disown { thing: thing.clone() },
+            }));
             return;
         }
         if let What::Put { path, put: Put::Absent, .. } = &op.what

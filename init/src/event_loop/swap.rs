@@ -178,7 +178,14 @@ impl Shell {
             Some(Flow::Prepare { plan, fd, staging }) => {
                 self.forget(staging);
                 match result {
-                    Ok(StoreReply::Generation(generation)) => self.swap(plan, fd, generation),
+                    Ok(StoreReply::Generation(generation)) => {
+                        if plan.kind == Swap::Boot {
+                            // There is nothing to return to: it is the current one from here on.
+                            let token = self.own_token();
+                            self.ask_store(token, StoreOp::Commit { generation });
+                        }
+                        self.swap(plan, fd, generation);
+                    }
                     // A container may have no place for a store; its state is applied all the same.
                     Err(text) if plan.kind == Swap::Boot => {
                         self.say(Level::Warning, None, &format!("nothing will be kept in the store: {text}"));

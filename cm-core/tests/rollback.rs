@@ -1,0 +1,260 @@
+//! Generations on a real tree: what a rollback puts back, compared as a whole.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use cm_core::proto::{Intent, Outcome};
+use cm_core::sys;
+use common::{Bench, Decl, fingerprint};
+use proptest::prelude::*;
+use units::Kind;
+use units::kind::directory::Directory;
+use units::kind::symlink::Symlink;
+use units::kind::{Attributes, Spec};
+
+/// One unit of a random manifest.
+#[derive(Debug, Clone)]
+enum Piece {
+    File { content: Option<u8>, mode: Option<u32>, owner: Option<u32>, note: Option<u8> },
+    Directory { mode: Option<u32>, owner: Option<u32> },
+    Symlink { target: u8 },
+}
+
+/// What stands at a path before anything is declared.
+#[derive(Debug, Clone)]
+enum There {
+    File { content: u8, mode: u32, owner: u32, note: Option<u8> },
+    Directory { mode: u32 },
+    Symlink,
+}
+
+fn mode() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(0o600), Just(0o644), Just(0o755), Just(0o4755), Just(0o1700)]
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    use proptest::option::of;
+    prop_oneof![
+        4 => (of(0u8..3), of(mode()), of(0u32..3), of(0u8..3))
+            .prop_map(|(content, mode, owner, note)| Piece::File { content, mode, owner, note }),
+        2 => (proptest::option::of(mode()), proptest::option::of(0u32..3))
+            .prop_map(|(mode, owner)| Piece::Directory { mode, owner }),
+        1 => (0u8..3).prop_map(|target| Piece::Symlink { target }),
+    ]
+}
+
+fn there() -> impl Strategy<Value = There> {
+    prop_oneof![
+        (0u8..3, mode(), 0u32..3, proptest::option::of(0u8..3))
+            .prop_map(|(content, mode, owner, note)| There::File { content, mode, owner, note }),
+        mode().prop_map(|mode| There::Directory { mode }),
+        Just(There::Symlink),
+    ]
+}
+
+/// Paths that contain each other, so that kinds collide.
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("/etc/a"),
+        Just("/etc/b"),
+        Just("/etc/d"),
+        Just("/etc/d/x"),
+        Just("/etc/d/e/y"),
+        Just("/srv/deep/er/z")
+    ]
+    .prop_map(str::to_owned)
+}
+
+type Pieces = std::collections::BTreeMap<String, Piece>;
+
+fn declare(pieces: &Pieces) -> Decl {
+    let mut decl = Decl::new();
+    let leaf = matches!(pieces.get("/etc/d"), Some(Piece::File { .. }));
+    for (path, piece) in pieces {
+        // No compiler lets that pass.
+        if leaf && path.starts_with("/etc/d/") {
+            continue;
+        }
+        match piece {
+            // What is declared through a link of the same generation is found through that link only.
+            Piece::Symlink { .. } if path == "/etc/d" => {}
+            Piece::File { content, mode, owner, note } => {
+                let text = content.map(|c| format!("content {c}").repeat(usize::from(c) + 1));
+                let mut spec = decl.file_spec(path, text.as_deref(), *mode);
+                spec.attributes.owner = owner.map(|o| o.to_string());
+                spec.attributes.xattrs =
+                    note.map(|n| ("user.note".to_owned(), vec![n])).into_iter().collect();
+                decl = decl.unit(Kind::File, path, Spec::File(spec));
+            }
+            Piece::Directory { mode, owner } => {
+                let attributes =
+                    Attributes { mode: *mode, owner: owner.map(|o| o.to_string()), ..Attributes::default() };
+                let spec = Directory { path: path.clone(), attributes, purge: false, entries: vec![] };
+                decl = decl.unit(Kind::Directory, path, Spec::Directory(spec));
+            }
+            Piece::Symlink { target } => {
+                let spec =
+                    Symlink { path: path.clone(), target: format!("t{target}"), owner: None, group: None };
+                decl = decl.unit(Kind::Symlink, path, Spec::Symlink(spec));
+            }
+        }
+    }
+    decl
+}
+
+fn furnish(bench: &Bench, there: &std::collections::BTreeMap<String, There>) {
+    for (path, what) in there {
+        let at = bench.path(path);
+        if fs::create_dir_all(at.parent().unwrap()).is_err() || fs::symlink_metadata(&at).is_ok() {
+            continue;
+        }
+        match what {
+            There::File { content, mode, owner, note } => {
+                fs::write(&at, format!("theirs {content}")).unwrap();
+                std::os::unix::fs::chown(&at, Some(*owner), Some(*owner)).unwrap();
+                fs::set_permissions(&at, fs::Permissions::from_mode(*mode)).unwrap();
+                let file = fs::File::open(&at).unwrap();
+                file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000))
+                    .unwrap();
+                if let Some(note) = note {
+                    sys::set_xattr(&file, "user.theirs", &[*note]).unwrap();
+                }
+            }
+            There::Directory { mode } => {
+                fs::create_dir(&at).unwrap();
+                fs::set_permissions(&at, fs::Permissions::from_mode(*mode)).unwrap();
+            }
+            There::Symlink => symlink("nowhere", &at).unwrap(),
+        }
+    }
+}
+
+/// Without times of changes: a file that is made again has its own.
+fn timeless(lines: Vec<String>) -> Vec<String> {
+    lines
+        .into_iter()
+        .map(|line| match line.rsplit_once(' ') {
+            Some((start, end)) if end.parse::<u64>().is_ok() && end.len() > 8 => start.to_owned(),
+            _ => line,
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_generation_can_be_returned_to(
+        before in proptest::collection::btree_map(path(), there(), 0..5),
+        generations in proptest::collection::vec(proptest::collection::btree_map(path(), piece(), 0..5), 1..4),
+        back in 0usize..4,
+    ) {
+        let mut bench = Bench::new();
+        furnish(&bench, &before);
+        // Generation 1 declares nothing, so that a return to it must leave everything exactly as it was found.
+        let mut made: Vec<(u64, Decl, Vec<String>)> = Vec::new();
+        for pieces in std::iter::once(&Pieces::new()).chain(&generations) {
+            let decl = declare(pieces);
+            let old = made.last().map(|(n, d, _)| (*n, d.clone()));
+            let known = made.iter().any(|(_, d, _)| d.builder.finish().digest() == decl.builder.finish().digest());
+            if known {
+                continue;
+            }
+            let n = bench.prepare(&decl);
+            bench.switching(n);
+            let results = bench.swap(old.as_ref().map(|(n, d)| (*n, d)), (n, &decl), Intent::Apply);
+            bench.reopen();
+            if results.iter().any(|r| matches!(r.outcome, Outcome::NotKept | Outcome::Blocked)) {
+                // As the engine does: back to where we came from.
+                let (was, was_decl, tree) = made.last().cloned().unwrap();
+                let back = bench.swap(Some((n, &decl)), (was, &was_decl), Intent::Return);
+                bench.commit(was);
+                let now = timeless(fingerprint(&bench.path("/")));
+                prop_assert_eq!(now, timeless(tree), "failed: {:?} {:?}", results, back);
+                continue;
+            }
+            bench.commit(n);
+            made.push((n, decl, fingerprint(&bench.path("/"))));
+        }
+        let target = back.min(made.len() - 1);
+        let (n, decl, tree) = made[target].clone();
+        let (last, _, _) = made.last().unwrap().clone();
+        bench.switching(n);
+        // What the engine knows as units of generations in between was removed on the way; the rest is restored.
+        let mut all = Decl::new();
+        for (_, d, _) in &made[target..] {
+            all.builder = merge(&all, d);
+        }
+        let results = bench.swap(Some((last, &all)), (n, &decl), Intent::Return);
+        bench.commit(n);
+        let now = fingerprint(&bench.path("/"));
+        if target == 0 {
+            prop_assert_eq!(&now, &tree, "to the start: {:?}", results);
+        } else {
+            prop_assert_eq!(timeless(now), timeless(tree), "to {}: {:?}", n, results);
+        }
+    }
+}
+
+fn merge(all: &Decl, more: &Decl) -> units::ManifestBuilder {
+    let mut out = all.builder.clone();
+    let manifest = more.builder.finish();
+    for id in manifest.ids() {
+        let unit =
+            units::manifest::NewUnit::new(manifest.kind(id), manifest.name(id), manifest.spec(id).unwrap());
+        out.unit(unit);
+    }
+    out
+}
+
+#[test]
+fn a_failed_apply_leaves_no_trace() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "theirs");
+    bench.write("/etc/dir-in-the-way/x", "1");
+    let before = fingerprint(&bench.path("/"));
+    let decl = Decl::new().file("/etc/a", "mine").file("/etc/new/b", "b").file("/etc/dir-in-the-way", "no");
+    let n = bench.prepare(&decl);
+    bench.switching(n);
+    let results = bench.swap(None, (n, &decl), Intent::Apply);
+    assert!(results.iter().any(|r| r.outcome == Outcome::NotKept));
+    let results = bench.swap(Some((n, &decl)), (0, &Decl::new()), Intent::Return);
+    assert!(results.iter().all(|r| matches!(r.outcome, Outcome::Removed | Outcome::Left)), "{results:?}");
+    assert_eq!(fingerprint(&bench.path("/")), before);
+}
+
+#[test]
+fn undeclared_attributes_come_back_too() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "theirs");
+    fs::set_permissions(bench.path("/etc/a"), fs::Permissions::from_mode(0o600)).unwrap();
+    let one = Decl::new().file("/etc/a", "one");
+    let (n1, _) = bench.apply(None, &one);
+    let before = timeless(fingerprint(&bench.path("/")));
+    let two = Decl::new().file_mode("/etc/a", "two", 0o644);
+    let (n2, _) = bench.apply(Some((n1, &one)), &two);
+    bench.switching(n1);
+    bench.swap(Some((n2, &two)), (n1, &one), Intent::Return);
+    assert_eq!(timeless(fingerprint(&bench.path("/"))), before);
+}
+
+#[test]
+fn the_store_survives_compaction() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "theirs");
+    let before = fingerprint(&bench.path("/"));
+    let one = Decl::new().file("/etc/a", "one");
+    let (n1, _) = bench.apply(None, &Decl::new());
+    let (n2, _) = bench.apply(Some((n1, &Decl::new())), &one);
+    bench.store().lock().unwrap();
+    assert!(bench.store().compact(true).unwrap());
+    bench.store().unlock();
+    bench.reopen();
+    bench.switching(n1);
+    bench.swap(Some((n2, &one)), (n1, &Decl::new()), Intent::Return);
+    let strip = timeless;
+    assert_eq!(strip(fingerprint(&bench.path("/"))), strip(before));
+}
