@@ -15,6 +15,7 @@ use crate::control::answer::{self, Answer, Finished, Waited, Waiting};
 use crate::control::request::{self, How, Request};
 use crate::control::server::Incoming;
 use crate::control::{Failure, Progress};
+use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output};
 
 /// Calls that wait for something.
@@ -413,11 +414,24 @@ impl Shell {
     }
 
     /// Whether it was the process that answered queries; the listener is watched again then.
-    pub(super) fn query_ended(&mut self, pid: i32) -> bool {
+    pub(super) fn query_ended(&mut self, pid: i32, status: ExitStatus) -> bool {
         if self.query != Some(pid) {
             return false;
         }
         self.query = None;
+        if status != ExitStatus::Code(0)
+            && let Some(listener) = &self.store_listener
+        {
+            // Who waits would start the next one, and so on for ever: they learn by the end of their connection.
+            let mut dropped = 0;
+            while nix::sys::socket::accept(listener.as_raw_fd())
+                .is_ok_and(|fd| nix::unistd::close(fd).is_ok())
+            {
+                dropped += 1;
+            }
+            let text = format!("the query of the store {status}; {dropped} more that waited were dropped");
+            self.say(Level::Warning, None, &text);
+        }
         if let Some(fd) = self.store_listener.as_ref().map(AsRawFd::as_raw_fd) {
             self.register(fd, Token::StoreListener);
         }

@@ -116,8 +116,14 @@ fn report(status: RawFd, stage: u8, index: u8, errno: i32) {
     for (to, from) in bytes.iter_mut().zip(parts) {
         *to = from;
     }
-    // SAFETY: bytes lives across the call. A parent that is gone cannot be told; SIGPIPE then ends us anyway.
-    unsafe { libc::write(status, bytes.as_ptr().cast(), bytes.len()) };
+    // A parent that has executed itself again, or does not want to know, closes its end: that must not end the
+    // child.
+    // SAFETY: bytes lives across the call; signal(2) with these dispositions runs no code of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::write(status, bytes.as_ptr().cast(), bytes.len());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
 }
 
 fn steps(plan: &mut Plan, placement: Placement) -> Step {

@@ -34,6 +34,8 @@ pub struct Setup<'a> {
     pub first: Option<&'a str>,
     /// In a user namespace too, where cgroups are not to be had.
     pub user: bool,
+    /// It leaves by itself, perhaps before anybody could ask it anything.
+    pub leaves: bool,
     /// Variables for init.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -96,7 +98,9 @@ impl Rig {
         }
         let outside = launch(&programs, directory.path(), &words, setup)?;
         let mut rig = Rig { directory, programs, cgroup, outside, setup: words };
-        rig.answer()?;
+        if !setup.leaves {
+            rig.answer()?;
+        }
         Ok(rig)
     }
 

@@ -33,6 +33,11 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-log-flood", log_flood),
     scenario("rig-log-daemon-killed", log_daemon_killed),
     scenario("rig-user-namespace", user_namespace),
+    scenario("rig-state-exit-code", state_exit_code),
+    scenario("rig-state-sigterm", state_sigterm),
+    scenario("rig-state-bad", state_bad),
+    scenario("rig-fault", fault),
+    scenario("rig-at-rest", at_rest),
 ];
 
 const SLEEPER: &str = "[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n";
@@ -387,4 +392,106 @@ fn user_namespace(context: &Context) -> Result {
     rig.ok(&["poweroff"])?;
     rig.left()?;
     Ok(())
+}
+
+/// `init --state FILE` leaves with the code of the service `main`.
+fn state_exit_code(context: &Context) -> Result {
+    for (exec, code) in [("exit 7", 7), ("exit 0", 0), ("kill -KILL $$", 137)] {
+        let state = format!(
+            "{SLEEPER}\n[service.main]\nexec = [\"sh\", \"-c\", {exec:?}]\nrestart = \"never\"\n\
+             requires = [\"service:sleeper\"]\n"
+        );
+        let mut rig = Rig::start(context, &Setup { state: Some(&state), leaves: true, ..Setup::default() })?;
+        let status = rig.left()?;
+        want(status.code() == Some(code), &format!("{exec:?}: init left with {status}"), &rig)?;
+    }
+    Ok(())
+}
+
+/// SIGTERM stops a whole state in order: who requires goes before who is required.
+fn state_sigterm(context: &Context) -> Result {
+    let stopped =
+        |name: &str| format!("trap 'echo {name} >> /srv/order; exit 0' TERM; while :; do sleep 0.05; done");
+    let state = format!(
+        "[service.database]\nexec = [\"sh\", \"-c\", {:?}]\n\
+         [service.main]\nexec = [\"sh\", \"-c\", {:?}]\nrequires = [\"service:database\"]\nlog = \"console\"\n",
+        stopped("database"),
+        stopped("main").replace("exit 0", "cat /srv/order; exit 3"),
+    );
+    let mut rig = Rig::start(context, &Setup { state: Some(&state), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    rig.until_state("service:main", "ready")?;
+    let order = std::fs::File::create(rig.inside("/srv/order")?)?;
+    rig.signal(libc::SIGTERM)?;
+    let status = rig.left()?;
+    want(status.code() == Some(3), &format!("init left with {status}"), &rig)?;
+    // The descriptor keeps the file of the instance's own file system.
+    let mut text = String::new();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&order));
+    std::fs::File::open(path)?.read_to_string(&mut text)?;
+    want(text == "main\ndatabase\n", &format!("the order was {text:?}"), &rig)
+}
+
+/// A state file with mistakes: all of them are told, and the code is that of bad usage.
+fn state_bad(context: &Context) -> Result {
+    let state = "[service.main]\nexce = [\"true\"]\n";
+    let mut rig = Rig::start(context, &Setup { state: Some(state), leaves: true, ..Setup::default() })?;
+    let status = rig.left()?;
+    want(status.code() == Some(2), &format!("init left with {status}"), &rig)?;
+    want(rig.init_said().contains("exec"), "the mistake is not named", &rig)
+}
+
+/// A fatal signal in init ends in a re-exec: no service notices.
+fn fault(context: &Context) -> Result {
+    let rig = first(context, &busy_state()?)?;
+    let before = steady(&rig)?;
+    for n in 1..=3 {
+        rig.signal(libc::SIGSEGV)?;
+        // It takes over within the same process; the socket stays, so a call simply waits.
+        rig.ok(&["wait", "--ready", "service:notify", "--timeout", "20s"])?;
+        want(steady(&rig)? == before, &format!("a service has another process after fault {n}"), &rig)?;
+    }
+    rig.until_said("has taken over")?;
+    rig.ok(&["restart", "service:sleeper"])?;
+    Ok(())
+}
+
+/// Context switches of a process so far, wanted and unwanted.
+fn switches(pid: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let lines = status.lines().filter(|l| l.contains("ctxt_switches"));
+    lines.filter_map(|l| l.rsplit_once(':')?.1.trim().parse::<u64>().ok()).sum()
+}
+
+/// At rest every process of Holdfast is asleep: not one context switch.
+fn at_rest(context: &Context) -> Result {
+    let rig = first(context, SLEEPER)?;
+    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    let mut events = rig.events()?;
+    let init = rig.pid()?;
+    // The worker stays for a second after its last work; then only init and the log daemon are left.
+    let of_holdfast = || -> Result<Vec<String>> {
+        let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+        let ours = |pid: &&str| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            ["init", "holdfast-log", "cm-worker"].contains(&name.trim())
+        };
+        let mut all: Vec<String> = children.split_whitespace().filter(ours).map(str::to_owned).collect();
+        all.push(init.to_string());
+        Ok(all)
+    };
+    let quiet = |events: &mut crate::rig::Lines, seconds: u64| -> Result {
+        let deadline = std::time::Instant::now() + Duration::from_secs(seconds);
+        while events.next(deadline)?.is_some() {}
+        Ok(())
+    };
+    quiet(&mut events, 2)?;
+    let all = of_holdfast()?;
+    want(all.len() == 2, &format!("{} processes of Holdfast are there", all.len()), &rig)?;
+    let before: Vec<u64> = all.iter().map(|p| switches(p)).collect();
+    let seconds = if context.full { 30 } else { 5 };
+    quiet(&mut events, seconds)?;
+    let after: Vec<u64> = all.iter().map(|p| switches(p)).collect();
+    println!("context switches in {seconds} s: before {before:?}, after {after:?}");
+    want(before == after, "something of Holdfast was awake", &rig)
 }
