@@ -55,7 +55,7 @@ pub fn play(context: &Context) -> Result {
             let said = vm.run("initctl apply /etc/holdfast/state-2.toml")?;
             served(vm, "Second edition")?;
             demand(page(vm)?.contains("X-Edition: second"), "the new configuration's header is missing")?;
-            demand(main_pid(vm)? == nginx, "nginx has another main process than before")?;
+            same_process(nginx, main_pid(vm)?)?;
             demand(vm.run("redis-cli -p 6380 ping")?.contains("PONG"), "redis-cache does not answer")?;
             Ok(((), said))
         },
@@ -77,7 +77,7 @@ pub fn play(context: &Context) -> Result {
     steps.step("roll back: the old page again, and the added service is gone", || {
         let said = vm.run("initctl rollback")?;
         served(vm, "First edition")?;
-        demand(main_pid(vm)? == nginx, "nginx has another main process than before")?;
+        same_process(nginx, main_pid(vm)?)?;
         demand(vm.answer("redis-cli -p 6380 ping")?.code != 0, "redis-cache still answers")?;
         Ok(((), said))
     })?;
@@ -92,6 +92,10 @@ fn demand(holds: bool, what: &str) -> Result {
     if holds { Ok(()) } else { Err(what.to_owned().into()) }
 }
 
+fn same_process(before: u32, after: u32) -> Result {
+    demand(before == after, &format!("nginx's main process was {before} and is {after}"))
+}
+
 fn page(vm: &mut Qemu) -> Result<String> {
     vm.run("fetch /")
 }
@@ -101,8 +105,14 @@ fn served(vm: &mut Qemu, edition: &str) -> Result {
     vm.run(&format!("timeout 20 sh -c 'until fetch / | grep -q \"{edition}\"; do :; done'")).map(drop)
 }
 
-fn main_pid(vm: &mut Qemu) -> Result<String> {
-    vm.run("cat /run/nginx.pid")
+fn main_pid(vm: &mut Qemu) -> Result<u32> {
+    number(&vm.run("cat /run/nginx.pid")?)
+}
+
+/// The line that is a number: the kernel may say something on the console in between.
+fn number(output: &str) -> Result<u32> {
+    let found = output.lines().find_map(|l| l.trim().parse().ok());
+    found.ok_or_else(|| format!("no number in {output:?}").into())
 }
 
 /// The main process of the database, told from the cache by its port.
