@@ -12,6 +12,7 @@ pub mod qemu;
 pub mod rig;
 pub mod runner;
 pub mod scenario;
+pub mod sim;
 
 /// The result of a test step: what failed is told in one sentence.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

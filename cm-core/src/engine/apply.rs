@@ -6,7 +6,7 @@ use super::effect::{Effect, Level, Tally, Verdict};
 use super::event::Swap;
 use super::timer::Timer;
 use super::unit::{NOBODY, Phase, Shown, State, Want, Work, bits};
-use super::{Engine, Node, STABLE_MS};
+use super::{BATCH_MS, Engine, Node, STABLE_MS};
 use crate::proto::{ManifestRef, StoreOp};
 
 /// An apply, a rollback or a boot under way.
@@ -23,6 +23,8 @@ pub(crate) struct Apply {
     pub service_step: bool,
     /// Why it has to return.
     pub failed: Option<String>,
+    /// The worker died with the record that is awaited, which was then sent once more.
+    pub record_lost: bool,
 }
 
 /// Where an apply is.
@@ -106,7 +108,7 @@ impl Engine {
         let phase = match kind {
             Swap::Boot | Swap::Undo => ApplyPhase::Changing,
             Swap::Apply | Swap::Rollback => {
-                ApplyPhase::Preparing { token: self.store(StoreOp::Switching { generation }) }
+                ApplyPhase::Preparing { token: self.await_record(StoreOp::Switching { generation }) }
             }
         };
         self.apply = Some(Apply {
@@ -118,6 +120,7 @@ impl Engine {
             phase,
             service_step: false,
             failed: None,
+            record_lost: false,
         });
         self.globals_changed = true;
         if kind == Swap::Boot {
@@ -166,6 +169,16 @@ impl Engine {
         }
     }
 
+    /// Begins the return of an apply that cannot be good.
+    pub(crate) fn return_if_failed(&mut self) {
+        if let Some(apply) = &self.apply
+            && apply.failed.is_some()
+            && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable)
+        {
+            self.begin_return();
+        }
+    }
+
     /// One step of the apply, if its time has come; answers whether anything was done.
     pub(crate) fn advance_apply(&mut self) -> bool {
         let Some(apply) = &self.apply else { return false };
@@ -196,7 +209,7 @@ impl Engine {
                 let complete = self.bad_units().is_empty();
                 let Some(apply) = &self.apply else { return false };
                 let op = StoreOp::Returned { generation: apply.generation, to: apply.from.1 };
-                let token = self.store(op);
+                let token = self.await_record(op);
                 if let Some(apply) = &mut self.apply {
                     apply.phase = ApplyPhase::Recording { token, complete };
                 }
@@ -226,7 +239,7 @@ impl Engine {
 
     fn commit(&mut self) {
         let generation = self.apply.as_ref().map_or(0, |a| a.generation);
-        let token = self.store(StoreOp::Commit { generation });
+        let token = self.await_record(StoreOp::Commit { generation });
         if let Some(apply) = &mut self.apply {
             apply.phase = ApplyPhase::Committing { token };
         }
@@ -248,13 +261,77 @@ impl Engine {
         }
     }
 
+    /// The record that the apply waits for.
+    fn awaited_record(&self) -> Option<(u64, StoreOp)> {
+        let apply = self.apply.as_ref()?;
+        let generation = apply.generation;
+        match apply.phase {
+            ApplyPhase::Preparing { token } => Some((token, StoreOp::Switching { generation })),
+            ApplyPhase::Committing { token } => Some((token, StoreOp::Commit { generation })),
+            ApplyPhase::Recording { token, .. } => {
+                Some((token, StoreOp::Returned { generation, to: apply.from.1 }))
+            }
+            ApplyPhase::Changing | ApplyPhase::Stable | ApplyPhase::Returning => None,
+        }
+    }
+
+    /// Whether the apply waits for a record.
+    pub(crate) fn awaits_record(&self) -> bool {
+        self.awaited_record().is_some()
+    }
+
+    /// Asks for a record that the apply cannot go on without: a worker that does not answer is killed.
+    fn await_record(&mut self, op: StoreOp) -> u64 {
+        if let Some(apply) = &mut self.apply {
+            apply.record_lost = false;
+        }
+        self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
+        self.store(op)
+    }
+
+    /// The worker died, and perhaps had the record: writing it twice says the same as once.
+    pub(crate) fn record_lost(&mut self) {
+        let Some((token, op)) = self.awaited_record() else { return };
+        if self.apply.as_ref().is_some_and(|a| a.record_lost) {
+            self.recorded(token, Some("the worker was lost twice over it".to_owned()));
+            return;
+        }
+        let again = self.await_record(op);
+        let Some(apply) = &mut self.apply else { return };
+        apply.record_lost = true;
+        match &mut apply.phase {
+            ApplyPhase::Preparing { token }
+            | ApplyPhase::Committing { token }
+            | ApplyPhase::Recording { token, .. } => *token = again,
+            ApplyPhase::Changing | ApplyPhase::Stable | ApplyPhase::Returning => {}
+        }
+    }
+
     /// A record is durable, or could not be made so.
     pub(crate) fn recorded(&mut self, token: u64, error: Option<String>) {
+        if self.awaited_record().is_none_or(|(t, _)| t != token) {
+            return;
+        }
+        if self.batch.is_none() {
+            self.timers.clear(NOBODY, Timer::Batch);
+        }
+        self.globals_changed = true;
         let Some(apply) = &self.apply else { return };
         match apply.phase {
             ApplyPhase::Preparing { token: t } if t == token => match error {
                 None => self.begin_change(),
-                Some(error) => self.finish(Verdict::Failed, format!("cannot write the journal: {error}")),
+                Some(error) => {
+                    let text = format!("cannot write the journal: {error}");
+                    // The apply that it superseded may have begun: then there is something to return from.
+                    if apply.from.0 == self.desired {
+                        self.finish(Verdict::Failed, text);
+                    } else {
+                        if let Some(apply) = &mut self.apply {
+                            apply.failed = Some(text);
+                        }
+                        self.begin_return();
+                    }
+                }
             },
             ApplyPhase::Committing { token: t } if t == token => match error {
                 None => self.finish(Verdict::Done, String::new()),
@@ -321,6 +398,9 @@ impl Engine {
             self.answer(next.request, Verdict::Failed, why.to_owned());
         }
         if let Some(apply) = self.apply.take() {
+            if self.batch.is_none() {
+                self.timers.clear(NOBODY, Timer::Batch);
+            }
             self.release(apply.manifest);
             self.release(apply.from.0);
             self.answer(apply.request, Verdict::Failed, why.to_owned());

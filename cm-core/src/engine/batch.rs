@@ -3,7 +3,7 @@
 //! A batch holds every unit that is in line, and beyond that every unit whose gate opens by what is in the batch
 //! already, so that 10,000 files in nested directories are one batch and not one a level.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use units::UnitId;
@@ -26,8 +26,15 @@ pub(crate) struct Batch {
     pub intent: Intent,
     /// Steps without a result.
     pub open: BTreeMap<(ManifestRef, UnitId), (Node, Action)>,
-    /// It is the second try of a batch that the worker did not survive.
-    pub retry: bool,
+    /// Where its steps stand.
+    pub manifests: BTreeSet<ManifestRef>,
+}
+
+impl Batch {
+    /// The manifests that its steps stand in, each once: they are kept as long as the batch is.
+    pub(crate) fn manifests(&self) -> Vec<ManifestRef> {
+        self.manifests.iter().copied().collect()
+    }
 }
 
 impl Engine {
@@ -60,7 +67,7 @@ impl Engine {
         self.next_batch += 1;
         self.globals_changed = true;
         self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
-        self.batch = Some(Batch { number, intent, open, retry: false });
+        self.begin_batch(Batch { number, intent, open, manifests: BTreeSet::new() });
         let generation = self.generation;
         self.out.push(Effect::Batch { batch: number, generation, intent, steps });
     }
@@ -179,84 +186,47 @@ impl Engine {
         }
     }
 
+    fn begin_batch(&mut self, mut batch: Batch) {
+        batch.manifests = batch.open.keys().map(|(manifest, _)| *manifest).collect();
+        for manifest in batch.manifests() {
+            self.retain(manifest);
+        }
+        self.batch = Some(batch);
+    }
+
     fn end_batch(&mut self) -> Option<Batch> {
         self.globals_changed = true;
-        self.timers.clear(NOBODY, Timer::Batch);
-        self.batch.take()
+        if !self.awaits_record() {
+            self.timers.clear(NOBODY, Timer::Batch);
+        }
+        let batch = self.batch.take()?;
+        for manifest in batch.manifests() {
+            self.release(manifest);
+        }
+        Some(batch)
     }
 
     /// The worker died. What it had not answered is sent once more; after that it is not kept.
     pub(crate) fn worker_lost(&mut self) {
+        self.record_lost();
         let Some(batch) = self.end_batch() else { return };
-        if batch.retry {
-            self.log(Level::Error, None, "the worker was lost twice over one batch".to_owned());
-            for (node, _) in batch.open.into_values() {
-                if self.latch(node).is_some_and(|l| l.work == Work::Batch) {
-                    self.not_kept(node, "the worker was lost while at it".to_owned());
-                }
-            }
-            return;
-        }
-        self.log(Level::Warning, None, "the worker was lost: its batch is sent once more".to_owned());
-        let mut steps = Vec::new();
-        let mut open = BTreeMap::new();
-        for ((manifest, unit), (node, action)) in batch.open {
-            if self.latch(node).is_some_and(|l| l.work == Work::Batch) {
-                steps.push((node, Step { manifest, unit, action }));
-                open.insert((manifest, unit), (node, action));
+        self.log(Level::Warning, None, "the worker was lost: what it had is sent once more".to_owned());
+        for (node, _) in batch.open.into_values() {
+            let Some(latch) = self.latch(node).filter(|l| l.work == Work::Batch) else { continue };
+            if latch.lost {
+                self.not_kept(node, "the worker was lost twice while at it".to_owned());
+            } else {
+                // What is to be done may be another thing by now: it takes its place in line again.
+                self.with_latch(node, |l| l.lost = true);
+                self.set_work(node, Work::Waiting);
             }
         }
-        if steps.is_empty() {
-            return;
-        }
-        let steps = self.in_order(steps);
-        let number = self.next_batch;
-        self.next_batch += 1;
-        self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
-        self.batch = Some(Batch { number, intent: batch.intent, open, retry: true });
-        let generation = self.generation;
-        self.out.push(Effect::Batch { batch: number, generation, intent: batch.intent, steps });
-    }
-
-    /// The steps of a broken batch in an order that fits the edges among them.
-    fn in_order(&self, steps: Vec<(Node, Step)>) -> Vec<Step> {
-        let steps: BTreeMap<Node, Step> = steps.into_iter().collect();
-        let mut left: BTreeMap<Node, usize> = BTreeMap::new();
-        let before = |node: Node| -> Vec<Node> {
-            let list =
-                if self.u(node).want == Want::Absent { self.running_rdeps(node) } else { self.deps(node) };
-            list.into_iter()
-                .filter(|(n, k)| (hard(*k) || soft(*k)) && steps.contains_key(n) && *n != node)
-                .map(|(n, _)| n)
-                .collect()
-        };
-        let mut after: BTreeMap<Node, Vec<Node>> = BTreeMap::new();
-        for node in steps.keys() {
-            let first = before(*node);
-            left.insert(*node, first.len());
-            for other in first {
-                after.entry(other).or_default().push(*node);
-            }
-        }
-        let mut next: VecDeque<Node> = left.iter().filter(|(_, n)| **n == 0).map(|(n, _)| *n).collect();
-        let mut out = Vec::new();
-        while let Some(node) = next.pop_front() {
-            out.extend(steps.get(&node).copied());
-            for user in after.remove(&node).unwrap_or_default() {
-                if let Some(open) = left.get_mut(&user) {
-                    *open -= 1;
-                    if *open == 0 {
-                        next.push_back(user);
-                    }
-                }
-            }
-        }
-        out
     }
 
     pub(crate) fn batch_timer(&mut self) {
-        if self.batch.is_some() {
+        if self.batch.is_some() || self.awaits_record() {
             self.log(Level::Error, None, "the worker has not answered in time: it is killed".to_owned());
+            self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
             self.out.push(Effect::KillWorker);
         }
     }

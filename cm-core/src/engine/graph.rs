@@ -33,13 +33,7 @@ impl Engine {
     /// its neighbours has arrived there.
     pub(crate) fn propagate(&mut self) {
         loop {
-            while let Some(node) = self.outdated.pop_front() {
-                self.work += 1;
-                if let Some(unit) = self.nodes.get_mut(node.index()) {
-                    unit.set(bits::OUTDATED, false);
-                }
-                self.refresh(node);
-            }
+            self.refresh_outdated();
             let Some(node) = self.queue.pop_front() else { return };
             self.work += 1;
             if let Some(unit) = self.nodes.get_mut(node.index()) {
@@ -56,7 +50,18 @@ impl Engine {
         }
     }
 
-    fn mark_outdated(&mut self, node: Node) {
+    /// Brings every predicate that may be out of date up to date.
+    pub(crate) fn refresh_outdated(&mut self) {
+        while let Some(node) = self.outdated.pop_front() {
+            self.work += 1;
+            if let Some(unit) = self.nodes.get_mut(node.index()) {
+                unit.set(bits::OUTDATED, false);
+            }
+            self.refresh(node);
+        }
+    }
+
+    pub(crate) fn mark_outdated(&mut self, node: Node) {
         if let Some(unit) = self.nodes.get_mut(node.index())
             && !unit.has(bits::OUTDATED)
             && !matches!(unit.state, State::Gone)
@@ -184,7 +189,8 @@ impl Engine {
                     .made_deps(node)
                     .iter()
                     .any(|(dep, kind)| hard(*kind) && self.u(*dep).has(bits::GOING)));
-        Predicates { ok, ready, settled, going }
+        // What is about to go carries nobody any more.
+        Predicates { ok: ok && !going, ready, settled, going }
     }
 
     /// A mount that has to be unmounted and mounted anew takes its users down in order, as if it were not wanted.
@@ -287,11 +293,13 @@ impl Engine {
             }
             self.enqueue(dep);
         }
+        // What is down has no edges of an earlier manifest any more.
+        self.made_from_desired(node);
         self.enqueue(node);
     }
 
     pub(crate) fn unblock(&mut self, node: Node) {
-        let unit = self.m(node);
+        let unit = self.derived(node);
         unit.blocked = unit.blocked.saturating_sub(1);
         self.enqueue(node);
     }
@@ -304,7 +312,7 @@ impl Engine {
     fn use_deps(&mut self, node: Node, take: bool) {
         for (dep, kind) in self.made_deps(node) {
             if hard(kind) {
-                let unit = self.m(dep);
+                let unit = self.derived(dep);
                 unit.users = if take { unit.users + 1 } else { unit.users.saturating_sub(1) };
                 if !take {
                     self.enqueue(dep);
@@ -390,7 +398,7 @@ impl Engine {
             if (old == Want::Up) != (want == Want::Up) {
                 for (dep, kind) in self.deps(node) {
                     if hard(kind) {
-                        let unit = self.m(dep);
+                        let unit = self.derived(dep);
                         unit.demand =
                             if want == Want::Up { unit.demand + 1 } else { unit.demand.saturating_sub(1) };
                         if unit.flags & flags::ON_DEMAND != 0 {

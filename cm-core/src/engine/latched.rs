@@ -116,6 +116,10 @@ impl Engine {
         let Some(latch) = self.latch(node) else { return };
         let Some(id) = self.u(node).id else { return };
         let at = (self.desired, id);
+        // A held file is looked at; a held command or module is not run.
+        if self.holds.contains_key(&node) && self.u(node).class() != Class::Committer {
+            return;
+        }
         match (self.u(node).class(), latch.step) {
             (Class::Helper, _) => {
                 let serial = self.spawn(node, Job::Module, at, "wanted");
@@ -300,6 +304,7 @@ impl Engine {
         let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
         self.with_latch(node, |l| {
             l.fails = fails;
+            l.lost = false;
             l.again = false;
             l.step = ExecStep::Guard;
             l.shown = Shown::NotKept;
@@ -323,6 +328,7 @@ impl Engine {
         if latch.work != Work::Batch {
             return;
         }
+        self.with_latch(node, |l| l.lost = false);
         match action {
             Action::Remove | Action::Restore => self.removed(node, outcome, detail),
             Action::Guard(_) => self.guarded(node, outcome, detail),

@@ -43,6 +43,7 @@
 //! - A stop because a bound dependency was lost does not wait for the unit's own requirers: what it needs is gone.
 
 mod apply;
+mod audit;
 mod batch;
 mod byhand;
 pub mod effect;
@@ -51,8 +52,10 @@ mod graph;
 mod latched;
 mod mount;
 mod record;
+mod running;
 mod service;
 mod status;
+mod stopping;
 mod swap;
 mod timer;
 mod unit;
@@ -67,8 +70,9 @@ use event::{Down, Event};
 use timer::{Timer, Timers};
 use unit::{Unit, bits};
 
+pub use audit::Sizes;
 pub use record::Records;
-pub use status::{Gate, Hold, HoldKind, UnitStatus};
+pub use status::{Gate, Glance, Hold, HoldKind, UnitStatus};
 
 /// A moment on CLOCK_BOOTTIME, in nanoseconds.
 #[derive(
@@ -246,6 +250,7 @@ impl Engine {
         self.now = self.now.max(now);
         self.handle(event);
         self.settle();
+        self.globals_changed |= self.timers.take_changed();
         out.append(&mut self.out);
     }
 
@@ -297,6 +302,8 @@ impl Engine {
     /// Propagates until nothing moves, then does what waits for that: answers, apply, batch, convergence.
     fn settle(&mut self) {
         loop {
+            // Nothing is started for an apply that has to be taken back.
+            self.return_if_failed();
             self.propagate();
             self.answer_asks();
             if self.advance_apply() {
@@ -420,6 +427,14 @@ impl Engine {
         }
     }
 
+    /// For what is derived: no record changes with it.
+    pub(crate) fn derived(&mut self, node: Node) -> &mut Unit {
+        match self.nodes.get_mut(node.index()) {
+            Some(unit) => unit,
+            None => &mut self.blank,
+        }
+    }
+
     pub(crate) fn log(&mut self, level: Level, node: Option<Node>, text: String) {
         self.out.push(Effect::Log { level, node, text });
     }
@@ -496,6 +511,11 @@ impl Engine {
             Some(id) => (self.desired, id),
             None => (unit.made, unit.made_id),
         }
+    }
+
+    /// Where the specification stands that a service's process runs with.
+    pub fn running(&self, node: Node) -> Option<(ManifestRef, UnitId)> {
+        self.svc(node)?.run
     }
 
     /// The node with this address: in the desired manifest, or leaving.

@@ -125,7 +125,7 @@ impl Engine {
             d.get(..end).unwrap_or_default().to_owned()
         });
         let record = Record {
-            unit: unit.clone(),
+            unit: unit.underived(),
             hold: self.holds.get(&node).cloned(),
             fight: self.fights.get(&node).copied(),
             detail,
@@ -210,6 +210,7 @@ impl Engine {
         }
         named.extend(self.next_swap.map(|n| n.manifest));
         named.extend(self.pending.iter().copied());
+        named.extend(self.batch.iter().flat_map(Batch::manifests));
         for node in self.all() {
             named.push(self.u(node).made);
             named.extend(self.svc(node).and_then(|s| s.run).map(|r| r.0));
@@ -230,13 +231,6 @@ impl Engine {
                 {
                     *place = node.0;
                 }
-            }
-        }
-        for node in self.all() {
-            if let Some(unit) = self.nodes.get_mut(node.index()) {
-                unit.users = 0;
-                unit.blocked = 0;
-                unit.set(bits::QUEUED | bits::OUTDATED, false);
             }
         }
         for node in self.all() {
@@ -263,15 +257,17 @@ impl Engine {
                 unit.blocked += 1;
             }
         }
-        // The cached predicates are part of the records, and every counter follows from them.
+        // Every predicate is false and counted so; what is true travels along the edges from there. Nobody acts.
         self.recount();
-        self.busy = self.count_bit(bits::BUSY);
-        self.bad = self.count_bit(bits::BAD);
+        for node in self.all() {
+            self.mark_outdated(node);
+        }
+        self.refresh_outdated();
+        for node in std::mem::take(&mut self.queue) {
+            if let Some(unit) = self.nodes.get_mut(node.index()) {
+                unit.set(bits::QUEUED, false);
+            }
+        }
         Ok(())
-    }
-
-    fn count_bit(&self, bit: u32) -> u32 {
-        let number = self.nodes.iter().filter(|u| u.has(bit)).count();
-        u32::try_from(number).unwrap_or(u32::MAX)
     }
 }

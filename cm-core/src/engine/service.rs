@@ -1,15 +1,12 @@
-//! Services: the table of fact × phase, and what each phase does about its conditions (semantics §3).
+//! Services: the table of fact × phase (semantics §3). Conditions are in `running`, the way out in `stopping`.
 
 use units::UnitId;
-use units::diff::Switch;
-use units::kind::service::{Ready, Reload, Restart, Service as Spec};
+use units::kind::service::{Ready, Restart, Service as Spec};
 
-use super::effect::{Effect, Job, Level};
+use super::effect::{Job, Level};
 use super::event::Exit;
-use super::graph::hard;
-use super::timer::Timer;
-use super::unit::{Next, Phase, Service, State, Want, bits};
-use super::{Engine, HoldKind, Node};
+use super::unit::{Next, Phase, Service, State};
+use super::{Engine, Node};
 use crate::proto::ManifestRef;
 
 /// What can happen to a service's process.
@@ -94,18 +91,20 @@ impl Engine {
                 return;
             }
             Job::Reload => {
-                self.serials.remove(&serial);
+                self.side_ended(node, serial);
                 self.fact_of(node, Fact::ReloadEnded { serial, ok });
             }
             Job::Stop => {
-                self.serials.remove(&serial);
+                self.side_ended(node, serial);
                 if !ok {
                     let text = format!("stop command of {} ended with {exit:?}", self.address(node));
                     self.log(Level::Warning, Some(node), text);
+                    self.signal_stop(node);
                 }
+                self.stopped_if_empty(node);
             }
             Job::AwaitPath => {
-                self.serials.remove(&serial);
+                self.side_ended(node, serial);
                 if ok {
                     self.fact_of(node, Fact::PathSeen);
                 }
@@ -117,6 +116,13 @@ impl Engine {
         }
         self.globals_changed = true;
         self.enqueue(node);
+    }
+
+    fn side_ended(&mut self, node: Node, serial: u64) {
+        self.serials.remove(&serial);
+        if let Some(service) = self.svc_mut(node) {
+            service.side.retain(|s| *s != serial);
+        }
     }
 
     /// A cgroup is empty.
@@ -168,7 +174,7 @@ impl Engine {
     }
 
     /// The table: every fact in every phase.
-    fn happen(&mut self, node: Node, fact: Fact) {
+    pub(crate) fn happen(&mut self, node: Node, fact: Fact) {
         let Some(service) = self.svc(node) else { return };
         let phase = service.phase;
         match (fact, phase) {
@@ -177,9 +183,13 @@ impl Engine {
                     self.become_ready(node);
                 }
             }
-            (Fact::Spawned, Phase::Stopping { .. }) => {}
+            // The path of `ready = "path=…"` may be seen before the spawn is confirmed.
+            (Fact::Spawned, Phase::Stopping { .. } | Phase::Ready | Phase::Reloading { .. }) => {}
 
-            (Fact::SpawnFailed { retry }, Phase::Starting | Phase::Stopping { .. }) => {
+            (
+                Fact::SpawnFailed { retry },
+                Phase::Starting | Phase::Ready | Phase::Reloading { .. } | Phase::Stopping { .. },
+            ) => {
                 let stopping = if let Phase::Stopping { next, .. } = phase { Some(next) } else { None };
                 if let Some(service) = self.svc_mut(node) {
                     service.alive = false;
@@ -225,7 +235,7 @@ impl Engine {
                 let text = format!("{} gave no sign of life in time", self.address(node));
                 self.log(Level::Error, Some(node), text);
                 let next = self.after_failure(node);
-                self.stop_with(node, next, Some(SIGABRT));
+                self.stop_with(node, next, Some(SIGABRT), "no sign of life in time");
             }
             (
                 Fact::WatchdogMissed,
@@ -243,7 +253,10 @@ impl Engine {
                 let clean = is_clean(&spec, exit);
                 self.ended(node, exit);
                 match spec.ready {
-                    Ready::Forked if exit == Exit::Code(0) => self.become_ready(node),
+                    // An empty cgroup was told first: it left no daemon behind.
+                    Ready::Forked if exit == Exit::Code(0) && self.is_occupied(node) => {
+                        self.become_ready(node)
+                    }
                     Ready::Exited if clean => self.clear_out(node, Next::Done),
                     Ready::Started
                     | Ready::Notify
@@ -294,12 +307,11 @@ impl Engine {
                 self.log(Level::Error, Some(node), text.clone());
                 self.details.insert(node, "was not ready in time".to_owned());
                 let next = self.after_failure(node);
-                self.stop_with(node, next, None);
+                self.stop_with(node, next, None, "not ready in time");
             }
             (Fact::Deadline, Phase::Reloading { job, .. }) => {
                 if job != 0 {
-                    self.out.push(Effect::Kill { serial: job });
-                    self.serials.remove(&job);
+                    self.end_side_jobs(node);
                 }
                 self.reload_failed(node, "did not reload in time");
             }
@@ -333,494 +345,16 @@ impl Engine {
             ) => {}
 
             (
-                Fact::Spawned | Fact::SpawnFailed { .. },
-                Phase::Ready
-                | Phase::Reloading { .. }
-                | Phase::Down
-                | Phase::Waiting
-                | Phase::Backoff { .. }
-                | Phase::Failed
-                | Phase::Done,
-            )
-            | (
-                Fact::Ready | Fact::Reloading | Fact::Watchdog | Fact::Exited(_) | Fact::Empty,
+                Fact::Spawned
+                | Fact::SpawnFailed { .. }
+                | Fact::Ready
+                | Fact::Reloading
+                | Fact::Watchdog
+                | Fact::Exited(_)
+                | Fact::Empty,
                 Phase::Down | Phase::Waiting | Phase::Backoff { .. } | Phase::Failed | Phase::Done,
             ) => self.defect(node, &format!("{fact:?} without a process")),
         }
-    }
-
-    /// What each phase does about its conditions.
-    pub(crate) fn evaluate_service(&mut self, node: Node) {
-        let Some(service) = self.svc(node) else { return };
-        let phase = service.phase;
-        let unit = self.u(node);
-        let want = unit.want;
-        match phase {
-            Phase::Down => match want {
-                Want::Absent => self.remove(node),
-                Want::Up if !self.left_alone(node) => {
-                    self.enter(node, Phase::Waiting);
-                    self.enqueue(node);
-                }
-                Want::Up | Want::Down => {}
-            },
-            Phase::Waiting => match want {
-                Want::Absent | Want::Down => {
-                    self.enter(node, Phase::Down);
-                    self.enqueue(node);
-                }
-                Want::Up if self.left_alone(node) => self.enter(node, Phase::Down),
-                Want::Up => {
-                    if unit.gate_open() && !self.bound_lost(node, false) {
-                        self.start(node);
-                    }
-                }
-            },
-            Phase::Starting | Phase::Ready | Phase::Reloading { .. } => {
-                self.evaluate_running(node, phase, want)
-            }
-            Phase::Stopping { next, killed, stuck } => {
-                let next = match (want, next) {
-                    (Want::Down | Want::Absent, _) => Next::Down,
-                    (Want::Up, Next::Down) => Next::Waiting,
-                    (Want::Up, Next::Waiting | Next::Backoff | Next::Failed | Next::Done) => next,
-                };
-                if let Some(service) = self.svc_mut(node) {
-                    service.phase = Phase::Stopping { next, killed, stuck };
-                }
-            }
-            Phase::Backoff { .. } | Phase::Failed | Phase::Done => {
-                if want != Want::Up {
-                    self.timers.clear(node, Timer::State);
-                    self.enter(node, Phase::Down);
-                    self.enqueue(node);
-                } else if unit.has(bits::BOUNCE) || self.must_run_again(node, phase) {
-                    self.m(node).set(bits::BOUNCE, false);
-                    if let Some(service) = self.svc_mut(node) {
-                        service.tries = 0;
-                    }
-                    self.timers.clear(node, Timer::State);
-                    self.enter(node, Phase::Waiting);
-                    self.enqueue(node);
-                } else if matches!(phase, Phase::Backoff { .. }) && self.bound_lost(node, false) {
-                    self.timers.clear(node, Timer::State);
-                    self.enter(node, Phase::Waiting);
-                    self.enqueue(node);
-                }
-            }
-        }
-    }
-
-    fn evaluate_running(&mut self, node: Node, phase: Phase, want: Want) {
-        if self.predicates(node).going {
-            if self.may_stop(node) {
-                let next = if want == Want::Up { Next::Waiting } else { Next::Down };
-                self.stop_with(node, next, None);
-            }
-            return;
-        }
-        if self.bound_lost(node, true) {
-            let text = "stopping: something it is bound to was lost";
-            self.publish(node, text);
-            self.stop_with(node, Next::Waiting, None);
-            return;
-        }
-        let unit = self.u(node);
-        if unit.has(bits::BOUNCE)
-            && (unit.has(bits::STOP_FIRST) || unit.gate_open() || phase == Phase::Starting)
-        {
-            self.m(node).set(bits::BOUNCE, false);
-            if let Some(service) = self.svc_mut(node) {
-                service.tries = 0;
-            }
-            self.stop_with(node, Next::Waiting, None);
-            return;
-        }
-        let Some(service) = self.svc(node) else { return };
-        // A hold keeps automation away, not the hand that asks for a reload.
-        let asked = service.reload_asked;
-        let stale = service.loaded != service.inputs && !service.reload_failed && !self.left_alone(node);
-        if !(stale || asked) {
-            return;
-        }
-        match phase {
-            Phase::Ready if self.u(node).gate_open() => self.reload(node),
-            Phase::Reloading { job, again: false } if stale => {
-                if let Some(service) = self.svc_mut(node) {
-                    service.phase = Phase::Reloading { job, again: true };
-                }
-            }
-            Phase::Ready
-            | Phase::Reloading { .. }
-            | Phase::Starting
-            | Phase::Down
-            | Phase::Waiting
-            | Phase::Stopping { .. }
-            | Phase::Backoff { .. }
-            | Phase::Failed
-            | Phase::Done => {}
-        }
-    }
-
-    /// A one-shot runs again when the inputs that it restarts on differ.
-    fn must_run_again(&self, node: Node, phase: Phase) -> bool {
-        self.svc(node).is_some_and(|s| {
-            phase == Phase::Done && s.loaded != s.inputs && self.is_oneshot(node) && !self.left_alone(node)
-        })
-    }
-
-    /// Whether a unit it is bound to is not ready. A running service asks in the manifest it was made from.
-    fn bound_lost(&self, node: Node, running: bool) -> bool {
-        let deps = if running { self.made_deps(node) } else { self.deps(node) };
-        deps.iter().any(|(dep, kind)| *kind == units::EdgeKind::Binds && !self.u(*dep).has(bits::READY))
-    }
-
-    /// Held in place: no start, no restart, no reload.
-    pub(crate) fn left_alone(&self, node: Node) -> bool {
-        self.holds.get(&node).is_some_and(|h| matches!(h.kind, HoldKind::Held | HoldKind::Paused))
-    }
-
-    fn if_not_held(&self, node: Node, next: Next) -> Next {
-        if self.left_alone(node) { Next::Down } else { next }
-    }
-
-    fn start(&mut self, node: Node) {
-        let Some(id) = self.u(node).id else { return };
-        let Some(spec) = self.desired_spec(node) else {
-            self.defect(node, "no specification");
-            return;
-        };
-        self.go_up(node);
-        let desired = self.desired;
-        if let Ready::Path(_) = spec.ready {
-            self.spawn(node, Job::AwaitPath, (desired, id), "readiness by path");
-        }
-        let serial = self.spawn(node, Job::Main, (desired, id), "wanted up");
-        self.m(node).set(bits::BOUNCE | bits::KEEP, false);
-        self.retain(desired);
-        let Some(service) = self.svc_mut(node) else { return };
-        let old = service.run.replace((desired, id));
-        service.serial = serial;
-        service.alive = true;
-        service.occupied = true;
-        service.loaded = service.inputs;
-        service.reload_failed = false;
-        service.reload_asked = false;
-        service.assumed = false;
-        service.exit = None;
-        if let Some((old, _)) = old {
-            self.release(old);
-        }
-        self.enter(node, Phase::Starting);
-        self.deadline(node, spec.start_timeout);
-        self.service_step_taken(node);
-    }
-
-    pub(crate) fn spawn(&mut self, node: Node, job: Job, at: (ManifestRef, UnitId), cause: &str) -> u64 {
-        let serial = self.next_serial;
-        self.next_serial += 1;
-        self.serials.insert(serial, (node, job));
-        self.globals_changed = true;
-        self.out.push(Effect::Spawn {
-            node,
-            serial,
-            manifest: at.0,
-            unit: at.1,
-            job,
-            cause: cause.to_owned(),
-        });
-        serial
-    }
-
-    fn become_ready(&mut self, node: Node) {
-        let now = self.now;
-        if let Some(service) = self.svc_mut(node) {
-            service.ready_at = now;
-        }
-        self.details.remove(&node);
-        self.timers.clear(node, Timer::State);
-        self.enter(node, Phase::Ready);
-        self.arm_watchdog(node);
-    }
-
-    fn arm_watchdog(&mut self, node: Node) {
-        let every = self.running_spec(node).map_or(0, |s| s.watchdog);
-        if every > 0 {
-            self.timers.set(node, Timer::Watchdog, self.now.after_ms(every));
-            self.globals_changed = true;
-        }
-    }
-
-    fn reload(&mut self, node: Node) {
-        let Some(service) = self.svc(node) else { return };
-        let (serial, inputs, loaded) = (service.serial, service.inputs, service.loaded);
-        let Some(run) = service.run else { return };
-        // How to reload is a matter of the desired specification: a reload that it just gained counts.
-        let spec = self.desired_spec(node).or_else(|| self.spec_at(run));
-        let how = spec.as_ref().and_then(|s| s.reload.clone());
-        let restart_inputs_differ = inputs.1 != loaded.1;
-        if let Some(service) = self.svc_mut(node) {
-            service.reload_asked = false;
-        }
-        self.service_step_taken(node);
-        match how {
-            Some(_) | None if restart_inputs_differ => self.stop_with(node, Next::Waiting, None),
-            None => self.stop_with(node, Next::Waiting, None),
-            Some(Reload::Signal(signal)) => {
-                self.out.push(Effect::Signal { serial, signal });
-                if let Some(service) = self.svc_mut(node) {
-                    service.loaded = inputs;
-                    service.assumed = true;
-                    service.reload_failed = false;
-                }
-                self.publish(node, "reloaded: assumed, by signal");
-            }
-            Some(Reload::Command(_)) => {
-                let at = self.u(node).id.map_or(run, |id| (self.desired, id));
-                let job = self.spawn(node, Job::Reload, at, "its inputs changed");
-                self.enter(node, Phase::Reloading { job, again: false });
-                self.deadline(node, spec.map_or(0, |s| s.reload_timeout));
-            }
-        }
-    }
-
-    fn reloaded(&mut self, node: Node, again: bool) {
-        self.timers.clear(node, Timer::State);
-        if let Some(service) = self.svc_mut(node) {
-            if !again {
-                service.loaded = service.inputs;
-            }
-            service.assumed = false;
-            service.reload_failed = false;
-        }
-        self.enter(node, Phase::Ready);
-    }
-
-    fn reload_failed(&mut self, node: Node, why: &str) {
-        self.timers.clear(node, Timer::State);
-        if let Some(service) = self.svc_mut(node) {
-            service.reload_failed = true;
-        }
-        self.details.insert(node, why.to_owned());
-        let text = format!("{} {why}: it still runs with what it loaded before", self.address(node));
-        self.log(Level::Error, Some(node), text);
-        self.enter(node, Phase::Ready);
-        self.apply_failure(node, why);
-    }
-
-    /// Asks a running service to stop.
-    pub(crate) fn stop_with(&mut self, node: Node, next: Next, signal: Option<i32>) {
-        let Some(service) = self.svc(node) else { return };
-        let (serial, run, alive) = (service.serial, service.run, service.alive);
-        let spec = run.and_then(|at| self.spec_at(at));
-        self.end_side_jobs(node);
-        self.timers.clear(node, Timer::Watchdog);
-        if self.holds.get(&node).is_some_and(|h| h.kind == HoldKind::Paused) {
-            self.out.push(Effect::Freeze { serial, frozen: false });
-        }
-        self.service_step_taken(node);
-        let Some(spec) = spec else {
-            self.kill(node, next);
-            return;
-        };
-        match (&spec.stop, signal, run) {
-            (Some(_), None, Some(at)) => {
-                self.spawn(node, Job::Stop, at, "asked to stop");
-            }
-            (_, signal, _) => {
-                // Without a main process (a forked daemon that nobody named) the whole cgroup is signalled.
-                let signal = signal.unwrap_or(spec.stop_signal);
-                if alive || matches!(spec.ready, Ready::Forked) {
-                    self.out.push(Effect::Signal { serial, signal });
-                }
-            }
-        }
-        self.enter(node, Phase::Stopping { next, killed: false, stuck: false });
-        // No time-out means the default one: a stop that can hang for ever would hang the shutdown.
-        let timeout = if spec.stop_timeout == 0 { 10_000 } else { spec.stop_timeout };
-        self.deadline(node, timeout);
-    }
-
-    fn kill(&mut self, node: Node, next: Next) {
-        let Some(service) = self.svc(node) else { return };
-        let serial = service.serial;
-        self.out.push(Effect::Kill { serial });
-        self.enter(node, Phase::Stopping { next, killed: true, stuck: false });
-        self.deadline(node, 10_000);
-    }
-
-    /// The main process is gone; what it left in its cgroup goes too.
-    fn clear_out(&mut self, node: Node, next: Next) {
-        self.end_side_jobs(node);
-        self.timers.clear(node, Timer::Watchdog);
-        if self.svc(node).is_some_and(|s| s.occupied) {
-            self.kill(node, next);
-        } else {
-            self.enter(node, Phase::Stopping { next, killed: true, stuck: false });
-            self.stopped_if_empty(node);
-        }
-    }
-
-    fn end_side_jobs(&mut self, node: Node) {
-        let side: Vec<u64> = self
-            .serials
-            .iter()
-            .filter(|(_, (n, job))| *n == node && matches!(job, Job::AwaitPath | Job::Reload))
-            .map(|(serial, _)| *serial)
-            .collect();
-        for serial in side {
-            self.serials.remove(&serial);
-            self.out.push(Effect::Kill { serial });
-        }
-    }
-
-    fn ended(&mut self, node: Node, exit: Exit) {
-        if let Some(service) = self.svc_mut(node) {
-            service.alive = false;
-            service.exit = Some(exit);
-        }
-        self.timers.clear(node, Timer::Watchdog);
-    }
-
-    fn stopped_if_empty(&mut self, node: Node) {
-        let Some(service) = self.svc(node) else { return };
-        if let (Phase::Stopping { next, .. }, false, false) = (service.phase, service.alive, service.occupied)
-        {
-            self.finish_stop(node, next);
-        }
-    }
-
-    /// What follows a failure, as the restart policy says.
-    fn after_failure(&self, node: Node) -> Next {
-        match self.running_spec(node).map(|s| s.restart) {
-            Some(Restart::Never) | None => Next::Failed,
-            Some(Restart::Always | Restart::OnFailure) => self.if_not_held(node, Next::Backoff),
-        }
-    }
-
-    fn finish_stop(&mut self, node: Node, next: Next) {
-        self.end_side_jobs(node);
-        self.timers.clear(node, Timer::State);
-        if let Some(service) = self.svc(node) {
-            let serial = service.serial;
-            self.serials.remove(&serial);
-        }
-        self.go_down(node);
-        match next {
-            Next::Down => self.enter(node, Phase::Down),
-            Next::Waiting => self.enter(node, Phase::Waiting),
-            Next::Failed => {
-                self.enter(node, Phase::Failed);
-                self.apply_failure(node, "failed");
-            }
-            Next::Done => self.enter(node, Phase::Done),
-            Next::Backoff => self.back_off(node),
-        }
-        self.enqueue(node);
-    }
-
-    fn back_off(&mut self, node: Node) {
-        let Some(spec) = self.running_spec(node) else { return };
-        let now = self.now;
-        let Some(service) = self.svc_mut(node) else { return };
-        // Health is judged here, at the exit, so that it needs no timer.
-        let healthy = service.ready_at.0 != 0 && now >= service.ready_at.after_ms(spec.healthy);
-        if healthy {
-            service.tries = 0;
-        }
-        service.ready_at = super::Mono(0);
-        service.tries += 1;
-        service.restarts += 1;
-        service.strikes = service.strikes.saturating_add(1);
-        let (tries, strikes) = (service.tries, service.strikes);
-        if spec.restart_limit > 0 && tries > spec.restart_limit {
-            let text =
-                format!("{} failed: {} restarts were not enough", self.address(node), spec.restart_limit);
-            self.log(Level::Error, Some(node), text);
-            self.enter(node, Phase::Failed);
-            self.apply_failure(node, "failed");
-            return;
-        }
-        let delay = if tries == 1 {
-            0
-        } else {
-            let doubled = spec.restart_delay.saturating_mul(1u64.checked_shl(tries - 2).unwrap_or(u64::MAX));
-            doubled.min(spec.restart_max)
-        };
-        if strikes >= 3 {
-            self.apply_failure(node, "had to be restarted three times");
-        }
-        if delay == 0 {
-            self.enter(node, Phase::Waiting);
-        } else {
-            let until = self.now.after_ms(delay);
-            self.enter(node, Phase::Backoff { until });
-            self.timers.set(node, Timer::State, until);
-        }
-    }
-
-    fn deadline(&mut self, node: Node, ms: u64) {
-        self.globals_changed = true;
-        if ms == 0 {
-            self.timers.clear(node, Timer::State);
-        } else {
-            self.timers.set(node, Timer::State, self.now.after_ms(ms));
-        }
-    }
-
-    pub(crate) fn enter(&mut self, node: Node, phase: Phase) {
-        let now = self.now;
-        let Some(service) = self.svc_mut(node) else { return };
-        service.phase = phase;
-        service.since = now;
-        let word = self.state_word(node);
-        self.publish(node, word);
-        self.enqueue(node);
-    }
-
-    /// The specification of a unit that runs differs between two generations (semantics §3, note 2).
-    pub(crate) fn switch_service(&mut self, node: Node, switch: Switch) {
-        let Some(running) = self.svc(node).map(Service::running) else { return };
-        if !running {
-            // Whatever comes next starts from the new specification; one that had given up gets a new try.
-            self.m(node).set(bits::BOUNCE, true);
-            if matches!(self.svc(node).map(|s| s.phase), Some(Phase::Down | Phase::Waiting)) {
-                self.m(node).set(bits::BOUNCE, false);
-            }
-            return;
-        }
-        match switch {
-            Switch::Nothing => self.run_desired(node),
-            Switch::Keep => self.m(node).set(bits::KEEP, true),
-            Switch::Reload => {
-                self.run_desired(node);
-                if let Some(service) = self.svc_mut(node) {
-                    service.reload_asked = true;
-                    service.reload_failed = false;
-                }
-            }
-            Switch::Restart => self.m(node).set(bits::BOUNCE, true),
-            Switch::StopStart => {
-                self.m(node).set(bits::BOUNCE | bits::STOP_FIRST, true);
-                for (dep, kind) in self.made_deps(node) {
-                    if hard(kind) {
-                        self.m(dep).blocked += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The running process counts as started from the desired specification.
-    pub(crate) fn run_desired(&mut self, node: Node) {
-        let Some(id) = self.u(node).id else { return };
-        let desired = self.desired;
-        let Some(old) = self.svc(node).and_then(|s| s.run) else { return };
-        self.retain(desired);
-        if let Some(service) = self.svc_mut(node) {
-            service.run = Some((desired, id));
-        }
-        self.release(old.0);
     }
 }
 

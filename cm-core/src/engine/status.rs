@@ -79,7 +79,37 @@ pub struct UnitStatus {
     pub hold: Option<Hold>,
 }
 
+/// The part of a unit's status that costs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Glance {
+    /// The state's word.
+    pub state: &'static str,
+    /// Whether it counts as ready.
+    pub ready: bool,
+    /// Whether it is wanted up.
+    pub wanted: bool,
+    /// It is not in the desired manifest.
+    pub leaving: bool,
+    /// Somebody holds it.
+    pub held: bool,
+    /// It has not loaded the inputs that it should have.
+    pub stale: bool,
+}
+
 impl Engine {
+    /// A unit's state without words that have to be made.
+    pub fn glance(&self, node: Node) -> Glance {
+        let unit = self.u(node);
+        Glance {
+            state: self.state_word(node),
+            ready: unit.has(bits::READY),
+            wanted: unit.want == Want::Up,
+            leaving: unit.id.is_none(),
+            held: self.holds.contains_key(&node),
+            stale: self.svc(node).is_some_and(|s| s.running() && s.loaded != s.inputs),
+        }
+    }
+
     /// The word for a unit's state.
     pub(crate) fn state_word(&self, node: Node) -> &'static str {
         let unit = self.u(node);

@@ -108,7 +108,7 @@ impl Engine {
         claims.remove(&0);
         for (node, claim) in coming {
             if let Some(leaving) = claims.get(&claim).copied().filter(|l| *l != node) {
-                self.m(node).blocked += 1;
+                self.derived(node).blocked += 1;
                 self.claims.entry(leaving).or_default().push(node);
             }
         }
@@ -322,7 +322,9 @@ impl Engine {
                 let differ = service.inputs != inputs;
                 let stopping = matches!(service.phase, super::unit::Phase::Stopping { .. });
                 let same_spec = service.run.is_some() && !bounces && !unit.has(bits::KEEP) && !stopping;
-                if !stopping && !bounces {
+                // What runs on keeps its edges until it stops; what is down has none of an earlier manifest.
+                let up = unit.has(bits::UP);
+                if !up || !(stopping || bounces || unit.has(bits::KEEP)) {
                     self.rebase(node);
                 }
                 if same_spec {

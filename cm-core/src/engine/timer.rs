@@ -26,6 +26,9 @@ pub(crate) enum Timer {
 pub(crate) struct Timers {
     order: BTreeSet<(Mono, Node, Timer)>,
     of: BTreeMap<(Node, Timer), Mono>,
+    /// Something was set or cleared since it was last asked.
+    #[serde(skip)]
+    changed: bool,
 }
 
 impl Timers {
@@ -34,12 +37,19 @@ impl Timers {
             self.order.remove(&(old, node, timer));
         }
         self.order.insert((at, node, timer));
+        self.changed = true;
     }
 
     pub(crate) fn clear(&mut self, node: Node, timer: Timer) {
         if let Some(old) = self.of.remove(&(node, timer)) {
             self.order.remove(&(old, node, timer));
+            self.changed = true;
         }
+    }
+
+    /// Whether anything differs since the last call.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     pub(crate) fn next(&self) -> Option<Mono> {
@@ -54,6 +64,20 @@ impl Timers {
         }
         self.order.remove(&first);
         self.of.remove(&(first.1, first.2));
+        self.changed = true;
         Some((first.1, first.2))
+    }
+
+    pub(crate) fn get(&self, node: Node, timer: Timer) -> Option<Mono> {
+        self.of.get(&(node, timer)).copied()
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Mono, Node, Timer)> {
+        self.order.iter().copied()
+    }
+
+    /// The units that have a deadline.
+    pub(crate) fn of_units(&self) -> impl Iterator<Item = &Node> {
+        self.of.keys().map(|(node, _)| node).filter(|n| n.0 != u32::MAX)
     }
 }

@@ -42,6 +42,8 @@ pub(crate) mod bits {
     pub const KEEP: u32 = 16384;
     /// Its cached predicates may be out of date.
     pub const OUTDATED: u32 = 32768;
+    /// What follows from the rest, and is therefore in no record.
+    pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED;
 }
 
 /// What is wanted of a unit.
@@ -115,6 +117,21 @@ impl Unit {
         }
     }
 
+    /// Without everything that is derived: what a record holds.
+    pub(crate) fn underived(&self) -> Unit {
+        Unit {
+            bits: self.bits & !bits::DERIVED,
+            not_ok: 0,
+            not_ready: 0,
+            dead: 0,
+            unsettled: 0,
+            users: 0,
+            demand: 0,
+            blocked: 0,
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self.class {
             0 => Class::Service,
@@ -181,6 +198,8 @@ pub(crate) struct Service {
     pub restarts: u32,
     /// Backoffs since the apply under way began.
     pub strikes: u8,
+    /// Serials of its reload, stop and await-path processes.
+    pub side: Vec<u64>,
     /// When it became ready.
     pub ready_at: Mono,
     /// When the phase was entered.
@@ -232,6 +251,8 @@ pub(crate) struct Latch {
     pub right: bool,
     /// Something happened to it while it was being worked on.
     pub again: bool,
+    /// A worker died with it.
+    pub lost: bool,
     pub work: Work,
     pub shown: Shown,
     /// For execs: what the next or current piece of work is.
@@ -331,6 +352,7 @@ impl Service {
             tries: 0,
             restarts: 0,
             strikes: 0,
+            side: Vec::new(),
             ready_at: Mono(0),
             since: Mono(0),
             exit: None,
@@ -350,6 +372,7 @@ impl Latch {
         Latch {
             right: false,
             again: false,
+            lost: false,
             work: Work::Waiting,
             shown: Shown::Unknown,
             step: ExecStep::Guard,

@@ -1,0 +1,143 @@
+//! `cargo sim`: random histories against the engine, and every small graph exhaustively.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use qemu_tests::sim::coverage::Coverage;
+use qemu_tests::sim::history::Script;
+use qemu_tests::sim::shrink::shrink;
+
+/// What the command line says.
+struct Options {
+    seconds: Option<u64>,
+    seed: Option<u64>,
+    histories: Option<u64>,
+    exhaustive: bool,
+    table: bool,
+    survey: bool,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        seconds: None,
+        seed: None,
+        histories: None,
+        exhaustive: false,
+        table: false,
+        survey: false,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || {
+            args.next()
+                .and_then(|v| v.parse().ok())
+                .ok_or_else(|| format!("cannot read the command line: {arg} wants a number"))
+        };
+        match arg.as_str() {
+            "--seconds" => options.seconds = Some(number()?),
+            "--seed" => options.seed = Some(number()?),
+            "--histories" => options.histories = Some(number()?),
+            "--exhaustive" => options.exhaustive = true,
+            "--survey" => options.survey = true,
+            "--table" => options.table = true,
+            other => {
+                return Err(format!(
+                    "cannot read the command line: unknown argument {other}; there are --seconds N, --seed S, \
+                     --histories N, --exhaustive, --table"
+                ));
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.survey {
+        survey(&options);
+        return ExitCode::SUCCESS;
+    }
+    if random(&options) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Every invariant that breaks, with the seeds that break it: for whoever mends the engine.
+fn survey(options: &Options) {
+    let mut found: std::collections::BTreeMap<String, Vec<(usize, u64)>> = Default::default();
+    let first = options.seed.unwrap_or(1);
+    let most = options.histories.unwrap_or(1000);
+    for seed in first..first + most {
+        let script = Script::random(seed);
+        if let Some(violation) = script.play(false, None).violation {
+            let mut text = violation.to_string();
+            text.retain(|c| !c.is_ascii_digit());
+            text.truncate(90);
+            found.entry(text).or_default().push((script.entries.len(), seed));
+        }
+    }
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|(_, seeds)| std::cmp::Reverse(seeds.len()));
+    for (text, mut seeds) in found {
+        seeds.sort_unstable();
+        println!("{:5} {text}  {:?}", seeds.len(), seeds.iter().take(3).map(|s| s.1).collect::<Vec<_>>());
+    }
+}
+
+fn random(options: &Options) -> bool {
+    let started = Instant::now();
+    let first = options.seed.unwrap_or(1);
+    let most = options.histories.unwrap_or(if options.seed.is_some() && options.seconds.is_none() {
+        1
+    } else {
+        u64::MAX
+    });
+    let limit = match (options.seconds, options.histories, options.seed) {
+        (Some(s), _, _) => Some(Duration::from_secs(s)),
+        (None, None, None) => Some(Duration::from_secs(10)),
+        (None, _, _) => None,
+    };
+    let (mut histories, mut steps, mut simulated) = (0u64, 0u64, 0u64);
+    let mut coverage = Coverage::default();
+    while histories < most && limit.is_none_or(|l| started.elapsed() < l) {
+        let seed = first.wrapping_add(histories);
+        let script = Script::random(seed);
+        let outcome = script.play(false, None);
+        histories += 1;
+        steps += outcome.steps;
+        simulated += outcome.time.0 / 1_000_000;
+        coverage.add(&outcome.coverage);
+        if let Some(violation) = outcome.violation {
+            println!("seed {seed}: {violation}\nshrinking …");
+            let small = shrink(&script, violation.invariant, 4_000);
+            let outcome = small.play(true, None);
+            println!("\n{small}");
+            for line in outcome.story {
+                println!("{line}");
+            }
+            if let Some(violation) = outcome.violation {
+                println!("\nVIOLATION {violation}");
+            }
+            println!("repeat with: cargo sim --seed {seed} --histories 1");
+            println!("after {histories} histories");
+            return false;
+        }
+    }
+    let real = started.elapsed().as_millis().max(1);
+    let (visited, possible) = coverage.counts();
+    println!(
+        "random: {histories} histories, {steps} steps, {:.1} days simulated ({} s in each real second), \
+         {visited} of {possible} cells of fact × phase, 0 violations, {:.1} s",
+        u128::from(simulated) as f64 / 86_400_000.0,
+        u128::from(simulated) / real,
+        real as f64 / 1000.0
+    );
+    if options.table || visited < possible {
+        println!("{coverage}");
+    }
+    true
+}

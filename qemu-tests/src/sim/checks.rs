@@ -1,0 +1,828 @@
+//! The invariants, checked after every step by an observer that sees events, effects and the world, and that
+//! believes the engine only where it says what it says to people.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use cm_core::engine::effect::{Effect, Job, Verdict};
+use cm_core::engine::event::{Event, Exit, Swap};
+use cm_core::engine::{Engine, Glance, Mono, Node, SHUTDOWN_MS};
+use cm_core::proto::{Action, ManifestRef, Outcome, Step};
+use units::kind::Spec;
+use units::kind::service::Ready;
+use units::{EdgeKind, Kind, UnitId};
+
+use super::graph::slot_of;
+use super::world::World;
+
+/// What must always hold. Each has a test in which it is made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// Nothing starts before what it requires is ready and not dirty.
+    StartsInOrder,
+    /// Nothing is asked to stop, because it is not wanted, before those who require it are down.
+    StopsInOrder,
+    /// At rest every unit is kept, changed, repaired, held, waiting with a cause, or not kept with a reason.
+    DirtyEnds,
+    /// What could run does not stand still.
+    NothingStandsStill,
+    /// `stale` ends.
+    StaleEnds,
+    /// The desired manifest is that of the last request that was accepted, or what it returned to.
+    LastApplyWins,
+    /// Each request has exactly one answer.
+    OneAnswer,
+    /// One main process a service at a time.
+    OneMainProcess,
+    /// A number names one spawn, batch or record for ever.
+    NumbersAreUnique,
+    /// One batch at a time, in an order that fits the edges.
+    OneBatch,
+    /// Work is proportional to what changed and what depends on it.
+    BoundedWork,
+    /// What is counted along the way equals a count from scratch.
+    CountersAgree,
+    /// Nothing grows with the length of a history.
+    BoundedMemory,
+    /// The engine never meets a pair that cannot be.
+    NoDefect,
+    /// After a tick no deadline has passed.
+    DeadlinesAhead,
+    /// The machine comes to rest, and then nothing wakes it.
+    ComesToRest,
+    /// A shutdown leaves, in order, and in time.
+    ShutdownLeaves,
+    /// A failure stops nothing that does not depend on it.
+    FailuresContained,
+    /// A re-exec changes nothing that can be observed.
+    ReexecIdentical,
+    /// What somebody holds is left alone.
+    HeldLeftAlone,
+    /// `converged` is said only when nothing is under way.
+    ConvergedIsTrue,
+    /// A manifest is forgotten only when nothing needs it.
+    ManifestsKept,
+}
+
+impl Invariant {
+    /// Its name.
+    pub fn name(self) -> String {
+        let mut out = String::new();
+        for c in format!("{self:?}").chars() {
+            if c.is_uppercase() && !out.is_empty() {
+                out.push('-');
+            }
+            out.extend(c.to_lowercase());
+        }
+        out
+    }
+}
+
+/// A broken invariant.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: Invariant,
+    /// How.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant.name(), self.text)
+    }
+}
+
+type Found = Result<(), Violation>;
+
+fn broken(invariant: Invariant, text: impl Into<String>) -> Found {
+    Err(Violation { invariant, text: text.into() })
+}
+
+#[derive(Debug, Clone)]
+struct Asked {
+    swap: Option<(u64, [u8; 32], Swap)>,
+    answer: Option<Verdict>,
+}
+
+/// What the observer remembers.
+#[derive(Debug, Clone, Default)]
+pub struct Checks {
+    requests: BTreeMap<u64, Asked>,
+    numbers: BTreeSet<(u8, u64)>,
+    /// Slot → the spawn whose readiness the engine was told of.
+    ready: BTreeMap<u8, u64>,
+    mounted: BTreeSet<u8>,
+    /// Slot → the specification for which it was found right, and nothing was told of it since.
+    clean: BTreeMap<u8, [u8; 16]>,
+    accepted: Option<(u64, [u8; 32])>,
+    down_at: Option<Mono>,
+    left: bool,
+    before: BTreeMap<Node, (u8, Glance)>,
+    work: u64,
+    most_units: usize,
+    batch: Option<(u64, BTreeMap<(ManifestRef, UnitId), Step>)>,
+}
+
+impl Checks {
+    /// An observer of a machine with nothing on it.
+    pub fn new() -> Checks {
+        Checks::default()
+    }
+
+    /// A request is about to be made.
+    pub fn request(&mut self, request: u64, swap: Option<(u64, [u8; 32], Swap)>) {
+        self.requests.insert(request, Asked { swap, answer: None });
+    }
+
+    /// Whether the engine has said that it leaves.
+    pub const fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Requests that nobody answered.
+    pub fn unanswered(&self) -> usize {
+        self.requests.values().filter(|r| r.answer.is_none()).count()
+    }
+
+    /// Before a step: what was so.
+    pub fn note(&mut self, engine: &Engine) {
+        self.before = engine.nodes().map(|n| (n, (slot_of(&engine.address(n)), engine.glance(n)))).collect();
+        self.work = engine.work();
+    }
+
+    /// What a unit was before this step.
+    pub fn was(&self, node: Node) -> Option<Glance> {
+        self.before.get(&node).map(|(_, g)| *g)
+    }
+
+    /// What the engine was told; what it may rely on follows from this.
+    pub fn told(&mut self, engine: &Engine, world: &World, event: &Event) {
+        match event {
+            Event::Spawned { serial } => {
+                if let Some(p) = world.procs.get(serial)
+                    && p.job == Job::Main
+                    && p.ready
+                {
+                    self.ready.insert(p.slot, *serial);
+                }
+            }
+            Event::Ready { serial } => {
+                if let Some((node, Job::Main)) = engine.job(*serial)
+                    && by_word(engine, node)
+                {
+                    self.ready.insert(slot_of(&engine.address(node)), *serial);
+                }
+            }
+            Event::Exited { serial, exit } => self.exited(engine, *serial, *exit),
+            Event::CgroupEmpty { serial } => self.ready.retain(|slot, s| {
+                let node = engine.node_of_slot(*slot);
+                s != serial || node.and_then(|n| running_ready(engine, n)) == Some(Ready::Exited)
+            }),
+            Event::Results { batch, results } => {
+                let current = self.batch.as_ref().is_some_and(|(n, _)| n == batch);
+                for result in results.iter().filter(|_| current) {
+                    let slot = world.slot(result.manifest, result.unit);
+                    let digest = world.manifests.get(&result.manifest).map(|m| m.unit_digest(result.unit));
+                    let step = self.batch.as_ref().and_then(|(_, s)| s.get(&(result.manifest, result.unit)));
+                    let guard = matches!(step.map(|s| s.action), Some(Action::Guard(_)));
+                    let removes = matches!(step.map(|s| s.action), Some(Action::Remove | Action::Restore));
+                    match (result.outcome, digest) {
+                        (Outcome::Kept | Outcome::Changed, Some(digest)) if !removes => {
+                            self.clean.insert(slot, digest);
+                        }
+                        (Outcome::Drifted, Some(digest)) if !guard => {
+                            self.clean.insert(slot, digest);
+                        }
+                        _ => {
+                            self.clean.remove(&slot);
+                        }
+                    }
+                }
+            }
+            Event::Touched { nodes } => {
+                for node in nodes.iter().filter(|n| engine.address(**n).kind != Kind::Module) {
+                    self.clean.remove(&slot_of(&engine.address(*node)));
+                }
+            }
+            Event::Overflowed => {
+                // Modules and commands leave nothing behind that could be watched.
+                let watched = |slot: &u8| {
+                    engine
+                        .node_of_slot(*slot)
+                        .is_some_and(|n| !matches!(engine.address(n).kind, Kind::Module))
+                };
+                self.clean.retain(|slot, _| !watched(slot));
+            }
+            Event::Unmounted { node } => {
+                self.mounted.remove(&slot_of(&engine.address(*node)));
+            }
+            Event::ShutdownAsked { .. } => {
+                self.down_at.get_or_insert(Mono(0));
+            }
+            _ => {}
+        }
+    }
+
+    fn exited(&mut self, engine: &Engine, serial: u64, exit: Exit) {
+        let Some((node, job)) = engine.job(serial) else { return };
+        let slot = slot_of(&engine.address(node));
+        let ok = exit == Exit::Code(0);
+        match job {
+            Job::Main => {
+                let by = running_ready(engine, node);
+                if ok && matches!(by, Some(Ready::Forked | Ready::Exited)) {
+                    self.ready.entry(slot).or_insert(serial);
+                } else {
+                    self.ready.retain(|s, n| *s != slot || *n != serial);
+                }
+            }
+            Job::AwaitPath if ok => {
+                if let Some(serial) = engine.main_serial(node) {
+                    self.ready.insert(slot, serial);
+                }
+            }
+            Job::Mount if ok => {
+                self.mounted.insert(slot);
+            }
+            Job::Module | Job::Unless if ok => {
+                let (manifest, unit) = engine.unit_of(node);
+                if let Some(m) = engine.manifest(manifest) {
+                    self.clean.insert(slot, m.unit_digest(unit));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// After a step: everything that can be seen in it.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn check(
+        &mut self,
+        engine: &Engine,
+        world: &World,
+        now: Mono,
+        event: &Event,
+        effects: &[Effect],
+        changed: &[Node],
+    ) -> Found {
+        let causes: BTreeMap<Node, &str> = effects
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Publish { node, text } => text.strip_prefix("stopping: ").map(|c| (*node, c)),
+                _ => None,
+            })
+            .collect();
+        if self.down_at == Some(Mono(0)) {
+            self.down_at = Some(now);
+        }
+        for effect in effects {
+            if self.left
+                && !matches!(effect, Effect::Log { .. } | Effect::Forget { .. } | Effect::Publish { .. })
+            {
+                return broken(Invariant::ShutdownLeaves, format!("{effect:?} after leaving"));
+            }
+            self.effect(engine, world, effect, &causes)?;
+        }
+        self.contained(engine, world, event, effects, &causes)?;
+        self.state(engine, world, now, event)?;
+        let allowed = changed.iter().map(|n| 2 + engine.degree(*n)).sum::<usize>();
+        let work = engine.work() - self.work;
+        if work > 40 + 16 * allowed as u64 {
+            let text = format!("{work} steps of propagation for {} changed units", changed.len());
+            return broken(Invariant::BoundedWork, text);
+        }
+        Ok(())
+    }
+
+    fn effect(
+        &mut self,
+        engine: &Engine,
+        world: &World,
+        effect: &Effect,
+        causes: &BTreeMap<Node, &str>,
+    ) -> Found {
+        match effect {
+            Effect::Spawn { node, serial, manifest, unit, job, .. } => {
+                if !self.numbers.insert((0, *serial)) {
+                    return broken(Invariant::NumbersAreUnique, format!("spawn {serial} twice"));
+                }
+                let slot = world.slot(*manifest, *unit);
+                match job {
+                    Job::Main => {
+                        if let Some(other) = world.main_of(slot) {
+                            let text = format!("{} starts beside spawn {other}", engine.address(*node));
+                            return broken(Invariant::OneMainProcess, text);
+                        }
+                        self.ready.remove(&slot);
+                        self.starts(engine, world, *manifest, *unit, &BTreeSet::new())?;
+                        self.left_alone(engine, *node)
+                    }
+                    Job::Mount | Job::Module | Job::Unless | Job::Exec => {
+                        self.starts(engine, world, *manifest, *unit, &BTreeSet::new())?;
+                        self.left_alone(engine, *node)
+                    }
+                    Job::Stop => self.stops(engine, world, *node, causes),
+                    Job::Unmount => {
+                        self.mounted.remove(&slot);
+                        self.stops(engine, world, *node, causes)
+                    }
+                    Job::Undo => self.stops(engine, world, *node, causes),
+                    // A hold keeps automation away, not the hand that asks for a reload.
+                    Job::Reload | Job::AwaitPath => Ok(()),
+                }
+            }
+            Effect::Signal { serial, signal: 15 } => match engine.job(*serial) {
+                Some((node, Job::Main)) => self.stops(engine, world, node, causes),
+                _ => Ok(()),
+            },
+            Effect::Batch { batch, steps, .. } => self.batch(engine, world, *batch, steps),
+            Effect::KillWorker => Ok(()),
+            Effect::Store { token, .. } => {
+                if !self.numbers.insert((2, *token)) {
+                    return broken(Invariant::NumbersAreUnique, format!("record {token} twice"));
+                }
+                Ok(())
+            }
+            Effect::Forget { manifest } => {
+                let with_worker =
+                    world.work.as_ref().is_some_and(|w| w.open().iter().any(|s| s.manifest == *manifest));
+                let running = world.procs.iter().any(|(serial, p)| {
+                    p.manifest == *manifest && p.job == Job::Main && engine.job(*serial).is_some() && {
+                        // What runs may since count as started from an equal specification elsewhere.
+                        engine.running_manifest(*serial) == Some(*manifest)
+                    }
+                });
+                if with_worker || running || engine.manifest(*manifest).is_some() {
+                    let who = if with_worker { "the worker" } else { "a process" };
+                    return broken(Invariant::ManifestsKept, format!("{who} needs manifest {}", manifest.0));
+                }
+                Ok(())
+            }
+            Effect::Log { text, .. } if text.starts_with("defect") => {
+                broken(Invariant::NoDefect, text.clone())
+            }
+            Effect::Log { text, .. } if world.kind && text.starts_with("leaving although") => {
+                broken(Invariant::ShutdownLeaves, text.clone())
+            }
+            Effect::Answer { request, verdict, .. } => self.answered(*request, *verdict),
+            Effect::Leave { .. } => {
+                if std::mem::replace(&mut self.left, true) {
+                    return broken(Invariant::ShutdownLeaves, "left twice");
+                }
+                Ok(())
+            }
+            Effect::Converged => {
+                if !engine.is_converged() {
+                    return broken(Invariant::ConvergedIsTrue, "said, and not so");
+                }
+                Ok(())
+            }
+            Effect::Signal { .. }
+            | Effect::Kill { .. }
+            | Effect::Freeze { .. }
+            | Effect::Publish { .. }
+            | Effect::Log { .. } => Ok(()),
+        }
+    }
+
+    fn answered(&mut self, request: u64, verdict: Verdict) -> Found {
+        let Some(asked) = self.requests.get_mut(&request) else {
+            return broken(
+                Invariant::OneAnswer,
+                format!("an answer to request {request}, which nobody made"),
+            );
+        };
+        if let Some(earlier) = asked.answer.replace(verdict) {
+            let text = format!("request {request} was answered {earlier:?} and then {verdict:?}");
+            return broken(Invariant::OneAnswer, text);
+        }
+        if let Some((generation, digest, kind)) = asked.swap {
+            let same = self.accepted.is_some_and(|(_, d)| d == digest);
+            let takes =
+                verdict == Verdict::Done || (verdict == Verdict::Failed && (kind == Swap::Boot || same));
+            if takes {
+                self.accepted = Some((generation, digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing starts before what it requires is ready, and not dirty.
+    fn starts(
+        &self,
+        engine: &Engine,
+        world: &World,
+        manifest: ManifestRef,
+        unit: UnitId,
+        earlier: &BTreeSet<u8>,
+    ) -> Found {
+        let Some(m) = engine.manifest(manifest) else {
+            return broken(Invariant::ManifestsKept, "something starts from a forgotten manifest");
+        };
+        for edge in m.deps(unit).filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds)) {
+            let slot = slot_of(&m.address(edge.unit));
+            if earlier.contains(&slot) {
+                continue;
+            }
+            let Some(dep) = engine.node_in(manifest, edge.unit) else {
+                let text = format!("{} requires {}, which is gone", m.address(unit), m.address(edge.unit));
+                return broken(Invariant::StartsInOrder, text);
+            };
+            if let Some(why) = self.not_ready(engine, world, dep) {
+                let text = format!("{} starts, but {} {why}", m.address(unit), m.address(edge.unit));
+                return broken(Invariant::StartsInOrder, text);
+            }
+        }
+        Ok(())
+    }
+
+    fn not_ready(&self, engine: &Engine, world: &World, node: Node) -> Option<String> {
+        let glance = engine.glance(node);
+        let address = engine.address(node);
+        let slot = slot_of(&address);
+        let says = || Some(format!("is {}", glance.state));
+        match address.kind {
+            Kind::Service => {
+                if !matches!(glance.state, "ready" | "reloading" | "done") {
+                    return says();
+                }
+                let Some(serial) = self.ready.get(&slot) else {
+                    return Some("never said that it is ready".to_owned());
+                };
+                let runs = world.procs.get(serial).is_some_and(super::world::Proc::exists);
+                let told = world.procs.get(serial).is_some_and(|p| !p.exists());
+                (glance.state != "done" && !runs && !told).then(|| "has no process".to_owned())
+            }
+            Kind::Mount => {
+                if glance.state != "ready" {
+                    return says();
+                }
+                (!self.mounted.contains(&slot)).then(|| "is not mounted".to_owned())
+            }
+            Kind::Target => {
+                if glance.state != "ready" {
+                    return says();
+                }
+                let (manifest, unit) = engine.unit_of(node);
+                let m = engine.manifest(manifest)?;
+                m.deps(unit)
+                    .filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds))
+                    .filter_map(|e| engine.node_in(manifest, e.unit))
+                    .find_map(|n| self.not_ready(engine, world, n))
+                    .map(|why| format!("is ready, but a member {why}"))
+            }
+            _ => {
+                if matches!(glance.state, "contested") || glance.held {
+                    return None;
+                }
+                if !matches!(glance.state, "kept" | "changed" | "repaired" | "drifted") {
+                    return says();
+                }
+                let (manifest, unit) = engine.unit_of(node);
+                let digest = engine.manifest(manifest).map(|m| m.unit_digest(unit));
+                (self.clean.get(&slot).copied() != digest).then(|| "is dirty".to_owned())
+            }
+        }
+    }
+
+    fn left_alone(&self, engine: &Engine, node: Node) -> Found {
+        let held = self.was(node).is_some_and(|g| g.held) && engine.glance(node).held;
+        if held {
+            let text = format!("{} is held, and something was started", engine.address(node));
+            return broken(Invariant::HeldLeftAlone, text);
+        }
+        Ok(())
+    }
+
+    /// Nothing is asked to stop before those who require it are down.
+    fn stops(&self, engine: &Engine, world: &World, node: Node, causes: &BTreeMap<Node, &str>) -> Found {
+        if engine.glance(node).wanted {
+            return Ok(());
+        }
+        let reverse = causes.get(&node).is_none_or(|c| matches!(*c, "not wanted" | "what it requires goes"));
+        if !reverse {
+            return Ok(());
+        }
+        let address = engine.address(node);
+        for (serial, proc) in world.procs.iter().filter(|(_, p)| p.job == Job::Main && p.exists()) {
+            let Some(m) = engine.running_manifest(*serial).and_then(|r| engine.manifest(r)) else { continue };
+            let Some((user, _)) = engine.job(*serial) else { continue };
+            let mine = engine.address(user);
+            let Some(unit) = m.find(mine.kind, &mine.name) else { continue };
+            let down = engine.going_down().is_some();
+            let uses = m.deps(unit).any(|e| {
+                let counts = match e.kind {
+                    EdgeKind::Requires | EdgeKind::Binds => true,
+                    EdgeKind::Wants | EdgeKind::After => down,
+                    EdgeKind::ReloadOn | EdgeKind::RestartOn => false,
+                };
+                counts && m.address(e.unit) == address
+            });
+            if uses && proc.slot != slot_of(&address) {
+                let text = format!("{address} is asked to stop, and {mine} (spawn {serial}) still runs");
+                return broken(Invariant::StopsInOrder, text);
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, engine: &Engine, world: &World, number: u64, steps: &[Step]) -> Found {
+        if !self.numbers.insert((1, number)) {
+            return broken(Invariant::NumbersAreUnique, format!("batch {number} twice"));
+        }
+        if world.work.is_some() {
+            return broken(Invariant::OneBatch, format!("batch {number} beside another"));
+        }
+        let mut earlier = BTreeSet::new();
+        for step in steps {
+            let Some(m) = engine.manifest(step.manifest) else {
+                return broken(Invariant::ManifestsKept, "a step in a forgotten manifest");
+            };
+            let slot = slot_of(&m.address(step.unit));
+            let node = engine.node_in(step.manifest, step.unit);
+            match step.action {
+                Action::Converge | Action::Guard(_) | Action::Ran(_) => {
+                    // A batch that is sent again after a loss may hold steps whose gate has closed since.
+                    self.starts(engine, world, step.manifest, step.unit, &earlier)?;
+                    if let (Some(node), false) = (node, matches!(step.action, Action::Ran(_))) {
+                        self.left_alone(engine, node)?;
+                    }
+                }
+                Action::Remove | Action::Restore => {
+                    if let Some(node) = node {
+                        self.stops(engine, world, node, &BTreeMap::new())?;
+                    }
+                }
+                Action::Check | Action::Rewatch => {}
+            }
+            earlier.insert(slot);
+        }
+        self.batch = Some((number, steps.iter().map(|s| ((s.manifest, s.unit), *s)).collect()));
+        Ok(())
+    }
+
+    /// A failure stops nothing that does not depend on it.
+    fn contained(
+        &self,
+        engine: &Engine,
+        world: &World,
+        event: &Event,
+        effects: &[Effect],
+        causes: &BTreeMap<Node, &str>,
+    ) -> Found {
+        let failed: Vec<u8> = match event {
+            Event::Exited { serial, exit } if *exit != Exit::Code(0) => {
+                world.procs.get(serial).map(|p| p.slot).into_iter().collect()
+            }
+            Event::SpawnFailed { .. } => return Ok(()),
+            Event::Results { results, .. } => {
+                let bad = results.iter().filter(|r| matches!(r.outcome, Outcome::NotKept | Outcome::Blocked));
+                bad.map(|r| world.slot(r.manifest, r.unit)).collect()
+            }
+            Event::Unmounted { node } => vec![slot_of(&engine.address(*node))],
+            _ => return Ok(()),
+        };
+        let returns = effects.iter().any(|e| match e {
+            Effect::Log { text, .. } => text.starts_with("returning"),
+            Effect::Answer { .. } => true,
+            _ => false,
+        });
+        if failed.is_empty() || returns || engine.going_down().is_some() {
+            return Ok(());
+        }
+        for effect in effects {
+            let stopped = match effect {
+                Effect::Signal { serial, signal } if *signal != 1 => engine.job(*serial).map(|j| j.0),
+                Effect::Kill { serial } => match engine.job(*serial) {
+                    Some((node, Job::Main)) => Some(node),
+                    _ => None,
+                },
+                Effect::Spawn { node, job: Job::Stop | Job::Unmount, .. } => Some(*node),
+                _ => None,
+            };
+            let Some(node) = stopped else { continue };
+            let was = self.was(node).is_some_and(|g| g.wanted && g.ready);
+            let asked = matches!(causes.get(&node), Some(&"it is restarted" | &"its inputs changed"));
+            if !was || !engine.glance(node).wanted || asked {
+                continue;
+            }
+            let slot = slot_of(&engine.address(node));
+            if failed.contains(&slot) || failed.iter().any(|f| depends(engine, node, *f)) {
+                continue;
+            }
+            let text = format!("{} is stopped, and does not depend on what failed", engine.address(node));
+            return broken(Invariant::FailuresContained, text);
+        }
+        Ok(())
+    }
+
+    /// What is true between any two steps.
+    fn state(&mut self, engine: &Engine, world: &World, now: Mono, event: &Event) -> Found {
+        if let Some(text) = engine.audit() {
+            return broken(Invariant::CountersAgree, text);
+        }
+        if let Some(text) = engine.stands_still() {
+            return broken(Invariant::NothingStandsStill, text);
+        }
+        if *event == Event::Tick && engine.next_deadline().is_some_and(|at| at <= now) {
+            return broken(Invariant::DeadlinesAhead, "a deadline is not ahead after a tick");
+        }
+        if let Some(at) = self.down_at
+            && !self.left
+            && now > at.after_ms(SHUTDOWN_MS + 1)
+        {
+            return broken(Invariant::ShutdownLeaves, "it has not left in time");
+        }
+        if engine.is_converged() && !self.left {
+            let job = world.procs.iter().find(|(serial, p)| {
+                !matches!(p.job, Job::Main | Job::AwaitPath | Job::Stop) && engine.job(**serial).is_some()
+            });
+            if world.work.is_some() || job.is_some() {
+                return broken(Invariant::ConvergedIsTrue, "converged, and something is under way");
+            }
+        }
+        let sizes = engine.sizes();
+        self.most_units = self.most_units.max(sizes.units);
+        self.last_apply(engine)
+    }
+
+    fn last_apply(&self, engine: &Engine) -> Found {
+        if engine.applying().is_some() || engine.going_down().is_some() {
+            return Ok(());
+        }
+        let (manifest, generation) = engine.desired();
+        let digest = engine.manifest(manifest).map(units::Manifest::digest).unwrap_or_default();
+        match self.accepted {
+            Some(accepted) if accepted != (generation, digest) => {
+                let text = format!("generation {} was accepted, and {generation} is desired", accepted.0);
+                broken(Invariant::LastApplyWins, text)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// At rest, in a world in which everything works.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn at_rest(&self, engine: &Engine, world: &World) -> Found {
+        if self.unanswered() > 0 {
+            let open: Vec<u64> =
+                self.requests.iter().filter(|(_, r)| r.answer.is_none()).map(|(n, _)| *n).collect();
+            return broken(Invariant::OneAnswer, format!("requests {open:?} have no answer"));
+        }
+        if !engine.is_converged() {
+            return broken(Invariant::ComesToRest, "nothing moves, and it has not converged");
+        }
+        let (manifest, _) = engine.desired();
+        let desired = engine.manifest(manifest).map_or(0, units::Manifest::len);
+        let sizes = engine.sizes();
+        for (what, is, most) in [
+            ("units", sizes.units, desired),
+            ("places", sizes.places, 2 * self.most_units + 2),
+            ("manifests", sizes.manifests, 1),
+            ("serials", sizes.serials, world.procs.len()),
+            ("deadlines", sizes.timers, 2 * desired),
+            ("requests", sizes.asks, 0),
+            ("other entries", sizes.other, 4 * desired),
+        ] {
+            if is > most {
+                return broken(Invariant::BoundedMemory, format!("{is} {what}, at most {most} are needed"));
+            }
+        }
+        for node in engine.nodes() {
+            self.ended(engine, node)?;
+        }
+        Ok(())
+    }
+
+    fn ended(&self, engine: &Engine, node: Node) -> Found {
+        let glance = engine.glance(node);
+        let status = engine.status(node);
+        let address = engine.address(node);
+        if glance.stale && !glance.held && status.cause.is_empty() && !status.degraded.is_empty() {
+            return broken(Invariant::StaleEnds, format!("{address} stays stale"));
+        }
+        if glance.stale
+            && !glance.held
+            && engine.gates(node).iter().all(|g| g.open)
+            && status.cause.is_empty()
+        {
+            return broken(Invariant::StaleEnds, format!("{address} stays stale"));
+        }
+        let fine = match glance.state {
+            "ready" | "kept" | "changed" | "repaired" | "done" => true,
+            "drifted" | "not kept" | "contested" | "failed" | "backoff" => !status.cause.is_empty(),
+            "waiting" => status.cause.starts_with("waiting:") || status.cause.starts_with("held"),
+            "down" => !glance.wanted || glance.held,
+            "starting" | "reloading" => false,
+            "unknown" => !glance.wanted || glance.held,
+            _ => false,
+        };
+        if !fine {
+            let text = format!("{address} is {} at rest ({})", glance.state, status.cause);
+            return broken(Invariant::DirtyEnds, text);
+        }
+        if glance.state == "waiting" && glance.wanted && !glance.held {
+            return self.blamed(engine, node);
+        }
+        Ok(())
+    }
+
+    /// Somebody at the end of the chain is to blame.
+    fn blamed(&self, engine: &Engine, node: Node) -> Found {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![node];
+        while let Some(at) = open.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            let glance = engine.glance(at);
+            let to_blame = glance.held
+                || !glance.wanted
+                || matches!(
+                    glance.state,
+                    "failed" | "done" | "not kept" | "contested" | "drifted" | "backoff"
+                );
+            if to_blame && at != node {
+                return Ok(());
+            }
+            open.extend(engine.gates(at).iter().filter(|g| !g.open).map(|g| g.node));
+        }
+        let text = format!("{} waits, and nobody at the end of its chain is to blame", engine.address(node));
+        broken(Invariant::DirtyEnds, text)
+    }
+}
+
+fn running_ready(engine: &Engine, node: Node) -> Option<Ready> {
+    let (manifest, unit) = engine.running_from(node)?;
+    match engine.manifest(manifest)?.spec(unit)? {
+        Spec::Service(s) => Some(s.ready),
+        _ => None,
+    }
+}
+
+fn by_word(engine: &Engine, node: Node) -> bool {
+    matches!(running_ready(engine, node), Some(Ready::Notify | Ready::Fd(_)))
+}
+
+/// Whether a unit depends on a slot, in any manifest there is.
+fn depends(engine: &Engine, node: Node, slot: u8) -> bool {
+    engine.manifests().any(|(_, m)| {
+        let address = engine.address(node);
+        let Some(start) = m.find(address.kind, &address.name) else { return false };
+        let mut seen = BTreeSet::new();
+        let mut open = vec![start];
+        while let Some(at) = open.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            if at != start && slot_of(&m.address(at)) == slot {
+                return true;
+            }
+            open.extend(m.deps(at).map(|e| e.unit));
+        }
+        false
+    })
+}
+
+/// Questions that only the observer has.
+trait Observed {
+    fn node_of_slot(&self, slot: u8) -> Option<Node>;
+    fn main_serial(&self, node: Node) -> Option<u64>;
+    fn running_from(&self, node: Node) -> Option<(ManifestRef, UnitId)>;
+    fn running_manifest(&self, serial: u64) -> Option<ManifestRef>;
+    fn degree(&self, node: Node) -> usize;
+}
+
+impl Observed for Engine {
+    fn node_of_slot(&self, slot: u8) -> Option<Node> {
+        self.nodes().find(|n| slot_of(&self.address(*n)) == slot)
+    }
+
+    fn main_serial(&self, node: Node) -> Option<u64> {
+        Some(self.status(node).serial).filter(|s| *s != 0)
+    }
+
+    fn running_from(&self, node: Node) -> Option<(ManifestRef, UnitId)> {
+        self.running(node)
+    }
+
+    fn running_manifest(&self, serial: u64) -> Option<ManifestRef> {
+        let (node, _) = self.job(serial)?;
+        self.running(node).map(|r| r.0)
+    }
+
+    fn degree(&self, node: Node) -> usize {
+        let address = self.address(node);
+        self.manifests()
+            .filter_map(|(_, m)| {
+                let id = m.find(address.kind, &address.name)?;
+                Some(m.deps(id).count() + m.rdeps(id).count())
+            })
+            .sum()
+    }
+}

@@ -1,0 +1,201 @@
+//! Which cells of the table fact × phase (semantics §3) were visited.
+
+use std::fmt;
+
+use cm_core::engine::Engine;
+use cm_core::engine::effect::{Effect, Job};
+use cm_core::engine::event::{Event, Exit, Verb};
+
+use super::checks::Checks;
+
+/// Columns.
+pub const FACTS: [&str; 21] = [
+    "spawned",
+    "spawn failed, retry",
+    "spawn failed, hopeless",
+    "ready seen",
+    "reloading seen",
+    "sign of life",
+    "watchdog missed",
+    "clean exit",
+    "bad exit",
+    "cgroup empty",
+    "deadline",
+    "path seen",
+    "reload ended",
+    "gate opens",
+    "bound dep lost",
+    "want down",
+    "spec differs",
+    "inputs differ",
+    "start by hand",
+    "stop by hand",
+    "hold by hand",
+];
+
+/// Rows.
+pub const PHASES: [&str; 9] =
+    ["down", "waiting", "starting", "ready", "reloading", "stopping", "backoff", "failed", "done"];
+
+/// Cells in which nothing can happen: there is no process to have the fact, or no gate to open.
+fn possible(fact: usize, phase: usize) -> bool {
+    let (fact, phase) = (FACTS[fact], PHASES[phase]);
+    let process = matches!(phase, "starting" | "ready" | "reloading" | "stopping");
+    match fact {
+        "spawned" | "spawn failed, retry" | "spawn failed, hopeless" => {
+            matches!(phase, "starting" | "stopping")
+        }
+        "ready seen" | "reloading seen" | "sign of life" | "clean exit" | "bad exit" | "cgroup empty" => {
+            process
+        }
+        "watchdog missed" => matches!(phase, "ready" | "reloading"),
+        "deadline" => matches!(phase, "starting" | "reloading" | "stopping" | "backoff"),
+        "path seen" => phase == "starting",
+        "reload ended" => phase == "reloading",
+        "gate opens" => phase == "waiting",
+        "bound dep lost" => matches!(phase, "starting" | "ready" | "reloading"),
+        "want down" => phase != "down",
+        "inputs differ" => !matches!(phase, "down" | "waiting"),
+        _ => true,
+    }
+}
+
+/// Counts of visits.
+#[derive(Debug, Clone, Copy)]
+pub struct Coverage {
+    cells: [[u64; PHASES.len()]; FACTS.len()],
+}
+
+impl Default for Coverage {
+    fn default() -> Coverage {
+        Coverage { cells: [[0; PHASES.len()]; FACTS.len()] }
+    }
+}
+
+impl Coverage {
+    fn visit(&mut self, fact: &str, phase: &str) {
+        let fact = FACTS.iter().position(|f| *f == fact);
+        let phase = PHASES.iter().position(|p| *p == phase);
+        if let (Some(fact), Some(phase)) = (fact, phase) {
+            self.cells[fact][phase] += 1;
+        }
+    }
+
+    /// Before a step: the fact that comes.
+    pub fn fact(&mut self, engine: &Engine, event: &Event) {
+        let (serial, fact) = match event {
+            Event::Spawned { serial } => (*serial, "spawned"),
+            Event::SpawnFailed { serial, errno, .. } if matches!(errno, 2 | 13) => {
+                (*serial, "spawn failed, hopeless")
+            }
+            Event::SpawnFailed { serial, .. } => (*serial, "spawn failed, retry"),
+            Event::Ready { serial } => (*serial, "ready seen"),
+            Event::Reloading { serial } => (*serial, "reloading seen"),
+            Event::Watchdog { serial } => (*serial, "sign of life"),
+            Event::Exited { serial, exit: Exit::Code(0) } => (*serial, "clean exit"),
+            Event::Exited { serial, .. } => (*serial, "bad exit"),
+            Event::CgroupEmpty { serial } => (*serial, "cgroup empty"),
+            Event::Asked { verb, node, .. } => {
+                let fact = match verb {
+                    Verb::Start => "start by hand",
+                    Verb::Stop => "stop by hand",
+                    Verb::Hold => "hold by hand",
+                    _ => return,
+                };
+                self.visit(fact, engine.glance(*node).state);
+                return;
+            }
+            Event::Tick => {
+                let at = engine.next_deadline();
+                for (_, node, word) in engine.deadlines().filter(|(t, _, _)| Some(*t) == at) {
+                    if let Some(node) = node {
+                        let fact = if word == "watchdog" { "watchdog missed" } else { "deadline" };
+                        self.visit(fact, engine.glance(node).state);
+                    }
+                }
+                return;
+            }
+            _ => return,
+        };
+        let Some((node, job)) = engine.job(serial) else { return };
+        let phase = engine.glance(node).state;
+        match job {
+            Job::Main => self.visit(fact, phase),
+            Job::AwaitPath if fact == "clean exit" => self.visit("path seen", phase),
+            Job::Reload if fact.ends_with("exit") => self.visit("reload ended", phase),
+            _ => {}
+        }
+    }
+
+    /// After a step: the conditions that changed.
+    pub fn conditions(&mut self, engine: &Engine, checks: &Checks, effects: &[Effect]) {
+        for node in engine.nodes() {
+            let Some(was) = checks.was(node) else { continue };
+            let is = engine.glance(node);
+            if was == is {
+                continue;
+            }
+            if was.wanted && !is.wanted {
+                self.visit("want down", was.state);
+            }
+            if !was.stale && is.stale {
+                self.visit("inputs differ", was.state);
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Spawn { node, job: Job::Main, .. } => {
+                    let phase = checks.was(*node).map_or("waiting", |g| g.state);
+                    self.visit("gate opens", phase);
+                }
+                Effect::Publish { node, text } => {
+                    let phase = checks.was(*node).map_or("", |g| g.state);
+                    match text.as_str() {
+                        "stopping: something it is bound to was lost" => self.visit("bound dep lost", phase),
+                        "specification differs" => self.visit("spec differs", phase),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds the visits of another history.
+    pub fn add(&mut self, other: &Coverage) {
+        for (row, more) in self.cells.iter_mut().zip(&other.cells) {
+            for (cell, more) in row.iter_mut().zip(more) {
+                *cell += more;
+            }
+        }
+    }
+
+    /// (visited, possible).
+    pub fn counts(&self) -> (usize, usize) {
+        let all = (0..FACTS.len()).flat_map(|f| (0..PHASES.len()).map(move |p| (f, p)));
+        let possible: Vec<_> = all.filter(|(f, p)| possible(*f, *p)).collect();
+        let visited = possible.iter().filter(|(f, p)| self.cells[*f][*p] > 0).count();
+        (visited, possible.len())
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:24}", "")?;
+        for phase in PHASES {
+            write!(f, "{phase:>10}")?;
+        }
+        for (fact, row) in FACTS.iter().enumerate() {
+            write!(f, "\n{row:24}")?;
+            for phase in 0..PHASES.len() {
+                let count = self.cells[fact][phase];
+                match (count, possible(fact, phase)) {
+                    (0, false) => write!(f, "{:>10}", "–")?,
+                    (0, true) => write!(f, "{:>10}", "NONE")?,
+                    (count, _) => write!(f, "{count:>10}")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

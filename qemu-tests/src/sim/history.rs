@@ -1,0 +1,371 @@
+//! One history: a script of what people and chance do, played against the machine until it rests.
+
+use std::fmt;
+
+use cm_core::engine::Mono;
+use cm_core::engine::event::{Down, Event, Swap, Verb};
+
+use super::checks::{Invariant, Violation};
+use super::coverage::Coverage;
+use super::dice::Dice;
+use super::graph::{self, Graph, Universe};
+use super::machine::{Machine, Tamper};
+use super::world::{Told, World, fault};
+
+/// Most steps of one history; more means that it never comes to rest.
+const MOST_STEPS: u64 = 20_000;
+
+/// Something from outside.
+#[derive(Debug, Clone)]
+pub enum Act {
+    /// A manifest becomes the desired one.
+    Swap(Graph, Swap),
+    /// The present manifest is applied once more.
+    Again,
+    /// Somebody touches what these slots own, and really changes it.
+    Touch(Vec<u8>, bool),
+    /// Events were lost.
+    Overflow,
+    /// A main process ends.
+    Crash(u8, i32),
+    /// A main process says something out of turn.
+    Chatter(u8, u8),
+    /// Somebody unmounts.
+    Unmount(u8),
+    /// A hand.
+    Ask(u8, Verb, Option<u64>),
+    /// The store opens.
+    OpenStore,
+    /// The worker dies.
+    KillWorker,
+    /// PID 1 re-executes itself.
+    Reexec,
+    /// Words of an earlier spawn arrive.
+    Stale(u64),
+    /// The machine goes down.
+    Shutdown,
+}
+
+/// An act and its moment, in microseconds since the beginning.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// When.
+    pub at: u64,
+    /// What.
+    pub act: Act,
+}
+
+/// A whole history: what is not in it follows from the seed.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// Of the world's reactions.
+    pub seed: u64,
+    /// The faults that the world shows.
+    pub faults: u32,
+    /// What happens from outside, by time.
+    pub entries: Vec<Entry>,
+}
+
+/// What came of a history.
+pub struct Outcome {
+    /// The invariant that broke.
+    pub violation: Option<Violation>,
+    /// Steps of the engine.
+    pub steps: u64,
+    /// Simulated time.
+    pub time: Mono,
+    /// Cells of the table.
+    pub coverage: Coverage,
+    /// The story, if it was asked for.
+    pub story: Vec<String>,
+}
+
+impl Script {
+    /// The history of a seed.
+    pub fn random(seed: u64) -> Script {
+        let mut dice = Dice::of(&[seed, 1]);
+        let universe = Universe::new(&mut dice);
+        let mut faults = fault::ALL;
+        for (bit, _) in fault::NAMES {
+            if dice.chance(300) {
+                faults &= !bit;
+            }
+        }
+        if dice.chance(100) {
+            faults = 0;
+        }
+        let mut entries = Vec::new();
+        let mut graph = graph::random(&mut dice, &universe);
+        let mut earlier = vec![graph.clone()];
+        entries.push(Entry { at: 0, act: Act::Swap(graph.clone(), Swap::Boot) });
+        let mut at = 0;
+        if dice.chance(800) {
+            entries.push(Entry { at: dice.delay(), act: Act::OpenStore });
+        }
+        let length = 3 + dice.below(28);
+        let pace = dice.pick(&[20_000, 300_000, 3_000_000]);
+        for _ in 0..length {
+            at += match dice.below(4) {
+                0 => 0,
+                1 => dice.below(pace / 20),
+                2 => dice.below(pace),
+                _ => dice.below(pace * 8),
+            };
+            let slot = u8::try_from(dice.below(13)).unwrap_or(0);
+            let act = match dice.below(100) {
+                0..=17 => {
+                    graph = if dice.chance(150) {
+                        graph::random(&mut dice, &universe)
+                    } else {
+                        graph::mutated(&mut dice, &universe, &graph)
+                    };
+                    earlier.push(graph.clone());
+                    Act::Swap(graph.clone(), if dice.chance(900) { Swap::Apply } else { Swap::Boot })
+                }
+                18..=21 => {
+                    let back = usize::try_from(dice.below(earlier.len() as u64)).unwrap_or(0);
+                    graph = earlier[back].clone();
+                    Act::Swap(graph.clone(), Swap::Rollback)
+                }
+                22 => Act::Swap(graph::mutated(&mut dice, &universe, &graph), Swap::Undo),
+                23 | 24 => Act::Again,
+                25..=36 => {
+                    let slots = (0..1 + dice.below(3)).map(|_| u8::try_from(dice.below(13)).unwrap_or(0));
+                    Act::Touch(slots.collect(), dice.chance(800))
+                }
+                37 => Act::Overflow,
+                38..=47 => Act::Crash(slot, dice.pick(&[-11, -9, 1, 0, 0])),
+                48..=51 => Act::Chatter(slot, u8::try_from(dice.below(3)).unwrap_or(0)),
+                52..=55 => Act::Unmount(slot),
+                56..=79 => Act::Ask(
+                    slot,
+                    dice.pick(&[
+                        Verb::Start,
+                        Verb::Start,
+                        Verb::Stop,
+                        Verb::Stop,
+                        Verb::Restart,
+                        Verb::Reload,
+                        Verb::Pause,
+                        Verb::Resume,
+                        Verb::Hold,
+                        Verb::Release,
+                        Verb::Kill(9),
+                        Verb::Kill(1),
+                    ]),
+                    match dice.below(4) {
+                        0 => None,
+                        1 => Some(dice.below(1_000)),
+                        2 => Some(dice.below(60_000)),
+                        _ => Some(dice.below(3_600_000)),
+                    },
+                ),
+                80 => Act::OpenStore,
+                81..=83 => Act::KillWorker,
+                84..=93 => Act::Reexec,
+                94..=97 => Act::Stale(dice.below(6)),
+                _ if dice.chance(400) => Act::Shutdown,
+                _ => Act::Overflow,
+            };
+            entries.push(Entry { at, act });
+        }
+        Script { seed, faults, entries }
+    }
+
+    /// Plays the history.
+    pub fn play(&self, story: bool, tamper: Option<Tamper>) -> Outcome {
+        let mut machine = Machine::new(World::new(self.seed, self.faults), story);
+        machine.tamper = tamper;
+        let violation =
+            Player { machine: &mut machine, generation: 0, graph: Graph::default() }.play(&self.entries);
+        Outcome {
+            violation: violation.err(),
+            steps: machine.steps,
+            time: machine.now,
+            coverage: machine.coverage,
+            story: machine.story.unwrap_or_default(),
+        }
+    }
+}
+
+struct Player<'m> {
+    machine: &'m mut Machine,
+    generation: u64,
+    graph: Graph,
+}
+
+impl Player<'_> {
+    fn play(&mut self, entries: &[Entry]) -> Result<(), Violation> {
+        let start = self.machine.now;
+        for entry in entries {
+            let at = Mono(start.0 + entry.at * 1_000);
+            self.until(Some(at))?;
+            if self.machine.checks.has_left() {
+                return Ok(());
+            }
+            self.machine.now = self.machine.now.max(at);
+            self.act(&entry.act)?;
+        }
+        let soon = Mono(self.machine.now.0 + 2_000_000_000);
+        self.until(Some(soon))?;
+        self.machine.now = self.machine.now.max(soon);
+        self.machine.tell_story(|_| "from here on everything works".to_owned());
+        self.machine.world.heal(self.machine.now);
+        self.machine.tell(Told::Recorded(u64::MAX, true))?;
+        self.machine.step(Event::StoreOpened)?;
+        self.until(None)?;
+        if self.machine.checks.has_left() {
+            return Ok(());
+        }
+        if self.machine.engine.going_down().is_none() {
+            self.machine.checks.at_rest(&self.machine.engine, &self.machine.world)?;
+            self.machine.reexec()?;
+            self.act(&Act::Shutdown)?;
+            self.until(None)?;
+        }
+        if !self.machine.checks.has_left() {
+            let text = "it is at rest and has not left".to_owned();
+            return Err(Violation { invariant: Invariant::ShutdownLeaves, text });
+        }
+        if self.machine.checks.unanswered() > 0 {
+            let text = "it left without an answer to every request".to_owned();
+            return Err(Violation { invariant: Invariant::OneAnswer, text });
+        }
+        Ok(())
+    }
+
+    /// Lets time pass: until then, or until nothing moves any more.
+    fn until(&mut self, end: Option<Mono>) -> Result<(), Violation> {
+        loop {
+            if self.machine.checks.has_left() {
+                return Ok(());
+            }
+            if self.machine.steps > MOST_STEPS {
+                let text = format!("still moving after {MOST_STEPS} steps");
+                return Err(Violation { invariant: Invariant::ComesToRest, text });
+            }
+            let timers = self.machine.engine.next_deadline();
+            if end.is_none() && self.machine.world.at_rest() && self.only_watchdogs() {
+                return Ok(());
+            }
+            let world = self.machine.world.next();
+            let next = match (timers, world) {
+                (None, None) => None,
+                (Some(t), None) | (None, Some(t)) => Some(t),
+                (Some(a), Some(b)) => Some(a.min(b)),
+            };
+            let Some(next) = next.filter(|t| end.is_none_or(|e| *t <= e)) else { return Ok(()) };
+            self.machine.now = self.machine.now.max(next);
+            if world == Some(next) {
+                let Some((_, what)) = self.machine.world.pending.pop_first() else { continue };
+                let now = self.machine.now;
+                if let Some(told) = self.machine.world.fire(now, &what) {
+                    self.machine.tell(told)?;
+                }
+            } else {
+                self.machine.step(Event::Tick)?;
+            }
+        }
+    }
+
+    fn only_watchdogs(&self) -> bool {
+        self.machine.engine.deadlines().all(|(_, _, word)| word == "watchdog")
+    }
+
+    fn act(&mut self, act: &Act) -> Result<(), Violation> {
+        self.machine.tell_story(|_| format!("* {}", words(act)));
+        match act {
+            Act::Swap(graph, Swap::Undo) => {
+                self.generation += 1;
+                self.machine.apply(graph, self.generation, Swap::Undo)
+            }
+            Act::Swap(graph, kind) => {
+                self.generation += 1;
+                self.graph = graph.clone();
+                self.machine.apply(graph, self.generation, *kind)
+            }
+            Act::Again => {
+                let graph = self.graph.clone();
+                self.machine.apply(&graph, self.generation, Swap::Apply)
+            }
+            Act::Touch(slots, real) => {
+                let mut nodes = Vec::new();
+                for slot in slots {
+                    if *real && let Some(thing) = self.machine.world.things.get_mut(slot) {
+                        thing.drifted = true;
+                    }
+                    nodes.extend(self.machine.node(*slot));
+                }
+                self.machine.step(Event::Touched { nodes })
+            }
+            Act::Overflow => self.machine.step(Event::Overflowed),
+            Act::Crash(slot, end) => {
+                self.crash(*slot, *end);
+                Ok(())
+            }
+            Act::Chatter(slot, what) => match self.machine.world.main_of(*slot) {
+                Some(serial) => self.machine.tell(match what {
+                    0 => Told::Ready(serial),
+                    1 => Told::Reloading(serial),
+                    _ => Told::Watchdog(serial),
+                }),
+                None => Ok(()),
+            },
+            Act::Unmount(slot) => {
+                if self.machine.world.mounts.remove(slot) {
+                    return self.machine.tell(Told::Unmounted(*slot));
+                }
+                Ok(())
+            }
+            Act::Ask(slot, verb, until) => {
+                let Some(node) = self.machine.node(*slot) else { return Ok(()) };
+                let request = self.machine.request(None);
+                let until = until.map(|ms| self.machine.now.after_ms(ms + 1));
+                let note = "somebody".to_owned();
+                self.machine.step(Event::Asked { request, verb: *verb, node, note, until })
+            }
+            Act::OpenStore => self.machine.step(Event::StoreOpened),
+            Act::KillWorker => {
+                let now = self.machine.now;
+                let told = self.machine.world.fire(now, &super::world::Happening::WorkerDies);
+                told.map_or(Ok(()), |t| self.machine.tell(t))
+            }
+            Act::Reexec => self.machine.reexec(),
+            Act::Stale(serial) => {
+                if self.machine.engine.job(*serial).is_none() {
+                    self.machine.tell(Told::Ready(*serial))?;
+                    self.machine.tell(Told::Empty(*serial))?;
+                    return self.machine.tell(Told::Exited(*serial, cm_core::engine::event::Exit::Code(1)));
+                }
+                Ok(())
+            }
+            Act::Shutdown => self.machine.step(Event::ShutdownAsked { down: Down::Poweroff }),
+        }
+    }
+
+    fn crash(&mut self, slot: u8, end: i32) {
+        let now = self.machine.now;
+        if let Some(serial) = self.machine.world.main_of(slot) {
+            let both =
+                [super::world::Happening::Ends(serial, end), super::world::Happening::ChildrenEnd(serial)];
+            for what in both {
+                self.machine.world.soon(now, 0, what);
+            }
+        }
+    }
+}
+
+fn words(act: &Act) -> String {
+    match act {
+        Act::Swap(graph, kind) => format!("{kind:?}:{}", graph.describe()),
+        other => format!("{other:?}"),
+    }
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<&str> =
+            fault::NAMES.iter().filter(|(bit, _)| self.faults & bit != 0).map(|(_, name)| *name).collect();
+        write!(f, "seed {}, {} acts, faults: {}", self.seed, self.entries.len(), faults.join(" "))
+    }
+}

@@ -1,0 +1,22 @@
+//! The simulator: years of faults against the engine that ships, in seconds, and every run the same.
+//!
+//! - [`dice`]: the generator of chance; [`graph`]: random manifests.
+//! - [`world`]: what reacts to effects; [`machine`]: engine, twin, world and observer in lock step.
+//! - [`checks`]: the invariants; [`coverage`]: cells of the table of semantics §3 that were visited.
+//! - [`history`]: scripts, made from a seed and played; [`shrink`]: the same failure with less in it.
+//! - [`exhaustive`]: every small graph, every order of events.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "a test tool: an index out of range is a failed test"
+)]
+
+pub mod checks;
+pub mod coverage;
+pub mod dice;
+pub mod graph;
+pub mod history;
+pub mod machine;
+pub mod shrink;
+pub mod world;

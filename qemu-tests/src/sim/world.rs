@@ -1,0 +1,833 @@
+//! The world: processes, a worker, mounts and files that react to what the engine wants.
+//!
+//! Nothing here knows what the engine thinks. What happens is drawn from the seed, the unit and how often it was
+//! tried, so that a shrunk history meets the same world. Each reaction lies in a queue by time; a driver may also
+//! take them in any other order (the exhaustive search does).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cm_core::engine::Mono;
+use cm_core::engine::effect::{Effect, Job};
+use cm_core::engine::event::Exit;
+use cm_core::proto::{Action, ManifestRef, Outcome, Step, StoreOp, UnitResult};
+use units::kind::Spec;
+use units::kind::service::Ready;
+use units::manifest::flags;
+use units::{EdgeKind, Manifest, UnitId};
+
+use super::dice::Dice;
+use super::graph::slot_of;
+
+/// Kinds of faults that a world may show; shrinking turns them off one by one.
+pub mod fault {
+    /// Processes that cannot be started.
+    pub const SPAWN: u32 = 1;
+    /// Readiness that comes late, never, or twice.
+    pub const READY: u32 = 2;
+    /// Processes that end by themselves.
+    pub const CRASH: u32 = 4;
+    /// Stops that are ignored, and processes that cannot be killed for a while.
+    pub const STUBBORN: u32 = 8;
+    /// Children that outlive the main process.
+    pub const CHILDREN: u32 = 16;
+    /// Reloads that fail, hang or are announced.
+    pub const RELOAD: u32 = 32;
+    /// Helpers and commands that fail or hang.
+    pub const HELPER: u32 = 64;
+    /// Steps that cannot be done.
+    pub const STEP: u32 = 128;
+    /// Workers that die or hang.
+    pub const WORKER: u32 = 256;
+    /// Records that cannot be written.
+    pub const RECORD: u32 = 512;
+    /// Signs of life that stop.
+    pub const WATCHDOG: u32 = 1024;
+    /// All of them.
+    pub const ALL: u32 = 2047;
+    /// With their names, for stories.
+    pub const NAMES: [(u32, &str); 11] = [
+        (SPAWN, "spawn"),
+        (READY, "ready"),
+        (CRASH, "crash"),
+        (STUBBORN, "stubborn"),
+        (CHILDREN, "children"),
+        (RELOAD, "reload"),
+        (HELPER, "helper"),
+        (STEP, "step"),
+        (WORKER, "worker"),
+        (RECORD, "record"),
+        (WATCHDOG, "watchdog"),
+    ];
+}
+
+/// Something that is about to happen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Happening {
+    /// The program of a spawn runs.
+    Runs(u64),
+    /// It could not be started: errno.
+    CannotRun(u64, i32),
+    /// It says that it is ready.
+    SaysReady(u64),
+    /// It says that it reloads.
+    SaysReloading(u64),
+    /// It gives a sign of life.
+    Pings(u64),
+    /// Its main process ends, by code (or minus the signal).
+    Ends(u64, i32),
+    /// The rest of its cgroup ends.
+    ChildrenEnd(u64),
+    /// The kernel's word of the end of the main process arrives.
+    EndTold(u64, i32),
+    /// The kernel's word of the empty cgroup arrives.
+    EmptyTold(u64),
+    /// The worker answers so many more steps.
+    Answers(u64, usize),
+    /// The worker says that a batch is done.
+    Done(u64),
+    /// The worker dies.
+    WorkerDies,
+    /// A record is written, or not.
+    Writes(u64, bool),
+    /// mountinfo lists the mount of a slot, or not.
+    Lists(u8, bool),
+}
+
+/// What a happening is to the engine. Slots become nodes when they are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// [`cm_core::engine::event::Event::Spawned`].
+    Spawned(u64),
+    /// `SpawnFailed`.
+    SpawnFailed(u64, i32),
+    /// `Ready`.
+    Ready(u64),
+    /// `Reloading`.
+    Reloading(u64),
+    /// `Watchdog`.
+    Watchdog(u64),
+    /// `Exited`.
+    Exited(u64, Exit),
+    /// `CgroupEmpty`.
+    Empty(u64),
+    /// `Results`.
+    Results(u64, Vec<UnitResult>),
+    /// `BatchDone`.
+    BatchDone(u64),
+    /// `WorkerLost`.
+    WorkerLost,
+    /// `Recorded`.
+    Recorded(u64, bool),
+    /// `Mounted`.
+    Mounted(u8),
+    /// `Unmounted`.
+    Unmounted(u8),
+}
+
+/// One spawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proc {
+    /// Of which unit.
+    pub slot: u8,
+    /// What for.
+    pub job: Job,
+    /// In which manifest its specification stands.
+    pub manifest: ManifestRef,
+    /// And where.
+    pub unit: UnitId,
+    /// The main process exists.
+    pub main: bool,
+    /// Others exist in its cgroup.
+    pub children: bool,
+    /// It has said (or its state says) that it is ready.
+    pub ready: bool,
+    /// It is frozen; signals wait.
+    pub frozen: bool,
+    signal: Option<i32>,
+    stubborn: bool,
+    unkillable: bool,
+    silent: bool,
+    exit_told: bool,
+    empty_told: bool,
+    watchdog: u64,
+    by: Option<Ready>,
+}
+
+impl Proc {
+    /// Whether anything of it exists.
+    pub const fn exists(&self) -> bool {
+        self.main || self.children
+    }
+}
+
+/// A file, a guard or what else the worker looks at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Thing {
+    /// Which specification it is like.
+    pub like: Option<[u8; 16]>,
+    /// Somebody changed it.
+    pub drifted: bool,
+    /// The inputs that an exec ran with.
+    pub ran: Option<u64>,
+}
+
+/// A batch that the worker has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// Its number.
+    pub number: u64,
+    steps: Vec<Step>,
+    next: usize,
+    failed: BTreeSet<u8>,
+    corrects: bool,
+}
+
+impl Work {
+    /// The steps without an answer.
+    pub fn open(&self) -> &[Step] {
+        &self.steps[self.next..]
+    }
+}
+
+/// The world.
+#[derive(Debug, Clone)]
+pub struct World {
+    seed: u64,
+    /// Which faults it shows.
+    pub faults: u32,
+    /// From now on everything works.
+    pub kind: bool,
+    /// Reactions to come, by time.
+    pub pending: BTreeMap<(Mono, u64), Happening>,
+    sequence: u64,
+    /// Every spawn of which something exists or is to be told.
+    pub procs: BTreeMap<u64, Proc>,
+    /// Slots that are mounted.
+    pub mounts: BTreeSet<u8>,
+    /// What the worker looks at, by slot.
+    pub things: BTreeMap<u8, Thing>,
+    /// What the worker is at.
+    pub work: Option<Work>,
+    records: Vec<u64>,
+    /// The manifests that the worker holds.
+    pub manifests: BTreeMap<ManifestRef, Manifest>,
+    tries: BTreeMap<(u8, u8), u32>,
+}
+
+const STOP: i32 = 15;
+const HANGUP: i32 = 1;
+
+impl World {
+    /// An empty world.
+    pub fn new(seed: u64, faults: u32) -> World {
+        World {
+            seed,
+            faults,
+            kind: false,
+            pending: BTreeMap::new(),
+            sequence: 0,
+            procs: BTreeMap::new(),
+            mounts: BTreeSet::new(),
+            things: BTreeMap::new(),
+            work: None,
+            records: Vec::new(),
+            manifests: BTreeMap::new(),
+            tries: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a reaction.
+    pub fn soon(&mut self, now: Mono, micros: u64, what: Happening) {
+        self.sequence += 1;
+        let at = Mono(now.0 + 1 + micros * 1000);
+        self.pending.insert((at, self.sequence), what);
+    }
+
+    /// The next reaction's time.
+    pub fn next(&self) -> Option<Mono> {
+        self.pending.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Whether anything but signs of life is to come.
+    pub fn at_rest(&self) -> bool {
+        self.pending.values().all(|h| matches!(h, Happening::Pings(_)))
+    }
+
+    fn can(&self, fault: u32) -> bool {
+        !self.kind && self.faults & fault != 0
+    }
+
+    /// The fate of this try of that slot.
+    fn fate(&mut self, slot: u8, purpose: u8) -> Dice {
+        let count = self.tries.entry((slot, purpose)).or_default();
+        *count += 1;
+        Dice::of(&[self.seed, u64::from(slot), u64::from(purpose), u64::from(*count)])
+    }
+
+    /// What a slot is said to be by a manifest.
+    pub fn spec(&self, manifest: ManifestRef, unit: UnitId) -> Option<Spec> {
+        self.manifests.get(&manifest)?.spec(unit)
+    }
+
+    /// The slot of a unit.
+    pub fn slot(&self, manifest: ManifestRef, unit: UnitId) -> u8 {
+        self.manifests.get(&manifest).map_or(u8::MAX, |m| slot_of(&m.address(unit)))
+    }
+
+    /// The spawn that is the main process of a slot at the moment.
+    pub fn main_of(&self, slot: u8) -> Option<u64> {
+        self.procs
+            .iter()
+            .find(|(_, p)| p.slot == slot && p.job == Job::Main && p.exists())
+            .map(|(serial, _)| *serial)
+    }
+
+    /// Does what the engine wants.
+    pub fn react(&mut self, now: Mono, effect: &Effect) {
+        match effect {
+            Effect::Spawn { serial, manifest, unit, job, .. } => {
+                self.spawn(now, *serial, *manifest, *unit, *job);
+            }
+            Effect::Signal { serial, signal } => self.signal(now, *serial, *signal),
+            Effect::Kill { serial } => self.kill(now, *serial),
+            Effect::Freeze { serial, frozen } => {
+                if let Some(proc) = self.procs.get_mut(serial) {
+                    proc.frozen = *frozen;
+                    if let (false, Some(signal)) = (*frozen, proc.signal.take()) {
+                        self.signal(now, *serial, signal);
+                    }
+                }
+            }
+            Effect::Batch { batch, steps, intent, .. } => {
+                let corrects = *intent == cm_core::proto::Intent::Correct;
+                self.begin(now, *batch, steps.clone(), corrects);
+            }
+            Effect::KillWorker => {
+                self.forget_worker();
+                self.soon(now, 2_000, Happening::WorkerDies);
+            }
+            Effect::Store { token, op } => self.store(now, *token, op),
+            Effect::Forget { manifest } => {
+                self.manifests.remove(manifest);
+            }
+            Effect::Publish { .. }
+            | Effect::Log { .. }
+            | Effect::Answer { .. }
+            | Effect::Converged
+            | Effect::Leave { .. } => {}
+        }
+    }
+
+    fn spawn(&mut self, now: Mono, serial: u64, manifest: ManifestRef, unit: UnitId, job: Job) {
+        let slot = self.slot(manifest, unit);
+        let service = match self.spec(manifest, unit) {
+            Some(Spec::Service(s)) => Some(s),
+            _ => None,
+        };
+        let mut dice = self.fate(slot, purpose(job));
+        let proc = Proc {
+            slot,
+            job,
+            manifest,
+            unit,
+            main: false,
+            children: false,
+            ready: false,
+            frozen: false,
+            signal: None,
+            stubborn: self.can(fault::STUBBORN) && dice.chance(100),
+            unkillable: self.can(fault::STUBBORN) && dice.chance(20),
+            silent: self.can(fault::WATCHDOG) && dice.chance(300),
+            exit_told: false,
+            empty_told: false,
+            watchdog: service.as_ref().map_or(0, |s| s.watchdog),
+            by: service.map(|s| s.ready.clone()),
+        };
+        self.procs.insert(serial, proc);
+        let start = dice.below(2_000);
+        if self.can(fault::SPAWN) && dice.chance(60) {
+            let errno = dice.pick(&[2, 13, 11, 12]);
+            self.soon(now, start, Happening::CannotRun(serial, errno));
+            return;
+        }
+        self.soon(now, start, Happening::Runs(serial));
+        match job {
+            Job::Main => self.live(now, serial, start, &mut dice),
+            _ => self.help(now, serial, start, job, &mut dice),
+        }
+    }
+
+    /// The life of a service's main process.
+    fn live(&mut self, now: Mono, serial: u64, start: u64, dice: &mut Dice) {
+        let by = self.procs.get(&serial).and_then(|p| p.by.clone());
+        let at = start + 1 + dice.delay();
+        let unready = self.can(fault::READY) && dice.chance(80);
+        let late = if self.can(fault::READY) && dice.chance(80) { 600_000 } else { 0 };
+        match by {
+            Some(Ready::Notify | Ready::Fd(_)) if !unready => {
+                self.soon(now, at + late, Happening::SaysReady(serial));
+                if self.can(fault::READY) && dice.chance(100) {
+                    self.soon(now, at + late + dice.delay(), Happening::SaysReady(serial));
+                }
+            }
+            Some(Ready::Forked | Ready::Exited) if !unready => {
+                let code = if self.can(fault::CRASH) && dice.chance(150) { 1 } else { 0 };
+                self.soon(now, at + late, Happening::Ends(serial, code));
+            }
+            _ => {}
+        }
+        if self.can(fault::CRASH) && dice.chance(250) {
+            let end = dice.pick(&[-11, -6, 1, 0]);
+            let after = match dice.below(3) {
+                0 => dice.delay(),
+                1 => dice.below(2_000_000),
+                _ => dice.below(20_000_000),
+            };
+            self.soon(now, start + 1 + after, Happening::Ends(serial, end));
+            self.soon(now, start + 1 + after, Happening::ChildrenEnd(serial));
+        }
+        if self.can(fault::RELOAD) && dice.chance(60) && by == Some(Ready::Notify) {
+            let after = at + dice.below(2_000_000);
+            self.soon(now, after, Happening::SaysReloading(serial));
+            if dice.chance(700) {
+                self.soon(now, after + dice.delay(), Happening::SaysReady(serial));
+            }
+        }
+        if self.procs.get(&serial).is_some_and(|p| p.watchdog > 0) {
+            self.soon(now, at, Happening::Pings(serial));
+        }
+    }
+
+    /// The life of any other process.
+    fn help(&mut self, now: Mono, serial: u64, start: u64, job: Job, dice: &mut Dice) {
+        let at = start + 1 + dice.delay();
+        let can = if job == Job::Reload { fault::RELOAD } else { fault::HELPER };
+        let fails = self.can(can) && dice.chance(120);
+        let hangs = self.can(can) && dice.chance(60);
+        let code = match job {
+            Job::Unless => i32::from(dice.chance(500)),
+            _ if fails => dice.pick(&[1, 32, -9]),
+            _ => 0,
+        };
+        if hangs {
+            return;
+        }
+        let code = if job == Job::Unmount && code == 0 && !self.is_mounted(serial) { 3 } else { code };
+        self.soon(now, at, Happening::Ends(serial, code));
+    }
+
+    fn is_mounted(&self, serial: u64) -> bool {
+        self.procs.get(&serial).is_some_and(|p| self.mounts.contains(&p.slot))
+    }
+
+    fn signal(&mut self, now: Mono, serial: u64, signal: i32) {
+        let Some(proc) = self.procs.get_mut(&serial) else { return };
+        if proc.frozen {
+            proc.signal = Some(signal);
+            return;
+        }
+        let (slot, stubborn) = (proc.slot, proc.stubborn);
+        let mut dice = self.fate(slot, 20);
+        let after = dice.delay() / 4;
+        match signal {
+            HANGUP => {
+                if self.can(fault::RELOAD) && dice.chance(60) {
+                    self.soon(now, after, Happening::Ends(serial, -HANGUP));
+                }
+            }
+            STOP if stubborn => {}
+            STOP => {
+                let end = if dice.chance(500) { -STOP } else { 0 };
+                self.soon(now, after, Happening::Ends(serial, end));
+                if !(self.can(fault::CHILDREN) && dice.chance(100)) {
+                    self.soon(now, after, Happening::ChildrenEnd(serial));
+                }
+            }
+            other => {
+                self.soon(now, after, Happening::Ends(serial, -other));
+                self.soon(now, after, Happening::ChildrenEnd(serial));
+            }
+        }
+    }
+
+    fn kill(&mut self, now: Mono, serial: u64) {
+        let Some(proc) = self.procs.get(&serial) else { return };
+        let (slot, unkillable) = (proc.slot, proc.unkillable);
+        let mut dice = self.fate(slot, 21);
+        let after = dice.below(20_000) + if unkillable { 15_000_000 } else { 0 };
+        self.soon(now, after, Happening::Ends(serial, -9));
+        self.soon(now, after, Happening::ChildrenEnd(serial));
+    }
+
+    fn begin(&mut self, now: Mono, number: u64, steps: Vec<Step>, corrects: bool) {
+        let mut dice = self.fate(0, 22);
+        let count = steps.len();
+        self.work = Some(Work { number, steps, next: 0, failed: BTreeSet::new(), corrects });
+        let mut at = 0;
+        let mut left = count;
+        while left > 0 {
+            if self.can(fault::WORKER) {
+                if dice.chance(40) {
+                    self.soon(now, at + dice.delay(), Happening::WorkerDies);
+                    return;
+                }
+                if dice.chance(20) {
+                    return;
+                }
+            }
+            let part = 1 + usize::try_from(dice.below(left as u64)).unwrap_or(0);
+            at += 1 + dice.delay();
+            // A step that got no answer although the batch is done: a worker with a bug.
+            let forgets = self.can(fault::WORKER) && part == left && dice.chance(10);
+            if !forgets {
+                self.soon(now, at, Happening::Answers(number, part));
+            }
+            left -= part;
+        }
+        self.soon(now, at + 1 + dice.below(2_000), Happening::Done(number));
+    }
+
+    fn store(&mut self, now: Mono, token: u64, op: &StoreOp) {
+        let mut dice = self.fate(0, 23);
+        let _ = op;
+        self.records.push(token);
+        if self.can(fault::WORKER) && dice.chance(30) {
+            // It is lost with the worker, or the worker hangs over it.
+            if dice.chance(500) {
+                self.soon(now, dice.delay(), Happening::WorkerDies);
+            }
+            return;
+        }
+        let good = !(self.can(fault::RECORD) && dice.chance(50));
+        self.soon(now, dice.delay(), Happening::Writes(token, good));
+    }
+
+    fn forget_worker(&mut self) {
+        self.work = None;
+        self.records.clear();
+        self.pending.retain(|_, h| {
+            !matches!(
+                h,
+                Happening::Answers(..) | Happening::Done(_) | Happening::Writes(..) | Happening::WorkerDies
+            )
+        });
+    }
+
+    /// Lets something happen; `None` when it cannot happen any more.
+    pub fn fire(&mut self, now: Mono, what: &Happening) -> Option<Told> {
+        match *what {
+            Happening::Runs(serial) => self.runs(now, serial),
+            Happening::CannotRun(serial, errno) => {
+                self.procs.remove(&serial)?;
+                Some(Told::SpawnFailed(serial, errno))
+            }
+            Happening::SaysReady(serial) => {
+                let proc = self.procs.get_mut(&serial).filter(|p| p.exists() && !p.frozen)?;
+                proc.ready = true;
+                Some(Told::Ready(serial))
+            }
+            Happening::SaysReloading(serial) => {
+                self.procs.get(&serial).filter(|p| p.main && p.ready && !p.frozen)?;
+                Some(Told::Reloading(serial))
+            }
+            Happening::Pings(serial) => {
+                let proc = self.procs.get(&serial).filter(|p| p.exists())?;
+                let (every, silent, frozen) = (proc.watchdog, proc.silent, proc.frozen);
+                if silent && !self.kind && self.fate(0, 24).chance(200) {
+                    return None;
+                }
+                self.soon(now, every * 500, Happening::Pings(serial));
+                (!frozen).then_some(Told::Watchdog(serial))
+            }
+            Happening::Ends(serial, end) => {
+                self.ends(now, serial, end);
+                None
+            }
+            Happening::ChildrenEnd(serial) => {
+                let proc = self.procs.get_mut(&serial)?;
+                if proc.children {
+                    proc.children = false;
+                    self.maybe_empty(now, serial);
+                }
+                None
+            }
+            Happening::EndTold(serial, end) => {
+                let proc = self.procs.get_mut(&serial)?;
+                proc.exit_told = true;
+                self.bury(serial);
+                let exit = if end < 0 { Exit::Signal(-end) } else { Exit::Code(end) };
+                Some(Told::Exited(serial, exit))
+            }
+            Happening::EmptyTold(serial) => {
+                let proc = self.procs.get_mut(&serial)?;
+                proc.empty_told = true;
+                self.bury(serial);
+                Some(Told::Empty(serial))
+            }
+            Happening::Answers(number, part) => {
+                let results = self.answers(number, part)?;
+                Some(Told::Results(number, results))
+            }
+            Happening::Done(number) => {
+                self.work.as_ref().filter(|w| w.number == number)?;
+                self.work = None;
+                Some(Told::BatchDone(number))
+            }
+            Happening::WorkerDies => {
+                self.forget_worker();
+                Some(Told::WorkerLost)
+            }
+            Happening::Writes(token, good) => {
+                self.records.retain(|t| *t != token);
+                Some(Told::Recorded(token, good))
+            }
+            Happening::Lists(slot, there) => {
+                Some(if there { Told::Mounted(slot) } else { Told::Unmounted(slot) })
+            }
+        }
+    }
+
+    fn runs(&mut self, now: Mono, serial: u64) -> Option<Told> {
+        let proc = self.procs.get_mut(&serial)?;
+        if proc.exit_told || proc.main {
+            return None;
+        }
+        proc.main = true;
+        proc.ready = proc.by == Some(Ready::Started);
+        if let Some(signal) = proc.signal.take().filter(|_| !proc.frozen) {
+            self.signal(now, serial, signal);
+        }
+        Some(Told::Spawned(serial))
+    }
+
+    fn ends(&mut self, now: Mono, serial: u64, end: i32) {
+        let Some(proc) = self.procs.get(&serial) else { return };
+        if !proc.main {
+            // Killed before it ran: as the kernel has it, the child ends on its way to the program.
+            let starting = self.pending.values().any(|h| *h == Happening::Runs(serial));
+            if starting && end < 0 {
+                self.soon(now, 2_500, Happening::Ends(serial, end));
+                self.soon(now, 2_500, Happening::ChildrenEnd(serial));
+            }
+            return;
+        }
+        if proc.frozen && end != -9 {
+            return;
+        }
+        let (slot, job) = (proc.slot, proc.job);
+        let forked = matches!(proc.by, Some(Ready::Forked)) && end == 0 && job == Job::Main;
+        let mut dice = self.fate(slot, 25);
+        let leaves = job == Job::Main && self.can(fault::CHILDREN) && dice.chance(150) && end != -9;
+        let daemon = forked && (self.kind || !(self.can(fault::CRASH) && dice.chance(100)));
+        if let Some(proc) = self.procs.get_mut(&serial) {
+            proc.main = false;
+            proc.children |= leaves || daemon;
+            proc.ready |= end == 0 && matches!(proc.by, Some(Ready::Forked | Ready::Exited));
+        }
+        match job {
+            Job::Mount if end == 0 || (end == -9 && dice.chance(300)) => {
+                self.mounts.insert(slot);
+                self.soon(now, dice.below(3_000), Happening::Lists(slot, true));
+            }
+            Job::Unmount if end == 0 || (end == -9 && dice.chance(300)) => {
+                self.mounts.remove(&slot);
+                self.soon(now, dice.below(3_000), Happening::Lists(slot, false));
+            }
+            Job::Stop if end == 0 => {
+                if let Some(main) = self.main_of(slot) {
+                    self.signal(now, main, STOP);
+                }
+            }
+            Job::AwaitPath if end == 0 => {
+                if let Some(main) = self.main_of(slot)
+                    && let Some(proc) = self.procs.get_mut(&main)
+                {
+                    proc.ready = true;
+                }
+            }
+            _ => {}
+        }
+        self.soon(now, dice.below(3_000), Happening::EndTold(serial, end));
+        if leaves && !daemon && dice.chance(500) {
+            self.soon(now, dice.below(3_000_000), Happening::ChildrenEnd(serial));
+        }
+        self.maybe_empty(now, serial);
+    }
+
+    fn maybe_empty(&mut self, now: Mono, serial: u64) {
+        let Some(proc) = self.procs.get(&serial) else { return };
+        if !proc.exists() {
+            let slot = proc.slot;
+            let after = self.fate(slot, 26).below(3_000);
+            self.soon(now, after, Happening::EmptyTold(serial));
+        }
+    }
+
+    /// Drops a spawn of which nothing exists and everything was told.
+    fn bury(&mut self, serial: u64) {
+        if self.procs.get(&serial).is_some_and(|p| !p.exists() && p.exit_told && p.empty_told) {
+            self.procs.remove(&serial);
+        }
+    }
+
+    fn answers(&mut self, number: u64, part: usize) -> Option<Vec<UnitResult>> {
+        let work = self.work.as_ref().filter(|w| w.number == number)?;
+        let steps: Vec<Step> = work.open().iter().take(part).copied().collect();
+        let mut out = Vec::new();
+        for step in steps {
+            let result = self.answer(step);
+            if let Some(work) = &mut self.work {
+                work.next += 1;
+            }
+            out.push(result);
+        }
+        Some(out)
+    }
+
+    fn answer(&mut self, step: Step) -> UnitResult {
+        let slot = self.slot(step.manifest, step.unit);
+        let deps = self.hard_deps(step.manifest, step.unit);
+        let failed = self.work.as_ref().is_some_and(|w| deps.iter().any(|d| w.failed.contains(&d.0)));
+        let unmounted = deps.iter().any(|(d, kind)| *kind == units::Kind::Mount && !self.mounts.contains(d));
+        let mut dice = self.fate(slot, 27);
+        let broken = self.can(fault::STEP) && dice.chance(100);
+        let removes = matches!(step.action, Action::Remove | Action::Restore);
+        let outcome = match step.action {
+            _ if broken => Outcome::NotKept,
+            Action::Remove | Action::Restore => {
+                if unmounted {
+                    Outcome::MountAbsent
+                } else {
+                    self.things.remove(&slot);
+                    if dice.chance(100) { Outcome::Left } else { Outcome::Removed }
+                }
+            }
+            _ if failed => Outcome::Blocked,
+            _ if unmounted => Outcome::MountAbsent,
+            Action::Converge => self.converge(step, slot),
+            Action::Check | Action::Rewatch => {
+                let thing = self.things.get(&slot).copied().unwrap_or_default();
+                let right = thing.like == self.digest(step) && !thing.drifted;
+                if right { Outcome::Kept } else { Outcome::Drifted }
+            }
+            Action::Guard(hash) => {
+                let ran = self.things.get(&slot).is_some_and(|t| t.ran == Some(hash));
+                if ran { Outcome::Kept } else { Outcome::Drifted }
+            }
+            Action::Ran(hash) => {
+                self.things.entry(slot).or_default().ran = Some(hash);
+                Outcome::Kept
+            }
+        };
+        if !removes
+            && matches!(outcome, Outcome::NotKept | Outcome::Blocked | Outcome::MountAbsent)
+            && let Some(work) = &mut self.work
+        {
+            work.failed.insert(slot);
+        }
+        let detail = match outcome {
+            Outcome::Drifted => "its content differs".to_owned(),
+            _ => String::new(),
+        };
+        UnitResult { manifest: step.manifest, unit: step.unit, outcome, detail }
+    }
+
+    fn converge(&mut self, step: Step, slot: u8) -> Outcome {
+        let digest = self.digest(step);
+        let flag = self.manifests.get(&step.manifest).map_or(0, |m| m.flags(step.unit));
+        let corrects = self.work.as_ref().is_some_and(|w| w.corrects);
+        let thing = self.things.entry(slot).or_default();
+        let right = thing.like == digest && !thing.drifted;
+        if right || (flag & flags::SEED != 0 && thing.like.is_some()) {
+            return Outcome::Kept;
+        }
+        if flag & flags::REPORT != 0 && thing.like.is_some() && corrects {
+            return Outcome::Drifted;
+        }
+        thing.like = digest;
+        thing.drifted = false;
+        Outcome::Changed
+    }
+
+    fn digest(&self, step: Step) -> Option<[u8; 16]> {
+        self.manifests.get(&step.manifest).map(|m| m.unit_digest(step.unit))
+    }
+
+    fn hard_deps(&self, manifest: ManifestRef, unit: UnitId) -> Vec<(u8, units::Kind)> {
+        let Some(m) = self.manifests.get(&manifest) else { return Vec::new() };
+        m.deps(unit)
+            .filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds))
+            .map(|e| (slot_of(&m.address(e.unit)), m.kind(e.unit)))
+            .collect()
+    }
+
+    /// From now on everything works, and what hung goes on.
+    pub fn heal(&mut self, now: Mono) {
+        self.kind = true;
+        let waits = |h: &Happening, serial: u64| match *h {
+            Happening::Runs(s) | Happening::CannotRun(s, _) => s == serial,
+            _ => false,
+        };
+        let serials: Vec<u64> = self.procs.keys().copied().collect();
+        for serial in serials {
+            let starts = self.pending.values().any(|h| waits(h, serial));
+            let Some(proc) = self.procs.get_mut(&serial) else { continue };
+            let killed = proc.unkillable || proc.stubborn;
+            proc.unkillable = false;
+            proc.stubborn = false;
+            proc.silent = false;
+            let (job, ready, main, by, watchdog) =
+                (proc.job, proc.ready, proc.main, proc.by.clone(), proc.watchdog);
+            let after = if starts { 5_000 } else { 100 };
+            let ends = self.pending.values().any(|h| matches!(h, Happening::Ends(s, _) if *s == serial));
+            match (job, by) {
+                (Job::Main, Some(Ready::Notify | Ready::Fd(_))) => {
+                    // Said again, in case that it is reloading.
+                    self.soon(now, after, Happening::SaysReady(serial));
+                }
+                (Job::Main, Some(Ready::Forked | Ready::Exited)) if !ready && !ends => {
+                    self.soon(now, after, Happening::Ends(serial, 0));
+                }
+                (Job::Main, _) => {}
+                (_, _) if !ends && (main || starts) => {
+                    let code = match job {
+                        Job::Unmount if !self.is_mounted(serial) => 3,
+                        _ => 0,
+                    };
+                    self.soon(now, after, Happening::Ends(serial, code));
+                }
+                (_, _) => {}
+            }
+            let pings = self.pending.values().any(|h| *h == Happening::Pings(serial));
+            if job == Job::Main && watchdog > 0 && !pings {
+                self.soon(now, after, Happening::Pings(serial));
+            }
+            let _ = killed;
+        }
+        let working = self.pending.values().any(|h| {
+            matches!(
+                h,
+                Happening::Answers(..) | Happening::Done(_) | Happening::WorkerDies | Happening::Writes(..)
+            )
+        });
+        if !working && (self.work.is_some() || !self.records.is_empty()) {
+            self.forget_worker();
+            self.soon(now, 100, Happening::WorkerDies);
+        }
+    }
+}
+
+fn purpose(job: Job) -> u8 {
+    match job {
+        Job::Main => 1,
+        Job::Reload => 2,
+        Job::Stop => 3,
+        Job::AwaitPath => 4,
+        Job::Mount => 5,
+        Job::Unmount => 6,
+        Job::Module => 7,
+        Job::Unless => 8,
+        Job::Exec => 9,
+        Job::Undo => 10,
+    }
+}
