@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn numbers_are_not_given_twice() {
-        let mut a = Accounts::default();
-        a.passwd = Database::parse("a:x:1000:1::/:/\nb:x:1002:1::/:/\nc:x:999:1::/:/\n");
+        let passwd = Database::parse("a:x:1000:1::/:/\nb:x:1002:1::/:/\nc:x:999:1::/:/\n");
+        let a = Accounts { passwd, ..Accounts::default() };
         let mut retired = BTreeMap::new();
         retired.insert((false, 1001), "gone".to_owned());
         assert_eq!(a.free(false, false, &retired), Some(1003));
@@ -226,9 +226,11 @@ mod tests {
 
     #[test]
     fn members_are_kept_in_order() {
-        let mut a = Accounts::default();
-        a.group = Database::parse("www:x:33:x,y\n");
-        a.gshadow = Database::parse("www:!::x,y\n");
+        let mut a = Accounts {
+            group: Database::parse("www:x:33:x,y\n"),
+            gshadow: Database::parse("www:!::x,y\n"),
+            ..Accounts::default()
+        };
         a.set_member("www", "bob", true);
         assert_eq!(a.group.text(), "www:x:33:x,y,bob\n");
         assert_eq!(a.gshadow.text(), "www:!::x,y,bob\n");

@@ -148,7 +148,12 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
         return Ok(Leaving::left(None, "nothing of it was changed since"));
     }
     let mut leaving = Leaving { ops: Vec::new(), outcome: Outcome::Removed, detail: String::new() };
-    for entry in &undo {
+    // Directories that were made on the way go last, when what was in them is gone.
+    let made =
+        |u: &&Undo| u.prior == Prior::Absent && owner(world, &u.thing).is_some_and(|o| o.unit == PARENT);
+    let (mut on_the_way, things): (Vec<&Undo>, Vec<&Undo>) = undo.iter().partition(made);
+    on_the_way.sort_by_key(|u| std::cmp::Reverse(u.thing.len()));
+    for entry in things.into_iter().chain(on_the_way) {
         leaving.ops.extend(put_back(world, entry)?);
     }
     Ok(leaving)

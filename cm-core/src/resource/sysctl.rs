@@ -57,7 +57,7 @@ pub fn write(world: &World, key: &str, value: &str) -> Result<(), Trouble> {
     let path = path(world, key)?;
     let failed =
         |e: std::io::Error| Trouble::io(&format!("write \"{value}\" to"), &path.to_string_lossy(), &e);
-    let mut file = std::fs::OpenOptions::new().write(true).open(&path).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(&path).map_err(failed)?;
     std::io::Write::write_all(&mut file, format!("{}\n", value.trim_end_matches('\n')).as_bytes())
         .map_err(failed)
 }

@@ -129,7 +129,7 @@ impl World {
         self.managed = managed;
         self.mounted.clear();
         if !self.managed.is_empty() {
-            let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
             self.mounted = mount_points(&table).collect();
         }
     }

@@ -1,0 +1,354 @@
+//! The watch index: from inotify events to the units that they are about. Pure; PID 1 feeds it what its descriptors
+//! and the worker say ([`crate::worker::watches`] adds the watches).
+//!
+//! A watched directory is a node: what it is called in which directory above, and the units that own entries of it.
+//! Names are kept as hashes, eight bytes an entry with its unit, so that 10,000 files in one directory cost 80 kB;
+//! two names of one hash cost a look at a unit too many, never a lost change.
+//!
+//! **Invariant:** an event makes dirty exactly the units that own the entry, or that lie below it; a lost event
+//! makes all of them dirty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Node;
+use crate::proto::Watch;
+
+/// Events of watches that nobody has told of yet; more than this are as good as an overflow.
+const EARLY: usize = 4096;
+
+/// A watch descriptor and the instance it belongs to: true is the one for world-writable directories.
+pub type Key = (bool, i32);
+
+/// Bits of inotify(7) that the index knows.
+pub mod mask {
+    /// The watched thing was deleted.
+    pub const DELETE_SELF: u32 = 0x400;
+    /// It was moved.
+    pub const MOVE_SELF: u32 = 0x800;
+    /// Its file system was unmounted.
+    pub const UNMOUNT: u32 = 0x2000;
+    /// Events were lost.
+    pub const Q_OVERFLOW: u32 = 0x4000;
+    /// The kernel has dropped the watch.
+    pub const IGNORED: u32 = 0x8000;
+}
+
+/// FNV-1a, folded to 32 bits.
+fn hash(name: &str) -> u32 {
+    let mut sum: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in name.bytes() {
+        sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let folded = (sum >> 32) ^ (sum & 0xffff_ffff);
+    u32::try_from(folded).unwrap_or_default()
+}
+
+/// A watched directory or inode.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Place {
+    /// Who owns which entry: (hash of its name, unit), sorted.
+    entries: Vec<(u32, Node)>,
+    /// Who owns every entry, or the inode itself; sorted.
+    all: Vec<Node>,
+    /// Watched directories inside: (hash of the name, which), sorted.
+    inside: Vec<(u32, Key)>,
+}
+
+/// What an event means.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Touch {
+    /// Units that have to be looked at.
+    pub dirty: BTreeSet<Node>,
+    /// Units whose watches have to be taken again: what was watched is not where it was.
+    pub again: BTreeSet<Node>,
+    /// Events were lost: everything has to be looked at.
+    pub rescan: bool,
+}
+
+/// The index.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Index {
+    places: BTreeMap<Key, Place>,
+    /// Events that came before their watch was announced.
+    early: Vec<(Key, String, u32)>,
+}
+
+fn insert<T: Ord>(list: &mut Vec<T>, item: T) {
+    if let Err(at) = list.binary_search(&item) {
+        list.insert(at, item);
+    }
+}
+
+impl Index {
+    /// An index of nothing.
+    pub fn new() -> Index {
+        Index::default()
+    }
+
+    /// Takes a watch in; `owner` is the unit of an entry or inode. Answers what earlier events of it mean.
+    pub fn add(&mut self, watch: &Watch, owner: Option<Node>) -> Touch {
+        let key = match watch {
+            Watch::Directory { wd, public, parent, name } => {
+                if let Some(parent) = parent {
+                    let inside = &mut self.places.entry(*parent).or_default().inside;
+                    // One name is one directory: a new one in its place takes over.
+                    inside.retain(|(h, k)| *h != hash(name) || *k == (*public, *wd));
+                    insert(inside, (hash(name), (*public, *wd)));
+                }
+                self.places.entry((*public, *wd)).or_default();
+                (*public, *wd)
+            }
+            Watch::Entry { wd, public, name, .. } => {
+                let place = self.places.entry((*public, *wd)).or_default();
+                match (owner, name.is_empty()) {
+                    (Some(node), true) => insert(&mut place.all, node),
+                    (Some(node), false) => insert(&mut place.entries, (hash(name), node)),
+                    (None, _) => {}
+                }
+                (*public, *wd)
+            }
+            Watch::Inode { wd, public, .. } => {
+                let place = self.places.entry((*public, *wd)).or_default();
+                if let Some(node) = owner {
+                    insert(&mut place.all, node);
+                }
+                (*public, *wd)
+            }
+        };
+        let mut touch = Touch::default();
+        if !self.early.is_empty() {
+            let (now, later): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.early).into_iter().partition(|(k, _, _)| *k == key);
+            self.early = later;
+            for (key, name, bits) in now {
+                self.event_into(key, &name, bits, &mut touch);
+            }
+        }
+        touch
+    }
+
+    /// An event; `name` is empty when it is about the watched thing itself.
+    pub fn event(&mut self, key: Key, name: &str, bits: u32) -> Touch {
+        let mut touch = Touch::default();
+        self.event_into(key, name, bits, &mut touch);
+        touch
+    }
+
+    fn event_into(&mut self, key: Key, name: &str, bits: u32, touch: &mut Touch) {
+        if bits & mask::Q_OVERFLOW != 0 {
+            touch.rescan = true;
+            return;
+        }
+        let Some(place) = self.places.get(&key) else {
+            // A watch that has gone says so once more; nobody waits for that.
+            if bits & mask::IGNORED != 0 {
+                return;
+            }
+            if self.early.len() < EARLY {
+                self.early.push((key, name.to_owned(), bits));
+            } else {
+                self.early.clear();
+                touch.rescan = true;
+            }
+            return;
+        };
+        touch.dirty.extend(&place.all);
+        let gone = bits & (mask::DELETE_SELF | mask::MOVE_SELF | mask::UNMOUNT | mask::IGNORED) != 0;
+        if name.is_empty() && gone {
+            self.below(key, touch);
+            touch.again.extend(&touch.dirty);
+        } else if !name.is_empty() {
+            let wanted = hash(name);
+            let from = place.entries.partition_point(|(h, _)| *h < wanted);
+            let owners = place.entries.iter().skip(from).take_while(|(h, _)| *h == wanted);
+            touch.dirty.extend(owners.map(|(_, node)| node));
+            let inside = place.inside.binary_search_by(|(h, _)| h.cmp(&wanted)).ok();
+            if let Some((_, inside)) = inside.and_then(|at| place.inside.get(at)).copied() {
+                // The directory came, went or was moved, or its attributes were changed: what is below may be
+                // another. Where it is the same still, taking the watches again changes nothing.
+                let mut below = Touch::default();
+                self.below(inside, &mut below);
+                touch.again.extend(&below.dirty);
+                touch.dirty.extend(&below.dirty);
+            }
+        }
+        if bits & mask::IGNORED != 0 {
+            self.drop_place(key);
+        }
+    }
+
+    fn below(&self, key: Key, touch: &mut Touch) {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![key];
+        while let Some(key) = open.pop() {
+            let Some(place) = self.places.get(&key).filter(|_| seen.insert(key)) else { continue };
+            touch.dirty.extend(&place.all);
+            touch.dirty.extend(place.entries.iter().map(|(_, node)| node));
+            open.extend(place.inside.iter().map(|(_, key)| *key));
+        }
+    }
+
+    fn drop_place(&mut self, key: Key) {
+        self.places.remove(&key);
+        for place in self.places.values_mut() {
+            place.inside.retain(|(_, k)| *k != key);
+        }
+    }
+
+    /// A unit is gone. Answers the watches that nobody needs any more, which are to be removed.
+    pub fn forget(&mut self, node: Node) -> Vec<Key> {
+        for place in self.places.values_mut() {
+            place.entries.retain(|(_, n)| *n != node);
+            place.all.retain(|n| *n != node);
+        }
+        let mut gone = Vec::new();
+        // A directory is needed for what it holds, or for what lies further inside.
+        loop {
+            let empty = |p: &Place| p.entries.is_empty() && p.all.is_empty() && p.inside.is_empty();
+            let Some(key) = self.places.iter().find(|(_, p)| empty(p)).map(|(k, _)| *k) else { break };
+            self.drop_place(key);
+            gone.push(key);
+        }
+        gone
+    }
+
+    /// Every unit that is watched.
+    pub fn watched(&self) -> BTreeSet<Node> {
+        let mut touch = Touch::default();
+        for key in self.places.keys() {
+            self.below(*key, &mut touch);
+        }
+        touch.dirty
+    }
+
+    /// Bytes that the index takes.
+    pub fn bytes(&self) -> usize {
+        self.places
+            .values()
+            .map(|p| {
+                size_of::<(Key, Place)>()
+                    + p.entries.capacity() * size_of::<(u32, Node)>()
+                    + p.all.capacity() * size_of::<Node>()
+                    + p.inside.capacity() * size_of::<(u32, Key)>()
+            })
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::ManifestRef;
+    use proptest::prelude::*;
+    use units::UnitId;
+
+    fn entry(wd: i32, name: &str) -> Watch {
+        Watch::Entry { wd, public: false, name: name.into(), manifest: ManifestRef(1), unit: UnitId(1) }
+    }
+
+    fn directory(wd: i32, parent: Option<i32>, name: &str) -> Watch {
+        Watch::Directory { wd, public: false, parent: parent.map(|p| (false, p)), name: name.into() }
+    }
+
+    fn nodes(list: &[u32]) -> BTreeSet<Node> {
+        list.iter().copied().map(Node).collect()
+    }
+
+    /// / (1) · etc (2) · etc/nginx (3), with units 10 (etc/motd), 11 and 12 (in nginx).
+    fn example() -> Index {
+        let mut index = Index::new();
+        for (watch, owner) in [
+            (directory(1, None, ""), None),
+            (directory(2, Some(1), "etc"), None),
+            (directory(3, Some(2), "nginx"), None),
+            (entry(2, "motd"), Some(Node(10))),
+            (entry(3, "a"), Some(Node(11))),
+            (entry(3, "b"), Some(Node(12))),
+        ] {
+            assert_eq!(index.add(&watch, owner), Touch::default());
+        }
+        index
+    }
+
+    #[test]
+    fn an_event_is_about_the_owners_of_the_name() {
+        let mut index = example();
+        assert_eq!(index.event((false, 3), "a", 2).dirty, nodes(&[11]));
+        assert_eq!(index.event((false, 3), "other", 2), Touch::default());
+        assert_eq!(index.event((false, 2), "motd", 2).dirty, nodes(&[10]));
+    }
+
+    #[test]
+    fn an_ancestor_is_everything_below_it() {
+        let mut index = example();
+        let touch = index.event((false, 1), "etc", 0x40);
+        assert_eq!((touch.dirty, touch.again), (nodes(&[10, 11, 12]), nodes(&[10, 11, 12])));
+        let touch = index.event((false, 2), "", mask::MOVE_SELF);
+        assert_eq!((touch.dirty, touch.again), (nodes(&[10, 11, 12]), nodes(&[10, 11, 12])));
+    }
+
+    #[test]
+    fn a_dropped_watch_takes_its_units_to_be_watched_again() {
+        let mut index = example();
+        let touch = index.event((false, 3), "", mask::IGNORED);
+        assert_eq!(touch.again, nodes(&[11, 12]));
+        assert_eq!(index.watched(), nodes(&[10]));
+        assert_eq!(index.event((false, 2), "nginx", 0x100), Touch::default());
+    }
+
+    #[test]
+    fn overflow_is_a_rescan() {
+        assert!(example().event((false, -1), "", mask::Q_OVERFLOW).rescan);
+    }
+
+    #[test]
+    fn an_event_waits_for_its_watch() {
+        let mut index = Index::new();
+        assert_eq!(index.event((false, 7), "x", 2), Touch::default());
+        assert_eq!(index.add(&entry(7, "x"), Some(Node(1))).dirty, nodes(&[1]));
+        assert_eq!(index.add(&entry(7, "y"), Some(Node(2))), Touch::default());
+    }
+
+    #[test]
+    fn what_nobody_needs_is_let_go() {
+        let mut index = example();
+        assert_eq!(index.forget(Node(11)), []);
+        assert_eq!(index.forget(Node(12)), [(false, 3)]);
+        assert_eq!(index.forget(Node(10)), [(false, 2), (false, 1)]);
+    }
+
+    #[test]
+    fn ten_thousand_files_cost_little() {
+        let mut index = Index::new();
+        for n in 0..10_000u32 {
+            let wd = i32::try_from(n / 1000).unwrap() + 1;
+            index.add(&entry(wd, &format!("some-file-name-{n}")), Some(Node(n)));
+        }
+        let each = index.bytes() / 10_000;
+        assert!(each <= 20, "{each} bytes a file");
+    }
+
+    proptest! {
+        #[test]
+        fn an_owner_always_hears_of_his_entry(
+            owned in proptest::collection::vec((1i32..5, "[a-d]{1,3}", 0u32..20), 0..40),
+            event in (1i32..5, "[a-d]{1,3}"),
+        ) {
+            let mut index = Index::new();
+            for (wd, name, node) in &owned {
+                index.add(&entry(*wd, name), Some(Node(*node)));
+            }
+            if !owned.iter().any(|(wd, _, _)| *wd == event.0) {
+                return Ok(());
+            }
+            let want: BTreeSet<Node> = owned
+                .iter()
+                .filter(|(wd, name, _)| (*wd, name) == (event.0, &event.1))
+                .map(|(_, _, node)| Node(*node))
+                .collect();
+            prop_assert_eq!(index.event((false, event.0), &event.1, 2).dirty, want);
+        }
+    }
+}
