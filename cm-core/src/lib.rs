@@ -8,4 +8,5 @@ pub mod query;
 pub mod resource;
 pub mod store;
 pub mod sys;
+pub mod watch;
 pub mod worker;

@@ -76,6 +76,7 @@ pub struct Index {
 }
 
 fn insert<T: Ord>(list: &mut Vec<T>, item: T) {
+    // Most come in no order of their hashes; the lists of one directory are short enough to be moved.
     if let Err(at) = list.binary_search(&item) {
         list.insert(at, item);
     }

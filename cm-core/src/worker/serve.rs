@@ -126,9 +126,6 @@ impl Worker {
             Request::Manifest { manifest, generation } => self.manifest(manifest, generation, fds),
             Request::Forget { manifest } => {
                 self.manifests.remove(&manifest);
-                if let Some(watcher) = &mut self.watcher {
-                    watcher.forget(manifest);
-                }
                 Ok(())
             }
             Request::Batch { batch, generation, intent, steps, last } => {
@@ -207,7 +204,7 @@ impl Worker {
             watcher.begin();
         }
         // Before the check: what happens after it is an event then.
-        self.watch(steps.iter(), false)?;
+        self.watch(steps.iter())?;
         let batch = Batch { generation, intent, steps };
         let mut late: Vec<UnitResult> = Vec::new();
         let mut out = Vec::new();
@@ -240,7 +237,7 @@ impl Worker {
         if let Some(watcher) = &mut self.watcher {
             watcher.begin();
         }
-        self.watch(changed.iter(), true)?;
+        self.watch(changed.iter())?;
         self.results(number, late)?;
         if let Some(store) = &mut self.world.store {
             let tidied = store.lock().and_then(|()| store.compact(false));
@@ -273,14 +270,11 @@ impl Worker {
         self.channel.send(&Reply::Results { batch, results: out }, &[])
     }
 
-    fn watch<'a>(&mut self, steps: impl Iterator<Item = &'a Step>, again: bool) -> Result<(), ServeError> {
+    fn watch<'a>(&mut self, steps: impl Iterator<Item = &'a Step>) -> Result<(), ServeError> {
         let Some(mut watcher) = self.watcher.take() else { return Ok(()) };
         let mut watches: Vec<Watch> = Vec::new();
         for step in steps {
             if !matches!(step.action, Action::Converge | Action::Check | Action::Rewatch) {
-                continue;
-            }
-            if !again && step.action != Action::Rewatch && watcher.knows(step.manifest, step.unit) {
                 continue;
             }
             let spec = self.manifests.get(&step.manifest).and_then(|(_, m)| m.spec(step.unit));

@@ -3,7 +3,7 @@
 //! A unit at a path is watched through the directory that holds it, by name; every directory above is watched too,
 //! since a moved or replaced ancestor is another tree. One watch a directory, whatever the number of files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -38,8 +38,6 @@ pub struct Watcher {
     public: Inotify,
     /// Watched directories by canonical path.
     directories: HashMap<String, (bool, i32)>,
-    /// What was announced already.
-    known: HashSet<(ManifestRef, UnitId)>,
     /// Descriptors that keep settings' inodes in memory; PID 1 has to hold them.
     hold: Vec<OwnedFd>,
     full: bool,
@@ -61,7 +59,6 @@ impl Watcher {
             own: sys::inotify(own),
             public: sys::inotify(public),
             directories: HashMap::new(),
-            known: HashSet::new(),
             hold: Vec::new(),
             full: false,
         }
@@ -72,25 +69,14 @@ impl Watcher {
         self.directories.clear();
     }
 
-    /// A manifest is gone.
-    pub fn forget(&mut self, manifest: ManifestRef) {
-        self.known.retain(|(m, _)| *m != manifest);
-    }
-
     /// Descriptors that PID 1 has to hold for the watches since the last call.
     pub fn take_held(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.hold)
     }
 
-    /// Whether a unit's watches were announced in this worker's life.
-    pub fn knows(&self, manifest: ManifestRef, unit: UnitId) -> bool {
-        self.known.contains(&(manifest, unit))
-    }
-
     /// Watches what a unit owns.
     pub fn watch(&mut self, world: &mut World, manifest: ManifestRef, unit: UnitId, spec: &Spec) -> Watched {
         let mut out = Watched::default();
-        self.known.insert((manifest, unit));
         let mut paths: Vec<&str> = Vec::new();
         match spec {
             Spec::File(s) => paths.push(&s.path),
