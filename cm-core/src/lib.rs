@@ -3,6 +3,7 @@
 //! **Invariant:** `engine` and `plan` are pure: no descriptor, no clock, no environment, no file system.
 
 pub mod engine;
+pub mod plan;
 pub mod proto;
 pub mod query;
 pub mod resource;
