@@ -11,6 +11,7 @@ use std::collections::BinaryHeap;
 use units::diff::{self, Change, Switch};
 use units::kind::Spec;
 use units::kind::service::{Ready, Reload, Service, Start};
+use units::manifest::flags;
 use units::{EdgeKind, Kind, Manifest, UnitId};
 
 /// What would happen to a unit.
@@ -287,6 +288,9 @@ impl Step<'_> {
             Found::Right | Found::NotUp(_) | Found::Due(_) | Found::Leaves(_) | Found::Left(_) => {
                 (Verb::Nothing, so_already())
             }
+            Found::Missing | Found::Wrong(_) if self.only_reported() => {
+                (Verb::Nothing, "drifted, and left so: its drift is only reported".to_owned())
+            }
             Found::Missing => (Verb::Create, self.drifted("it is not there")),
             Found::Wrong(what) => (Verb::Change, self.drifted(&what.join(", "))),
             Found::Trouble(why) => match self.change {
@@ -300,6 +304,11 @@ impl Step<'_> {
                 Before::Changed { spec: false, .. } | Before::Same(_) => (Verb::Nothing, declared),
             },
         }
+    }
+
+    /// Whether differences of a unit whose declaration did not change are left.
+    fn only_reported(&self) -> bool {
+        matches!(self.change, Before::Same(_)) && self.desired.flags(self.id) & flags::REPORT != 0
     }
 
     /// What differs although nobody changed the declaration is repaired with or without an apply.

@@ -1,13 +1,19 @@
-//! The worker of Holdfast. PID 1 starts it with its socket as descriptor 3; nobody else needs to.
+//! The worker of Holdfast. PID 1 starts it with its socket as descriptor 3; nobody else needs to. As `cm-worker query`
+//! it answers questions about the store, and descriptor 3 is a listening socket.
 
 use std::process::ExitCode;
 
 use cm_core::proto::{INOTIFY_FD, PUBLIC_INOTIFY_FD, WORKER_FD};
+use cm_core::query;
 use cm_core::sys::inherited;
 use cm_core::worker::batch::Confinement;
 use cm_core::worker::{failpoint, serve};
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|a| a == "query") {
+        return answer_queries(arguments);
+    }
     if let Some(n) = std::env::var("HOLDFAST_WORKER_DIES_AT").ok().and_then(|n| n.parse().ok()) {
         failpoint::arm(n);
     }
@@ -24,6 +30,18 @@ fn main() -> ExitCode {
     let root = std::env::var_os("HOLDFAST_ROOT").unwrap_or_default().into();
     let start = serve::Start { socket, inotify, root, confinement: Confinement::Full };
     match serve::serve(start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cm-worker: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer_queries(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let socket = inherited(WORKER_FD).map_err(query::QueryError::Socket);
+    let served = query::Options::parse(arguments).and_then(|options| query::serve(socket?, options));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("cm-worker: {e}");

@@ -73,6 +73,7 @@ use unit::{Unit, bits};
 pub use audit::Sizes;
 pub use record::Records;
 pub use status::{Gate, Glance, Hold, HoldKind, UnitStatus};
+pub use swap::exec_inputs;
 
 /// A moment on CLOCK_BOOTTIME, in nanoseconds.
 #[derive(

@@ -14,6 +14,34 @@ use super::unit::{ExecStep, Latch, Mount, MountPhase, Service, Shown, State, Uni
 use super::{Engine, Node};
 use crate::proto::ManifestRef;
 
+/// Digests of what a unit of a manifest reloads on and restarts on: 0 for none.
+fn input_hashes(manifest: &Manifest, id: UnitId) -> (u64, u64) {
+    let of = |wanted: EdgeKind| {
+        let mut hash = Sha256::new();
+        let mut any = false;
+        for edge in manifest.deps(id).filter(|e| e.kind == wanted) {
+            any = true;
+            hash.update(manifest.unit_digest(edge.unit));
+        }
+        if !any {
+            return 0;
+        }
+        let digest = hash.finalize();
+        let first = digest.as_slice().get(..8).and_then(|b| b.try_into().ok()).unwrap_or([1; 8]);
+        u64::from_le_bytes(first) | 1
+    };
+    (of(EdgeKind::ReloadOn), of(EdgeKind::RestartOn))
+}
+
+fn both((reload, restart): (u64, u64)) -> u64 {
+    reload.rotate_left(1) ^ restart
+}
+
+/// What an exec of a manifest is asked about: its inputs in one number.
+pub fn exec_inputs(manifest: &Manifest, id: UnitId) -> u64 {
+    both(input_hashes(manifest, id))
+}
+
 /// One line of the merge of two manifests.
 enum Pair {
     Leaving(UnitId),
@@ -375,30 +403,15 @@ impl Engine {
 
     /// Digests of what a unit reloads on and restarts on, as desired: 0 for none.
     pub(crate) fn input_hashes(&self, node: Node) -> (u64, u64) {
-        let (Some(id), Some(manifest)) = (self.u(node).id, self.manifest_of(self.desired)) else {
-            return (0, 0);
-        };
-        let of = |wanted: EdgeKind| {
-            let mut hash = Sha256::new();
-            let mut any = false;
-            for edge in manifest.deps(id).filter(|e| e.kind == wanted) {
-                any = true;
-                hash.update(manifest.unit_digest(edge.unit));
-            }
-            if !any {
-                return 0;
-            }
-            let digest = hash.finalize();
-            let first = digest.as_slice().get(..8).and_then(|b| b.try_into().ok()).unwrap_or([1; 8]);
-            u64::from_le_bytes(first) | 1
-        };
-        (of(EdgeKind::ReloadOn), of(EdgeKind::RestartOn))
+        match (self.u(node).id, self.manifest_of(self.desired)) {
+            (Some(id), Some(manifest)) => input_hashes(manifest, id),
+            _ => (0, 0),
+        }
     }
 
     /// Both in one: what an exec is asked about.
     pub(crate) fn input_hash(&self, node: Node) -> u64 {
-        let (reload, restart) = self.input_hashes(node);
-        reload.rotate_left(1) ^ restart
+        both(self.input_hashes(node))
     }
 
     /// Counts every edge of the desired manifest from scratch, by the cached predicates.

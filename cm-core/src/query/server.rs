@@ -84,7 +84,9 @@ impl Server {
         let listener = UnixListener::from(listener);
         listener.set_nonblocking(true).map_err(QueryError::Socket)?;
         let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(PathBuf::from));
-        let owner = path.and_then(|p| fs::metadata(p).ok()).map_or_else(|| nix::unistd::geteuid().as_raw(), |m| m.uid());
+        let owner = path
+            .and_then(|p| fs::metadata(p).ok())
+            .map_or_else(|| nix::unistd::geteuid().as_raw(), |m| m.uid());
         Ok(Server { listener, owner, options, clients: BTreeMap::new(), counter: 0 })
     }
 
@@ -136,6 +138,9 @@ impl Server {
             }
             None => PollTimeout::NONE,
         };
+        let busy = self.clients.values().filter(|c| c.working.is_some()).count();
+        let startable = busy < MAX_CALLS && self.clients.values().any(|c| c.waiting.is_some());
+        let timeout = if startable { PollTimeout::ZERO } else { timeout };
         match poll(&mut set, timeout) {
             Ok(0) => Ok(!self.clients.is_empty()),
             Ok(_) | Err(nix::Error::EINTR) => Ok(true),
@@ -181,8 +186,12 @@ impl Server {
     }
 
     fn start_calls(&mut self) {
-        let ids: Vec<u64> =
-            self.clients.iter().filter(|(_, c)| c.waiting.is_some() && c.working.is_none()).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.waiting.is_some() && c.working.is_none())
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             let busy = self.clients.values().filter(|c| c.working.is_some()).count();
             if busy >= MAX_CALLS {
@@ -197,20 +206,21 @@ impl Server {
         let Some((frame, descriptor)) = client.waiting.take() else { return };
         let call = match Call::parse(&frame).and_then(|call| self.allowed(id, call)) {
             Ok(call) => call,
-            Err(fault) => {
-                if !self.say(id, &fault) {
-                    self.clients.remove(&id);
-                }
-                return;
-            }
+            Err(fault) => return self.refuse(id, &fault),
         };
         self.counter = self.counter.wrapping_add(1);
         let staging = self.options.run.join("query").join(format!("{}-{}", std::process::id(), self.counter));
         if let Err(e) = self.spawn(id, call, descriptor, staging) {
-            let fault = Fault::Failed(format!("cannot start a process for this call: {e}"));
-            if !self.say(id, &fault) {
-                self.clients.remove(&id);
-            }
+            self.refuse(id, &Fault::Failed(format!("cannot start a process for this call: {e}")));
+        }
+    }
+
+    /// Answers an error, and goes on to the client's next call; one that does not take it is dropped.
+    fn refuse(&mut self, id: u64, fault: &Fault) {
+        let said = self.say(id, fault);
+        let next = self.clients.get_mut(&id).filter(|_| said).map(Client::next_call);
+        if next != Some(Next::Keep) {
+            self.clients.remove(&id);
         }
     }
 
@@ -231,7 +241,13 @@ impl Server {
         send(client.stream.as_raw_fd(), &bytes, flags) == Ok(bytes.len())
     }
 
-    fn spawn(&mut self, id: u64, call: Call, descriptor: Option<OwnedFd>, staging: PathBuf) -> io::Result<()> {
+    fn spawn(
+        &mut self,
+        id: u64,
+        call: Call,
+        descriptor: Option<OwnedFd>,
+        staging: PathBuf,
+    ) -> io::Result<()> {
         let (ours, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         match fork()? {
             Forked::Parent(pid) => {
@@ -335,9 +351,10 @@ fn hung_up(fd: BorrowedFd<'_>) -> bool {
     is_set(fd, PollFlags::empty())
 }
 
-/// Receives without waiting; of several descriptors the last is kept, the others are closed.
+/// Receives without waiting; of several descriptors (the kernel lets through 253) the last is kept, the others are
+/// closed.
 fn receive(stream: &UnixStream, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut slices = [io::IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;

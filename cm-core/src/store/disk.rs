@@ -160,6 +160,36 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens the store in `dir` to look at it: nothing is made, locked or cut off. What can be seen is what was
+    /// there at one moment; writing to it fails.
+    ///
+    /// # Errors
+    /// When there is none, or a file of it cannot be read.
+    pub fn look(dir: &Path) -> Result<Store, StoreError> {
+        let (lock_path, path) = (dir.join("lock"), dir.join("journal"));
+        let lock = at("open", &lock_path, File::open(&lock_path))?;
+        let mut journal = at("open", &path, File::open(&path))?;
+        let mut bytes = Vec::new();
+        at("read", &path, journal.read_to_end(&mut bytes))?;
+        let replayed = journal::replay(&bytes);
+        let mut index = Index::default();
+        for record in &replayed.records {
+            index.apply(record);
+        }
+        Ok(Store {
+            dir: dir.to_owned(),
+            lock,
+            journal_ino: at("stat", &path, journal.metadata())?.ino(),
+            journal,
+            length: replayed.valid_len as u64,
+            encoder: replayed.encoder,
+            index,
+            unsynced: Vec::new(),
+            journal_dirty: false,
+            temporary: 0,
+        })
+    }
+
     fn read_journal(dir: &Path, path: &Path) -> Result<(File, journal::Replay), StoreError> {
         let mut file =
             at("open", path, OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path))?;

@@ -133,6 +133,45 @@ pub fn compiler(staging: &std::fs::File) -> Result<(), ConfineError> {
     seccomp(committer_rules()?)
 }
 
+/// Confines this process to looking: it can read what root can, and change nothing.
+///
+/// # Errors
+/// When the kernel refuses what it should be able to do.
+pub fn reader() -> Result<(), ConfineError> {
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if landlock_version() >= 2 {
+        let failed = |e: landlock::RulesetError| ConfineError::Landlock(e.to_string());
+        let status = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(write_access())
+            .map_err(failed)?
+            .create()
+            .map_err(failed)?
+            .restrict_self()
+            .map_err(failed)?;
+        if status.ruleset == RulesetStatus::NotEnforced {
+            return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
+        }
+    }
+    // CAP_DAC_READ_SEARCH.
+    sys::keep_capabilities(1 << 2)?;
+    let mut rules = committer_rules()?;
+    let by_descriptor = [
+        libc::SYS_fchmod,
+        libc::SYS_fchown,
+        libc::SYS_fchownat,
+        libc::SYS_fsetxattr,
+        libc::SYS_fremovexattr,
+        libc::SYS_utimensat,
+        libc::SYS_ftruncate,
+        libc::SYS_fallocate,
+        // fchmodat2(2).
+        452,
+    ];
+    rules.extend(by_descriptor.into_iter().map(|n| (n, Vec::new())));
+    seccomp(rules)
+}
+
 /// CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETFCAP; for kernel settings also NET_ADMIN and
 /// SYS_ADMIN (the host name), SYS_RESOURCE.
 fn capabilities(kernel_settings: bool) -> u64 {

@@ -390,7 +390,16 @@ impl Shell {
             return Turn::Drained;
         }
         let text = |p: &std::path::Path| p.to_string_lossy().into_owned();
-        let argv = ["cm-worker".to_owned(), "query".to_owned(), text(&self.options.store)];
+        let boot = self.options.boot_manifest.parent().map(text).unwrap_or_default();
+        let mut argv = vec!["cm-worker".to_owned(), "query".to_owned()];
+        for (flag, value) in [
+            ("--store", text(&self.options.store)),
+            ("--run", text(&self.options.run)),
+            ("--control", text(&self.options.socket)),
+            ("--boot", boot),
+        ] {
+            argv.extend([flag.to_owned(), value]);
+        }
         let environment = [("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory))];
         let descriptors = [(3, listener.as_fd())];
         let cgroup = self.tree.as_ref().and_then(|t| t.create("holdfast.query").ok());

@@ -1,0 +1,185 @@
+//! `Generations` and `Diff`: what the store keeps, and how two generations differ.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use units::diff::{self, Change};
+use units::kind::Spec;
+use units::{Manifest, UnitId};
+
+use super::answer::{Asked, Replies, Stop, confine};
+use super::describe;
+use super::difference::{Difference, between};
+use super::machine::Machine;
+use super::planning::shown;
+use super::shape::{Between, Diff, Generation, Generations, UnitDiff};
+use super::wire::Fault;
+use crate::store::{Record, hex, journal};
+
+/// Nanoseconds in the unit of the store's times.
+pub const SECOND: u64 = 1_000_000_000;
+/// Generations in one reply.
+const PAGE: usize = 100;
+/// Bytes of differences in one reply.
+const CHUNK: usize = 128 << 10;
+
+/// How far each generation got, by what the journal says last about it.
+fn ends(records: &[Record]) -> BTreeMap<u64, &'static str> {
+    let mut ends = BTreeMap::new();
+    for record in records {
+        match record {
+            Record::Prepared { generation, .. } => {
+                ends.entry(*generation).or_insert("unfinished");
+            }
+            Record::Committed { generation } => {
+                ends.insert(*generation, "kept");
+            }
+            Record::Returned { generation, to } => {
+                ends.insert(*generation, "returned");
+                ends.insert(*to, "kept");
+            }
+            _ => {}
+        }
+    }
+    ends
+}
+
+/// `Generations`.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
+    confine()?;
+    let machine = Machine::new(asked.options, None, None)?;
+    let Ok(store) = machine.store() else { return replies.send(&Generations { generations: Vec::new() }) };
+    let bytes = fs::read(store.dir().join("journal")).unwrap_or_default();
+    let ends = ends(&journal::replay(&bytes).records);
+    let index = store.index();
+    let open = index.open.map(|(generation, _)| generation);
+    let mut page = Vec::new();
+    for (number, generation) in index.generations.iter().rev() {
+        let state = match ends.get(number) {
+            _ if index.current() == Some(*number) => "current",
+            _ if open == Some(*number) => "unfinished",
+            _ if index.stack.iter().any(|(g, _)| g == number) => "kept",
+            // A journal that was compacted says no more than that it is there.
+            end => end.copied().unwrap_or("kept"),
+        };
+        page.push(Generation {
+            number: *number,
+            time: generation.when.saturating_mul(SECOND),
+            state,
+            units: machine.generation(*number).map(|m| m.len()).unwrap_or_default(),
+            digest: hex(&generation.digest),
+            note: generation.note.clone(),
+        });
+        if page.len() >= PAGE {
+            replies.send(&Generations { generations: std::mem::take(&mut page) })?;
+        }
+    }
+    replies.send(&Generations { generations: page })
+}
+
+/// `Diff`.
+///
+/// # Errors
+/// When there is no such generation.
+pub fn diff(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
+    let between: Between = asked.call.parameters()?;
+    confine()?;
+    let machine = Machine::new(asked.options, None, None)?;
+    let index = machine.store()?.index();
+    let to = match between.to.or_else(|| index.current()) {
+        Some(to) => to,
+        None => {
+            return Err(Fault::NoSuchGeneration("there is no generation in the store yet".to_owned()).into());
+        }
+    };
+    let before = || {
+        let previous = index.previous().filter(|_| index.current() == Some(to));
+        previous.or_else(|| index.generations.range(..to).next_back().map(|(g, _)| *g)).unwrap_or(0)
+    };
+    let from = between.from.unwrap_or_else(before);
+    let (old, new) = (machine.generation(from)?, machine.generation(to)?);
+    let mut page = Diff { from, to, changes: Vec::new() };
+    let mut size = 0usize;
+    for change in diff::manifests(&old, &new) {
+        let Some(unit) = unit(&machine, &old, &new, &change) else { continue };
+        size = size.saturating_add(unit.diff.as_ref().map_or(0, String::len)).saturating_add(256);
+        page.changes.push(unit);
+        if size > CHUNK {
+            size = 0;
+            let changes = std::mem::take(&mut page.changes);
+            replies.send(&Diff { from, to, changes })?;
+        }
+    }
+    replies.send(&page)
+}
+
+fn unit(machine: &Machine, old: &Manifest, new: &Manifest, change: &Change) -> Option<UnitDiff> {
+    let side = |m: &Manifest, id: UnitId| (m.address(id).to_string(), m.spec(id));
+    let (unit, verb, reason, before, after) = match change {
+        Change::Same { .. } => return None,
+        Change::Added(id) => {
+            let (unit, spec) = side(new, *id);
+            (unit, "added", String::new(), None, spec)
+        }
+        Change::Removed(id) => {
+            let (unit, spec) = side(old, *id);
+            (unit, "removed", String::new(), spec, None)
+        }
+        Change::Changed { old: o, new: n, keys, .. } => {
+            let (unit, spec) = side(new, *n);
+            (unit, "changed", keys.join(", "), old.spec(*o), spec)
+        }
+    };
+    let difference = difference(machine, before.as_ref(), after.as_ref());
+    Some(UnitDiff { unit, verb, reason, diff: difference.text, diff_cut: difference.cut })
+}
+
+fn difference(machine: &Machine, old: Option<&Spec>, new: Option<&Spec>) -> Difference {
+    let file = |spec: Option<&Spec>| match spec {
+        Some(Spec::File(file)) => Some(file.clone()),
+        _ => None,
+    };
+    let (before, after) = (file(old), file(new));
+    let values = match (old, new) {
+        // A new file's content tells more than its keys.
+        (None, Some(Spec::File(_))) | (Some(Spec::File(_)), None) => Difference::default(),
+        _ => Difference::of(describe::differing(old, new)),
+    };
+    let Some(path) = before.as_ref().or(after.as_ref()).map(|f| f.path.clone()) else { return values };
+    let content = |f: &Option<units::kind::file::File>| f.as_ref().and_then(|f| f.content);
+    if content(&before) == content(&after) {
+        return values;
+    }
+    let secret = before.as_ref().is_some_and(|f| f.secret) || after.as_ref().is_some_and(|f| f.secret);
+    if secret {
+        return values.and(Difference::of("secret: not shown\n".to_owned()));
+    }
+    let body = |f: &Option<units::kind::file::File>| shown(machine, content(f).as_ref(), false);
+    values.and(between(&body(&before), &body(&after), &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_is_what_its_last_record_says() {
+        let prepared =
+            |generation| Record::Prepared { generation, digest: [0; 32], when: 0, note: String::new() };
+        let records = [
+            prepared(1),
+            Record::Switching { generation: 1, transition: 1 },
+            Record::Committed { generation: 1 },
+            prepared(2),
+            Record::Switching { generation: 2, transition: 2 },
+            Record::Trial { generation: 2 },
+            Record::Returned { generation: 2, to: 1 },
+            prepared(3),
+        ];
+        let ends: Vec<_> = ends(&records).into_iter().collect();
+        assert_eq!(ends, [(1, "kept"), (2, "returned"), (3, "unfinished")]);
+    }
+}

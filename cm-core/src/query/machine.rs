@@ -1,0 +1,280 @@
+//! Looking at the machine: what every unit is like now, without changing anything.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use units::kind::{Content, Spec};
+use units::{Kind, Manifest, UnitId};
+
+use super::difference::Body;
+use super::live;
+use super::wire::Fault;
+use super::{Options, live::Units};
+use crate::engine;
+use crate::plan::{Found, Observation};
+use crate::proto::Outcome;
+use crate::resource::op::Trouble;
+use crate::resource::world::{Setup, World};
+use crate::resource::{self, Context, exec, retire, thing, tree};
+use crate::store::{Store, StoreError, hex};
+
+/// The machine, the store, and what PID 1 says.
+#[derive(Debug)]
+pub struct Machine {
+    /// Paths, accounts and the store.
+    pub world: World,
+    live: Option<Units>,
+    staged: Option<PathBuf>,
+    boot_manifest: PathBuf,
+    /// Mount points with their file system types.
+    mounts: BTreeMap<String, String>,
+    builtin: Option<Vec<String>>,
+}
+
+/// What a look at a declared unit found, for plans and for comparisons.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// What was found.
+    pub seen: Observation,
+    /// What differs but is only reported.
+    pub reported: Vec<String>,
+}
+
+fn unavailable(e: &dyn std::fmt::Display) -> Fault {
+    Fault::Unavailable(e.to_string())
+}
+
+impl Machine {
+    /// Opens what there is. `live` is what PID 1 said; `staged` is where a compilation left its contents.
+    ///
+    /// # Errors
+    /// When the root or the store cannot be read. That there is no store yet is no error.
+    pub fn new(options: &Options, live: Option<Units>, staged: Option<&Path>) -> Result<Machine, Fault> {
+        let setup = Setup {
+            root: options.root.clone(),
+            proc_sys: options.proc_sys.clone(),
+            boot_contents: Some(options.boot.join("blobs")),
+            run: options.run.join("worker"),
+        };
+        let mut world =
+            World::new(setup).map_err(|e| Fault::Failed(format!("cannot open the root directory: {e}")))?;
+        world.store = match Store::look(&options.store) {
+            Ok(store) => Some(store),
+            Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(unavailable(&e)),
+        };
+        Ok(Machine {
+            world,
+            live,
+            staged: staged.map(Path::to_owned),
+            boot_manifest: options.boot.join("manifest"),
+            mounts: mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            builtin: None,
+        })
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when there is none.
+    pub fn store(&self) -> Result<&Store, Fault> {
+        self.world.store.as_ref().ok_or_else(|| Fault::Unavailable("there is no store yet".to_owned()))
+    }
+
+    /// The current generation: that of the store, else the one that the machine booted, else an empty one.
+    ///
+    /// # Errors
+    /// When its manifest cannot be read.
+    pub fn current(&self) -> Result<(u64, Manifest), Fault> {
+        match self.world.store.as_ref().and_then(|s| s.index().current()) {
+            Some(number) => Ok((number, self.generation(number)?)),
+            None => Ok((0, self.generation(0)?)),
+        }
+    }
+
+    /// A generation; 0 is the one that the machine booted from its image, which may be empty.
+    ///
+    /// # Errors
+    /// [`Fault::NoSuchGeneration`], or [`Fault::Unavailable`] when its manifest cannot be read.
+    pub fn generation(&self, number: u64) -> Result<Manifest, Fault> {
+        if number > 0 {
+            return match self.store()?.load(Some(number)) {
+                Ok((_, manifest)) => Ok(manifest),
+                Err(e @ StoreError::NoGeneration(_)) => Err(Fault::NoSuchGeneration(e.to_string())),
+                Err(e) => Err(unavailable(&e)),
+            };
+        }
+        let path = &self.boot_manifest;
+        let damaged =
+            |e: &dyn std::fmt::Display| Fault::Unavailable(format!("cannot read {}: {e}", path.display()));
+        match fs::read(path) {
+            Ok(bytes) => Manifest::from_vec(bytes).map_err(|e| damaged(&e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::empty()),
+            Err(e) => Err(damaged(&e)),
+        }
+    }
+
+    /// Says which manifests the following looks are about.
+    pub fn begin(&mut self, manifests: &[&Manifest]) {
+        let mounts = |m: &&Manifest| -> Vec<String> {
+            m.ids().filter(|id| m.kind(*id) == Kind::Mount).map(|id| m.name(id).to_owned()).collect()
+        };
+        let mut managed: Vec<String> = manifests.iter().flat_map(mounts).collect();
+        managed.sort_unstable();
+        managed.dedup();
+        self.world.begin(managed);
+    }
+
+    /// Whether PID 1 answered.
+    pub const fn knows_processes(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Looks at a declared unit. `correct`: differences are drift, not those of a new declaration.
+    pub fn look(&mut self, manifest: &Manifest, id: UnitId, correct: bool) -> Look {
+        let unit = manifest.address(id).to_string();
+        let status = self.live.as_ref().and_then(|l| l.get(&unit));
+        let mut look = Look::default();
+        look.seen.held = status.and_then(live::Status::held);
+        look.seen.stale = status.is_some_and(|s| s.stale);
+        let Some(spec) = manifest.spec(id) else {
+            look.seen.found = Found::Trouble("its declaration cannot be read".to_owned());
+            return look;
+        };
+        look.seen.found = match &spec {
+            Spec::Service(_) => self.service(&unit),
+            Spec::Target(_) => Found::Right,
+            Spec::Mount(mount) => {
+                let place = self.world.outside(&mount.path).to_string_lossy().into_owned();
+                match self.mounts.get(&place) {
+                    None => Found::NotUp("not mounted".to_owned()),
+                    Some(is) if *is == mount.fstype => Found::Right,
+                    Some(is) => Found::Wrong(vec![format!("a file system of type {is} is mounted there")]),
+                }
+            }
+            Spec::Module(module) if self.has_module(&module.name) => Found::Right,
+            Spec::Module(_) => Found::Missing,
+            Spec::Exec(spec) => {
+                let inputs = engine::exec_inputs(manifest, id);
+                match exec::guard(&mut self.world, &unit, spec, manifest.unit_digest(id), inputs) {
+                    Ok(Some(_)) => Found::Right,
+                    Ok(None) if spec.unless.is_some() => {
+                        Found::Due("it runs unless its guard `unless` holds".to_owned())
+                    }
+                    Ok(None) => Found::Due("no guard keeps it from running".to_owned()),
+                    Err(e) => trouble(e),
+                }
+            }
+            spec => {
+                let owner = thing(spec).unwrap_or_else(|| unit.clone());
+                let owned = self.world.store.as_ref().and_then(|s| s.index().own.get(&owner));
+                let owned = owned.is_some_and(|o| o.unit == unit);
+                let context = Context { unit: unit.clone(), correct, owned, backing: None };
+                match resource::check(&mut self.world, spec, &context) {
+                    Ok(finding) => {
+                        look.reported = finding.reported;
+                        match finding.wrong {
+                            wrong if wrong.is_empty() => Found::Right,
+                            wrong if wrong.iter().any(|w| w == "missing") => Found::Missing,
+                            wrong => Found::Wrong(wrong),
+                        }
+                    }
+                    Err(e) => trouble(e),
+                }
+            }
+        };
+        look
+    }
+
+    fn service(&self, unit: &str) -> Found {
+        let Some(live) = &self.live else { return Found::Unknown };
+        match live.get(unit) {
+            None => Found::NotUp("down".to_owned()),
+            Some(s) if matches!(s.state.as_str(), "ready" | "starting" | "reloading") => Found::Right,
+            Some(s) => Found::NotUp(s.words()),
+        }
+    }
+
+    /// Looks at a unit that is no longer declared.
+    pub fn look_at_leaving(&mut self, manifest: &Manifest, id: UnitId) -> Observation {
+        let unit = manifest.address(id).to_string();
+        let Some(spec) = manifest.spec(id) else { return Observation::default() };
+        let found = match &spec {
+            Spec::Service(_) => self.service(&unit),
+            Spec::Mount(mount) => {
+                let place = self.world.outside(&mount.path).to_string_lossy().into_owned();
+                if self.mounts.contains_key(&place) { Found::Right } else { Found::Missing }
+            }
+            Spec::Exec(_) | Spec::Module(_) | Spec::Target(_) => Found::Unknown,
+            spec if self.is_gone(spec) => Found::Missing,
+            spec => match retire::remove(&mut self.world, spec, &unit, manifest.flags(id)) {
+                Ok(leaving) if leaving.outcome == Outcome::Left => Found::Left(leaving.detail),
+                Ok(leaving) => Found::Leaves(leaving.detail),
+                Err(e) => trouble(e),
+            },
+        };
+        Observation { found, ..Observation::default() }
+    }
+
+    fn is_gone(&mut self, spec: &Spec) -> bool {
+        let path = match spec {
+            Spec::File(s) => &s.path,
+            Spec::Directory(s) => &s.path,
+            Spec::Symlink(s) => &s.path,
+            Spec::User(s) => return self.world.accounts.passwd.line(&s.name).is_none(),
+            Spec::Group(s) => return self.world.accounts.group.line(&s.name).is_none(),
+            _ => return false,
+        };
+        match self.world.places.entry(path).map(|p| tree::find(&p)) {
+            Ok(Ok(found)) => matches!(found, tree::Found::Nothing),
+            Ok(Err(_)) => false,
+            Err(e) => matches!(e, resource::place::PlaceError::Missing(_)),
+        }
+    }
+
+    /// What a file on the machine holds.
+    pub fn theirs(&mut self, path: &str) -> Body {
+        match self.world.places.entry(path).map(|p| tree::find(&p)) {
+            Ok(Ok(tree::Found::File(mut file, _))) => Body::read(&mut file),
+            Ok(Err(e)) => Body::Unreadable(e.to_string()),
+            Ok(Ok(_)) | Err(_) => Body::Absent,
+        }
+    }
+
+    /// What a content of a manifest holds: staged, in the store, or beside `init`.
+    pub fn content(&self, content: &Content) -> Body {
+        let staged = self.staged.as_ref().and_then(|dir| File::open(dir.join(hex(&content.digest))).ok());
+        match staged.or_else(|| self.world.content(&content.digest)) {
+            Some(mut file) => Body::read(&mut file),
+            None => Body::Unreadable("the content is missing from the store".to_owned()),
+        }
+    }
+
+    /// Whether a kernel module is there, loaded or built in.
+    fn has_module(&mut self, name: &str) -> bool {
+        if Path::new("/sys/module").join(name).is_dir() {
+            return true;
+        }
+        let builtin = self.builtin.get_or_insert_with(|| {
+            let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
+            let path = format!("/lib/modules/{}/modules.builtin", release.unwrap_or_default());
+            let list = fs::read_to_string(path).unwrap_or_default();
+            let name = |l: &str| Some(l.rsplit('/').next()?.strip_suffix(".ko")?.replace('-', "_"));
+            list.lines().filter_map(name).collect()
+        });
+        builtin.iter().any(|m| m == name)
+    }
+}
+
+fn trouble(trouble: Trouble) -> Found {
+    Found::Trouble(trouble.to_string())
+}
+
+/// Mount points and types in the text of /proc/self/mountinfo; of several mounts at one place the last is seen.
+fn mounts(table: &str) -> BTreeMap<String, String> {
+    let points = resource::world::mount_points(table);
+    let types =
+        table.lines().map(|l| l.split_once(" - ").and_then(|(_, r)| r.split(' ').next()).unwrap_or_default());
+    points.zip(types.map(str::to_owned)).collect()
+}

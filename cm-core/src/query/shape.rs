@@ -1,0 +1,245 @@
+//! What calls say and what is answered: the types of the interface, as JSON has them.
+
+use serde::{Deserialize, Serialize};
+use units::diagnostic::Located;
+
+/// Parameters of `Plan` and `Check`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Absolute path of the state file.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Absolute path of the directory of relative sources, for a memfd.
+    #[serde(default)]
+    pub directory: Option<String>,
+    /// Units with nothing to do too; `Plan` only.
+    #[serde(default)]
+    pub all: Option<bool>,
+}
+
+/// What an apply would do to one unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedChange {
+    /// Its address.
+    pub unit: String,
+    /// What.
+    pub verb: &'static str,
+    /// Why.
+    pub reason: String,
+    /// Unified diff, without secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+    /// Whether the diff is longer than what is there.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub diff_cut: bool,
+    /// Whether a rollback cannot take it back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one_way: bool,
+}
+
+/// The end of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanSummary {
+    /// The current generation; 0 without.
+    pub generation: u64,
+    /// Units of the state file.
+    pub units: usize,
+    /// Whether the state file is exactly that generation.
+    pub same: bool,
+}
+
+/// One reply to `Plan`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plan {
+    /// A line.
+    Change(PlannedChange),
+    /// The end.
+    Summary(PlanSummary),
+}
+
+/// The reply to `Check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Units of the state file.
+    pub units: u32,
+    /// What is hardly meant.
+    pub warnings: Vec<Located>,
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Generation {
+    /// Its number.
+    pub number: u64,
+    /// When it was made, in nanoseconds since 1970.
+    pub time: u64,
+    /// `current`, `kept`, `returned` or `unfinished`.
+    pub state: &'static str,
+    /// How many units it has.
+    pub units: usize,
+    /// Digest of its manifest, in hexadecimal.
+    pub digest: String,
+    /// Who made it, and how.
+    pub note: String,
+}
+
+/// A reply to `Generations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Generations {
+    /// Newest first.
+    pub generations: Vec<Generation>,
+}
+
+/// Parameters of `Diff`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Between {
+    /// The old one.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// The new one.
+    #[serde(default)]
+    pub to: Option<u64>,
+}
+
+/// How a unit differs between two generations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnitDiff {
+    /// Its address.
+    pub unit: String,
+    /// `added`, `removed` or `changed`.
+    pub verb: &'static str,
+    /// What about it.
+    pub reason: String,
+    /// Unified diff, without secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+    /// Whether the diff is longer than what is there.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub diff_cut: bool,
+}
+
+/// A reply to `Diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// The old one.
+    pub from: u64,
+    /// The new one.
+    pub to: u64,
+    /// What differs.
+    pub changes: Vec<UnitDiff>,
+}
+
+/// Parameters of `History`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaybeUnit {
+    /// Which; all without.
+    #[serde(default)]
+    pub unit: Option<String>,
+}
+
+/// A saved version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// The unit.
+    pub unit: String,
+    /// When it was saved, in nanoseconds since 1970.
+    pub time: u64,
+    /// Digest of its content, in hexadecimal; empty for what has none.
+    pub digest: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// `apply`, `repair`, `purge` or `return`.
+    pub why: &'static str,
+}
+
+/// A reply to `History`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct History {
+    /// Newest first.
+    pub versions: Vec<Version>,
+}
+
+/// Parameters of `Content`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneContent {
+    /// The unit.
+    pub unit: String,
+    /// Which version.
+    pub digest: String,
+}
+
+/// A reply to `Content`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Content {
+    /// The next bytes, in base64.
+    pub data: String,
+}
+
+/// Parameters of `Adopt`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneUnit {
+    /// Which.
+    pub unit: String,
+}
+
+/// The reply to `Adopt`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// A unified diff of the state file.
+    pub patch: String,
+    /// What cannot be expressed.
+    pub note: String,
+}
+
+/// Parameters of `Verify`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaybeAll {
+    /// What is right too.
+    #[serde(default)]
+    pub all: Option<bool>,
+}
+
+/// One unit, compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Its address.
+    pub unit: String,
+    /// `kept`, `drifted` or `not-kept`.
+    pub outcome: &'static str,
+    /// What differs.
+    pub detail: String,
+}
+
+/// The end of `Verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifySummary {
+    /// The generation compared with.
+    pub generation: u64,
+    /// How many units were compared.
+    pub units: usize,
+    /// How many differ.
+    pub wrong: usize,
+    /// What is damaged in the store itself.
+    pub store_damaged: Vec<String>,
+}
+
+/// One reply to `Verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// A unit.
+    Unit(Verified),
+    /// The end.
+    Summary(VerifySummary),
+}

@@ -1,0 +1,491 @@
+//! The query service as a process, on real sockets, with a store that the committer made.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::fs;
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use cm_core::proto::{Action, Intent, ManifestRef};
+use cm_core::store::hex;
+use cm_core::worker::compile::sealed;
+use common::{Bench, fingerprint};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde_json::{Value, json};
+use units::compile::Where;
+use units::load::MemoryLoader;
+use units::{Manifest, compile};
+
+/// A machine below a directory, and a query service on its store.
+struct Host {
+    bench: Bench,
+    running: Option<(u64, Manifest)>,
+    listener: UnixListener,
+    child: Option<Child>,
+}
+
+impl Host {
+    fn new() -> Host {
+        let bench = Bench::new();
+        let listener = UnixListener::bind(bench.dir.path().join("run/store")).unwrap();
+        Host { bench, running: None, listener, child: None }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.bench.dir.path().join("state.toml")
+    }
+
+    /// Writes the state file and makes it the current generation, as PID 1 and the worker do.
+    fn apply(&mut self, text: &str) -> u64 {
+        fs::write(self.state(), text).unwrap();
+        let path = self.state().to_string_lossy().into_owned();
+        let mut loader = MemoryLoader::new().file(&path, text);
+        for entry in fs::read_dir(self.bench.dir.path()).unwrap().flatten().filter(|e| e.path().is_file()) {
+            loader = loader.file(&entry.path().to_string_lossy(), fs::read(entry.path()).unwrap());
+        }
+        let compiled = compile(&path, &mut loader);
+        let render = |d| units::diagnostic::render(d, &compiled.sources);
+        let manifest = compiled
+            .manifest
+            .unwrap_or_else(|| panic!("{}", compiled.diagnostics.iter().map(render).collect::<String>()));
+        let boot = self.bench.dir.path().join("boot");
+        for (content, place) in &compiled.contents {
+            let bytes = match place {
+                Where::Inline(bytes) => bytes.clone(),
+                Where::Source(path) => fs::read(path).unwrap(),
+            };
+            fs::write(boot.join(hex(&content.digest)), bytes).unwrap();
+        }
+        let store = self.bench.store();
+        store.lock().unwrap();
+        let n = store.prepare(&manifest, &[boot], "root: apply", false).unwrap();
+        store.unlock();
+        self.bench.switching(n);
+        let mut steps = Vec::new();
+        if let Some((generation, old)) = self.running.take() {
+            let name = ManifestRef(u32::try_from(generation).unwrap() + 100);
+            self.bench.manifests.insert(name, (generation, old));
+            let gone = self.bench.steps(name, Action::Remove);
+            let old = self.bench.manifest(name).clone();
+            steps.extend(
+                gone.into_iter().filter(|s| manifest.find(old.kind(s.unit), old.name(s.unit)).is_none()),
+            );
+        }
+        let name = ManifestRef(u32::try_from(n).unwrap() + 200);
+        self.bench.manifests.insert(name, (n, manifest.clone()));
+        steps.extend(self.bench.steps(name, Action::Converge));
+        self.bench.run(n, Intent::Apply, steps);
+        self.bench.commit(n);
+        self.running = Some((n, manifest));
+        n
+    }
+
+    /// Starts the service, unless it runs.
+    fn serve(&mut self) {
+        if self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none()) {
+            return;
+        }
+        let dir = self.bench.dir.path();
+        let mut command = Command::new("sh");
+        // The listening socket is descriptor 3, as PID 1 hands it over.
+        command.args(["-c", "exec \"$0\" \"$@\" 3<&0 </dev/null", env!("CARGO_BIN_EXE_cm-worker"), "query"]);
+        for (flag, sub) in [
+            ("--store", "store"),
+            ("--run", "run"),
+            ("--root", "root"),
+            ("--proc-sys", "proc_sys"),
+            ("--boot", "gone"),
+        ] {
+            command.arg(flag).arg(dir.join(sub));
+        }
+        let listener: std::os::fd::OwnedFd = self.listener.try_clone().unwrap().into();
+        self.child = Some(command.stdin(listener).spawn().unwrap());
+    }
+
+    fn connect(&mut self) -> Client {
+        self.serve();
+        let stream = UnixStream::connect(self.bench.dir.path().join("run/store")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Client { stream, buffer: Vec::new() }
+    }
+
+    /// Calls with `more`, and gives the parameters of every reply; an error as its name and parameters.
+    fn call(&mut self, method: &str, parameters: Value) -> Result<Vec<Value>, (String, Value)> {
+        self.connect().call(&format!("io.holdfast.Store.{method}"), parameters)
+    }
+
+    fn plan(&mut self, parameters: Value) -> (Vec<Value>, Value) {
+        let mut replies = self.call("Plan", parameters).unwrap();
+        let summary = replies.pop().unwrap()["summary"].clone();
+        (replies.into_iter().map(|r| r["change"].clone()).collect(), summary)
+    }
+
+    /// Plans another text for the state file.
+    fn plan_of(&mut self, text: &str) -> (Vec<Value>, Value) {
+        let path = self.bench.dir.path().join("next.toml");
+        fs::write(&path, text).unwrap();
+        self.plan(json!({ "path": path }))
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        let status = self.child.take().unwrap().wait().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        status
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    fn send(&mut self, method: &str, parameters: &Value, more: bool) {
+        let call = json!({ "method": method, "parameters": parameters, "more": more });
+        self.stream.write_all(format!("{call}\0").as_bytes()).unwrap();
+    }
+
+    fn reply(&mut self) -> Option<Value> {
+        loop {
+            if let Some(at) = self.buffer.iter().position(|b| *b == 0) {
+                let frame: Vec<u8> = self.buffer.drain(..=at).collect();
+                return Some(serde_json::from_slice(&frame[..at]).unwrap());
+            }
+            let mut chunk = [0; 8192];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+
+    fn answers(&mut self) -> Result<Vec<Value>, (String, Value)> {
+        let mut out = Vec::new();
+        loop {
+            let reply = self.reply().expect("an answer");
+            if let Some(error) = reply["error"].as_str() {
+                return Err((error.to_owned(), reply["parameters"].clone()));
+            }
+            out.push(reply["parameters"].clone());
+            if reply["continues"] != true {
+                return Ok(out);
+            }
+        }
+    }
+
+    fn call(&mut self, method: &str, parameters: Value) -> Result<Vec<Value>, (String, Value)> {
+        self.send(method, &parameters, true);
+        self.answers()
+    }
+}
+
+fn lines(changes: &[Value]) -> Vec<String> {
+    let word = |v: &Value| v.as_str().unwrap().to_owned();
+    changes
+        .iter()
+        .map(|c| format!("{} {}: {}", word(&c["verb"]), word(&c["unit"]), word(&c["reason"])))
+        .collect()
+}
+
+const FIRST: &str = r#"
+[file."/etc/motd"]
+content = "hello\n"
+mode = "0644"
+[file."/etc/key"]
+content = "hush one\n"
+secret = true
+[file."/etc/old"]
+content = "old\n"
+[symlink."/etc/link"]
+target = "motd"
+[service.web]
+exec = ["/bin/web"]
+reload = "HUP"
+requires = ["file:/etc/motd"]
+reload-on = ["file:/etc/motd"]
+"#;
+
+#[test]
+fn a_plan_names_each_change_with_its_diff() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    let (changes, summary) = host.plan_of(FIRST);
+    assert_eq!(lines(&changes), [""; 0]);
+    assert_eq!((&summary["generation"], &summary["units"]), (&json!(1), &json!(5)));
+
+    let second = FIRST
+        .replace("hello", "goodbye")
+        .replace("hush one", "hush two")
+        .replace("[file.\"/etc/old\"]\ncontent = \"old\\n\"\n", "")
+        .replace("target = \"motd\"", "target = \"other\"")
+        + "[file.\"/etc/new\"]\ncontent = \"new\\n\"\n[exec.once]\ncommand = [\"true\"]\nonce = \"ever\"\n";
+    let before = fingerprint(host.bench.dir.path());
+    let (changes, summary) = host.plan_of(&second);
+    assert_eq!(
+        lines(&changes),
+        [
+            "remove file:/etc/old: no longer declared",
+            "change file:/etc/key: content differs",
+            "change file:/etc/motd: content differs",
+            "reload service:web: file:/etc/motd changed",
+            "create file:/etc/new: it is not there",
+            "change symlink:/etc/link: points elsewhere",
+            "start exec:once: newly declared; no guard keeps it from running",
+        ]
+    );
+    assert_eq!(summary, json!({ "generation": 1, "units": 6, "same": false }));
+    let diff = |unit: &str| {
+        let found = changes.iter().find(|c| c["unit"] == unit).unwrap();
+        found["diff"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(diff("file:/etc/motd"), "--- /etc/motd\n+++ /etc/motd\n@@ -1 +1 @@\n-hello\n+goodbye\n");
+    assert_eq!(diff("file:/etc/new"), "--- /dev/null\n+++ /etc/new\n@@ -0,0 +1 @@\n+new\n");
+    assert_eq!(diff("symlink:/etc/link"), "-motd\n+other\n");
+    assert_eq!(diff("file:/etc/key"), "secret: not shown\n");
+    assert_eq!(changes.last().unwrap()["oneWay"], true);
+    assert!(!format!("{changes:?}").contains("hush"));
+    // Asking changes nothing: neither the machine nor the store, and what was staged is gone.
+    drop(host.connect());
+    host.ended();
+    let after = fingerprint(host.bench.dir.path());
+    let differ = |l: &&String| !l.starts_with("next.toml") && !l.starts_with("run");
+    assert_eq!(
+        before.iter().filter(differ).collect::<Vec<_>>(),
+        after.iter().filter(differ).collect::<Vec<_>>()
+    );
+    assert!(fs::read_dir(host.bench.dir.path().join("run/query")).unwrap().next().is_none());
+}
+
+#[test]
+fn drift_is_planned_and_verified() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    let all = host.call("Verify", json!({ "all": true })).unwrap();
+    assert_eq!(all.len(), 6);
+    assert_eq!(all[5]["summary"], json!({ "generation": 1, "units": 5, "wrong": 0, "storeDamaged": [] }));
+    host.bench.write("/etc/motd", "edited\n");
+    fs::remove_file(host.bench.path("/etc/link")).unwrap();
+    let (changes, summary) = host.plan(json!({ "path": host.state() }));
+    assert_eq!(summary["same"], true);
+    assert_eq!(
+        lines(&changes),
+        [
+            "change file:/etc/motd: drifted: content differs",
+            "create symlink:/etc/link: drifted: it is not there"
+        ]
+    );
+    assert!(changes[0]["diff"].as_str().unwrap().contains("-edited\n+hello\n"));
+    let blob =
+        fs::read_dir(host.bench.dir.path().join("store/blobs")).unwrap().flatten().next().unwrap().path();
+    let blob = fs::read_dir(blob).unwrap().flatten().next().unwrap().path();
+    fs::write(&blob, "damaged").unwrap();
+    let wrong = host.call("Verify", json!({})).unwrap();
+    let units: Vec<_> = wrong.iter().filter_map(|r| r["unit"]["unit"].as_str()).collect();
+    assert_eq!(units, ["file:/etc/motd", "symlink:/etc/link"]);
+    assert_eq!(wrong[0]["unit"]["outcome"], "drifted");
+    let summary = &wrong[2]["summary"];
+    assert_eq!(summary["wrong"], 2);
+    assert!(summary["storeDamaged"][0].as_str().unwrap().contains(&*blob.to_string_lossy()), "{summary}");
+}
+
+#[test]
+fn generations_and_their_differences() {
+    let mut host = Host::new();
+    assert_eq!(host.call("Generations", json!({})).unwrap(), [json!({ "generations": [] })]);
+    assert_eq!(host.call("Diff", json!({})).unwrap_err().0, "io.holdfast.Store.NoSuchGeneration");
+    host.apply(FIRST);
+    host.apply(&FIRST.replace("hello", "goodbye").replace("0644", "0600").replace("hush one", "hush two"));
+    let list = host.call("Generations", json!({})).unwrap();
+    let list = list[0]["generations"].as_array().unwrap();
+    let short: Vec<_> =
+        list.iter().map(|g| (g["number"].as_u64().unwrap(), g["state"].as_str().unwrap())).collect();
+    assert_eq!(short, [(2, "current"), (1, "kept")]);
+    assert_eq!((&list[0]["units"], &list[0]["note"]), (&json!(5), &json!("root: apply")));
+    assert!(list[0]["time"].as_u64().unwrap() > 1_000_000_000_000_000_000);
+
+    let diff = host.call("Diff", json!({})).unwrap();
+    assert_eq!((&diff[0]["from"], &diff[0]["to"]), (&json!(1), &json!(2)));
+    let changes = diff[0]["changes"].as_array().unwrap();
+    assert_eq!(lines(changes), ["changed file:/etc/key: content", "changed file:/etc/motd: content, mode"]);
+    let motd = changes[1]["diff"].as_str().unwrap();
+    assert!(motd.starts_with("-mode = \"0644\"\n+mode = \"0600\"\n--- /etc/motd\n"), "{motd}");
+    assert!(motd.ends_with("-hello\n+goodbye\n"), "{motd}");
+    assert!(!changes[0].to_string().contains("hush"));
+    let back = host.call("Diff", json!({ "from": 2, "to": 1 })).unwrap();
+    assert!(back[0]["changes"][1]["diff"].as_str().unwrap().ends_with("-goodbye\n+hello\n"));
+    assert_eq!(host.call("Diff", json!({ "from": 7 })).unwrap_err().0, "io.holdfast.Store.NoSuchGeneration");
+}
+
+#[test]
+fn earlier_versions_are_listed_and_read() {
+    let mut host = Host::new();
+    host.bench.write("/etc/motd", "before holdfast\n");
+    host.apply(FIRST);
+    let versions = host.call("History", json!({ "unit": "file:/etc/motd" })).unwrap();
+    let versions = versions[0]["versions"].as_array().unwrap().clone();
+    assert_eq!(versions.len(), 1, "{versions:?}");
+    assert_eq!((&versions[0]["size"], &versions[0]["why"]), (&json!(16), &json!("apply")));
+    let digest = versions[0]["digest"].clone();
+    let content = host.call("Content", json!({ "unit": "file:/etc/motd", "digest": digest })).unwrap();
+    assert_eq!(content[0]["data"], "YmVmb3JlIGhvbGRmYXN0Cg==");
+    let other = host.call("Content", json!({ "unit": "file:/etc/key", "digest": digest }));
+    assert_eq!(other.unwrap_err().0, "io.holdfast.Store.InvalidParameter");
+}
+
+#[test]
+fn a_state_file_with_mistakes_is_told_in_full_and_one_from_a_memfd_is_as_good() {
+    let mut host = Host::new();
+    fs::write(host.state(), "[service.a]\nexce = [\"a\"]\n").unwrap();
+    let (name, parameters) = host.call("Plan", json!({ "path": host.state() })).unwrap_err();
+    assert_eq!(name, "io.holdfast.Store.CompileFailed");
+    let diagnostics = parameters["diagnostics"].as_array().unwrap();
+    assert!(
+        diagnostics.iter().any(|d| d["id"] == "unknown-key" && d["places"][0]["line"] == 2),
+        "{parameters}"
+    );
+    for (method, parameters) in [
+        ("Plan", json!({})),
+        ("Check", json!({ "path": "relative.toml" })),
+        ("Plan", json!({ "path": 7 })),
+        ("Plan", json!({ "nonsense": true })),
+    ] {
+        assert_eq!(host.call(method, parameters).unwrap_err().0, "io.holdfast.Store.InvalidParameter");
+    }
+    let mut client = host.connect();
+    let file = sealed("state", FIRST.as_bytes()).unwrap();
+    let call = json!({ "method": "io.holdfast.Store.Check", "parameters": { "directory": "/srv" } });
+    let bytes = format!("{call}\0");
+    let fds = [file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(
+        client.stream.as_raw_fd(),
+        &[IoSlice::new(bytes.as_bytes())],
+        &rights,
+        MsgFlags::empty(),
+        None,
+    )
+    .unwrap();
+    let answers = client.answers().unwrap();
+    assert_eq!(answers, [json!({ "units": 5, "warnings": [] })]);
+}
+
+#[test]
+fn several_replies_need_more_and_a_connection_takes_several_calls() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    let mut client = host.connect();
+    client.send("io.holdfast.Store.Verify", &json!({ "all": true }), false);
+    assert_eq!(client.answers().unwrap_err().0, "org.varlink.service.ExpectedMore");
+    // Two at once, one behind the other.
+    client.send("io.holdfast.Store.Generations", &json!({}), false);
+    client.send("org.varlink.service.GetInfo", &json!({}), false);
+    assert_eq!(client.answers().unwrap()[0]["generations"][0]["number"], 1);
+    assert_eq!(client.answers().unwrap()[0]["interfaces"][1], "io.holdfast.Store");
+    let asked = json!({ "interface": "io.holdfast.Store" });
+    let description = client.call("org.varlink.service.GetInterfaceDescription", asked).unwrap();
+    assert!(description[0]["description"].as_str().unwrap().contains("method Plan("));
+    assert_eq!(
+        client.call("io.holdfast.Store.Nope", json!({})).unwrap_err().0,
+        "org.varlink.service.MethodNotFound"
+    );
+    assert_eq!(client.call("nope", json!({})).unwrap_err().0, "org.varlink.service.InterfaceNotFound");
+}
+
+#[test]
+fn it_ends_when_nobody_is_there_and_not_before() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    let mut client = host.connect();
+    client.call("io.holdfast.Store.Generations", json!({})).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(host.child.as_mut().unwrap().try_wait().unwrap().is_none());
+    client.call("io.holdfast.Store.Generations", json!({})).unwrap();
+    drop(client);
+    assert!(host.ended().success());
+    // Whoever comes afterwards is served by the next one.
+    assert!(host.call("Generations", json!({})).is_ok());
+}
+
+#[test]
+fn garbage_half_messages_and_endless_ones_harm_nobody() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    let mut half = host.connect();
+    half.stream.write_all(b"{\"method\":\"io.hold").unwrap();
+    let mut garbage = host.connect();
+    garbage.stream.write_all(b"\xff\xfe garbage\0[1,2]\0{}\0").unwrap();
+    for _ in 0..3 {
+        assert_eq!(garbage.reply().unwrap()["error"], "io.holdfast.Store.InvalidParameter");
+    }
+    assert!(garbage.call("io.holdfast.Store.Generations", json!({})).is_ok());
+    let mut endless = host.connect();
+    let flood = vec![b'x'; 80 << 10];
+    let _ = endless.stream.write_all(&flood);
+    let reply = endless.reply();
+    assert!(reply.is_none_or(|r| r["error"] == "io.holdfast.Store.InvalidParameter"));
+    assert!(endless.reply().is_none());
+    assert!(host.call("Generations", json!({})).is_ok());
+    half.stream.write_all(b"fast.Store.Generations\"}\0").unwrap();
+    assert!(half.answers().is_ok());
+}
+
+#[test]
+fn who_does_not_read_is_dropped_and_holds_up_nobody() {
+    let mut host = Host::new();
+    let files: String =
+        (0..2000).map(|n| format!("[file.\"/etc/many/{n}\"]\ncontent = \"{}\"\n", "x".repeat(400))).collect();
+    host.apply(FIRST);
+    fs::write(host.bench.dir.path().join("next.toml"), &files).unwrap();
+    let path = host.bench.dir.path().join("next.toml");
+    let mut lazy: Vec<Client> = (0..3).map(|_| host.connect()).collect();
+    for client in &mut lazy {
+        client.send("io.holdfast.Store.Plan", &json!({ "path": path }), true);
+    }
+    let begun = Instant::now();
+    assert!(host.call("Generations", json!({})).is_ok());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    // After ten seconds without taking anything they are cut off before the end.
+    for client in &mut lazy {
+        let mut gone = [PollFd::new(client.stream.as_fd(), PollFlags::empty())];
+        assert_eq!(poll(&mut gone, PollTimeout::from(30_000u16)), Ok(1));
+        let mut all = Vec::new();
+        let _ = client.stream.read_to_end(&mut all);
+        let all = String::from_utf8_lossy(&all);
+        assert!(all.contains("change") && !all.contains("summary"), "{} bytes", all.len());
+    }
+    drop(lazy);
+    assert!(host.ended().success());
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_call_along() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    for _ in 0..20 {
+        let mut client = host.connect();
+        client.send("io.holdfast.Store.Plan", &json!({ "path": host.state() }), true);
+    }
+    assert!(host.call("Generations", json!({})).is_ok());
+    assert!(host.ended().success());
+    let left: Vec<_> =
+        fs::read_dir(host.bench.dir.path().join("run/query")).into_iter().flatten().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
