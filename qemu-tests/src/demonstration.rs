@@ -42,7 +42,7 @@ pub fn play(context: &Context) -> Result {
     steps.step("power on, to a shell on the console", || Ok((vm.wait_for(PROMPT)?, String::new())))?;
     steps.step("the machine is converged and all is ready", || {
         vm.run("initctl wait --converged --timeout 120s")?;
-        let status = vm.run("initctl status")?;
+        let status = plainly(vm, "initctl status")?;
         let head = status.lines().next().unwrap_or_default().to_owned();
         demand(head.contains("converged") && !head.contains("waiting") && !head.contains("failed"), &status)?;
         demand(page(vm)?.contains("First edition"), "the first page is not served")?;
@@ -52,7 +52,7 @@ pub fn play(context: &Context) -> Result {
     steps.step(
         "apply the second edition: nginx is reloaded, not restarted, and a service is added",
         || {
-            let said = vm.run("initctl apply /etc/holdfast/state-2.toml")?;
+            let said = plainly(vm, "initctl apply /etc/holdfast/state-2.toml")?;
             served(vm, "Second edition")?;
             demand(page(vm)?.contains("X-Edition: second"), "the new configuration's header is missing")?;
             same_process(nginx, main_pid(vm)?)?;
@@ -75,7 +75,7 @@ pub fn play(context: &Context) -> Result {
         Ok(((), told))
     })?;
     steps.step("roll back: the old page again, and the added service is gone", || {
-        let said = vm.run("initctl rollback")?;
+        let said = plainly(vm, "initctl rollback")?;
         served(vm, "First edition")?;
         same_process(nginx, main_pid(vm)?)?;
         demand(vm.answer("redis-cli -p 6380 ping")?.code != 0, "redis-cache still answers")?;
@@ -86,6 +86,11 @@ pub fn play(context: &Context) -> Result {
         vm.wait_for_power_off()?;
         Ok(((), String::new()))
     })
+}
+
+/// As in a pipe: without colours and moving progress.
+fn plainly(vm: &mut Qemu, command: &str) -> Result<String> {
+    vm.run(&format!("(set -o pipefail; {command} 2>&1 | cat)"))
 }
 
 fn demand(holds: bool, what: &str) -> Result {
