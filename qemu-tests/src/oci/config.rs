@@ -83,8 +83,10 @@ pub(super) fn render(root: &Path, id: &str, spec: &Spec<'_>) -> Result<Value> {
             "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}),
     ];
     for place in spec.tmpfs {
-        mounts.push(json!({"destination": place, "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "nodev", "mode=1777", "size=64m"]}));
+        // The mode is that of the directory below, whatever is asked for; so the user must be the owner.
+        let (uid, gid) = (format!("uid={}", spec.uid), format!("gid={}", spec.uid));
+        let options = ["nosuid", "nodev", "size=64m", &uid, &gid];
+        mounts.push(json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options}));
     }
     let probe = [(exe.as_path(), PROBE)];
     for (from, to) in spec.binds.iter().chain(&probe) {

@@ -10,6 +10,7 @@ mod running;
 mod terminal;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -66,8 +67,9 @@ fn unpacked(place: &Path, archive: &Path) -> Result<PathBuf> {
     // Scenarios run in processes of their own and share the root.
     let alone = fs::File::create(place.join("lock"))?;
     alone.lock()?;
-    let digest = initramfs::apt::digest(archive)?;
-    let root = place.join(digest.get(..16).unwrap_or(&digest));
+    // The archive is replaced by rename when something in it changes.
+    let about = fs::metadata(archive)?;
+    let root = place.join(format!("{}-{}", about.ino(), about.mtime_nsec()));
     if root.exists() {
         return Ok(root);
     }

@@ -47,7 +47,8 @@ impl Running {
     }
 
     /// Everything that was said so far.
-    pub fn text(&self) -> String {
+    pub fn text(&mut self) -> String {
+        self.said.extend(self.lines.try_iter());
         self.said.iter().map(|(_, l)| format!("{l}\n")).collect()
     }
 

@@ -3,6 +3,7 @@
 //! To add some: write `scenario/TOPIC.rs` with `pub const ALL: &[Scenario]`, and name it in [`all`].
 
 pub mod container;
+pub mod container_state;
 pub mod image;
 pub mod rig;
 pub mod rig_change;
@@ -33,5 +34,5 @@ pub const fn minutes(n: u64) -> Duration {
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    [container::ALL, image::ALL, rig::ALL, rig_change::ALL, web::ALL].concat()
+    [container::ALL, container_state::ALL, image::ALL, rig::ALL, rig_change::ALL, web::ALL].concat()
 }
