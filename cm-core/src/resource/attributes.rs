@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::stat::{FileStat, Mode, fchmod};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown};
+use nix::unistd::{Gid, Uid, fchown, getegid, geteuid};
 
 use super::accounts::Accounts;
 use super::op::{Trouble, Want};
@@ -79,7 +79,8 @@ pub fn read(stat: &FileStat, fd: impl AsFd) -> Result<Metadata, Trouble> {
     })
 }
 
-/// What a new file or directory starts from: what it replaces, else root, root and `mode`.
+/// What a new file or directory starts from: what it replaces, else this process's user (root but in a container
+/// of an ordinary user's), its group, and `mode`.
 pub fn base(replaced: Option<&Metadata>, mode: u32) -> Metadata {
     match replaced {
         Some(old) => {
@@ -87,7 +88,7 @@ pub fn base(replaced: Option<&Metadata>, mode: u32) -> Metadata {
             new.xattrs.retain(|(name, _)| !OF_THE_CONTENT.contains(&name.as_str()));
             new
         }
-        None => Metadata { mode, ..Metadata::default() },
+        None => Metadata { mode, uid: geteuid().as_raw(), gid: getegid().as_raw(), ..Metadata::default() },
     }
 }
 

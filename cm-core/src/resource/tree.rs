@@ -204,12 +204,7 @@ pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Res
         Err(PlaceError::Missing(dirs)) => {
             for dir in dirs {
                 let place = world.places.entry(&dir)?;
-                let made = make_directory(
-                    &place,
-                    &Metadata { mode: 0o755, ..Metadata::default() },
-                    &Want::default(),
-                    world,
-                )?;
+                let made = make_directory(&place, &attributes::base(None, 0o755), &Want::default(), world)?;
                 touched.files.push(made);
                 touched.dirs.push(Rc::clone(&place.dir));
                 touched.made.push(dir);
@@ -299,7 +294,8 @@ pub fn put(
             }
             let old = place.stat().map_err(failed("stat"))?;
             let old = old.filter(|s| s.st_mode & libc::S_IFMT == libc::S_IFLNK);
-            let (uid, gid) = old.map_or((0, 0), |s| (s.st_uid, s.st_gid));
+            let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            let (uid, gid) = old.map_or(own, |s| (s.st_uid, s.st_gid));
             let id = |who: &Option<String>, is_group: bool, old: u32| match who {
                 None => Ok(old),
                 Some(w) if is_group => world.accounts.gid(w).ok_or_else(|| no_such("group", w)),
@@ -370,7 +366,7 @@ fn put_directory(
         }
         other => return Err(in_the_way(path, &other)),
     }
-    let base = Metadata { mode: 0o755, ..Metadata::default() };
+    let base = attributes::base(None, 0o755);
     touched.files.push(make_directory(&place, &base, want, world)?);
     touched.dirs.push(place.dir);
     Ok(())

@@ -34,7 +34,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// Where everything lies that init writes: a container has nothing else that is its own.
-const PLACES: [&str; 4] = ["--store", "/run/holdfast/store", "--logs", "/run/holdfast/logs"];
+const PLACES: [&str; 4] = ["--store", "/run/store", "--logs", "/run/log"];
 
 fn command<'a>(file: &'a str) -> Vec<&'a str> {
     [&["/sbin/init", "--state", file][..], &PLACES].concat()
