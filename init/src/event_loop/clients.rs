@@ -339,7 +339,8 @@ impl Shell {
     /// The answer to a wait, once there is one.
     fn waited(&self, wait: &request::Wait) -> Option<Waited> {
         // The boot is no longer than the way to the generation that the machine should have.
-        let settled = self.engine.is_converged() && self.boot == super::swap::BootStage::Done;
+        let booted = self.boot == super::swap::BootStage::Done;
+        let settled = booted && self.engine.is_converged() && self.flows.is_empty() && !self.reexec_asked;
         let view = self.view();
         let waiting = |node: Node| {
             let status = view.unit(node);

@@ -20,7 +20,6 @@ impl Shell {
             Effect::Store { token, op } => self.ask_store(token, op),
             Effect::Forget { manifest } => {
                 self.forget(manifest);
-                self.manifests_changed();
                 self.close_unused_streams();
             }
             Effect::Publish { node, text } => self.publish(node, &text),

@@ -174,11 +174,6 @@ impl Shell {
         }
     }
 
-    /// The manifests that are held have changed.
-    pub(super) fn manifests_changed(&mut self) {
-        self.manifests_dirty = true;
-    }
-
     /// Brings the live table up to date.
     pub(super) fn write_live(&mut self) {
         let changed = self.engine.take_changed();
@@ -207,7 +202,7 @@ impl Shell {
                 None => self.live.remove(key),
             }
         }
-        if std::mem::take(&mut self.manifests_dirty) {
+        if self.manifests.take_changed() {
             let held: BTreeMap<u64, (RawFd, u64)> =
                 self.manifests.iter().map(|(m, fd, g)| (u64::from(m.0), (fd, g))).collect();
             for gone in self.manifests_written.iter().filter(|m| !held.contains_key(m)) {
@@ -421,7 +416,6 @@ impl Shell {
             self.queue.push_back(Event::WorkerLost);
         }
         self.rescan_due = true;
-        self.manifests_dirty = true;
         self.shell_changed = true;
         self.say(Level::Notice, None, "init has taken over from its predecessor");
     }

@@ -66,6 +66,10 @@ pub struct Link {
     queue: VecDeque<(Vec<u8>, Vec<Rc<OwnedFd>>)>,
     manifests: BTreeSet<ManifestRef>,
     tasks: BTreeSet<Task>,
+    /// What was asked since the worker last said something, while it is the first to be asked it.
+    unheard: Vec<(Request, Vec<Rc<OwnedFd>>)>,
+    /// It was asked what an earlier worker had ended upon.
+    second: bool,
 }
 
 /// A fresh socket pair: ours and the worker's. Ours is not close-on-exec, so that the next PID 1 has it; children
@@ -93,7 +97,7 @@ impl Link {
     /// A worker that was just started with the other end of `socket`.
     pub fn new(number: u64, pid: i32, socket: OwnedFd) -> Link {
         let (queue, manifests, tasks) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
-        Link { number, pid, socket, queue, manifests, tasks }
+        Link { number, pid, socket, queue, manifests, tasks, unheard: Vec::new(), second: false }
     }
 
     /// A worker that an earlier PID 1 started.
@@ -104,7 +108,16 @@ impl Link {
         manifests: BTreeSet<ManifestRef>,
         tasks: BTreeSet<Task>,
     ) -> Link {
-        Link { number, pid, socket, queue: VecDeque::new(), manifests, tasks }
+        Link {
+            number,
+            pid,
+            socket,
+            queue: VecDeque::new(),
+            manifests,
+            tasks,
+            unheard: Vec::new(),
+            second: true,
+        }
     }
 
     /// Queues a request; [`Link::flush`] sends it.
@@ -118,7 +131,24 @@ impl Link {
             Request::Hello { .. } => false,
         };
         if let Ok(bytes) = postcard::to_allocvec(request) {
+            if !self.second && !matches!(request, Request::Hello { .. }) {
+                self.unheard.push((request.clone(), fds.clone()));
+            }
             self.queue.push_back((bytes, fds));
+        }
+    }
+
+    /// What a worker that has ended was asked and never said a word about: it may have ended, as it does when it
+    /// has nothing to do, at the very moment at which it was asked. Nothing when another one was asked it before.
+    pub fn take_unheard(&mut self) -> Vec<(Request, Vec<Rc<OwnedFd>>)> {
+        std::mem::take(&mut self.unheard)
+    }
+
+    /// Asks once more what an earlier worker ended upon.
+    pub fn ask_again(&mut self, requests: Vec<(Request, Vec<Rc<OwnedFd>>)>) {
+        self.second = true;
+        for (request, fds) in requests {
+            self.ask(&request, fds);
         }
     }
 
@@ -174,6 +204,10 @@ impl Link {
             return Ok(Heard::End);
         }
         let reply: Reply = postcard::from_bytes(buffer.get(..packet.length).unwrap_or_default())?;
+        if !matches!(reply, Reply::Hello { .. }) {
+            self.unheard.clear();
+            self.second = self.second && !self.tasks.is_empty();
+        }
         match &reply {
             Reply::Hello { version } if *version != proto::VERSION => {
                 return Err(LinkError::Version { theirs: *version, ours: proto::VERSION });

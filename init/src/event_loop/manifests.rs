@@ -119,12 +119,14 @@ pub struct Held {
 #[derive(Debug, Default)]
 pub struct Manifests {
     held: BTreeMap<ManifestRef, Held>,
+    changed: bool,
 }
 
 impl Manifests {
     /// Holds a manifest's memory under the number that the engine gave it.
     pub fn insert(&mut self, manifest: ManifestRef, fd: OwnedFd, generation: u64) {
         self.held.insert(manifest, Held { fd: Rc::new(fd), generation });
+        self.changed = true;
     }
 
     /// The manifest with a number.
@@ -136,12 +138,20 @@ impl Manifests {
     pub fn set_generation(&mut self, manifest: ManifestRef, generation: u64) {
         if let Some(held) = self.held.get_mut(&manifest) {
             held.generation = generation;
+            self.changed = true;
         }
     }
 
     /// Lets go of a manifest.
     pub fn remove(&mut self, manifest: ManifestRef) -> bool {
-        self.held.remove(&manifest).is_some()
+        let held = self.held.remove(&manifest).is_some();
+        self.changed |= held;
+        held
+    }
+
+    /// Whether the live table has to be told.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// All, for the live table.

@@ -102,7 +102,6 @@ pub struct Shell {
     counter: u64,
     boot: swap::BootStage,
     store_open: bool,
-    interrupted: Option<(u64, OwnedFd)>,
     orphans: u64,
     main_code: Option<i32>,
     leaving: Option<leave::Leaving>,
@@ -114,7 +113,6 @@ pub struct Shell {
     obituary: handover::Obituary,
     /// What is watched has to be looked at once more.
     rescan_due: bool,
-    manifests_dirty: bool,
     manifests_written: BTreeSet<u64>,
 }
 

@@ -108,11 +108,15 @@ impl Shell {
         }
         let mut complaints = Vec::new();
         let mut restored = None;
+        let mut lost = false;
         if let Some(found) = found {
             match found.engine() {
                 Ok(engine) => restored = Some((found, engine)),
                 Err(e) => {
-                    complaints.push(format!("cannot take over from the init before: {e}; starting anew"))
+                    lost = true;
+                    drop(found);
+                    close_inherited();
+                    complaints.push(format!("cannot take over from the init before: {e}; starting anew"));
                 }
             }
         }
@@ -135,6 +139,9 @@ impl Shell {
             && let Err(e) = tree.enter_own("holdfast.init")
         {
             complaints.push(e.to_string());
+        }
+        if lost {
+            end_strays(tree.as_ref());
         }
         let empty = tree.as_ref().and_then(|_| EmptyWatch::open().ok());
         let executable = std::fs::read_link("/proc/self/exe").map_err(kernel("its own path"))?;
@@ -199,7 +206,6 @@ impl Shell {
             counter: 0,
             boot: BootStage::AwaitsStore,
             store_open: false,
-            interrupted: None,
             orphans: 0,
             main_code: None,
             leaving: None,
@@ -209,7 +215,6 @@ impl Shell {
             panic_next: false,
             obituary: Obituary::default(),
             rescan_due: false,
-            manifests_dirty: true,
             manifests_written: BTreeSet::new(),
         };
         for complaint in complaints {
@@ -264,6 +269,29 @@ impl Shell {
         }
         // The first round finds what was there before the first edge.
         self.queue.push_back(Event::Tick);
+    }
+}
+
+/// Closes what an earlier init left open, so that its worker and its log daemon see that nobody is there.
+fn close_inherited() {
+    let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|n| *n > 2)
+        .collect();
+    // The list's own descriptor is among them, and closed by now.
+    numbers.into_iter().for_each(|n| drop(inherit::descriptor(n)));
+}
+
+/// What an earlier init started and nobody can say anything of any more would run beside what is started now.
+fn end_strays(tree: Option<&Tree>) {
+    let Some(tree) = tree else { return };
+    for unit in tree.units().unwrap_or_default() {
+        if !unit.starts_with("holdfast.") {
+            drop(tree.kill(&unit));
+        }
     }
 }
 

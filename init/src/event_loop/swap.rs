@@ -134,6 +134,7 @@ impl Shell {
 
     /// The compiler has answered, or is gone.
     pub(super) fn compiled(&mut self, token: u64, result: Result<u32, String>, fds: Vec<OwnedFd>) {
+        self.clients.stir();
         let Some(Flow::Compile(plan)) = self.flows.remove(&token) else { return };
         let fd = fds.into_iter().next();
         let (fd, manifest) = match (result, fd) {
@@ -173,6 +174,7 @@ impl Shell {
         if token & OWN == 0 {
             return self.queue.push_back(Event::Recorded { token, error: result.err() });
         }
+        self.clients.stir();
         match self.flows.remove(&token) {
             Some(Flow::Open) => self.store_opened(result, fds),
             Some(Flow::Prepare { plan, fd, staging }) => {
@@ -240,7 +242,7 @@ impl Shell {
         if plan.release {
             self.release_all();
         }
-        if self.boot == BootStage::Compiles && plan.call == 0 {
+        if self.boot == BootStage::Compiles && plan.call == 0 && plan.kind == Swap::Boot {
             self.set_boot(BootStage::Done);
         }
     }
@@ -321,6 +323,7 @@ impl Shell {
     }
 
     fn store_opened(&mut self, result: Result<StoreReply, String>, fds: Vec<OwnedFd>) {
+        let mut interrupted_one = None;
         let current = match result {
             Ok(StoreReply::Opened { current, interrupted }) => {
                 self.store_open = true;
@@ -331,7 +334,7 @@ impl Shell {
                 if let (Some(generation), Some(fd)) = (interrupted, fds.next()) {
                     let text = format!("the apply of generation {generation} was interrupted: undoing it");
                     self.say(Level::Warning, None, &text);
-                    self.interrupted = Some((generation, fd));
+                    interrupted_one = Some((generation, fd));
                 }
                 current
             }
@@ -360,10 +363,6 @@ impl Shell {
             (Some((generation, fd)), _) => {
                 self.set_boot(BootStage::Compiles);
                 self.swap(plan(format!("generation {generation}"), false), fd, generation);
-                if let Some((number, fd)) = self.interrupted.take() {
-                    let undone = plan(format!("generation {number}"), false);
-                    self.swap(Plan { kind: Swap::Undo, ..undone }, fd, number);
-                }
             }
             (None, named) => {
                 self.set_boot(BootStage::Compiles);
@@ -372,6 +371,11 @@ impl Shell {
                 let name = path.display().to_string();
                 self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0));
             }
+        }
+        if let Some((number, fd)) = interrupted_one {
+            // After the current generation, if there is one: what that declares too is no longer undone.
+            let undone = plan(format!("generation {number}"), false);
+            self.swap(Plan { kind: Swap::Undo, ..undone }, fd, number);
         }
     }
 }

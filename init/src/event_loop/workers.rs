@@ -171,9 +171,11 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::KillWorker`]; its end of the socket then tells that it is gone.
     pub(super) fn kill_worker(&mut self) {
-        let pid = self.workers.values().find(|w| w.role == Role::Committer).map(|w| w.link.pid);
-        match pid {
-            Some(pid) => {
+        match self.workers.values_mut().find(|w| w.role == Role::Committer) {
+            Some(worker) => {
+                // What it hangs upon is for the engine to try again or not.
+                drop(worker.link.take_unheard());
+                let pid = worker.link.pid;
                 self.say(Level::Error, None, "the worker does not answer: killing it");
                 drop(crate::sys::raw::kill(pid, libc::SIGKILL));
             }
@@ -239,6 +241,14 @@ impl Shell {
         }
         let tasks = worker.link.tasks().clone();
         if tasks.is_empty() && why.is_empty() {
+            return;
+        }
+        let unheard = worker.link.take_unheard();
+        if !tasks.is_empty()
+            && !unheard.is_empty()
+            && let Ok(fresh) = self.worker(worker.role)
+        {
+            fresh.link.ask_again(unheard);
             return;
         }
         let why = match worker.stage.as_mut().map(StatusPipe::read) {

@@ -1,7 +1,7 @@
 //! The fast rig: `init` as PID 1 of fresh namespaces on this host, up in milliseconds.
 //!
 //! Each instance has a directory of its own (run-time files, store, logs, state files), a cgroup of its own, and its
-//! own pid, mount, net, uts, ipc and cgroup namespaces; [`MANAGED`] is a fresh tmpfs in there. When the test process
+//! own pid, mount, net, uts, ipc and cgroup namespaces; [`MANAGED`] is a directory of its own in there. When the test process
 //! dies, however that happens, so does the instance: unshare(1) gets SIGKILL with its parent, init gets it with
 //! unshare, and the kernel ends the namespace with init. Waits are for events, with a deadline; nothing sleeps.
 
@@ -20,7 +20,7 @@ use crate::Result;
 use crate::context::Context;
 pub use stream::Lines;
 
-/// Where states of the rig put what they manage: a tmpfs that only the instance sees.
+/// Where states of the rig put what they manage: only the instance sees it so. It outlives init, as a disk does.
 pub const MANAGED: &str = "/srv";
 /// Longest wait for anything.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -132,6 +132,24 @@ impl Rig {
     /// When init is gone.
     pub fn inside(&self, path: &str) -> Result<PathBuf> {
         Ok(PathBuf::from(format!("/proc/{}/root{path}", self.pid()?)))
+    }
+
+    /// The power goes: init and everything that it runs end at once, as the kernel ends a namespace.
+    ///
+    /// # Errors
+    /// When init does not end.
+    pub fn cut_power(&mut self) -> Result {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()?), nix::sys::signal::Signal::SIGKILL)?;
+        self.left()?;
+        Ok(())
+    }
+
+    /// Starts `initctl` with these words and gives its lines as they come.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn follow(&self, words: &[&str]) -> Result<Lines> {
+        Lines::of(self.initctl_command(words))
     }
 
     /// Init's pid on the host.
@@ -402,7 +420,9 @@ fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>
     if setup.user {
         command.args(["--user", "--map-root-user"]);
     }
-    let script = format!("mount -t tmpfs tmpfs {MANAGED} && exec \"$@\"");
+    let managed = directory.join("managed");
+    std::fs::create_dir_all(&managed)?;
+    let script = format!("mount --bind '{}' {MANAGED} && exec \"$@\"", managed.display());
     command
         .args([
             "--fork",

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -29,6 +29,8 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-bad-state", bad_state),
     scenario("rig-reload", reload),
     scenario("rig-large", large),
+    scenario("rig-reexec-during-apply", reexec_during_apply),
+    scenario("rig-power-loss", power_loss),
 ];
 
 const ONE: &str = r#"
@@ -340,4 +342,76 @@ fn large(context: &Context) -> Result {
     let one = rig.inside("/srv/many/7/107")?;
     std::fs::write(&one, "damage")?;
     rig.until_true("the file is repaired", || holds(&one, "file 107\n"))
+}
+
+fn many(count: usize, text: &str) -> String {
+    let file = |n: usize| format!("[file.\"/srv/many/{}/{n}\"]\ncontent = \"{text} {n}\\n\"\n", n % 20);
+    (0..count).map(file).collect()
+}
+
+/// init executes itself again in the middle of an apply: the apply goes on.
+fn reexec_during_apply(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    let mut events = rig.events()?;
+    let path = rig.state_file("many.toml", &many(1000, "first"))?;
+    let _apply = rig.follow(&["apply", &path])?;
+    let deadline = Instant::now() + LIMIT;
+    while events.next(deadline)?.is_some_and(|line| !line.contains("many.toml")) {}
+    for _ in 0..3 {
+        rig.ok(&["reexec"])?;
+    }
+    rig.ok(&["wait", "--converged", "--timeout", "30s"])?;
+    let status = rig.ok(&["status"])?;
+    want(status.contains("generation 1"), &format!("another generation: {status}"), &rig)?;
+    for n in [0, 500, 999] {
+        let path = rig.inside(&format!("/srv/many/{}/{n}", n % 20))?;
+        want(holds(&path, &format!("first {n}\n")), &format!("file {n} is not there"), &rig)?;
+    }
+    Ok(())
+}
+
+/// The power goes at some moment of an apply; afterwards the machine has the old state or the new one, whole.
+fn power_loss(context: &Context) -> Result {
+    let count = 400;
+    let mut rig = Rig::start(context, &Setup::default())?;
+    rig.apply(&many(count, "old"))?;
+    let root = rig.inside("/srv")?;
+    let old = tree_hash(&root)?;
+    let path = rig
+        .state_file("new.toml", &format!("{}[file.\"/srv/extra\"]\ncontent = \"x\"\n", many(count, "new")))?;
+    let mut outcomes = Vec::new();
+    // Further and further into the apply: after so many lines of its events.
+    for lines in [1, 20, 150, 401] {
+        let mut events = rig.events()?;
+        let apply = rig.follow(&["apply", &path])?;
+        let deadline = Instant::now() + LIMIT;
+        let mut seen = 0;
+        while seen < lines {
+            match events.next(deadline)? {
+                Some(line) if line.contains("file:/srv") => seen += 1,
+                Some(_) => {}
+                None => return Err("the apply does not go on".into()),
+            }
+        }
+        rig.cut_power()?;
+        drop(apply);
+        rig.start_again(&Setup::default())?;
+        rig.ok(&["wait", "--converged", "--timeout", "30s"])?;
+        let root = rig.inside("/srv")?;
+        let now = tree_hash(&root)?;
+        let extra = root.join("extra").exists();
+        let whole = if extra {
+            (0..count).all(|n| holds(&root.join(format!("many/{}/{n}", n % 20)), &format!("new {n}\n")))
+        } else {
+            now == old
+        };
+        want(whole, &format!("after {lines} lines the tree is neither the old nor the new one"), &rig)?;
+        outcomes.push(format!("{lines}: {}", if extra { "new" } else { "old" }));
+        if extra {
+            break;
+        }
+    }
+    println!("{}", outcomes.join(", "));
+    Ok(())
 }
