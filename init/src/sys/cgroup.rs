@@ -140,12 +140,14 @@ impl Tree {
         };
         let root = parent.join("holdfast");
         make_directory(&root)?;
-        let controllers = read(&root.join("cgroup.controllers"))?;
-        let tree = Tree {
-            has_kill: root.join("cgroup.kill").exists(),
-            controllers: controllers.split_ascii_whitespace().map(str::to_owned).collect(),
-            root,
-        };
+        // Those of the parent: it hands them on when the first setting asks for one.
+        let mut controllers = words(&read(&parent.join("cgroup.controllers")).unwrap_or_default());
+        for own in words(&read(&root.join("cgroup.controllers"))?) {
+            if !controllers.contains(&own) {
+                controllers.push(own);
+            }
+        }
+        let tree = Tree { has_kill: root.join("cgroup.kill").exists(), controllers, root };
         // Writable is not only a question of the mode: a read-only mount shows only when written to.
         let probe = tree.root.join("cgroup.subtree_control");
         std::fs::OpenOptions::new().write(true).open(&probe).map_err(file_error("open", &probe))?;
@@ -245,7 +247,16 @@ impl Tree {
                 controller: controller.to_owned(),
             });
         }
-        write(&self.root.join("cgroup.subtree_control"), &format!("+{controller}"))
+        let word = format!("+{controller}");
+        let own = words(&read(&self.root.join("cgroup.controllers"))?);
+        if !own.iter().any(|c| c == controller)
+            && let Some(parent) = self.root.parent()
+        {
+            // cgroups(7): refused (EBUSY) while a process is in that parent, unless it is the root of all: that is
+            // what `enter_own` is for.
+            write(&parent.join("cgroup.subtree_control"), &word)?;
+        }
+        write(&self.root.join("cgroup.subtree_control"), &word)
     }
 
     /// Whether any process is in the unit's cgroup or below; a cgroup that is not there has none.
@@ -350,6 +361,10 @@ impl Tree {
     pub fn remove_root(&self) -> Result<(), CgroupError> {
         remove_directory(&self.root)
     }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
 fn own_directory() -> Result<PathBuf, CgroupError> {

@@ -73,7 +73,7 @@ fn run_one(name: &str, place: As) -> (bool, String) {
     let this = std::env::current_exe().expect("own path");
     // timeout(1) keeps a hanging case from hanging the suite; --kill-child takes a namespace's processes along.
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "30"]);
+    command.args(["--signal=KILL", "120"]);
     if place == As::Pid1 {
         command.args(["unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]);
     }
