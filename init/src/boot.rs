@@ -31,7 +31,7 @@ pub fn prepare(executable: &str) -> Vec<String> {
     };
     note("open the console", take_console());
     // printk(9): by default the kernel drops what one process writes quickly, which is what a boot looks like.
-    note("open the kernel's log to every line", std::fs::write("/proc/sys/kernel/printk_devkmsg", "on"));
+    note("open the kernel's log to every line", std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n"));
     for (path, least) in LEAST {
         note("raise a limit of inotify", raise(Path::new(path), least));
     }

@@ -30,6 +30,7 @@ const CASES: &[Case] = &[
     ("environment_and_ids", As::Process, environment_and_ids),
     ("descriptors_are_exact", As::Process, descriptors_are_exact),
     ("failing_stages_are_named", As::Process, failing_stages_are_named),
+    ("nobody_has_to_listen", As::Process, nobody_has_to_listen),
     ("limits_umask_nice_oom", As::Process, limits_umask_nice_oom),
     ("signals_are_reset_in_children", As::Process, signals_are_reset_in_children),
     ("a_terminal_becomes_controlling", As::Process, a_terminal_becomes_controlling),
@@ -210,6 +211,16 @@ fn failing_stages_are_named() {
         libc::ENOEXEC,
         "#!",
     );
+}
+
+fn nobody_has_to_listen() {
+    for _ in 0..50 {
+        let Spawned { pidfd, status, pid } =
+            spawn(&Launch { argv: &words(&["true"]), ..Launch::default() }).unwrap();
+        drop(status);
+        readable(pidfd.as_fd());
+        assert_eq!(reap::reap(pid).unwrap().unwrap().status, ExitStatus::Code(0));
+    }
 }
 
 fn limits_umask_nice_oom() {
