@@ -232,7 +232,6 @@ impl Shell {
         }
         let number = self.engine.install(manifest);
         self.manifests.insert(number, fd, generation);
-        self.manifests_changed();
         self.swapped_calls.insert(plan.call);
         self.queue.push_back(Event::Swapped {
             request: plan.call,
@@ -285,7 +284,6 @@ impl Shell {
             Ok((fd, manifest)) => {
                 let number = self.engine.install(manifest);
                 self.manifests.insert(number, fd, 0);
-                self.manifests_changed();
                 self.queue.push_back(Event::Swapped {
                     request: 0,
                     manifest: number,
