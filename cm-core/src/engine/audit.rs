@@ -93,7 +93,10 @@ impl Engine {
         }
         self.all().find_map(|node| {
             let unit = self.u(node);
-            let open = unit.want == Want::Up && unit.gate_open() && !self.left_alone(node);
+            let open = unit.want == Want::Up
+                && unit.gate_open()
+                && !self.left_alone(node)
+                && !unit.has(bits::GOING);
             let still = match &unit.state {
                 State::Service(s) => match s.phase {
                     Phase::Down => {

@@ -32,6 +32,8 @@ pub(crate) enum Fact {
     Deadline,
     /// The path of `ready = "path=…"` is there.
     PathSeen,
+    /// The helper that waits for that path failed.
+    PathFailed,
     /// The reload command ended with 0, or not.
     ReloadEnded { serial: u64, ok: bool },
 }
@@ -105,9 +107,7 @@ impl Engine {
             }
             Job::AwaitPath => {
                 self.side_ended(node, serial);
-                if ok {
-                    self.fact_of(node, Fact::PathSeen);
-                }
+                self.fact_of(node, if ok { Fact::PathSeen } else { Fact::PathFailed });
             }
             Job::Mount | Job::Unmount => self.mount_job_ended(node, serial, job, exit),
             Job::Module | Job::Unless | Job::Exec | Job::Undo => {
@@ -210,8 +210,13 @@ impl Engine {
             (Fact::Ready, Phase::Ready | Phase::Reloading { .. } | Phase::Stopping { .. }) => {}
 
             (Fact::PathSeen, Phase::Starting) => self.become_ready(node),
+            (Fact::PathFailed, Phase::Starting) => {
+                self.details.insert(node, "its path cannot be waited for".to_owned());
+                let next = self.after_failure(node);
+                self.stop_with(node, next, None, "its path cannot be waited for");
+            }
             (
-                Fact::PathSeen,
+                Fact::PathSeen | Fact::PathFailed,
                 Phase::Ready
                 | Phase::Reloading { .. }
                 | Phase::Stopping { .. }

@@ -164,9 +164,6 @@ impl Engine {
         if let Some(hold) = self.holds.get(&node) {
             return format!("held: {}", hold.why);
         }
-        if let Some(detail) = self.details.get(&node) {
-            return detail.clone();
-        }
         let waiting = match &unit.state {
             State::Service(s) => matches!(s.phase, Phase::Waiting),
             State::Latch(l) => matches!(l.work, Work::Waiting),
@@ -184,6 +181,16 @@ impl Engine {
             if unit.has(bits::NEEDS_STORE) && !self.store_open {
                 return "waiting: the store is not open yet".to_owned();
             }
+        }
+        if let Some(detail) = self.details.get(&node) {
+            return detail.clone();
+        }
+        if let State::Service(s) = &unit.state
+            && s.running()
+            && s.loaded != s.inputs
+            && let Some(blocker) = self.blocker(node)
+        {
+            return format!("stale: waiting for {} ({})", self.address(blocker), self.state_word(blocker));
         }
         if let State::Service(s) = &unit.state
             && !matches!(s.phase, Phase::Ready | Phase::Reloading { .. } | Phase::Starting)

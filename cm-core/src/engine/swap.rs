@@ -448,6 +448,10 @@ impl Engine {
         self.publish(node, "gone");
         self.go_down(node);
         let address = self.address(node);
+        // Whoever runs with an edge to it has one edge less.
+        for (user, _) in self.running_rdeps(node) {
+            self.enqueue(user);
+        }
         for generation in self.gens.values_mut() {
             if let Some(id) = generation.manifest.find(address.kind, &address.name)
                 && let Some(place) = generation.node_of.get_mut(id.index())

@@ -9,7 +9,7 @@ use cm_core::engine::event::{Event, Exit, Swap};
 use cm_core::engine::{Engine, Glance, Mono, Node, SHUTDOWN_MS};
 use cm_core::proto::{Action, ManifestRef, Outcome, Step};
 use units::kind::Spec;
-use units::kind::service::Ready;
+use units::kind::service::{Ready, SwitchMethod};
 use units::{EdgeKind, Kind, UnitId};
 
 use super::graph::slot_of;
@@ -680,10 +680,11 @@ impl Checks {
         let (manifest, _) = engine.desired();
         let desired = engine.manifest(manifest).map_or(0, units::Manifest::len);
         let sizes = engine.sizes();
+        let kept = engine.nodes().filter(|n| keeps_old(engine, *n)).count();
         for (what, is, most) in [
             ("units", sizes.units, desired),
             ("places", sizes.places, 2 * self.most_units + 2),
-            ("manifests", sizes.manifests, 1),
+            ("manifests", sizes.manifests, 1 + kept),
             ("serials", sizes.serials, world.procs.len()),
             ("deadlines", sizes.timers, 2 * desired),
             ("requests", sizes.asks, 0),
@@ -703,14 +704,7 @@ impl Checks {
         let glance = engine.glance(node);
         let status = engine.status(node);
         let address = engine.address(node);
-        if glance.stale && !glance.held && status.cause.is_empty() && !status.degraded.is_empty() {
-            return broken(Invariant::StaleEnds, format!("{address} stays stale"));
-        }
-        if glance.stale
-            && !glance.held
-            && engine.gates(node).iter().all(|g| g.open)
-            && status.cause.is_empty()
-        {
+        if glance.stale && !glance.held && status.cause.is_empty() {
             return broken(Invariant::StaleEnds, format!("{address} stays stale"));
         }
         let fine = match glance.state {
@@ -763,6 +757,16 @@ fn running_ready(engine: &Engine, node: Node) -> Option<Ready> {
         Spec::Service(s) => Some(s.ready),
         _ => None,
     }
+}
+
+/// Whether a unit keeps the process of an earlier specification, as its declaration says.
+fn keeps_old(engine: &Engine, node: Node) -> bool {
+    let (manifest, unit) = engine.unit_of(node);
+    let keep = match engine.manifest(manifest).and_then(|m| m.spec(unit)) {
+        Some(Spec::Service(s)) => s.switch == SwitchMethod::Keep,
+        _ => false,
+    };
+    keep && engine.running(node).is_some_and(|(m, _)| m != manifest)
 }
 
 fn by_word(engine: &Engine, node: Node) -> bool {
