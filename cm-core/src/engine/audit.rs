@@ -93,10 +93,8 @@ impl Engine {
         }
         self.all().find_map(|node| {
             let unit = self.u(node);
-            let open = unit.want == Want::Up
-                && unit.gate_open()
-                && !self.left_alone(node)
-                && !unit.has(bits::GOING);
+            let open =
+                unit.want == Want::Up && unit.gate_open() && !self.left_alone(node) && !unit.has(bits::GOING);
             let still = match &unit.state {
                 State::Service(s) => match s.phase {
                     Phase::Down => {
@@ -137,7 +135,9 @@ impl Engine {
                 State::Target => open && !unit.has(bits::OK),
                 State::Gone => false,
             };
-            still.then(|| format!("{} could go on (bits {:#x}): {:?}", self.address(node), unit.bits, unit.state))
+            still.then(|| {
+                format!("{} could go on (bits {:#x}): {:?}", self.address(node), unit.bits, unit.state)
+            })
         })
     }
 

@@ -117,7 +117,9 @@ impl Engine {
                 continue;
             }
             for (user, kind) in self.rdeps(node) {
-                if !(hard(kind) || soft(kind)) || !self.can_follow(user, intended, Want::Up) {
+                let unit = self.u(node);
+                let closed = (hard(kind) && !unit.has(bits::OK)) || (soft(kind) && !unit.has(bits::SETTLED));
+                if !closed || !self.can_follow(user, intended, Want::Up) {
                     continue;
                 }
                 let open = left.entry(user).or_insert_with(|| self.u(user).not_ok + self.u(user).unsettled);

@@ -189,8 +189,10 @@ impl Engine {
                     .made_deps(node)
                     .iter()
                     .any(|(dep, kind)| hard(*kind) && self.u(*dep).has(bits::GOING)));
-        // What is about to go carries nobody any more.
-        Predicates { ok: ok && !going, ready, settled, going }
+        // What is about to go, or to be restarted, carries nobody new.
+        let bounces = unit.has(bits::BOUNCE) || (settled && self.runs_again(node));
+        let rests = blocked_for_good || held.is_some() || unit.blocked > 0;
+        Predicates { ok: ok && !going && !bounces, ready, settled: settled && (!bounces || rests), going }
     }
 
     /// A mount that has to be unmounted and mounted anew takes its users down in order, as if it were not wanted.
@@ -295,6 +297,7 @@ impl Engine {
         }
         // What is down has no edges of an earlier manifest any more.
         self.made_from_desired(node);
+        self.users_follow(node);
         self.enqueue(node);
     }
 

@@ -97,7 +97,9 @@ impl Engine {
                             self.dispatch(node);
                         }
                     }
-                    Work::Queued if !unit.gate_open() => self.set_work(node, Work::Waiting),
+                    Work::Queued if !unit.gate_open() || self.stays_put(node) => {
+                        self.set_work(node, Work::Waiting);
+                    }
                     Work::Idle if latch.right && !up => self.go_up(node),
                     Work::Queued
                     | Work::Idle
@@ -111,13 +113,18 @@ impl Engine {
         }
     }
 
+    /// Held, and of a kind of which there is nothing to look at.
+    fn stays_put(&self, node: Node) -> bool {
+        self.holds.contains_key(&node) && self.u(node).class() != Class::Committer
+    }
+
     /// Its gate is open: the next piece of work begins.
     fn dispatch(&mut self, node: Node) {
         let Some(latch) = self.latch(node) else { return };
         let Some(id) = self.u(node).id else { return };
         let at = (self.desired, id);
         // A held file is looked at; a held command or module is not run.
-        if self.holds.contains_key(&node) && self.u(node).class() != Class::Committer {
+        if self.stays_put(node) {
             return;
         }
         match (self.u(node).class(), latch.step) {
@@ -251,8 +258,17 @@ impl Engine {
                     self.log(Level::Error, Some(node), text);
                     self.apply_failure(node, "could not be undone");
                 }
-                self.set_work(node, Work::Idle);
-                self.remove(node);
+                if self.u(node).want == Want::Absent {
+                    self.set_work(node, Work::Idle);
+                    self.remove(node);
+                } else {
+                    // It is declared again.
+                    self.with_latch(node, |l| {
+                        l.right = false;
+                        l.step = ExecStep::Guard;
+                    });
+                    self.set_work(node, Work::Waiting);
+                }
             }
             Job::Module if ok => self.right(node, Shown::Kept),
             Job::Unless if ok => self.right(node, Shown::Kept),

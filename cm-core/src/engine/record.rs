@@ -12,7 +12,6 @@ use super::batch::Batch;
 use super::byhand::Ask;
 use super::effect::Job;
 use super::event::Down;
-use super::graph::hard;
 use super::latched::Fight;
 use super::status::Hold;
 use super::timer::Timers;
@@ -239,23 +238,7 @@ impl Engine {
             {
                 self.runnable.insert(node);
             }
-            let (up, first) = (self.u(node).has(bits::UP), self.u(node).has(bits::STOP_FIRST));
-            if !up {
-                continue;
-            }
-            self.up += 1;
-            for (dep, kind) in self.made_deps(node) {
-                if let (true, Some(unit)) = (hard(kind), self.nodes.get_mut(dep.index())) {
-                    unit.users += 1;
-                    unit.blocked += u32::from(first);
-                }
-            }
-        }
-        let waiting: Vec<Node> = self.claims.values().flatten().copied().collect();
-        for node in waiting {
-            if let Some(unit) = self.nodes.get_mut(node.index()) {
-                unit.blocked += 1;
-            }
+            self.up += u32::from(self.u(node).has(bits::UP));
         }
         // Every predicate is false and counted so; what is true travels along the edges from there. Nobody acts.
         self.recount();

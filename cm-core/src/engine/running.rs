@@ -91,6 +91,7 @@ impl Engine {
         }
         let unit = self.u(node);
         if unit.has(bits::BOUNCE)
+            && !self.left_alone(node)
             && (unit.has(bits::STOP_FIRST) || unit.gate_open() || phase == Phase::Starting)
         {
             self.m(node).set(bits::BOUNCE, false);
@@ -131,6 +132,11 @@ impl Engine {
         self.svc(node).is_some_and(|s| {
             phase == Phase::Done && s.loaded != s.inputs && self.is_oneshot(node) && !self.left_alone(node)
         })
+    }
+
+    /// The same, of any unit.
+    pub(crate) fn runs_again(&self, node: Node) -> bool {
+        self.svc(node).is_some_and(|s| self.must_run_again(node, s.phase))
     }
 
     /// Whether a unit it is bound to is not ready. A running service asks in the manifest it was made from.

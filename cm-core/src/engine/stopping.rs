@@ -56,8 +56,13 @@ impl Engine {
         let Some(service) = self.svc(node) else { return };
         let serial = service.serial;
         self.end_side_jobs(node);
-        self.out.push(Effect::Kill { serial });
         self.enter(node, Phase::Stopping { next, killed: true, stuck: false });
+        if self.svc(node).is_some_and(|s| !s.alive && !s.occupied) {
+            // Only its stop command was left.
+            self.finish_stop(node, next);
+            return;
+        }
+        self.out.push(Effect::Kill { serial });
         self.deadline(node, 10_000);
     }
 

@@ -10,7 +10,7 @@ use units::kind::exec::Once;
 use units::{Address, EdgeKind, Manifest, UnitId};
 
 use super::graph::{hard, soft};
-use super::unit::{ExecStep, Latch, Mount, MountPhase, Service, Shown, State, Unit, Want, Work, bits};
+use super::unit::{ExecStep, Latch, Mount, MountPhase, Phase, Service, Shown, State, Unit, Want, Work, bits};
 use super::{Engine, Node};
 use crate::proto::ManifestRef;
 
@@ -108,6 +108,9 @@ impl Engine {
                     };
                     self.place(manifest, id, node, &after);
                     if known.is_some() {
+                        for waiting in self.claims.remove(&node).unwrap_or_default() {
+                            self.unblock(waiting);
+                        }
                         self.respecify(node, None);
                     } else {
                         coming.push((node, after.claim(id)));
@@ -128,6 +131,9 @@ impl Engine {
         self.recount();
         for node in self.all() {
             self.adopt_edges(node, intended);
+        }
+        for node in self.all() {
+            self.follow(node);
         }
         for node in changed {
             self.m(node).set(bits::INTENDED, intended);
@@ -153,6 +159,10 @@ impl Engine {
         self.converged = false;
         self.globals_changed = true;
         let Some(desired) = self.manifest_of(self.desired).cloned() else { return };
+        for node in self.all() {
+            let address = self.address(node);
+            self.place_everywhere(node, &address);
+        }
         for id in interrupted.ids() {
             match desired.find(interrupted.kind(id), interrupted.name(id)) {
                 Some(same) => {
@@ -169,11 +179,6 @@ impl Engine {
                         continue;
                     }
                     let node = self.create(manifest, id, interrupted);
-                    if let Some(generation) = self.gens.get_mut(&manifest)
-                        && let Some(place) = generation.node_of.get_mut(id.index())
-                    {
-                        *place = node.0;
-                    }
                     // It takes its place among the uses, so that what lies in a directory goes before it.
                     self.m(node).set(bits::INTENDED | bits::UP, true);
                     self.up += 1;
@@ -235,6 +240,7 @@ impl Engine {
         };
         let node = Node(number);
         *self.m(node) = unit;
+        self.place_everywhere(node, &after.address(id));
         node
     }
 
@@ -348,11 +354,9 @@ impl Engine {
         match &unit.state {
             State::Service(service) => {
                 let differ = service.inputs != inputs;
-                let stopping = matches!(service.phase, super::unit::Phase::Stopping { .. });
+                let stopping = matches!(service.phase, Phase::Stopping { .. });
                 let same_spec = service.run.is_some() && !bounces && !unit.has(bits::KEEP) && !stopping;
-                // What runs on keeps its edges until it stops; what is down has none of an earlier manifest.
-                let up = unit.has(bits::UP);
-                if !up || !(stopping || bounces || unit.has(bits::KEEP)) {
+                if !unit.has(bits::UP) {
                     self.rebase(node);
                 }
                 if same_spec {
@@ -368,7 +372,9 @@ impl Engine {
             State::Latch(latch) => {
                 let class = unit.class();
                 let latch = *latch;
-                self.rebase(node);
+                if !unit.has(bits::UP) {
+                    self.rebase(node);
+                }
                 if intended && matches!(latch.shown, Shown::Changed | Shown::Repaired) {
                     self.with_latch(node, |l| l.shown = Shown::Kept);
                 }
@@ -383,11 +389,15 @@ impl Engine {
                 }
             }
             State::Mount(_) => {
-                if !bounces {
+                if !unit.has(bits::UP) {
                     self.rebase(node);
                 }
             }
-            State::Target => self.rebase(node),
+            State::Target => {
+                if !unit.has(bits::UP) {
+                    self.rebase(node);
+                }
+            }
             State::Gone => {}
         }
         if intended {
@@ -414,8 +424,9 @@ impl Engine {
         both(self.input_hashes(node))
     }
 
-    /// Counts every edge of the desired manifest from scratch, by the cached predicates.
+    /// Counts every edge from scratch, by the cached predicates and by who is up.
     pub(crate) fn recount(&mut self) {
+        self.recount_uses();
         for node in self.all() {
             let (mut not_ok, mut not_ready, mut dead, mut unsettled) = (0, 0, 0, 0);
             for (dep, kind) in self.deps(node) {
@@ -437,6 +448,82 @@ impl Engine {
                 unit.unsettled = unsettled;
                 unit.demand = u32::try_from(demand).unwrap_or(u32::MAX);
             }
+        }
+    }
+
+    /// Who is used by whom, and who waits for whom to stop.
+    fn recount_uses(&mut self) {
+        for node in self.all() {
+            let unit = self.derived(node);
+            unit.users = 0;
+            unit.blocked = 0;
+        }
+        for node in self.all() {
+            let (up, first) = (self.u(node).has(bits::UP), self.u(node).has(bits::STOP_FIRST));
+            if !up {
+                continue;
+            }
+            for (dep, kind) in self.made_deps(node) {
+                if hard(kind) {
+                    let unit = self.derived(dep);
+                    unit.users += 1;
+                    unit.blocked += u32::from(first);
+                }
+            }
+        }
+        let waiting: Vec<Node> = self.claims.values().flatten().copied().collect();
+        for node in waiting {
+            self.derived(node).blocked += 1;
+        }
+    }
+
+    /// Gives a unit its place in every manifest that knows its address.
+    fn place_everywhere(&mut self, node: Node, address: &Address) {
+        for generation in self.gens.values_mut() {
+            if let Some(id) = generation.manifest.find(address.kind, &address.name)
+                && let Some(place) = generation.node_of.get_mut(id.index())
+            {
+                *place = node.0;
+            }
+        }
+    }
+
+    /// Points the running edges of a unit that stays up at the desired manifest, and then those of its users.
+    ///
+    /// Only once everything that it will depend on has its edges there too or is down: so the running edges of
+    /// several generations together can never form a cycle, in which everybody would wait for somebody else to stop.
+    pub(crate) fn follow(&mut self, node: Node) {
+        let mut open = vec![node];
+        while let Some(node) = open.pop() {
+            self.work += 1;
+            let unit = self.u(node);
+            if !unit.has(bits::UP) {
+                continue;
+            }
+            if unit.made != self.desired {
+                let stopping = self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Stopping { .. }));
+                let behind = |d: &Node| self.u(*d).has(bits::UP) && self.u(*d).made != self.desired;
+                let waits = self.deps(node).iter().any(|(d, k)| hard(*k) && behind(d));
+                if unit.id.is_none() || stopping || unit.has(bits::BOUNCE) || waits {
+                    continue;
+                }
+                self.rebase(node);
+                self.enqueue(node);
+                open.extend(self.rdeps(node).iter().filter(|(_, k)| hard(*k)).map(|(u, _)| *u));
+            }
+        }
+    }
+
+    /// What was behind is up to date, or down: its users may follow.
+    pub(crate) fn users_follow(&mut self, node: Node) {
+        let behind: Vec<Node> = self
+            .rdeps(node)
+            .iter()
+            .filter(|(u, k)| hard(*k) && self.u(*u).has(bits::UP) && self.u(*u).made != self.desired)
+            .map(|(u, _)| *u)
+            .collect();
+        for user in behind {
+            self.follow(user);
         }
     }
 
@@ -468,6 +555,9 @@ impl Engine {
         }
         for waiting in self.claims.remove(&node).unwrap_or_default() {
             self.unblock(waiting);
+        }
+        for waiting in self.claims.values_mut() {
+            waiting.retain(|n| *n != node);
         }
         for timer in [super::Timer::State, super::Timer::Watchdog, super::Timer::Hold] {
             self.timers.clear(node, timer);

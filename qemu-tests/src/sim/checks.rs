@@ -9,7 +9,7 @@ use cm_core::engine::event::{Event, Exit, Swap};
 use cm_core::engine::{Engine, Glance, Mono, Node, SHUTDOWN_MS};
 use cm_core::proto::{Action, ManifestRef, Outcome, Step};
 use units::kind::Spec;
-use units::kind::service::{Ready, SwitchMethod};
+use units::kind::service::Ready;
 use units::{EdgeKind, Kind, UnitId};
 
 use super::graph::slot_of;
@@ -508,8 +508,8 @@ impl Checks {
         }
         let address = engine.address(node);
         for (serial, proc) in world.procs.iter().filter(|(_, p)| p.job == Job::Main && p.exists()) {
-            let Some(m) = engine.running_manifest(*serial).and_then(|r| engine.manifest(r)) else { continue };
             let Some((user, _)) = engine.job(*serial) else { continue };
+            let Some(m) = self.edges_of(engine, user, *serial) else { continue };
             let mine = engine.address(user);
             let Some(unit) = m.find(mine.kind, &mine.name) else { continue };
             let down = engine.going_down().is_some();
@@ -527,6 +527,17 @@ impl Checks {
             }
         }
         Ok(())
+    }
+
+    /// The manifest whose edges a process has: that which it was started from, or the desired one where it lives on.
+    fn edges_of<'e>(&self, engine: &'e Engine, user: Node, serial: u64) -> Option<&'e units::Manifest> {
+        let run = engine.running_manifest(serial)?;
+        let (manifest, unit) = engine.unit_of(user);
+        let keeps = match engine.manifest(manifest).and_then(|m| m.spec(unit)) {
+            Some(Spec::Service(s)) => s.switch == units::kind::service::SwitchMethod::Keep,
+            _ => false,
+        };
+        engine.manifest(if keeps { manifest } else { run })
     }
 
     fn batch(&mut self, engine: &Engine, world: &World, number: u64, steps: &[Step]) -> Found {
@@ -759,14 +770,11 @@ fn running_ready(engine: &Engine, node: Node) -> Option<Ready> {
     }
 }
 
-/// Whether a unit keeps the process of an earlier specification, as its declaration says.
+/// Whether a unit runs with an earlier specification: by its own declaration, or because it waits to be restarted.
 fn keeps_old(engine: &Engine, node: Node) -> bool {
     let (manifest, unit) = engine.unit_of(node);
-    let keep = match engine.manifest(manifest).and_then(|m| m.spec(unit)) {
-        Some(Spec::Service(s)) => s.switch == SwitchMethod::Keep,
-        _ => false,
-    };
-    keep && engine.running(node).is_some_and(|(m, _)| m != manifest)
+    let digest = |m: ManifestRef, u: UnitId| engine.manifest(m).map(|m| m.unit_digest(u));
+    engine.running(node).is_some_and(|(m, u)| digest(m, u) != digest(manifest, unit))
 }
 
 fn by_word(engine: &Engine, node: Node) -> bool {
