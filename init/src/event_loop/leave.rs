@@ -132,6 +132,10 @@ impl Shell {
                 container_logs: None,
             });
         }
+        if self.reaps_only() {
+            // There is no engine to stop anything in order: what runs is killed like any stray.
+            return self.begin_leaving(down);
+        }
         self.queue.push_back(Event::ShutdownAsked { down });
     }
 

@@ -50,6 +50,7 @@ impl Shell {
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };
         if job == Job::Main {
+            self.texts.remove(&node);
             self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
         }
         let cgroup = launch::cgroup_name(&address, job);

@@ -37,6 +37,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-state-sigterm", state_sigterm),
     scenario("rig-state-bad", state_bad),
     scenario("rig-fault", fault),
+    scenario("rig-panics-again-and-again", panics),
     scenario("rig-at-rest", at_rest),
 ];
 
@@ -456,6 +457,28 @@ fn fault(context: &Context) -> Result {
     Ok(())
 }
 
+/// An init that panics five times in a minute only reaps and answers, and still goes down when asked.
+fn panics(context: &Context) -> Result {
+    let state = format!("{SLEEPER}{BUSY}");
+    let setup = Setup { first: Some(&state), environment: &[("HOLDFAST_TEST", "1")], ..Setup::default() };
+    let mut rig = Rig::start(context, &setup)?;
+    let before = rig.main_pid("service:sleeper")?;
+    for n in 1..=5 {
+        rig.signal(init::sys::signals::RTMIN + 20)?;
+        let log = rig.directory().join("init.log");
+        rig.until_host(&log, &format!("telling of takeover {n}"), |f| {
+            std::fs::read_to_string(f).is_ok_and(|t| t.matches("has taken over").count() >= n)
+        })?;
+    }
+    rig.ok(&["status"])?;
+    want(rig.main_pid("service:sleeper")? == before, "a service has another process", &rig)?;
+    let orphan = rig.run(&["sh", "-c", "(sleep 0.1 &)"])?;
+    want(orphan.code == 0, "no process can be made", &rig)?;
+    rig.ok(&["poweroff"])?;
+    rig.left()?;
+    Ok(())
+}
+
 /// Context switches of a process so far, wanted and unwanted.
 fn switches(pid: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -463,10 +486,21 @@ fn switches(pid: &str) -> u64 {
     lines.filter_map(|l| l.rsplit_once(':')?.1.trim().parse::<u64>().ok()).sum()
 }
 
-/// At rest every process of Holdfast is asleep: not one context switch.
+/// At rest, with many managed files, every process of Holdfast is asleep: not one context switch, and no system call
+/// on a managed path.
 fn at_rest(context: &Context) -> Result {
+    let (count, seconds) = if context.full { (10_000, 30) } else { (1_000, 5) };
     let rig = first(context, SLEEPER)?;
     rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    let empty = rig.memory()?;
+    let file = |n: u64| format!("[file.\"/srv/many/{}/{n}\"]\ncontent = \"file {n}\\n\"\n", n % 100);
+    let state: String = std::iter::once(SLEEPER.to_owned()).chain((0..count).map(file)).collect();
+    rig.apply(&state)?;
+    let memory = rig.memory()?;
+    println!(
+        "memory of init: {memory} bytes, {} for each of {count} files",
+        memory.saturating_sub(empty) / count
+    );
     let mut events = rig.events()?;
     let init = rig.pid()?;
     // The worker stays for a second after its last work; then only init and the log daemon are left.
@@ -489,9 +523,21 @@ fn at_rest(context: &Context) -> Result {
     let all = of_holdfast()?;
     want(all.len() == 2, &format!("{} processes of Holdfast are there", all.len()), &rig)?;
     let before: Vec<u64> = all.iter().map(|p| switches(p)).collect();
-    let seconds = if context.full { 30 } else { 5 };
     quiet(&mut events, seconds)?;
     let after: Vec<u64> = all.iter().map(|p| switches(p)).collect();
     println!("context switches in {seconds} s: before {before:?}, after {after:?}");
-    want(before == after, "something of Holdfast was awake", &rig)
+    want(before == after, "something of Holdfast was awake", &rig)?;
+    initramfs::tool::ensure(&[initramfs::tool::Tool { program: "strace", package: "strace" }])?;
+    let trace = rig.directory().join("trace");
+    let mut strace = std::process::Command::new("timeout");
+    strace.args(["--signal=INT", &format!("{seconds}s"), "strace", "-f", "-o"]).arg(&trace);
+    for pid in &all {
+        strace.args(["-p", pid]);
+    }
+    crate::rig::run(strace)?;
+    let calls = std::fs::read_to_string(&trace)?;
+    // What a process was waiting in when it was looked at first is shown once.
+    let more: Vec<&str> = calls.lines().filter(|l| !l.contains("epoll_wait") && !l.contains("+++")).collect();
+    println!("system calls in {seconds} s:\n{calls}");
+    want(more.is_empty(), &format!("system calls at rest: {more:?}"), &rig)
 }
