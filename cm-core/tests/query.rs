@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -488,4 +489,79 @@ fn a_client_that_goes_away_takes_its_call_along() {
     let left: Vec<_> =
         fs::read_dir(host.bench.dir.path().join("run/query")).into_iter().flatten().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// What patch(1) does with the option `-p1` in `/`.
+fn apply_patch(patch: &str) {
+    let mut lines = patch.lines();
+    let name = lines.next().unwrap().strip_prefix("--- a").unwrap();
+    assert_eq!(lines.next().unwrap().strip_prefix("+++ b").unwrap(), name);
+    let old = fs::read_to_string(name).unwrap();
+    let mut old = old.lines();
+    let (mut new, mut at) = (String::new(), 1);
+    for line in lines {
+        let (sign, text) = line.split_at(1);
+        match sign {
+            "@" => {
+                let start: usize = text.split(['-', ',', ' ']).nth(2).unwrap().parse().unwrap();
+                while at < start {
+                    new += &format!("{}\n", old.next().unwrap());
+                    at += 1;
+                }
+            }
+            "+" => new += &format!("{text}\n"),
+            _ => {
+                assert_eq!(old.next(), Some(text));
+                at += 1;
+                if sign == " " {
+                    new += &format!("{text}\n");
+                }
+            }
+        }
+    }
+    new.extend(old.map(|l| format!("{l}\n")));
+    fs::write(name, new).unwrap();
+}
+
+#[test]
+fn what_is_on_the_machine_can_be_adopted() {
+    let mut host = Host::new();
+    let state = format!("{FIRST}[file.\"/etc/web.conf\"]\nsource = \"web.conf\"\n");
+    fs::write(host.bench.dir.path().join("web.conf"), "a\nb\n").unwrap();
+    host.apply(&state);
+    let nothing = host.call("Adopt", json!({ "unit": "file:/etc/motd" })).unwrap();
+    assert_eq!(nothing, [json!({ "patch": "", "note": "file:/etc/motd is as it is declared" })]);
+    host.bench.write("/etc/motd", "mine\nnow\n");
+    fs::set_permissions(host.bench.path("/etc/motd"), fs::Permissions::from_mode(0o600)).unwrap();
+    host.bench.write("/etc/web.conf", "a\nc\n");
+    host.bench.write("/etc/key", "hush three\n");
+    fs::remove_file(host.bench.path("/etc/link")).unwrap();
+    let mut patches = String::new();
+    for unit in ["file:/etc/motd", "file:/etc/web.conf", "symlink:/etc/link"] {
+        let adopted = host.call("Adopt", json!({ "unit": unit })).unwrap();
+        patches = adopted[0]["patch"].as_str().unwrap().to_owned();
+        assert!(!patches.is_empty(), "{unit}");
+        apply_patch(&patches);
+    }
+    assert!(patches.contains("-[symlink."), "{patches}");
+    let now = fs::read_to_string(host.state()).unwrap();
+    assert!(now.contains("content = \"\"\"\nmine\nnow\n\"\"\"\nmode = \"0600\""), "{now}");
+    assert_eq!(fs::read_to_string(host.bench.dir.path().join("web.conf")).unwrap(), "a\nc\n");
+    let (changes, _) = host.plan(json!({ "path": host.state() }));
+    // The service reads the adopted file only when it is told to.
+    let left =
+        ["change file:/etc/key: drifted: content differs", "reload service:web: file:/etc/motd changed"];
+    assert_eq!(lines(&changes), left);
+    let secret = host.call("Adopt", json!({ "unit": "file:/etc/key" })).unwrap();
+    assert_eq!(secret[0]["patch"], "");
+    assert!(!secret[0].to_string().contains("hush"));
+    let (name, parameters) = host.call("Adopt", json!({ "unit": "file:/etc/modt" })).unwrap_err();
+    assert_eq!(
+        (name.as_str(), &parameters["nearest"]),
+        ("io.holdfast.Store.NoSuchUnit", &json!("file:/etc/motd"))
+    );
+    assert_eq!(
+        host.call("Adopt", json!({ "unit": "service:web" })).unwrap_err().0,
+        "io.holdfast.Store.Failed"
+    );
 }

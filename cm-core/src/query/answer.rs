@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::wire::{self, Call, DESCRIPTION, Fault, INTERFACE};
-use super::{Options, generations, history, planning, verify};
+use super::{Options, adopt, generations, history, planning, verify};
 use crate::worker::confine;
 
 /// Who asks.
@@ -130,6 +130,7 @@ fn dispatch(asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         (INTERFACE, "Diff") => generations::diff(&asked, replies),
         (INTERFACE, "History") => history::list(&asked, replies),
         (INTERFACE, "Content") => history::content(&asked, replies),
+        (INTERFACE, "Adopt") => adopt::adopt(&asked, replies),
         (INTERFACE, "Verify") => verify::verify(&asked, replies),
         (INTERFACE | "org.varlink.service", _) => Err(Fault::MethodNotFound(method.to_owned()).into()),
         _ => Err(Fault::InterfaceNotFound(interface.to_owned()).into()),

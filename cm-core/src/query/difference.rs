@@ -180,6 +180,12 @@ pub fn unified(old: &str, new: &str, before: &str, after: &str) -> String {
     diff.unified_diff().context_radius(3).header(before, after).to_string()
 }
 
+/// The same without lines around the changes.
+pub fn bare(old: &str, new: &str, before: &str, after: &str) -> String {
+    let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(old, new);
+    diff.unified_diff().context_radius(0).header(before, after).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,23 +2,25 @@
 //!
 //! PID 1 starts it when somebody connects to the socket `store`, and hands over the listening socket as descriptor
 //! 3. It speaks Varlink (`docs/varlink/io.holdfast.Store.varlink`): plans, generations and their differences, saved
-//! versions, and the comparison of the whole machine with its generation.
+//! versions, patches that adopt what is on the machine, and the comparison of the whole machine with its generation.
 //!
 //! ```text
-//! server ── a call ──► child ── Plan, Check ──► opener, compiler (see worker::compile)
+//! server ── a call ──► child ── Plan, Check, Adopt ──► opener, compiler (see worker::compile)
 //!   ▲ reads no file      │ confined: reads everything, writes nothing
 //!   └── listens          └── replies to the client, and ends
 //! ```
 //!
 //! [`server`] cuts what clients send into calls, [`answer`] is a call's process, [`machine`] looks at the machine, and
-//! each method has a file: [`planning`], [`generations`], [`history`], [`verify`].
+//! each method has a file: [`planning`], [`generations`], [`history`], [`adopt`], [`verify`].
 //!
 //! **Invariant:** whoever answers a call can write nowhere: it is a process of its own, confined before it looks at
 //! anything that the call names; what people wrote is parsed by the compiler, which may do still less.
 
+pub mod adopt;
 pub mod answer;
 pub mod describe;
 pub mod difference;
+pub mod edit;
 pub mod generations;
 pub mod history;
 pub mod live;

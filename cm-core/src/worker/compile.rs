@@ -141,11 +141,21 @@ struct Paper {
     diagnostics: Vec<u8>,
 }
 
-/// Compiles a state file in processes of their own.
-///
-/// # Errors
-/// When no process can be made, or the compiler died. Mistakes in the state file are no error but a result.
-pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
+/// What the two processes leave behind.
+struct Left {
+    /// What the confined one says.
+    paper: File,
+    /// What it made.
+    output: File,
+    /// The sources that were opened.
+    sources: Vec<String>,
+}
+
+/// Has `work` done as nobody, in a process that can open nothing, with a door to what the caller may read.
+fn apart(
+    job: &Job,
+    work: impl FnOnce(Channel, &File, &mut File, &mut File) -> i32,
+) -> Result<Left, CompileError> {
     let staging = staging(&job.staging)
         .map_err(|source| CompileError::Staging { path: job.staging.clone(), source })?;
     let memory =
@@ -171,7 +181,7 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
                 paper.as_raw_fd(),
             ]);
             let code = match confine_compiler(&staging) {
-                Ok(()) => work(job, Channel::new(to_opener), &staging, &mut output, &mut paper),
+                Ok(()) => work(Channel::new(to_opener), &staging, &mut output, &mut paper),
                 Err(e) => {
                     eprintln!("cm-worker: {e}");
                     2
@@ -186,12 +196,11 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
     // Its peer is gone, so the opener ends too.
     wait(opener)?;
     let mut sources = String::new();
-    let output_error = |e: io::Error| CompileError::Output(e.to_string());
     opened
         .seek(SeekFrom::Start(0))
         .and_then(|_| opened.read_to_string(&mut sources))
+        .and_then(|_| paper.seek(SeekFrom::Start(0)))
         .map_err(output_error)?;
-    let sources = sources.lines().map(str::to_owned).collect();
     if !matches!(ended, WaitStatus::Exited(_, 0)) {
         let status = match ended {
             WaitStatus::Exited(_, code) => format!("code {code}"),
@@ -200,8 +209,37 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
         };
         return Err(CompileError::Died { entry: job.entry.clone(), status });
     }
+    Ok(Left { paper, output, sources: sources.lines().map(str::to_owned).collect() })
+}
+
+fn output_error(e: io::Error) -> CompileError {
+    CompileError::Output(e.to_string())
+}
+
+/// Has people's text read the way that state files are compiled: by nobody, who can open nothing else than what the
+/// caller may. What comes back is not to be trusted either.
+///
+/// # Errors
+/// When no process can be made, or it died.
+pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> Result<Vec<u8>, CompileError> {
+    let mut left = apart(job, |channel, staging, _, paper| {
+        let bytes = read(&mut Sources { channel, staging, temporary: 0 });
+        i32::from(paper.write_all(&bytes).is_err())
+    })?;
     let mut bytes = Vec::new();
-    paper.seek(SeekFrom::Start(0)).and_then(|_| paper.read_to_end(&mut bytes)).map_err(output_error)?;
+    left.paper.read_to_end(&mut bytes).map_err(output_error)?;
+    Ok(bytes)
+}
+
+/// Compiles a state file in processes of their own.
+///
+/// # Errors
+/// When no process can be made, or the compiler died. Mistakes in the state file are no error but a result.
+pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
+    let left = apart(job, |channel, staging, output, paper| work(job, channel, staging, output, paper))?;
+    let Left { mut paper, output, sources } = left;
+    let mut bytes = Vec::new();
+    paper.read_to_end(&mut bytes).map_err(output_error)?;
     let paper: Paper = postcard::from_bytes(&bytes).map_err(|e| CompileError::Output(e.to_string()))?;
     let diagnostics =
         serde_json::from_slice(&paper.diagnostics).map_err(|e| CompileError::Output(e.to_string()))?;
