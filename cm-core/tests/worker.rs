@@ -233,12 +233,13 @@ fn sources_are_opened_with_the_rights_of_the_caller() {
 #[test]
 fn a_hostile_file_costs_one_compile() {
     let dir = tempfile::tempdir().unwrap();
-    let mut init = Init::start(dir.path());
     let mut file = fs::File::create(dir.path().join("state.toml")).unwrap();
     let line = b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n";
     for _ in 0..(50 << 20) / line.len() {
         file.write_all(line).unwrap();
     }
+    // Not before: a worker stays about a second without work.
+    let mut init = Init::start(dir.path());
     let (result, _) = init.compile(&dir.path().join("state.toml"), 0);
     assert!(result.is_err());
     assert_eq!(init.compile(&state(dir.path(), ""), 0).0, Ok(0));
