@@ -248,14 +248,20 @@ impl Shell {
     }
 
     fn not_swapped(&mut self, plan: Plan, failure: &Failure) {
-        let missing = failure.to_string().to_lowercase().contains("no such file or directory");
-        if !(plan.optional && missing && failure.to_string().contains(&plan.name)) {
+        let text = failure.to_string();
+        let missing = text.to_lowercase().contains("no such file or directory") && text.contains(&plan.name);
+        let absent = plan.optional && missing;
+        if !absent {
             self.refuse(plan.call, failure);
         }
         if self.boot == BootStage::Compiles && plan.call == 0 {
             self.set_boot(BootStage::Done);
-            if !plan.optional {
+            let (desired, _) = self.engine.desired();
+            let empty = self.engine.manifest(desired).is_none_or(units::Manifest::is_empty);
+            if !absent {
                 self.emergency(&format!("cannot apply {}: {failure}", plan.name));
+            } else if empty && !self.options.container {
+                self.emergency(&format!("nothing to run: no generation, and no {}", plan.name));
             }
         }
     }
