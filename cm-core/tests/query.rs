@@ -1,4 +1,5 @@
 //! The query service as a process, on real sockets, with a store that the committer made.
+#![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use cm_core::proto::{Action, Intent, ManifestRef};
 use cm_core::store::hex;
+use cm_core::sys::{Forked, fork};
 use cm_core::worker::compile::sealed;
+use cm_core::worker::confine;
 use common::{Bench, fingerprint};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -564,4 +567,113 @@ fn what_is_on_the_machine_can_be_adopted() {
         host.call("Adopt", json!({ "unit": "service:web" })).unwrap_err().0,
         "io.holdfast.Store.Failed"
     );
+}
+
+#[test]
+fn only_root_and_the_owner_of_the_socket_may_ask() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    host.serve();
+    let run = host.bench.dir.path().join("run");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(run.join("store"), fs::Permissions::from_mode(0o666)).unwrap();
+    let somebody = std::thread::spawn(move || {
+        let (keep, nobody) = (u32::MAX, 65_534u32);
+        // SAFETY: only numbers are passed; the raw call changes the user of this thread alone, which then ends.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, keep, nobody, keep) }, 0);
+        let stream = UnixStream::connect(run.join("store")).unwrap();
+        let mut client = Client { stream, buffer: Vec::new() };
+        let refused = client.call("io.holdfast.Store.Generations", json!({})).unwrap_err();
+        assert!(client.call("org.varlink.service.GetInfo", json!({})).is_ok());
+        refused
+    });
+    let (name, parameters) = somebody.join().unwrap();
+    assert_eq!(name, "io.holdfast.Store.PermissionDenied");
+    assert_eq!(parameters["what"], "call io.holdfast.Store.Generations");
+}
+
+/// A PID 1 that tells the states of some units, page by page, to everybody who asks.
+fn pid1(host: &Host, pages: Vec<Value>) {
+    let listener = UnixListener::bind(host.bench.dir.path().join("run/control")).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut call = vec![0; 4096];
+            let read = stream.read(&mut call).unwrap_or(0);
+            assert!(String::from_utf8_lossy(&call[..read]).contains("io.holdfast.Status"));
+            for (n, page) in pages.iter().enumerate() {
+                let reply = json!({ "parameters": { "units": page }, "continues": n + 1 < pages.len() });
+                let _ = stream.write_all(format!("{reply}\0").as_bytes());
+            }
+        }
+    });
+}
+
+#[test]
+fn what_pid1_knows_is_in_plans_and_verifications() {
+    let mut host = Host::new();
+    let state = format!(
+        "{FIRST}[service.down]\nexec = [\"/bin/down\"]\n[service.idle]\nexec = [\"/bin/idle\"]\nstart = \"manual\"\n"
+    );
+    host.apply(&state);
+    let unit = |unit: &str, state: &str, cause: &str| json!({ "unit": unit, "state": state, "cause": cause });
+    let mut held = unit("file:/etc/motd", "ready", "");
+    held["held"] = json!({ "by": "root", "when": 0, "why": "", "verb": "hold" });
+    pid1(
+        &host,
+        vec![
+            json!([unit("service:web", "ready", ""), unit("service:down", "failed", "exit code 1")]),
+            json!([held, unit("service:idle", "down", "")]),
+        ],
+    );
+    let next = state.replace("/bin/down", "/bin/up").replace("hello", "other")
+        + "[service.new]\nexec = [\"/bin/new\"]\n";
+    let (changes, _) = host.plan_of(&next);
+    assert_eq!(
+        lines(&changes),
+        [
+            "start service:down: its declaration changed: exec; it was failed: exit code 1",
+            "start service:new: newly declared",
+            "reload service:web: file:/etc/motd changed",
+        ]
+    );
+    let (all, _) = host.plan(json!({ "path": host.bench.dir.path().join("next.toml"), "all": true }));
+    assert!(lines(&all).contains(&"nothing file:/etc/motd: held by root (hold): left alone".to_owned()));
+    let wrong = host.call("Verify", json!({})).unwrap();
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    let failed = json!({ "unit": "service:down", "outcome": "not-kept", "detail": "failed: exit code 1" });
+    assert_eq!(wrong[0]["unit"], failed);
+}
+
+#[test]
+fn who_answers_can_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, "kept").unwrap();
+    let open = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    match fork().unwrap() {
+        Forked::Child => {
+            let confined = confine::reader().is_ok();
+            let tries = [
+                fs::read(&path).is_ok_and(|b| b == b"kept"),
+                fs::write(&path, "x").is_err(),
+                fs::write(dir.path().join("new"), "x").is_err(),
+                fs::remove_file(&path).is_err(),
+                fs::rename(&path, dir.path().join("other")).is_err(),
+                fs::create_dir(dir.path().join("sub")).is_err(),
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).is_err(),
+                open.set_permissions(fs::Permissions::from_mode(0o777)).is_err(),
+                open.set_len(0).is_err(),
+                std::os::unix::fs::fchown(&open, Some(1), Some(1)).is_err(),
+                UnixStream::pair().is_err(),
+                fork().is_err(),
+            ];
+            let failed = tries.iter().position(|good| !good).map_or(0, |at| at + 1);
+            std::process::exit(if confined { i32::try_from(failed).unwrap_or(99) } else { 98 });
+        }
+        Forked::Parent(pid) => {
+            let status = nix::sys::wait::waitpid(pid, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 0));
+        }
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, send, sockopt};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -252,6 +252,8 @@ impl Server {
         match fork()? {
             Forked::Parent(pid) => {
                 drop(theirs);
+                // Both sides do it, since either may come first.
+                let _ = nix::unistd::setpgid(pid, pid);
                 if let Some(client) = self.clients.get_mut(&id) {
                     client.working = Some(Working { pid, life: ours, staging });
                 }
@@ -259,6 +261,8 @@ impl Server {
             }
             Forked::Child => {
                 drop(ours);
+                // The compiler that it may start ends with it.
+                let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
                 let Some(client) = self.clients.remove(&id) else { std::process::exit(1) };
                 // Nobody else's connection may stay open because of us.
                 self.clients.clear();
@@ -319,7 +323,7 @@ fn finished(client: &mut Client) -> Next {
     let ended = is_set(working.life.as_fd(), PollFlags::POLLIN);
     if !ended {
         if hung_up(client.stream.as_fd()) {
-            let _ = kill(working.pid, Signal::SIGKILL);
+            let _ = killpg(working.pid, Signal::SIGKILL);
         }
         return Next::Keep;
     }
@@ -336,7 +340,7 @@ fn finished(client: &mut Client) -> Next {
 /// A client that is dropped while its call is being answered takes the answer along.
 fn clean_up(client: Client) {
     if let Some(working) = client.working {
-        let _ = kill(working.pid, Signal::SIGKILL);
+        let _ = killpg(working.pid, Signal::SIGKILL);
         let _ = waitpid(working.pid, None);
         let _ = fs::remove_dir_all(&working.staging);
     }
