@@ -88,6 +88,11 @@ impl Server {
         self.clients.len()
     }
 
+    /// How many clients are there that nothing is being done for: they have just come, or are about to go.
+    pub fn idle(&self) -> usize {
+        self.clients.values().filter(|c| matches!(c.serving, Serving::Nothing)).count()
+    }
+
     /// Whether this client is still served.
     pub fn has_client(&self, id: u64) -> bool {
         self.clients.contains_key(&id)

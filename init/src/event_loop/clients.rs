@@ -18,6 +18,9 @@ use crate::control::{Failure, Progress};
 use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output};
 
+/// Clients get so long to finish before init executes itself again.
+const CLIENTS_MS: u64 = 1_000;
+
 /// Calls that wait for something.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -145,7 +148,7 @@ impl Shell {
             }
             Request::Reexec(_) => {
                 self.control_answer(call, &Answer::Begun);
-                self.reexec_asked = true;
+                self.reexec_asked.get_or_insert(now().after_ms(CLIENTS_MS));
                 self.ready.push(Token::Control);
             }
             Request::Shutdown(asked) => {
@@ -340,7 +343,7 @@ impl Shell {
     fn waited(&self, wait: &request::Wait) -> Option<Waited> {
         // The boot is no longer than the way to the generation that the machine should have.
         let booted = self.boot == super::swap::BootStage::Done;
-        let settled = booted && self.engine.is_converged() && self.flows.is_empty() && !self.reexec_asked;
+        let settled = booted && self.engine.is_converged() && self.flows.is_empty();
         let view = self.view();
         let waiting = |node: Node| {
             let status = view.unit(node);

@@ -250,7 +250,10 @@ impl Shell {
 
     /// Whether nothing is on its way that only this process knows of.
     pub(super) fn may_reexec(&self) -> bool {
-        self.flows.is_empty()
+        // A client that has just come would be closed before it was heard.
+        let late = self.reexec_asked.is_some_and(|due| due <= now());
+        (late || self.server.as_ref().is_none_or(|s| s.idle() == 0))
+            && self.flows.is_empty()
             && self.queue.is_empty()
             && self.helpers.is_empty()
             && self.workers.values().all(|w| w.link.is_flushed())
@@ -346,7 +349,7 @@ impl Shell {
 
     /// `initctl reexec`.
     pub(super) fn reexec(&mut self) {
-        self.reexec_asked = false;
+        self.reexec_asked = None;
         self.say(Level::Notice, None, "executing init again");
         self.shell_changed = true;
         self.write_live();

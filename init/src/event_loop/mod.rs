@@ -107,7 +107,8 @@ pub struct Shell {
     leaving: Option<leave::Leaving>,
     end: Option<Left>,
     emergency: emergency::Emergency,
-    reexec_asked: bool,
+    /// init is to execute itself again; at this moment at the latest, as far as clients are concerned.
+    reexec_asked: Option<Mono>,
     /// Set by a test: the next step panics.
     panic_next: bool,
     obituary: handover::Obituary,
@@ -173,7 +174,7 @@ impl Shell {
         self.flush_workers();
         self.settle_clients();
         self.write_live();
-        if self.reexec_asked && self.may_reexec() {
+        if self.reexec_asked.is_some() && self.may_reexec() {
             self.reexec();
         }
     }
@@ -203,8 +204,11 @@ impl Shell {
     /// How long nothing has to be done, rounded up so that the deadline has passed afterwards.
     fn timeout(&self) -> Option<Duration> {
         let own = self.leaving.as_ref().and_then(leave::Leaving::deadline);
-        let due = [self.engine.next_deadline(), own].into_iter().flatten().min()?;
-        Some(Duration::from_nanos(due.0.saturating_sub(now().0)))
+        let at = now();
+        // Once past, only what is under way is waited for, and that wakes us by itself.
+        let reexec = self.reexec_asked.filter(|due| *due > at);
+        let due = [self.engine.next_deadline(), own, reexec].into_iter().flatten().min()?;
+        Some(Duration::from_nanos(due.0.saturating_sub(at.0)))
     }
 
     fn tick_if_due(&mut self) {

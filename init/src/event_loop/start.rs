@@ -211,7 +211,7 @@ impl Shell {
             leaving: None,
             end: None,
             emergency: emergency::Emergency::default(),
-            reexec_asked: false,
+            reexec_asked: None,
             panic_next: false,
             obituary: Obituary::default(),
             rescan_due: false,
