@@ -63,7 +63,8 @@ pub fn play(context: &Context) -> Result {
     steps.step("damage a managed file: it is repaired", || {
         let before = vm.run("sha256sum /etc/motd")?;
         let told = vm.run("latency '*file:/etc/motd*repaired*' sh -c 'echo damaged > /etc/motd'")?;
-        demand(vm.run("sha256sum /etc/motd")? == before, "the file is not as it was")?;
+        let after = vm.run("sha256sum /etc/motd")?;
+        demand(before == after, &format!("the file is not as it was: {before}, {after}; {told}"))?;
         Ok(((), told))
     })?;
     steps.step("kill -9 redis: it is started again", || {
