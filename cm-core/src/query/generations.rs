@@ -88,12 +88,11 @@ pub fn diff(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     let between: Between = asked.call.parameters()?;
     confine()?;
     let machine = Machine::new(asked.options, None, None)?;
-    let index = machine.store()?.index();
+    let none = || Fault::NoSuchGeneration("there is no generation in the store yet".to_owned());
+    let index = machine.store().map_err(|_| none())?.index();
     let to = match between.to.or_else(|| index.current()) {
         Some(to) => to,
-        None => {
-            return Err(Fault::NoSuchGeneration("there is no generation in the store yet".to_owned()).into());
-        }
+        None => return Err(none().into()),
     };
     let before = || {
         let previous = index.previous().filter(|_| index.current() == Some(to));

@@ -28,10 +28,14 @@ fn content_of(prior: &Prior) -> Option<(String, u64)> {
 fn versions(index: &Index, unit: Option<&str>) -> Vec<Version> {
     let wanted = |of: &str| unit.is_none_or(|u| u == of);
     let mut out = Vec::new();
-    for version in index.history.values().flatten().filter(|v| wanted(&v.unit)) {
-        if let Some((digest, size)) = content_of(&version.prior) {
+    for (thing, list) in &index.history {
+        // The last version of what nobody owns any more was saved when it was taken away.
+        let purged = !index.own.contains_key(thing);
+        for (n, version) in list.iter().enumerate().filter(|(_, v)| wanted(&v.unit)) {
+            let Some((digest, size)) = content_of(&version.prior) else { continue };
+            let why = if purged && n.saturating_add(1) == list.len() { "purge" } else { "repair" };
             let time = version.when.saturating_mul(SECOND);
-            out.push(Version { unit: version.unit.clone(), time, digest, size, why: "repair" });
+            out.push(Version { unit: version.unit.clone(), time, digest, size, why });
         }
     }
     for (of, list) in index.undo.iter().filter(|(of, _)| wanted(of)) {

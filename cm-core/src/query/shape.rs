@@ -155,7 +155,7 @@ pub struct Version {
     pub digest: String,
     /// Length in bytes.
     pub size: u64,
-    /// `apply`, `repair`, `purge` or `return`.
+    /// `apply`, `repair` or `purge`.
     pub why: &'static str,
 }
 
