@@ -20,7 +20,12 @@ const INIT_SIZE: u64 = 3_300_000;
 /// # Errors
 /// When something is missing and cannot be installed; the text has the command that would do it.
 pub fn tools(scenarios: bool) -> Result {
-    tool::ensure(&[Tool { program: "cpio", package: "cpio" }])?;
+    // The process tests of `init` and `cm-core` play services and clients with Python, and look for them with pgrep.
+    tool::ensure(&[
+        Tool { program: "cpio", package: "cpio" },
+        Tool { program: "python3", package: "python3" },
+        Tool { program: "pgrep", package: "procps" },
+    ])?;
     if scenarios {
         tool::ensure(tool::BUILD)?;
         tool::ensure(QEMU)?;

@@ -353,7 +353,7 @@ impl Engine {
             }
         }
         for (leaving, waiting) in &self.claims {
-            if matches!(self.u(*leaving).state, State::Gone) || waiting.iter().any(|n| *n == *leaving) {
+            if matches!(self.u(*leaving).state, State::Gone) || waiting.contains(leaving) {
                 return Some("a claim is waited for that nobody holds".to_owned());
             }
         }

@@ -36,7 +36,7 @@ pub const ALL: &[Scenario] = &[
 /// Where everything lies that init writes: a container has nothing else that is its own.
 const PLACES: [&str; 4] = ["--store", "/run/store", "--logs", "/run/log"];
 
-fn command<'a>(file: &'a str) -> Vec<&'a str> {
+fn command(file: &str) -> Vec<&str> {
     [&["/sbin/init", "--state", file][..], &PLACES].concat()
 }
 

@@ -105,6 +105,9 @@ struct Asked {
     answer: Option<Verdict>,
 }
 
+/// The steps of a batch, by the unit that they are for.
+type StepsByUnit = BTreeMap<(ManifestRef, UnitId), Step>;
+
 /// What the observer remembers.
 #[derive(Debug, Clone, Default)]
 pub struct Checks {
@@ -121,7 +124,7 @@ pub struct Checks {
     before: BTreeMap<Node, (u8, Glance)>,
     work: u64,
     most_units: usize,
-    batch: Option<(u64, BTreeMap<(ManifestRef, UnitId), Step>)>,
+    batch: Option<(u64, StepsByUnit)>,
 }
 
 impl Checks {

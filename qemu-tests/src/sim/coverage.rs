@@ -85,9 +85,7 @@ impl Coverage {
     pub fn fact(&mut self, engine: &Engine, event: &Event) {
         let (serial, fact) = match event {
             Event::Spawned { serial } => (*serial, "spawned"),
-            Event::SpawnFailed { serial, errno, .. } if matches!(errno, 2 | 13) => {
-                (*serial, "spawn failed, hopeless")
-            }
+            Event::SpawnFailed { serial, errno: 2 | 13, .. } => (*serial, "spawn failed, hopeless"),
             Event::SpawnFailed { serial, .. } => (*serial, "spawn failed, retry"),
             Event::Ready { serial } => (*serial, "ready seen"),
             Event::Reloading { serial } => (*serial, "reloading seen"),
