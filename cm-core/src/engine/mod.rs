@@ -540,6 +540,11 @@ impl Engine {
         Some(Node(from.0.checked_add(u32::try_from(skipped).ok()?)?))
     }
 
+    /// Whether the node is no unit any more.
+    pub fn is_gone(&self, node: Node) -> bool {
+        matches!(self.u(node).state, unit::State::Gone)
+    }
+
     /// Whether a batch is under way.
     pub fn has_batch(&self) -> bool {
         self.batch.is_some()

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Level, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Verb};
+use cm_core::proto::Outcome;
 use units::Address;
 
 use super::token::{Token, Turn};
@@ -282,7 +283,14 @@ impl Shell {
         if !listeners && commands.is_empty() && swaps.is_empty() {
             return;
         }
-        let status = self.view().unit(node);
+        let mut status = self.view().unit(node);
+        if self.engine.is_gone(node) {
+            // The step that removed it took its name along.
+            match self.names.get(&node) {
+                Some(name) => status.unit.clone_from(name),
+                None => return,
+            }
+        }
         let progress = Progress {
             unit: status.unit.clone(),
             state: Some(status.state),
@@ -304,6 +312,27 @@ impl Shell {
             if listeners {
                 server.publish(&event);
             }
+        }
+    }
+
+    /// The names of units that a step may remove, by the event that it is about.
+    pub(super) fn names_in(&self, event: &Event) -> BTreeMap<Node, String> {
+        match event {
+            Event::Exited { serial, .. }
+            | Event::CgroupEmpty { serial }
+            | Event::SpawnFailed { serial, .. } => self
+                .engine
+                .job(*serial)
+                .map(|(n, _)| (n, self.engine.address(n).to_string()))
+                .into_iter()
+                .collect(),
+            Event::Results { results, .. } => results
+                .iter()
+                .filter(|r| matches!(r.outcome, Outcome::Removed | Outcome::Left))
+                .filter_map(|r| self.engine.node_in(r.manifest, r.unit))
+                .map(|n| (n, self.engine.address(n).to_string()))
+                .collect(),
+            _ => BTreeMap::new(),
         }
     }
 

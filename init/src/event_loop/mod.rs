@@ -71,6 +71,8 @@ pub struct Shell {
     spawns: Spawns,
     /// `STATUS=` of services.
     texts: BTreeMap<Node, String>,
+    /// Names of units that the step under way may remove.
+    names: BTreeMap<Node, String>,
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
     flows: BTreeMap<u64, swap::Flow>,
@@ -183,6 +185,7 @@ impl Shell {
         if self.reaps_only() || self.is_deadly(&event) {
             return;
         }
+        self.names = self.names_in(&event);
         let mut effects = Vec::new();
         let engine = &mut self.engine;
         let panic = std::mem::take(&mut self.panic_next);

@@ -31,6 +31,8 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-large", large),
     scenario("rig-reexec-during-apply", reexec_during_apply),
     scenario("rig-power-loss", power_loss),
+    scenario("rig-full-and-read-only", full_and_read_only),
+    scenario("rig-in-the-way", in_the_way),
 ];
 
 const ONE: &str = r#"
@@ -414,4 +416,45 @@ fn power_loss(context: &Context) -> Result {
     }
     println!("{}", outcomes.join(", "));
     Ok(())
+}
+
+/// A full and a read-only file system: the apply says so and returns; everything else is as it was.
+fn full_and_read_only(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.apply(ONE)?;
+    for (name, options, words) in [("full", "size=64k", "space"), ("fixed", "ro", "ead-only")] {
+        let at = format!("/srv/{name}");
+        std::fs::create_dir(rig.inside(&at)?)?;
+        let mounted = rig.run(&["mount", "-t", "tmpfs", "-o", options, "tmpfs", &at])?;
+        want(mounted.code == 0, &mounted.err, &rig)?;
+        let state = format!("{ONE}\n[file.\"{at}/large\"]\ncontent = \"{}\"\n", "x".repeat(200_000));
+        let path = rig.state_file("large.toml", &state)?;
+        let said = rig.initctl(&["apply", &path])?;
+        let all = format!("{}{}", said.out, said.err);
+        want(said.code == 5, &format!("{name}: apply ended with {}: {all}", said.code), &rig)?;
+        want(all.contains(words), &format!("{name}: the cause is not told: {all}"), &rig)?;
+        let left = std::fs::read_dir(rig.inside(&at)?)?.count();
+        want(left == 0, &format!("{name}: {left} entries are left"), &rig)?;
+        rig.until_state("service:sleeper", "ready")?;
+    }
+    want(holds(&rig.inside("/srv/motd")?, "one\n"), "/srv/motd has changed", &rig)
+}
+
+/// What the machine has where a state wants something else: said, and nothing of anybody's is lost.
+fn in_the_way(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    std::fs::write(rig.inside("/srv/data")?, "somebody's\n")?;
+    std::fs::create_dir(rig.inside("/srv/place")?)?;
+    std::fs::write(rig.inside("/srv/place/keep")?, "somebody's\n")?;
+    for state in
+        ["[file.\"/srv/data/inside\"]\ncontent = \"x\"\n", "[file.\"/srv/place\"]\ncontent = \"x\"\n"]
+    {
+        let path = rig.state_file("way.toml", state)?;
+        rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+        let said = rig.initctl(&["apply", &path])?;
+        println!("{}{}", said.out, said.err);
+        want(said.code == 5, &format!("apply ended with {}", said.code), &rig)?;
+    }
+    want(holds(&rig.inside("/srv/data")?, "somebody's\n"), "a file is lost", &rig)?;
+    want(holds(&rig.inside("/srv/place/keep")?, "somebody's\n"), "a directory's content is lost", &rig)
 }
