@@ -519,6 +519,11 @@ impl Engine {
         self.svc(node)?.run
     }
 
+    /// The manifest whose edges a unit holds while it is up.
+    pub fn edges_from(&self, node: Node) -> ManifestRef {
+        self.u(node).made
+    }
+
     /// The node with this address: in the desired manifest, or leaving.
     pub fn node(&self, address: &Address) -> Option<Node> {
         let id = self.manifest_of(self.desired)?.find(address.kind, &address.name);

@@ -318,10 +318,13 @@ impl Engine {
                 true
             }
             State::Mount(mount) => {
-                let mount = *mount;
-                if !same && matches!(mount.phase, MountPhase::Up | MountPhase::Mounting { .. }) {
-                    self.m(node).set(bits::BOUNCE, true);
-                }
+                let holds = matches!(mount.phase, MountPhase::Up | MountPhase::Mounting { .. });
+                let unit = self.u(node);
+                let digest = |m: ManifestRef, u: UnitId| self.manifest_of(m).map(|m| m.unit_digest(u));
+                // What counts is how it was mounted: one that was leaving may come back as it is.
+                let as_mounted =
+                    unit.id.is_some_and(|id| digest(unit.made, unit.made_id) == digest(self.desired, id));
+                self.m(node).set(bits::BOUNCE, holds && !as_mounted);
                 !same
             }
             State::Target | State::Gone => false,
@@ -503,13 +506,14 @@ impl Engine {
             if unit.made != self.desired {
                 let stopping = self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Stopping { .. }));
                 let behind = |d: &Node| self.u(*d).has(bits::UP) && self.u(*d).made != self.desired;
-                let waits = self.deps(node).iter().any(|(d, k)| hard(*k) && behind(d));
+                let waits = self.deps(node).iter().any(|(d, k)| (hard(*k) || soft(*k)) && behind(d));
                 if unit.id.is_none() || stopping || unit.has(bits::BOUNCE) || waits {
                     continue;
                 }
                 self.rebase(node);
                 self.enqueue(node);
-                open.extend(self.rdeps(node).iter().filter(|(_, k)| hard(*k)).map(|(u, _)| *u));
+                let users = self.rdeps(node).into_iter().filter(|(_, k)| hard(*k) || soft(*k));
+                open.extend(users.map(|(user, _)| user));
             }
         }
     }
@@ -519,7 +523,8 @@ impl Engine {
         let behind: Vec<Node> = self
             .rdeps(node)
             .iter()
-            .filter(|(u, k)| hard(*k) && self.u(*u).has(bits::UP) && self.u(*u).made != self.desired)
+            .filter(|(u, k)| (hard(*k) || soft(*k)) && self.u(*u).has(bits::UP))
+            .filter(|(u, _)| self.u(*u).made != self.desired)
             .map(|(u, _)| *u)
             .collect();
         for user in behind {

@@ -512,7 +512,7 @@ impl Checks {
         let address = engine.address(node);
         for (serial, proc) in world.procs.iter().filter(|(_, p)| p.job == Job::Main && p.exists()) {
             let Some((user, _)) = engine.job(*serial) else { continue };
-            let Some(m) = self.edges_of(engine, user, *serial) else { continue };
+            let Some(m) = engine.manifest(engine.edges_from(user)) else { continue };
             let mine = engine.address(user);
             let Some(unit) = m.find(mine.kind, &mine.name) else { continue };
             let down = engine.going_down().is_some();
@@ -530,17 +530,6 @@ impl Checks {
             }
         }
         Ok(())
-    }
-
-    /// The manifest whose edges a process has: that which it was started from, or the desired one where it lives on.
-    fn edges_of<'e>(&self, engine: &'e Engine, user: Node, serial: u64) -> Option<&'e units::Manifest> {
-        let run = engine.running_manifest(serial)?;
-        let (manifest, unit) = engine.unit_of(user);
-        let keeps = match engine.manifest(manifest).and_then(|m| m.spec(unit)) {
-            Some(Spec::Service(s)) => s.switch == units::kind::service::SwitchMethod::Keep,
-            _ => false,
-        };
-        engine.manifest(if keeps { manifest } else { run })
     }
 
     fn batch(&mut self, engine: &Engine, world: &World, number: u64, steps: &[Step]) -> Found {
