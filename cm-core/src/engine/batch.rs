@@ -100,13 +100,15 @@ impl Engine {
             }
             order.push(node);
             if self.u(node).want == Want::Absent {
-                for (dep, kind) in self.made_deps(node) {
+                // One that is not up holds no use on anything.
+                let up = self.u(node).has(bits::UP);
+                for (dep, kind) in self.made_deps(node).into_iter().filter(|_| up) {
                     if !hard(kind) || !self.can_follow(dep, intended, Want::Absent) {
                         continue;
                     }
                     let open = left.entry(dep).or_insert_with(|| self.u(dep).users);
                     *open = open.saturating_sub(1);
-                    if *open == 0 && self.u(node).has(bits::UP) {
+                    if *open == 0 {
                         next.push_back(dep);
                     }
                 }

@@ -178,6 +178,11 @@ impl Engine {
             match self.verdict(ask) {
                 Some((verdict, text)) => {
                     self.globals_changed = true;
+                    // A restart by hand that cannot be had is not owed for ever.
+                    if verdict == Verdict::Failed && self.runs_as_desired(ask.node) {
+                        self.m(ask.node).set(bits::BOUNCE, false);
+                        self.enqueue(ask.node);
+                    }
                     self.answer(ask.request, verdict, text);
                 }
                 None => open.push(ask),
@@ -229,7 +234,7 @@ impl Engine {
                     return failed();
                 }
                 if unit.has(bits::BOUNCE) {
-                    return None;
+                    return if unit.dead > 0 { failed() } else { None };
                 }
                 match &unit.state {
                     State::Service(s) => match s.phase {

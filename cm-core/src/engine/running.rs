@@ -134,9 +134,14 @@ impl Engine {
         })
     }
 
-    /// The same, of any unit.
+    /// Whether new inputs will end the process as it is: a one-shot's run, or one that cannot reload them.
     pub(crate) fn runs_again(&self, node: Node) -> bool {
-        self.svc(node).is_some_and(|s| self.must_run_again(node, s.phase))
+        let Some(s) = self.svc(node).filter(|s| s.loaded != s.inputs) else { return false };
+        let restarts = matches!(s.phase, Phase::Ready | Phase::Reloading { .. })
+            && !s.reload_failed
+            && !self.left_alone(node)
+            && (s.loaded.1 != s.inputs.1 || self.desired_spec(node).is_none_or(|d| d.reload.is_none()));
+        restarts || self.must_run_again(node, s.phase)
     }
 
     /// Whether a unit it is bound to is not ready. A running service asks in the manifest it was made from.
@@ -214,6 +219,7 @@ impl Engine {
         }
         self.details.remove(&node);
         self.timers.clear(node, Timer::State);
+        self.end_side_jobs(node);
         self.enter(node, Phase::Ready);
         self.arm_watchdog(node);
     }

@@ -180,7 +180,8 @@ impl Checks {
             Event::Exited { serial, exit } => self.exited(engine, *serial, *exit),
             Event::CgroupEmpty { serial } => self.ready.retain(|slot, s| {
                 let node = engine.node_of_slot(*slot);
-                s != serial || node.and_then(|n| running_ready(engine, n)) == Some(Ready::Exited)
+                // Of others the exit of the main process follows.
+                s != serial || node.and_then(|n| running_ready(engine, n)) != Some(Ready::Forked)
             }),
             Event::Results { batch, results } => {
                 let current = self.batch.as_ref().is_some_and(|(n, _)| n == batch);
@@ -370,7 +371,9 @@ impl Checks {
             Effect::Log { text, .. } if world.kind && text.starts_with("leaving although") => {
                 broken(Invariant::ShutdownLeaves, text.clone())
             }
-            Effect::Answer { request, verdict, .. } => self.answered(*request, *verdict),
+            Effect::Answer { request, verdict, text, .. } => {
+                self.answered(*request, *verdict, text.starts_with("cannot write"))
+            }
             Effect::Leave { .. } => {
                 if std::mem::replace(&mut self.left, true) {
                     return broken(Invariant::ShutdownLeaves, "left twice");
@@ -391,7 +394,7 @@ impl Checks {
         }
     }
 
-    fn answered(&mut self, request: u64, verdict: Verdict) -> Found {
+    fn answered(&mut self, request: u64, verdict: Verdict, unwritten: bool) -> Found {
         let Some(asked) = self.requests.get_mut(&request) else {
             return broken(
                 Invariant::OneAnswer,
@@ -404,8 +407,8 @@ impl Checks {
         }
         if let Some((generation, digest, kind)) = asked.swap {
             let same = self.accepted.is_some_and(|(_, d)| d == digest);
-            let takes =
-                verdict == Verdict::Done || (verdict == Verdict::Failed && (kind == Swap::Boot || same));
+            let takes = verdict == Verdict::Done
+                || (verdict == Verdict::Failed && (kind == Swap::Boot || (same && !unwritten)));
             if takes {
                 self.accepted = Some((generation, digest));
             }

@@ -144,6 +144,8 @@ pub struct Proc {
     /// It is frozen; signals wait.
     pub frozen: bool,
     signal: Option<i32>,
+    /// It will say that it is ready when it is thawed.
+    says_later: bool,
     stubborn: bool,
     unkillable: bool,
     silent: bool,
@@ -293,6 +295,11 @@ impl World {
             Effect::Freeze { serial, frozen } => {
                 if let Some(proc) = self.procs.get_mut(serial) {
                     proc.frozen = *frozen;
+                    if !*frozen && std::mem::take(&mut proc.says_later) {
+                        self.soon(now, 1, Happening::SaysReady(*serial));
+                    }
+                }
+                if let Some(proc) = self.procs.get_mut(serial) {
                     if let (false, Some(signal)) = (*frozen, proc.signal.take()) {
                         self.signal(now, *serial, signal);
                     }
@@ -335,6 +342,7 @@ impl World {
             ready: false,
             frozen: false,
             signal: None,
+            says_later: false,
             stubborn: self.can(fault::STUBBORN) && dice.chance(100),
             unkillable: self.can(fault::STUBBORN) && dice.chance(20),
             silent: self.can(fault::WATCHDOG) && dice.chance(300),
@@ -522,7 +530,11 @@ impl World {
                 Some(Told::SpawnFailed(serial, errno))
             }
             Happening::SaysReady(serial) => {
-                let proc = self.procs.get_mut(&serial).filter(|p| p.exists() && !p.frozen)?;
+                let proc = self.procs.get_mut(&serial).filter(|p| p.exists())?;
+                if proc.frozen {
+                    proc.says_later = true;
+                    return None;
+                }
                 proc.ready = true;
                 Some(Told::Ready(serial))
             }
