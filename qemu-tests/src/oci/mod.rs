@@ -4,7 +4,6 @@
 //! A container ends with the test process, however that ends: a guard waits for the end of a pipe and removes it.
 
 mod config;
-pub mod measure;
 pub mod probe;
 mod running;
 mod terminal;

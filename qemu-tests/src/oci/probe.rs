@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use init::sys::foreign;
 
-use super::measure::median;
 use crate::Result;
+use crate::measure::median;
 
 /// The signal that ends `signals`.
 pub const LAST: i32 = 64;

@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
-use crate::oci::{self, Container, PROBE, Running, Spec, Stream, measure, probe};
+use crate::measure;
+use crate::oci::{self, Container, PROBE, Running, Spec, Stream, probe};
 
 const LIMIT: Duration = Duration::from_secs(180);
 

@@ -5,6 +5,7 @@
 pub mod container;
 pub mod container_state;
 pub mod image;
+pub mod rest;
 pub mod rig;
 pub mod rig_change;
 pub mod web;
@@ -34,5 +35,6 @@ pub const fn minutes(n: u64) -> Duration {
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    [container::ALL, container_state::ALL, image::ALL, rig::ALL, rig_change::ALL, web::ALL].concat()
+    [container::ALL, container_state::ALL, image::ALL, rest::ALL, rig::ALL, rig_change::ALL, web::ALL]
+        .concat()
 }

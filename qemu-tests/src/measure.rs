@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
+/// Longest wait for a process to come to rest.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// The middle value; zero of none.
 pub fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
@@ -50,6 +53,34 @@ pub fn switches(pid: i32) -> Result<u64> {
     both.map(|(a, b)| a + b).ok_or_else(|| format!("/proc/{pid}/status has no context switches").into())
 }
 
+/// Processor time that a process and its children that were waited for have used, in clock ticks made milliseconds.
+///
+/// # Errors
+/// When the process is gone.
+pub fn processor(pid: i32) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may hold spaces and parentheses; utime, stime, cutime and cstime are fields 14 to 17.
+    let after = text.rsplit_once(')').map_or("", |(_, a)| a);
+    let ticks: u64 = after.split_whitespace().skip(11).take(4).filter_map(|f| f.parse::<u64>().ok()).sum();
+    // USER_HZ is 100 on every architecture that Holdfast knows.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// Processor time that this thread has used.
+pub fn own_processor() -> Duration {
+    let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    used.unwrap_or_default()
+}
+
+/// Processor time that this process's children which were waited for have used.
+pub fn children_processor() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN).map(|u| u.user_time() + u.system_time());
+    let microseconds = used.map_or(0, |u| u.num_microseconds());
+    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
+}
+
 /// Waits until processes sleep, then for `long`, and tells the context switches of each in that time.
 ///
 /// # Errors
@@ -66,7 +97,7 @@ pub fn at_rest(pids: &[i32], long: Duration) -> Result<Vec<u64>> {
 
 /// Waits until a process is asleep, and has been for a moment: no event tells when work has ended.
 fn settle(pid: i32) -> Result {
-    let deadline = Instant::now() + super::LIMIT;
+    let deadline = Instant::now() + LIMIT;
     let mut last = None;
     loop {
         let now = switches(pid)?;
