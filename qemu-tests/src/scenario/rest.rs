@@ -17,6 +17,7 @@ pub const ALL: &[Scenario] =
 /// neither wakes up.
 fn rest(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
+    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
     let mut state = String::from("[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n");
     for n in 0..200 {
         write!(state, "[file.\"{MANAGED}/d{}/f{n}\"]\ncontent = \"{n}\\n\"\n", n % 10)?;
