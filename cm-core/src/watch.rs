@@ -27,6 +27,8 @@ pub mod mask {
     pub const DELETE_SELF: u32 = 0x400;
     /// It was moved.
     pub const MOVE_SELF: u32 = 0x800;
+    /// An entry came, went, or was moved from or to here.
+    pub const MOVED: u32 = 0x40 | 0x80 | 0x100 | 0x200;
     /// Its file system was unmounted.
     pub const UNMOUNT: u32 = 0x2000;
     /// Events were lost.
@@ -45,15 +47,53 @@ fn hash(name: &str) -> u32 {
     u32::try_from(folded).unwrap_or_default()
 }
 
+/// A set as a list, of which a tail may still be in no order: many insertions are one sort.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Pile<T> {
+    list: Vec<T>,
+    sorted: usize,
+}
+
+impl<T> Default for Pile<T> {
+    fn default() -> Pile<T> {
+        Pile { list: Vec::new(), sorted: 0 }
+    }
+}
+
+impl<T: Ord> Pile<T> {
+    fn insert(&mut self, item: T) {
+        self.list.push(item);
+        // Twice the same is no news: the tail is never longer than what it is added to.
+        if self.list.len() - self.sorted > self.sorted.max(64) {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.sorted < self.list.len() {
+            self.list.sort_unstable();
+            self.list.dedup();
+            self.sorted = self.list.len();
+            self.list.shrink_to(self.sorted + self.sorted / 4);
+        }
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        self.settle();
+        self.list.retain(keep);
+        self.sorted = self.list.len();
+    }
+}
+
 /// A watched directory or inode.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Place {
-    /// Who owns which entry: (hash of its name, unit), sorted.
-    entries: Vec<(u32, Node)>,
-    /// Who owns every entry, or the inode itself; sorted.
-    all: Vec<Node>,
-    /// Watched directories inside: (hash of the name, which), sorted.
-    inside: Vec<(u32, Key)>,
+    /// Who owns which entry: (hash of its name, unit).
+    entries: Pile<(u32, Node)>,
+    /// Who owns every entry, or the inode itself.
+    all: Pile<Node>,
+    /// Watched directories inside: (hash of the name, which).
+    inside: Pile<(u32, Key)>,
 }
 
 /// What an event means.
@@ -75,13 +115,6 @@ pub struct Index {
     early: Vec<(Key, String, u32)>,
 }
 
-fn insert<T: Ord>(list: &mut Vec<T>, item: T) {
-    // Most come in no order of their hashes; the lists of one directory are short enough to be moved.
-    if let Err(at) = list.binary_search(&item) {
-        list.insert(at, item);
-    }
-}
-
 impl Index {
     /// An index of nothing.
     pub fn new() -> Index {
@@ -96,7 +129,7 @@ impl Index {
                     let inside = &mut self.places.entry(*parent).or_default().inside;
                     // One name is one directory: a new one in its place takes over.
                     inside.retain(|(h, k)| *h != hash(name) || *k == (*public, *wd));
-                    insert(inside, (hash(name), (*public, *wd)));
+                    inside.insert((hash(name), (*public, *wd)));
                 }
                 self.places.entry((*public, *wd)).or_default();
                 (*public, *wd)
@@ -104,8 +137,8 @@ impl Index {
             Watch::Entry { wd, public, name, .. } => {
                 let place = self.places.entry((*public, *wd)).or_default();
                 match (owner, name.is_empty()) {
-                    (Some(node), true) => insert(&mut place.all, node),
-                    (Some(node), false) => insert(&mut place.entries, (hash(name), node)),
+                    (Some(node), true) => place.all.insert(node),
+                    (Some(node), false) => place.entries.insert((hash(name), node)),
                     (None, _) => {}
                 }
                 (*public, *wd)
@@ -113,7 +146,7 @@ impl Index {
             Watch::Inode { wd, public, .. } => {
                 let place = self.places.entry((*public, *wd)).or_default();
                 if let Some(node) = owner {
-                    insert(&mut place.all, node);
+                    place.all.insert(node);
                 }
                 (*public, *wd)
             }
@@ -142,7 +175,7 @@ impl Index {
             touch.rescan = true;
             return;
         }
-        let Some(place) = self.places.get(&key) else {
+        let Some(place) = self.places.get_mut(&key) else {
             // A watch that has gone says so once more; nobody waits for that.
             if bits & mask::IGNORED != 0 {
                 return;
@@ -155,20 +188,23 @@ impl Index {
             }
             return;
         };
-        touch.dirty.extend(&place.all);
+        touch.dirty.extend(&place.all.list);
         let gone = bits & (mask::DELETE_SELF | mask::MOVE_SELF | mask::UNMOUNT | mask::IGNORED) != 0;
         if name.is_empty() && gone {
             self.below(key, touch);
             touch.again.extend(&touch.dirty);
         } else if !name.is_empty() {
             let wanted = hash(name);
-            let from = place.entries.partition_point(|(h, _)| *h < wanted);
-            let owners = place.entries.iter().skip(from).take_while(|(h, _)| *h == wanted);
+            place.entries.settle();
+            let entries = &place.entries.list;
+            let from = entries.partition_point(|(h, _)| *h < wanted);
+            let owners = entries.iter().skip(from).take_while(|(h, _)| *h == wanted);
             touch.dirty.extend(owners.map(|(_, node)| node));
-            let inside = place.inside.binary_search_by(|(h, _)| h.cmp(&wanted)).ok();
-            if let Some((_, inside)) = inside.and_then(|at| place.inside.get(at)).copied() {
-                // The directory came, went or was moved, or its attributes were changed: what is below may be
-                // another. Where it is the same still, taking the watches again changes nothing.
+            let inside = place.inside.list.iter().find(|(h, _)| *h == wanted).map(|(_, key)| *key);
+            if let Some(inside) = inside
+                && bits & mask::MOVED != 0
+            {
+                // The directory came, went or was moved: everything below may be another.
                 let mut below = Touch::default();
                 self.below(inside, &mut below);
                 touch.again.extend(&below.dirty);
@@ -185,9 +221,9 @@ impl Index {
         let mut open = vec![key];
         while let Some(key) = open.pop() {
             let Some(place) = self.places.get(&key).filter(|_| seen.insert(key)) else { continue };
-            touch.dirty.extend(&place.all);
-            touch.dirty.extend(place.entries.iter().map(|(_, node)| node));
-            open.extend(place.inside.iter().map(|(_, key)| *key));
+            touch.dirty.extend(&place.all.list);
+            touch.dirty.extend(place.entries.list.iter().map(|(_, node)| node));
+            open.extend(place.inside.list.iter().map(|(_, key)| *key));
         }
     }
 
@@ -207,7 +243,8 @@ impl Index {
         let mut gone = Vec::new();
         // A directory is needed for what it holds, or for what lies further inside.
         loop {
-            let empty = |p: &Place| p.entries.is_empty() && p.all.is_empty() && p.inside.is_empty();
+            let empty =
+                |p: &Place| p.entries.list.is_empty() && p.all.list.is_empty() && p.inside.list.is_empty();
             let Some(key) = self.places.iter().find(|(_, p)| empty(p)).map(|(k, _)| *k) else { break };
             self.drop_place(key);
             gone.push(key);
@@ -230,9 +267,9 @@ impl Index {
             .values()
             .map(|p| {
                 size_of::<(Key, Place)>()
-                    + p.entries.capacity() * size_of::<(u32, Node)>()
-                    + p.all.capacity() * size_of::<Node>()
-                    + p.inside.capacity() * size_of::<(u32, Key)>()
+                    + p.entries.list.capacity() * size_of::<(u32, Node)>()
+                    + p.all.list.capacity() * size_of::<Node>()
+                    + p.inside.list.capacity() * size_of::<(u32, Key)>()
             })
             .sum()
     }
@@ -288,6 +325,14 @@ mod tests {
         assert_eq!((touch.dirty, touch.again), (nodes(&[10, 11, 12]), nodes(&[10, 11, 12])));
         let touch = index.event((false, 2), "", mask::MOVE_SELF);
         assert_eq!((touch.dirty, touch.again), (nodes(&[10, 11, 12]), nodes(&[10, 11, 12])));
+    }
+
+    #[test]
+    fn attributes_of_a_directory_are_its_own() {
+        let mut index = example();
+        index.add(&entry(1, "etc"), Some(Node(9)));
+        assert_eq!(index.event((false, 1), "etc", 4).dirty, nodes(&[9]));
+        assert_eq!(index.event((false, 2), "", 4), Touch::default());
     }
 
     #[test]

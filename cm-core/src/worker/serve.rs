@@ -13,7 +13,7 @@ use super::batch::{self, Batch, Confinement, Manifests};
 use super::channel::{Channel, ChannelError};
 use super::compile::{self, Job};
 use super::confine;
-use super::watches::{Watched, Watcher, raise_limits};
+use super::watches::{Watcher, raise_limits};
 use crate::proto::{
     Action, Intent, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
     UnitResult, VERSION, Watch,
@@ -273,29 +273,33 @@ impl Worker {
     fn watch<'a>(&mut self, steps: impl Iterator<Item = &'a Step>) -> Result<(), ServeError> {
         let Some(mut watcher) = self.watcher.take() else { return Ok(()) };
         let mut watches: Vec<Watch> = Vec::new();
+        let mut held: Vec<(Watch, OwnedFd)> = Vec::new();
         for step in steps {
             if !matches!(step.action, Action::Converge | Action::Check | Action::Rewatch) {
                 continue;
             }
             let spec = self.manifests.get(&step.manifest).and_then(|(_, m)| m.spec(step.unit));
             let Some(spec) = spec else { continue };
-            let Watched { watches: more, warning } =
-                watcher.watch(&mut self.world, step.manifest, step.unit, &spec);
-            watches.extend(more);
-            if let Some(text) = warning {
+            let found = watcher.watch(&mut self.world, step.manifest, step.unit, &spec);
+            watches.extend(found.watches);
+            held.extend(found.held);
+            if let Some(text) = found.warning {
                 self.log(true, text)?;
             }
             if watches.len() >= WATCHES {
-                self.announce(std::mem::take(&mut watches), watcher.take_held())?;
+                self.announce(std::mem::take(&mut watches))?;
+            }
+            if held.len() >= HELD {
+                self.hand_over(std::mem::take(&mut held))?;
             }
         }
-        self.announce(watches, watcher.take_held())?;
+        self.announce(watches)?;
+        self.hand_over(held)?;
         self.watcher = Some(watcher);
         Ok(())
     }
 
-    fn announce(&self, watches: Vec<Watch>, held: Vec<OwnedFd>) -> Result<(), ChannelError> {
-        let mut held = held.chunks(HELD);
+    fn announce(&self, watches: Vec<Watch>) -> Result<(), ChannelError> {
         let mut size = 0;
         let mut out = Vec::new();
         for watch in watches {
@@ -306,20 +310,19 @@ impl Worker {
             out.push(watch);
             if size > MAX_FRAME / 2 {
                 size = 0;
-                self.send_watches(std::mem::take(&mut out), held.next())?;
+                self.channel.send(&Reply::Watches(std::mem::take(&mut out)), &[])?;
             }
         }
-        if !out.is_empty() {
-            self.send_watches(out, held.next())?;
-        }
-        for more in held {
-            self.send_watches(Vec::new(), Some(more))?;
-        }
-        Ok(())
+        if out.is_empty() { Ok(()) } else { self.channel.send(&Reply::Watches(out), &[]) }
     }
 
-    fn send_watches(&self, watches: Vec<Watch>, held: Option<&[OwnedFd]>) -> Result<(), ChannelError> {
-        let raw: Vec<RawFd> = held.unwrap_or_default().iter().map(AsRawFd::as_raw_fd).collect();
+    /// Watches with as many descriptors beside them, one each.
+    fn hand_over(&self, held: Vec<(Watch, OwnedFd)>) -> Result<(), ChannelError> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        let (watches, fds): (Vec<Watch>, Vec<OwnedFd>) = held.into_iter().unzip();
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         self.channel.send(&Reply::Watches(watches), &raw)
     }
 

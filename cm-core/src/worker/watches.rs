@@ -38,8 +38,6 @@ pub struct Watcher {
     public: Inotify,
     /// Watched directories by canonical path.
     directories: HashMap<String, (bool, i32)>,
-    /// Descriptors that keep settings' inodes in memory; PID 1 has to hold them.
-    hold: Vec<OwnedFd>,
     full: bool,
 }
 
@@ -48,6 +46,8 @@ pub struct Watcher {
 pub struct Watched {
     /// For the index.
     pub watches: Vec<Watch>,
+    /// Watches of settings, each with a descriptor that keeps its inode in memory; PID 1 has to hold that.
+    pub held: Vec<(Watch, OwnedFd)>,
     /// A warning, once.
     pub warning: Option<String>,
 }
@@ -59,7 +59,6 @@ impl Watcher {
             own: sys::inotify(own),
             public: sys::inotify(public),
             directories: HashMap::new(),
-            hold: Vec::new(),
             full: false,
         }
     }
@@ -67,11 +66,6 @@ impl Watcher {
     /// Forgets which directories are watched: between batches one may have been replaced by another.
     pub fn begin(&mut self) {
         self.directories.clear();
-    }
-
-    /// Descriptors that PID 1 has to hold for the watches since the last call.
-    pub fn take_held(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.hold)
     }
 
     /// Watches what a unit owns.
@@ -246,8 +240,8 @@ impl Watcher {
         let added = opened.and_then(|fd| self.add(false, &fd).map(|wd| (fd, wd)));
         match added {
             Ok((fd, wd)) => {
-                self.hold.push(fd);
-                out.watches.push(Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 });
+                let watch = Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 };
+                out.held.push((watch, fd));
             }
             Err(Errno::ENOENT) => {}
             Err(e) => self.failed(e, &join("/proc/sys", key), &mut out),
