@@ -299,10 +299,10 @@ impl World {
                         self.soon(now, 1, Happening::SaysReady(*serial));
                     }
                 }
-                if let Some(proc) = self.procs.get_mut(serial) {
-                    if let (false, Some(signal)) = (*frozen, proc.signal.take()) {
-                        self.signal(now, *serial, signal);
-                    }
+                if let Some(proc) = self.procs.get_mut(serial)
+                    && let (false, Some(signal)) = (*frozen, proc.signal.take())
+                {
+                    self.signal(now, *serial, signal);
                 }
             }
             Effect::Batch { batch, steps, intent, .. } => {
