@@ -23,7 +23,7 @@ pub use stream::Lines;
 /// Where states of the rig put what they manage: only the instance sees it so. It outlives init, as a disk does.
 pub const MANAGED: &str = "/srv";
 /// Longest wait for anything.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// What an instance is started with.
 #[derive(Debug, Clone, Default)]
@@ -115,7 +115,7 @@ impl Rig {
 
     fn answer(&mut self) -> Result {
         // `wait` waits for the socket; what it says about the unit does not matter.
-        match self.initctl(&["wait", "--timeout", "20s", "--ready", "target:of-nobody"])?.code {
+        match self.initctl(&["wait", "--timeout", "60s", "--ready", "target:of-nobody"])?.code {
             124 | 3 => Err(format!("init does not come up:\n{}", self.init_said()).into()),
             _ => Ok(()),
         }
@@ -232,7 +232,7 @@ impl Rig {
     /// With everything that was said.
     pub fn apply(&self, text: &str) -> Result<String> {
         let path = self.state_file("next.toml", text)?;
-        self.ok(&["wait", "--converged", "--timeout", "20s"])?;
+        self.ok(&["wait", "--converged", "--timeout", "60s"])?;
         self.ok(&["apply", &path])
     }
 

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::rig::program::command;
 use crate::rig::{Rig, Setup};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
     Scenario { name, group: "rig", limit: LIMIT, run }
@@ -213,7 +213,7 @@ fn reexec(context: &Context) -> Result {
     let before = steady(&rig)?;
     for n in 1..=10 {
         rig.ok(&["reexec"])?;
-        rig.ok(&["wait", "--ready", "service:notify", "--timeout", "20s"])?;
+        rig.ok(&["wait", "--ready", "service:notify", "--timeout", "60s"])?;
         want(steady(&rig)? == before, &format!("a service has another process after re-exec {n}"), &rig)?;
     }
     // It is still the parent, and hears of an end.
@@ -237,7 +237,7 @@ fn panic(context: &Context) -> Result {
     let before = steady(&rig)?;
     rig.signal(init::sys::signals::RTMIN + 20)?;
     rig.until_said("has taken over")?;
-    rig.ok(&["wait", "--ready", "service:notify", "--timeout", "20s"])?;
+    rig.ok(&["wait", "--ready", "service:notify", "--timeout", "60s"])?;
     want(steady(&rig)? == before, "a service has another process after a panic", &rig)?;
     rig.ok(&["restart", "service:sleeper"])?;
     Ok(())
@@ -420,7 +420,7 @@ fn state_sigterm(context: &Context) -> Result {
         stopped("main").replace("exit 0", "cat /srv/order; exit 3"),
     );
     let mut rig = Rig::start(context, &Setup { state: Some(&state), ..Setup::default() })?;
-    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     rig.until_state("service:main", "ready")?;
     let order = std::fs::File::create(rig.inside("/srv/order")?)?;
     rig.signal(libc::SIGTERM)?;
@@ -449,7 +449,7 @@ fn fault(context: &Context) -> Result {
     for n in 1..=3 {
         rig.signal(libc::SIGSEGV)?;
         // It takes over within the same process; the socket stays, so a call simply waits.
-        rig.ok(&["wait", "--ready", "service:notify", "--timeout", "20s"])?;
+        rig.ok(&["wait", "--ready", "service:notify", "--timeout", "60s"])?;
         want(steady(&rig)? == before, &format!("a service has another process after fault {n}"), &rig)?;
     }
     rig.until_said("has taken over")?;
@@ -491,7 +491,7 @@ fn switches(pid: &str) -> u64 {
 fn at_rest(context: &Context) -> Result {
     let (count, seconds) = if context.full { (10_000, 30) } else { (1_000, 5) };
     let rig = first(context, SLEEPER)?;
-    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     let empty = rig.memory()?;
     let file = |n: u64| format!("[file.\"/srv/many/{}/{n}\"]\ncontent = \"file {n}\\n\"\n", n % 100);
     let state: String = std::iter::once(SLEEPER.to_owned()).chain((0..count).map(file)).collect();
@@ -519,8 +519,14 @@ fn at_rest(context: &Context) -> Result {
         while events.next(deadline)?.is_some() {}
         Ok(())
     };
-    quiet(&mut events, 2)?;
-    let all = of_holdfast()?;
+    let mut all = of_holdfast()?;
+    for _ in 0..30 {
+        if all.len() == 2 {
+            break;
+        }
+        quiet(&mut events, 1)?;
+        all = of_holdfast()?;
+    }
     want(all.len() == 2, &format!("{} processes of Holdfast are there", all.len()), &rig)?;
     let before: Vec<u64> = all.iter().map(|p| switches(p)).collect();
     quiet(&mut events, seconds)?;

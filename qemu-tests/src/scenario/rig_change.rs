@@ -11,7 +11,7 @@ use crate::Result;
 use crate::context::Context;
 use crate::rig::{Rig, Setup};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
     Scenario { name, group: "rig", limit: LIMIT, run }
@@ -153,7 +153,7 @@ fn drift(context: &Context) -> Result {
             rig.until_true(&format!("{name} repaired"), || is_whole(&site))?;
             println!("{name}: repaired after {} ms", begun.elapsed().as_millis());
         }
-        rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     }
     Ok(())
 }
@@ -163,7 +163,7 @@ fn drift_after_reexec(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
     rig.apply(TREE)?;
     rig.ok(&["reexec"])?;
-    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     let site = rig.inside("/srv/site")?;
     std::fs::write(site.join("page"), "other\n")?;
     rig.until_true("the edit is repaired", || is_whole(&site))
@@ -176,7 +176,7 @@ fn hold(context: &Context) -> Result {
     rig.ok(&["hold", "file:/srv/motd"])?;
     let motd = rig.inside("/srv/motd")?;
     std::fs::write(&motd, "mine\n")?;
-    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     want(holds(&motd, "mine\n"), "a held file was repaired", &rig)?;
     rig.ok(&["release", "file:/srv/motd"])?;
     rig.until_true("the file is repaired after its release", || holds(&motd, "one\n"))
@@ -329,7 +329,7 @@ reload-on = ["file:/srv/conf"]
 
 /// Thousands of files in one apply, and one of them repaired.
 fn large(context: &Context) -> Result {
-    let count = if context.full { 10_000 } else { 2_000 };
+    let count = if context.full { 10_000 } else { 1_000 };
     let rig = Rig::start(context, &Setup::default())?;
     let empty = rig.memory()?;
     let mut state = String::new();
@@ -354,7 +354,7 @@ fn many(count: usize, text: &str) -> String {
 /// init executes itself again in the middle of an apply: the apply goes on.
 fn reexec_during_apply(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
-    rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     let mut events = rig.events()?;
     let path = rig.state_file("many.toml", &many(1000, "first"))?;
     let _apply = rig.follow(&["apply", &path])?;
@@ -363,7 +363,7 @@ fn reexec_during_apply(context: &Context) -> Result {
     for _ in 0..3 {
         rig.ok(&["reexec"])?;
     }
-    rig.ok(&["wait", "--converged", "--timeout", "30s"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     let status = rig.ok(&["status"])?;
     want(status.contains("generation 1"), &format!("another generation: {status}"), &rig)?;
     for n in [0, 500, 999] {
@@ -375,7 +375,7 @@ fn reexec_during_apply(context: &Context) -> Result {
 
 /// The power goes at some moment of an apply; afterwards the machine has the old state or the new one, whole.
 fn power_loss(context: &Context) -> Result {
-    let count = 400;
+    let count = 200;
     let mut rig = Rig::start(context, &Setup::default())?;
     rig.apply(&many(count, "old"))?;
     let root = rig.inside("/srv")?;
@@ -384,7 +384,7 @@ fn power_loss(context: &Context) -> Result {
         .state_file("new.toml", &format!("{}[file.\"/srv/extra\"]\ncontent = \"x\"\n", many(count, "new")))?;
     let mut outcomes = Vec::new();
     // Further and further into the apply: after so many lines of its events.
-    for lines in [1, 20, 150, 401] {
+    for lines in [1, 20, 100, 201] {
         let mut events = rig.events()?;
         let apply = rig.follow(&["apply", &path])?;
         let deadline = Instant::now() + LIMIT;
@@ -399,7 +399,7 @@ fn power_loss(context: &Context) -> Result {
         rig.cut_power()?;
         drop(apply);
         rig.start_again(&Setup::default())?;
-        rig.ok(&["wait", "--converged", "--timeout", "30s"])?;
+        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
         let root = rig.inside("/srv")?;
         let now = tree_hash(&root)?;
         let extra = root.join("extra").exists();
@@ -450,7 +450,7 @@ fn in_the_way(context: &Context) -> Result {
         ["[file.\"/srv/data/inside\"]\ncontent = \"x\"\n", "[file.\"/srv/place\"]\ncontent = \"x\"\n"]
     {
         let path = rig.state_file("way.toml", state)?;
-        rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
+        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
         let said = rig.initctl(&["apply", &path])?;
         println!("{}{}", said.out, said.err);
         want(said.code == 5, &format!("apply ended with {}", said.code), &rig)?;
