@@ -258,3 +258,25 @@ fn the_store_survives_compaction() {
     let strip = timeless;
     assert_eq!(strip(fingerprint(&bench.path("/"))), strip(before));
 }
+
+#[test]
+fn what_a_generation_in_between_left_is_put_back() {
+    let mut bench = Bench::new();
+    bench.write("/etc/motd", "theirs");
+    let before = fingerprint(&bench.path("/"));
+    let (none, one) = (Decl::new(), Decl::new().file("/etc/motd", "ours"));
+    let three = Decl::new().file("/etc/other", "x");
+    let (n1, _) = bench.apply(None, &none);
+    let (n2, _) = bench.apply(Some((n1, &none)), &one);
+    let (n3, results) = bench.apply(Some((n2, &one)), &three);
+    assert_eq!(bench.by_name(results)["file:/etc/motd"].0, Outcome::Left);
+    assert_eq!(bench.read("/etc/motd"), "ours");
+    bench.switching(n1);
+    bench.swap(Some((n3, &three)), (n1, &none), Intent::Return);
+    let confinement = bench.confinement;
+    let done =
+        cm_core::worker::batch::put_back_rest(&mut bench.world, &bench.manifests, n1, confinement).unwrap();
+    assert_eq!(done.len(), 1);
+    bench.commit(n1);
+    assert_eq!(fingerprint(&bench.path("/")), before);
+}

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use units::kind::Spec;
-use units::{EdgeKind, Kind, Manifest};
+use units::{Address, EdgeKind, Kind, Manifest, UnitId};
 
 use super::commit::{self, Report};
 use super::confine::{self, Domain};
@@ -443,13 +443,85 @@ fn run_locked(
     confinement: Confinement,
     answer: &mut dyn FnMut(UnitResult),
 ) -> Result<(), BatchError> {
-    let mut plan = check(world, manifests, batch);
+    let plan = check(world, manifests, batch);
     if let Some(store) = &mut world.store
         && let Err(e) = store.record(&plan.adopt)
     {
         answer_all(plan.slots, &e.to_string(), answer);
         return Ok(());
     }
+    carry_out(world, batch, plan, confinement, answer)
+}
+
+/// Puts back what generations in between have left behind, before one that led to the current one is the current one
+/// again: units that neither it nor the one that is left declares, so that no step of the engine names them. What
+/// the open transition has touched has had its step.
+///
+/// # Errors
+/// As [`run`].
+pub fn put_back_rest(
+    world: &mut World,
+    manifests: &Manifests,
+    generation: u64,
+    confinement: Confinement,
+) -> Result<Vec<(String, UnitResult)>, BatchError> {
+    let Some(store) = &mut world.store else { return Ok(Vec::new()) };
+    store.lock()?;
+    let index = store.index();
+    let declared = store.load(Some(generation)).map_or_else(|_| Manifest::empty(), |(_, m)| m);
+    let is_declared =
+        |unit: &str| Address::parse(unit).is_some_and(|a| declared.find(a.kind, &a.name).is_some());
+    let mut units: Vec<String> = match index.open {
+        Some((_, open)) if index.is_back(generation) => (index.undo.iter())
+            .filter(|(unit, list)| !is_declared(unit) && list.iter().all(|u| u.transition != open))
+            .filter(|(unit, _)| !index.undo_to(unit, generation).is_empty())
+            .map(|(unit, _)| unit.clone())
+            .collect(),
+        _ => Vec::new(),
+    };
+    // What lies inside goes before what it lies in.
+    units.sort_unstable_by(|a, b| b.cmp(a));
+    let mut done = Vec::new();
+    if !units.is_empty() {
+        world.begin(managed_mounts(manifests));
+        let mut plan = Plan { slots: Vec::new(), adopt: Vec::new() };
+        for (unit, number) in units.iter().zip(0..) {
+            let step =
+                Step { manifest: ManifestRef(u32::MAX), unit: UnitId(number), action: Action::Restore };
+            plan.slots.push(match retire::restore(world, unit, generation) {
+                Ok(leaving) => Slot::Todo(Box::new(Work {
+                    step,
+                    unit: unit.clone(),
+                    spec: Spec::Target(units::kind::target::Target {}),
+                    context: Context::default(),
+                    detail: leaving.detail,
+                    ops: leaving.ops,
+                    outcome: leaving.outcome,
+                    needs: Vec::new(),
+                })),
+                Err(e) => Slot::Done(trouble(&step, &e)),
+            });
+        }
+        let batch = Batch { generation, intent: Intent::Return, steps: Vec::new() };
+        let mut take = |r: UnitResult| {
+            let unit = usize::try_from(r.unit.0).ok().and_then(|at| units.get(at));
+            done.push((unit.cloned().unwrap_or_default(), r));
+        };
+        carry_out(world, &batch, plan, confinement, &mut take)?;
+    }
+    if let Some(store) = &mut world.store {
+        store.unlock();
+    }
+    Ok(done)
+}
+
+fn carry_out(
+    world: &mut World,
+    batch: &Batch,
+    mut plan: Plan,
+    confinement: Confinement,
+    answer: &mut dyn FnMut(UnitResult),
+) -> Result<(), BatchError> {
     let mut areas = Areas::default();
     let domain = prepare(world, &mut plan, &mut areas);
     let mut todo: Vec<(usize, Box<Work>)> = Vec::new();

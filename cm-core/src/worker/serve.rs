@@ -341,6 +341,9 @@ impl Worker {
             return self.open(beside);
         }
         self.have_store()?;
+        if let StoreOp::Commit { generation: to } | StoreOp::Returned { to, .. } = &op {
+            self.put_back_rest(*to);
+        }
         let candidates = match &op {
             StoreOp::Prepare { staged, .. } => self.candidates(*staged),
             _ => Vec::new(),
@@ -379,6 +382,23 @@ impl Worker {
         };
         store.unlock();
         done
+    }
+
+    /// Nothing here keeps a return from being recorded; what could not be put back is said.
+    fn put_back_rest(&mut self, generation: u64) {
+        let done = batch::put_back_rest(&mut self.world, &self.manifests, generation, self.confinement);
+        let texts: Vec<String> = match done {
+            Ok(done) => (done.into_iter())
+                .filter(|(_, r)| {
+                    matches!(r.outcome, Outcome::NotKept | Outcome::MountAbsent | Outcome::Blocked)
+                })
+                .map(|(unit, r)| format!("{unit} is not as it was in generation {generation}: {}", r.detail))
+                .collect(),
+            Err(e) => vec![format!("cannot put back what later generations left: {e}")],
+        };
+        for text in texts {
+            let _ = self.log(true, text);
+        }
     }
 
     fn open(&mut self, beside: &mut Vec<OwnedFd>) -> Result<StoreReply, StoreError> {
