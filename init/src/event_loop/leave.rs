@@ -14,7 +14,7 @@ use super::token::Turn;
 use super::{Shell, now};
 use crate::log::protocol::Target;
 use crate::sys::raw;
-use crate::sys::reap::ExitStatus;
+use crate::sys::reap::{self, ExitStatus};
 use crate::sys::spawn::{self, Launch, Output};
 
 /// How often the console is told what a shutdown waits for.
@@ -180,7 +180,7 @@ impl Shell {
                 }
                 None => self.next_phase(),
             }
-        } else if self.log_daemon.is_some() {
+        } else if self.log_daemon.is_some() && self.log_target == Target::Files {
             self.set_log_target(Target::Kernel);
         } else {
             self.next_phase();
@@ -357,12 +357,15 @@ impl Shell {
     }
 }
 
-/// Whether any process is there that is neither the kernel's nor among `own`.
+/// Whether any process is there that is neither the kernel's nor among `own`. Of what is in /proc only `stat` never
+/// waits for the process that it is about.
 fn has_strays(own: &BTreeSet<i32>) -> bool {
+    const KTHREADD: i32 = 2;
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).any(|pid| {
-        // Kernel threads have no command line; neither has a zombie, which is as good as gone.
-        !own.contains(&pid) && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| !c.is_empty())
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|s| reap::parse_stat(&s));
+        let kernels = |s: &reap::Stat| pid == KTHREADD || s.ppid == KTHREADD;
+        !own.contains(&pid) && stat.is_some_and(|s| s.state != b'Z' && !kernels(&s))
     })
 }
 
