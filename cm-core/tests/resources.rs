@@ -545,3 +545,26 @@ fn the_committer_can_start_nothing_and_talk_to_nobody() {
     });
     assert_eq!(code, 0);
 }
+
+#[test]
+fn the_compiler_can_open_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let staging = fs::File::open(dir.path()).unwrap();
+    let code = match cm_core::sys::fork().unwrap() {
+        cm_core::sys::Forked::Child => {
+            let held = confine::compiler(&staging).is_ok()
+                && fs::read("/etc/passwd").is_err()
+                && fs::read_dir("/etc").is_err()
+                && fs::write(dir.path().join("staged"), "x").is_ok()
+                && fs::write("/tmp/elsewhere", "x").is_err()
+                && std::process::Command::new("/bin/true").status().is_err()
+                && std::os::unix::net::UnixStream::pair().is_err();
+            std::process::exit(i32::from(!held))
+        }
+        cm_core::sys::Forked::Parent(pid) => match nix::sys::wait::waitpid(pid, None).unwrap() {
+            nix::sys::wait::WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        },
+    };
+    assert_eq!(code, 0);
+}

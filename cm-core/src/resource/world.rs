@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::MsgFlags;
 use nix::sys::stat::FileStat;
 use sha2::{Digest as _, Sha256};
 
@@ -70,9 +72,24 @@ pub struct Setup {
     pub run: PathBuf,
 }
 
+/// Whom we tell that the work goes on, so that nobody takes a long batch for a worker that hangs.
+#[derive(Debug, Default)]
+pub enum Pulse {
+    /// Nobody.
+    #[default]
+    None,
+    /// Whoever is at the other end of this packet socket hears these bytes.
+    Packet(RawFd, Vec<u8>),
+    /// The coordinator hears a byte.
+    Pipe(OwnedFd),
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct World {
+    /// Who hears of progress.
+    pub pulse: Pulse,
+    beat: Option<Instant>,
     /// Directories below the root.
     pub places: Places,
     /// The user databases as they were last read.
@@ -111,6 +128,8 @@ impl World {
             store: None,
             stamps: HashMap::new(),
             setup,
+            pulse: Pulse::None,
+            beat: None,
             private: Vec::new(),
             reads: 0,
             managed: Vec::new(),
@@ -131,6 +150,25 @@ impl World {
         if !self.managed.is_empty() {
             let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
             self.mounted = mount_points(&table).collect();
+        }
+    }
+
+    /// The work goes on; said at most once a second, and never waited for.
+    pub fn alive(&mut self) {
+        let now = Instant::now();
+        if self.beat.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            return;
+        }
+        self.beat = Some(now);
+        match &self.pulse {
+            Pulse::None => {}
+            Pulse::Packet(socket, bytes) => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                let _ = nix::sys::socket::send(*socket, bytes, flags);
+            }
+            Pulse::Pipe(fd) => {
+                let _ = nix::unistd::write(fd, b".");
+            }
         }
     }
 

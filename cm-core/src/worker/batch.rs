@@ -16,8 +16,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use units::kind::Spec;
@@ -30,7 +33,7 @@ use crate::resource::op::{Finding, Op, Put, Trouble, What};
 use crate::resource::place::Dir;
 use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
-use crate::resource::world::World;
+use crate::resource::world::{Pulse, World};
 use crate::resource::{self, Context, exec, thing};
 use crate::store::index::Undo;
 use crate::store::{Own, Prior, Record};
@@ -144,6 +147,7 @@ pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     let mut position: HashMap<(ManifestRef, u32), usize> = HashMap::new();
     let mut plan = Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new() };
     for (at, step) in batch.steps.iter().enumerate() {
+        world.alive();
         let slot = check_step(world, manifests, batch, step, &position, &mut plan);
         plan.slots.push(slot);
         position.insert((step.manifest, step.unit.0), at);
@@ -566,6 +570,20 @@ fn answer_all(slots: Vec<Slot>, why: &str, answer: &mut dyn FnMut(UnitResult)) {
     }
 }
 
+/// Passes signs of life on, until the other end is closed.
+fn pass_on(world: &mut World, hears: &OwnedFd) {
+    let mut buffer = [0; 64];
+    loop {
+        let waited = poll(&mut [PollFd::new(hears.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+        match waited.and_then(|_| nix::unistd::read(hears, &mut buffer)) {
+            Ok(0) => return,
+            Ok(_) => world.alive(),
+            Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
 fn in_child(
     world: &mut World,
     areas: &mut Areas,
@@ -575,8 +593,12 @@ fn in_child(
     domain: &Domain,
 ) -> Result<Report, BatchError> {
     let mut paper = File::from(memfd_create("report", MFdFlags::MFD_CLOEXEC).map_err(BatchError::Start)?);
+    let (hears, says) =
+        nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(BatchError::Start)?;
     match fork().map_err(BatchError::Start)? {
         Forked::Child => {
+            drop(hears);
+            world.pulse = Pulse::Pipe(says);
             let code = match confine::committer(world, domain) {
                 Ok(()) => {
                     let report = commit::run(world, areas, batch, todo, failed);
@@ -591,6 +613,8 @@ fn in_child(
             std::process::exit(code)
         }
         Forked::Parent(child) => {
+            drop(says);
+            pass_on(world, &hears);
             let status = loop {
                 match waitpid(child, None) {
                     Ok(status) => break status,

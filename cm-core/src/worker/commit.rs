@@ -111,6 +111,7 @@ fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now:
                 _ => continue,
             };
             failpoint::point();
+            world.alive();
             let written = tree::stage(world, areas, staged.0, &content, path).and_then(|(name, file)| {
                 staged.1 = name;
                 if dress_now {
@@ -154,6 +155,7 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
         for op in &step.work.ops {
             failpoint::point();
+            world.alive();
             step.owners.push((op.thing.clone(), ledger.owner(world, &op.thing)));
             if let Err(e) = ledger.enter(world, &step.work.unit, op) {
                 step.failure = Some((Outcome::NotKept, e.to_string()));
@@ -324,6 +326,7 @@ fn change(
     step.executed = true;
     for (at, op) in step.work.ops.iter().enumerate() {
         failpoint::point();
+        world.alive();
         touched.left = false;
         let outcome = execute::run(world, areas, op, dressed, touched, facts);
         for dir in std::mem::take(&mut touched.made) {
@@ -412,6 +415,7 @@ fn discard(areas: &Areas, steps: &[Running]) {
 }
 
 fn read_back(world: &mut World, step: &Running) -> (Outcome, String) {
+    world.alive();
     if let Some(failure) = &step.failure {
         return failure.clone();
     }

@@ -18,7 +18,7 @@ use crate::proto::{
     Action, Intent, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
     UnitResult, VERSION, Watch,
 };
-use crate::resource::world::{Setup, World};
+use crate::resource::world::{Pulse, Setup, World};
 use crate::store::{Record, Store, StoreError};
 use crate::sys;
 
@@ -205,6 +205,10 @@ impl Worker {
         }
         // Before the check: what happens after it is an event then.
         self.watch(steps.iter())?;
+        let beat = Reply::Results { batch: number, results: Vec::new() };
+        if let Ok(bytes) = postcard::to_allocvec(&beat) {
+            self.world.pulse = Pulse::Packet(self.channel.as_raw_fd(), bytes);
+        }
         let batch = Batch { generation, intent, steps };
         let mut late: Vec<UnitResult> = Vec::new();
         let mut out = Vec::new();
@@ -225,6 +229,7 @@ impl Worker {
                 failure = channel.send(&Reply::Results { batch: number, results }, &[]).err();
             }
         });
+        self.world.pulse = Pulse::None;
         ran?;
         if let Some(e) = failure {
             return Err(e.into());
