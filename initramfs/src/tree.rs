@@ -217,7 +217,7 @@ impl Tree {
         self.nodes.retain(|p, n| !p.starts_with(&prefix) || matches!(n.kind, Kind::Directory));
     }
 
-    /// Removes every entry (and all below) whose path matches a pattern of [`matches`].
+    /// Removes every entry (and all below) whose path matches a pattern of [`matches()`].
     pub fn prune(&mut self, pattern: &str) {
         let pattern = pattern.trim_matches('/');
         let hit: Vec<String> = self.nodes.keys().filter(|p| matches(pattern, p)).cloned().collect();

@@ -365,7 +365,11 @@ impl Engine {
         match outcome {
             Outcome::Kept if ran => self.right(node, Shown::Changed),
             Outcome::Kept => {
-                self.fights.remove(&node);
+                // A contest ends when it is found right at last. Before that only the window counts: our own
+                // repair is an event too, and the check after it proves nothing about the other side.
+                if self.fights.get(&node).is_some_and(|f| f.rounds > 0) {
+                    self.fights.remove(&node);
+                }
                 let shown = match (intent, latch.shown) {
                     (Intent::Correct, Shown::Changed | Shown::Repaired) => latch.shown,
                     (Intent::Correct | Intent::Apply | Intent::Return, _) => Shown::Kept,

@@ -76,11 +76,13 @@ struct World {
     engine: Engine,
     now: u64,
     seen: Vec<Effect>,
+    /// Whether the worker finds everything right.
+    kept: bool,
 }
 
 impl World {
     fn new() -> World {
-        World { engine: Engine::new(), now: 1, seen: vec![] }
+        World { engine: Engine::new(), now: 1, seen: vec![], kept: false }
     }
 
     fn send(&mut self, event: Event) {
@@ -103,6 +105,7 @@ impl World {
                             unit: s.unit,
                             outcome: match s.action {
                                 crate::proto::Action::Remove => Outcome::Removed,
+                                _ if self.kept => Outcome::Kept,
                                 _ => Outcome::Changed,
                             },
                             detail: String::new(),
@@ -114,6 +117,13 @@ impl World {
                 Effect::Store { token, .. } => self.send(Event::Recorded { token, error: None }),
                 _ => {}
             }
+        }
+    }
+
+    fn run_timers_until(&mut self, end: u64) {
+        while let Some(at) = self.engine.next_deadline().filter(|at| at.0 <= end) {
+            self.now = self.now.max(at.0);
+            self.send(Event::Tick);
         }
     }
 
@@ -193,4 +203,27 @@ fn records_restore_the_same_engine() {
         assert_eq!(again.status(node), w.engine.status(node));
     }
     assert_eq!((again.busy, again.bad, again.up), (w.engine.busy, w.engine.bad, w.engine.up));
+}
+
+#[test]
+fn a_repair_that_is_undone_again_and_again_is_contested() {
+    let mut w = World::new();
+    let first = w.engine.install(manifest(1));
+    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot });
+    let node = w.engine.node(&Address::new(Kind::File, "/etc/web")).unwrap();
+    for _ in 0..FIGHT_REPAIRS {
+        assert_ne!(w.state(Kind::File, "/etc/web"), "contested");
+        w.send(Event::Touched { nodes: vec![node] });
+        w.run_timers_until(w.now + 1_000_000_000);
+        // The repair is an event as well; what is found then is right.
+        w.kept = true;
+        w.send(Event::Touched { nodes: vec![node] });
+        w.run_timers_until(w.now + 1_000_000_000);
+        w.kept = false;
+    }
+    assert_eq!(w.state(Kind::File, "/etc/web"), "contested");
+    w.kept = true;
+    w.run_timers();
+    assert_eq!(w.state(Kind::File, "/etc/web"), "kept", "left alone, it is right again");
+    assert_eq!(w.state(Kind::Service, "web"), "ready");
 }
