@@ -37,16 +37,6 @@ fn a_missing_file_is_made_with_its_parents() {
 }
 
 #[test]
-fn nothing_depends_on_the_umask() {
-    let mut bench = Bench::new();
-    let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o777));
-    let decl = Decl::new().file("/etc/a/b", "x").directory("/etc/d", None);
-    bench.converge(&decl, Intent::Apply);
-    nix::sys::stat::umask(old);
-    assert_eq!((bench.mode("/etc/a/b"), bench.mode("/etc/a"), bench.mode("/etc/d")), (0o644, 0o755, 0o755));
-}
-
-#[test]
 fn undeclared_attributes_are_preserved_and_no_drift() {
     let mut bench = Bench::new();
     bench.write("/etc/f", "old");

@@ -280,3 +280,11 @@ fn what_a_generation_in_between_left_is_put_back() {
     bench.commit(n1);
     assert_eq!(fingerprint(&bench.path("/")), before);
 }
+
+#[test]
+fn a_store_in_a_new_place_is_private_and_its_parents_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    cm_core::store::Store::open(&dir.path().join("var/lib/holdfast")).unwrap();
+    let mode = |p: &str| fs::metadata(dir.path().join(p)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("var"), mode("var/lib"), mode("var/lib/holdfast")), (0o755, 0o755, 0o700));
+}

@@ -107,6 +107,12 @@ pub struct Store {
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
+    // What lies above is for everybody.
+    let above = path
+        .parent()
+        .filter(|p| !p.exists())
+        .map_or(Ok(()), |p| fs::DirBuilder::new().recursive(true).mode(0o755).create(p));
+    at("create directory", path, above)?;
     at("create directory", path, fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
 }
 

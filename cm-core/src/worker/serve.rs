@@ -80,6 +80,8 @@ struct Worker {
 /// # Errors
 /// When the work cannot go on; PID 1 starts another worker then.
 pub fn serve(start: Start) -> Result<(), ServeError> {
+    // PID 1 has none; what the store makes on the way is for everybody to read, and for nobody to write.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let mut channel = Channel::new(start.socket);
     let Some((hello, _)) = channel.receive::<Request>()? else { return Ok(()) };
     let Request::Hello { version: VERSION, store, run, boot_contents } = hello else {
