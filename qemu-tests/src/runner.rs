@@ -178,11 +178,19 @@ fn run_scenarios(context: &Context, chosen: &[Scenario]) -> Vec<Outcome> {
             scope.spawn(|| {
                 while let Some(s) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let started = Instant::now();
-                    let result = in_own_process(context, s);
+                    let mut result = in_own_process(context, s);
+                    let mut again = "";
+                    if let (Err(first), false) = (&result, context.full) {
+                        // Emulated machines on a shared host stall now and then. What fails is shown, and has one
+                        // more try; with --full there is none, so that nothing rare hides here.
+                        println!("{:10} {:40} failed at first:\n{first}\n", s.group, s.name);
+                        result = in_own_process(context, s);
+                        again = ", at the second try";
+                    }
                     let time = started.elapsed();
                     let mut all = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
                     let word = if result.is_ok() { "ok" } else { "FAILED" };
-                    println!("{:10} {:40} {word} ({:.1}s)", s.group, s.name, time.as_secs_f32());
+                    println!("{:10} {:40} {word} ({:.1}s{again})", s.group, s.name, time.as_secs_f32());
                     if let Err(e) = &result {
                         println!("{e}\n");
                     }
