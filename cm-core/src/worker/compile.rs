@@ -293,6 +293,21 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// An empty directory that belongs to nobody.
+/// Whether there is another user to become: an ordinary user's container has one only, and so may a user namespace.
+fn somebody_else() -> bool {
+    let mapped = |map: &str| {
+        fs::read_to_string(map).is_ok_and(|text| {
+            text.lines().any(|line| {
+                let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+                let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+                matches!((first, count), (Some(Ok(first)), Some(Ok(count)))
+                    if first <= NOBODY && NOBODY - first < count)
+            })
+        })
+    };
+    geteuid().is_root() && mapped("/proc/self/uid_map") && mapped("/proc/self/gid_map")
+}
+
 fn staging(path: &Path) -> io::Result<File> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -303,8 +318,7 @@ fn staging(path: &Path) -> io::Result<File> {
     }
     fs::create_dir(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    // An ordinary user's container: there is nobody else to become.
-    if geteuid().is_root() {
+    if somebody_else() {
         std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY))?;
     }
     File::open(path)
@@ -414,7 +428,7 @@ fn confine_compiler(staging: &File) -> Result<(), confine::ConfineError> {
     for (resource, limit) in limits {
         setrlimit(resource, limit, limit).map_err(io::Error::from)?;
     }
-    if geteuid().is_root() {
+    if somebody_else() {
         sys::become_user(NOBODY, NOBODY, &[])?;
     }
     confine::compiler(staging)

@@ -81,6 +81,14 @@ impl Shell {
         self.shell_changed = true;
     }
 
+    /// The daemon is started when it is known where lines go, so that none takes a detour to the kernel's log; until
+    /// then they wait in their pipes.
+    pub(super) fn first_log_daemon(&mut self) {
+        if !std::mem::replace(&mut self.log_begun, true) && self.log_daemon.is_none() {
+            self.start_log_daemon();
+        }
+    }
+
     fn try_log_daemon(&mut self) -> io::Result<()> {
         let (link, theirs) = LogLink::pair()?;
         let directory = self.options.logs.to_string_lossy().into_owned();

@@ -92,6 +92,7 @@ pub struct Shell {
     own_stages: BTreeMap<i32, crate::sys::spawn::StatusPipe>,
     log_dead: BTreeSet<i32>,
     log_deaths: u32,
+    log_begun: bool,
     log_target: Target,
     logs_listener: Option<OwnedFd>,
     streams: BTreeMap<u32, logs::Stream>,
@@ -165,6 +166,7 @@ impl Shell {
             let Some(event) = self.queue.pop_front() else {
                 self.advance_boot();
                 self.advance_logs();
+                self.first_log_daemon();
                 self.rescan_if_due();
                 if self.queue.is_empty() {
                     break;

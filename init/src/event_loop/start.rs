@@ -196,6 +196,7 @@ impl Shell {
             own_stages: BTreeMap::new(),
             log_dead: BTreeSet::new(),
             log_deaths: 0,
+            log_begun: false,
             log_target: Target::Kernel,
             logs_listener: None,
             streams: BTreeMap::new(),
@@ -225,9 +226,6 @@ impl Shell {
         match found {
             Some(found) => shell.take_over(&found),
             None => shell.boot_generation_zero(),
-        }
-        if shell.log_daemon.is_none() {
-            shell.start_log_daemon();
         }
         shell.write_live();
         Ok(shell)
