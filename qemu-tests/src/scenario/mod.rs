@@ -5,6 +5,7 @@
 pub mod container;
 pub mod container_state;
 pub mod image;
+pub mod machine;
 pub mod rest;
 pub mod rig;
 pub mod rig_change;
@@ -35,6 +36,15 @@ pub const fn minutes(n: u64) -> Duration {
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    [container::ALL, container_state::ALL, image::ALL, rest::ALL, rig::ALL, rig_change::ALL, web::ALL]
-        .concat()
+    [
+        container::ALL,
+        container_state::ALL,
+        image::ALL,
+        machine::ALL,
+        rest::ALL,
+        rig::ALL,
+        rig_change::ALL,
+        web::ALL,
+    ]
+    .concat()
 }
