@@ -67,6 +67,14 @@ pub enum StoreError {
         /// Why not.
         source: units::manifest::ManifestError,
     },
+    /// The journal holds something that would be lost if it were continued. It is left as it is.
+    #[error("cannot use journal {}: {source}", path.display())]
+    Unreadable {
+        /// The journal.
+        path: PathBuf,
+        /// Why not.
+        source: journal::Unreadable,
+    },
     /// A record cannot be written.
     #[error(transparent)]
     Journal(#[from] journal::JournalError),
@@ -101,7 +109,7 @@ pub struct Store {
     encoder: Encoder,
     index: Index,
     /// Contents written since the last barrier: file and directory.
-    unsynced: Vec<(PathBuf, PathBuf)>,
+    unsynced: BTreeSet<(PathBuf, PathBuf)>,
     journal_dirty: bool,
     temporary: u64,
 }
@@ -158,7 +166,7 @@ impl Store {
             length: replayed.valid_len as u64,
             encoder: replayed.encoder,
             index,
-            unsynced: Vec::new(),
+            unsynced: BTreeSet::new(),
             journal_dirty: false,
             temporary: 0,
         };
@@ -177,7 +185,9 @@ impl Store {
         let mut journal = at("open", &path, File::open(&path))?;
         let mut bytes = Vec::new();
         at("read", &path, journal.read_to_end(&mut bytes))?;
+        let journal_ino = at("stat", &path, journal.metadata())?.ino();
         let replayed = journal::replay(&bytes);
+        journal::check(&bytes, &replayed).map_err(|source| StoreError::Unreadable { path, source })?;
         let mut index = Index::default();
         for record in &replayed.records {
             index.apply(record);
@@ -185,12 +195,12 @@ impl Store {
         Ok(Store {
             dir: dir.to_owned(),
             lock,
-            journal_ino: at("stat", &path, journal.metadata())?.ino(),
+            journal_ino,
             journal,
             length: replayed.valid_len as u64,
             encoder: replayed.encoder,
             index,
-            unsynced: Vec::new(),
+            unsynced: BTreeSet::new(),
             journal_dirty: false,
             temporary: 0,
         })
@@ -202,6 +212,8 @@ impl Store {
         let mut bytes = Vec::new();
         at("read", path, file.read_to_end(&mut bytes))?;
         let mut replayed = journal::replay(&bytes);
+        journal::check(&bytes, &replayed)
+            .map_err(|source| StoreError::Unreadable { path: path.to_owned(), source })?;
         if replayed.valid_len < bytes.len() || replayed.valid_len == 0 {
             at("cut", path, file.set_len(replayed.valid_len as u64))?;
         }
@@ -255,6 +267,11 @@ impl Store {
             at("read", &path, self.journal.read_to_end(&mut bytes))?;
             let mut more = journal::Replay { encoder: self.encoder, ..journal::Replay::default() };
             journal::replay_more(&bytes, &mut more);
+            if journal::check_rest(&bytes, more.valid_len, more.encoder).is_err() {
+                let start = usize::try_from(self.length).unwrap_or(usize::MAX);
+                let source = journal::Unreadable::Damaged { at: start.saturating_add(more.valid_len) };
+                return Err(StoreError::Unreadable { path, source });
+            }
             for record in &more.records {
                 self.index.apply(record);
             }
@@ -315,14 +332,16 @@ impl Store {
             at("sync", &self.dir, nix::unistd::syncfs(&self.lock).map_err(io::Error::from))?;
             self.unsynced.clear();
         }
-        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
-        for (file, dir) in std::mem::take(&mut self.unsynced) {
-            at("sync", &file, File::open(&file).and_then(|f| f.sync_all()))?;
+        let mut dirs: BTreeSet<&PathBuf> = BTreeSet::new();
+        for (file, dir) in &self.unsynced {
+            at("sync", file, File::open(file).and_then(|f| f.sync_all()))?;
             dirs.insert(dir);
         }
         for dir in dirs {
-            sync_dir(&dir)?;
+            sync_dir(dir)?;
         }
+        // Not sooner: after an error all of it is still to be made durable.
+        self.unsynced.clear();
         if self.journal_dirty {
             let path = self.dir.join("journal");
             at("sync", &path, self.journal.sync_data())?;
@@ -401,6 +420,7 @@ impl Store {
         let there = fs::metadata(&path).is_ok_and(|m| m.len() == size);
         match spool {
             _ if there => {
+                self.found(&path, &dir);
                 if let Some((temporary, _)) = spool {
                     let _ = fs::remove_file(temporary);
                 }
@@ -419,20 +439,27 @@ impl Store {
         Ok(Saved { digest, size })
     }
 
+    /// A content that is there already may have been left by a worker that died before it was durable.
+    fn found(&mut self, path: &Path, dir: &Path) {
+        self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
+        self.unsynced.insert((path.to_owned(), dir.to_owned()));
+    }
+
     fn adopt(&mut self, temporary: &Path, path: &Path, dir: &Path) -> Result<(), StoreError> {
         if !dir.is_dir() {
             make_dir(dir)?;
-            self.unsynced.push((dir.to_owned(), self.dir.join("blobs")));
+            self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
         }
         at("rename", temporary, fs::rename(temporary, path))?;
-        self.unsynced.push((path.to_owned(), dir.to_owned()));
+        self.unsynced.insert((path.to_owned(), dir.to_owned()));
         Ok(())
     }
 
     /// Moves what a content's name promises into the store, from a staged file.
     fn take_in(&mut self, content: &Content, candidates: &[PathBuf], unit: &str) -> Result<(), StoreError> {
-        let (path, _) = self.blob_path(&content.digest);
+        let (path, dir) = self.blob_path(&content.digest);
         if fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
+            self.found(&path, &dir);
             return Ok(());
         }
         for dir in candidates {
@@ -492,9 +519,9 @@ impl Store {
             let mut file =
                 at("create", &file_path, new_file(&file_path).or_else(|_| File::create(&file_path)))?;
             at("write", &file_path, file.write_all(&bytes))?;
-            self.unsynced.push((file_path, path.clone()));
+            self.unsynced.insert((file_path, path.clone()));
         }
-        self.unsynced.push((path.clone(), self.dir.join("generations")));
+        self.unsynced.insert((path.clone(), self.dir.join("generations")));
         self.sync()?;
         self.record(&[Record::Prepared { generation, digest, when: now(), note: note.to_owned() }])?;
         Ok(generation)
@@ -628,3 +655,7 @@ impl Store {
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -83,6 +83,27 @@ impl Encoder {
     }
 }
 
+/// Why a journal can neither be continued nor cut off where it stops holding: something would be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Another version of the format wrote it.
+    #[error(
+        "its format is version {0}, this program knows version 1; start it with the program that wrote it"
+    )]
+    Version(u8),
+    /// It does not begin like a journal.
+    #[error("it does not begin like a journal; restore it, or move it away to begin without a history")]
+    NoJournal,
+    /// A record does not hold although others come after it.
+    #[error(
+        "it is damaged at byte {at}, with records behind that; restore it, or forget those with \"truncate -s {at}\""
+    )]
+    Damaged {
+        /// Where the damaged record begins.
+        at: usize,
+    },
+}
+
 /// What a journal's bytes hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Replay {
@@ -113,18 +134,82 @@ pub fn replay_more(bytes: &[u8], so_far: &mut Replay) {
     }
 }
 
-fn frame(bytes: &[u8], at: usize, chain: u32) -> Option<(Record, u32, usize)> {
-    let word = |from: usize| -> Option<[u8; 4]> { bytes.get(from..from.checked_add(4)?)?.try_into().ok() };
-    let length_bytes = word(at)?;
+/// Tells what a crash leaves, which may be cut off, from what must not be touched. `replayed` is what was read from
+/// `bytes`.
+///
+/// # Errors
+/// When `bytes` are no journal of this version, or hold records behind the one that stopped the reading.
+pub fn check(bytes: &[u8], replayed: &Replay) -> Result<(), Unreadable> {
+    if replayed.valid_len == 0 {
+        let (name, version) = (MAGIC.get(..MAGIC.len() - 1), bytes.get(MAGIC.len() - 1));
+        // A crash while it was made leaves a beginning of the first bytes, or zeros in their place.
+        let unfinished = bytes.len() <= MAGIC.len() && bytes.iter().all(|b| *b == 0);
+        return match version {
+            _ if MAGIC.starts_with(bytes) || unfinished => Ok(()),
+            Some(version) if bytes.get(..MAGIC.len() - 1) == name => Err(Unreadable::Version(*version)),
+            _ => Err(Unreadable::NoJournal),
+        };
+    }
+    check_rest(bytes, replayed.valid_len, replayed.encoder)
+}
+
+/// Like [`check`], for bytes that were appended to a journal: `valid_len` of them hold, `encoder` continues there.
+///
+/// # Errors
+/// When there are records behind the one that stopped the reading.
+pub fn check_rest(bytes: &[u8], valid_len: usize, encoder: Encoder) -> Result<(), Unreadable> {
+    if valid_len >= bytes.len() {
+        return Ok(());
+    }
+    let damaged = Err(Unreadable::Damaged { at: valid_len });
+    // Its checksum holds, so it was written like that: a record that only a newer program knows.
+    let Some((head, payload, end)) = parts(bytes, valid_len) else {
+        return scan(bytes, valid_len).map_or(Ok(()), |()| damaged);
+    };
+    let sum = checksum(checksum(encoder.chain, &head), payload);
+    let holds = word(bytes, valid_len + 4) == Some(sum.to_le_bytes());
+    if holds || frame(bytes, end, sum).is_some() || scan(bytes, valid_len).is_some() {
+        damaged
+    } else {
+        Ok(())
+    }
+}
+
+/// Looks behind `at` for a record that holds: one that continues the checksum written at `at`, or two that follow
+/// upon each other.
+fn scan(bytes: &[u8], at: usize) -> Option<()> {
+    let chain = u32::from_le_bytes(word(bytes, at.checked_add(4)?)?);
+    (at.checked_add(HEAD)?..bytes.len()).find_map(|from| {
+        if frame(bytes, from, chain).is_some() {
+            return Some(());
+        }
+        let (_, payload, end) = parts(bytes, from)?;
+        postcard::from_bytes::<Record>(payload).ok()?;
+        let own = u32::from_le_bytes(word(bytes, from.checked_add(4)?)?);
+        frame(bytes, end, own).map(|_| ())
+    })
+}
+
+fn word(bytes: &[u8], from: usize) -> Option<[u8; 4]> {
+    bytes.get(from..from.checked_add(4)?)?.try_into().ok()
+}
+
+/// Length field, payload and end of what stands at `at`.
+fn parts(bytes: &[u8], at: usize) -> Option<([u8; 4], &[u8], usize)> {
+    let length_bytes = word(bytes, at)?;
     let length = u32::from_le_bytes(length_bytes) as usize;
-    let sum = u32::from_le_bytes(word(at.checked_add(4)?)?);
     let start = at.checked_add(HEAD)?;
     let end = start.checked_add(length)?;
     let payload = bytes.get(start..end)?;
-    if length > MAX_PAYLOAD || checksum(checksum(chain, &length_bytes), payload) != sum {
-        return None;
-    }
-    Some((postcard::from_bytes(payload).ok()?, sum, end))
+    (length <= MAX_PAYLOAD).then_some((length_bytes, payload, end))
+}
+
+fn frame(bytes: &[u8], at: usize, chain: u32) -> Option<(Record, u32, usize)> {
+    let (length_bytes, payload, end) = parts(bytes, at)?;
+    let sum = u32::from_le_bytes(word(bytes, at.checked_add(4)?)?);
+    // Decoding fails sooner than a checksum does, which counts when a whole file is searched.
+    let record = postcard::from_bytes(payload).ok()?;
+    (checksum(checksum(chain, &length_bytes), payload) == sum).then_some((record, sum, end))
 }
 
 /// What a start after a crash has to know.
@@ -212,6 +297,38 @@ mod tests {
         assert_eq!(recover(&records), Recovery { current: Some(2), interrupted: None });
         records.push(Record::Returned { generation: 2, to: 1 });
         assert_eq!(recover(&records), Recovery { current: Some(1), interrupted: None });
+    }
+
+    #[test]
+    fn only_a_torn_tail_may_be_cut() {
+        let records = [prepared(1), prepared(2), prepared(3)];
+        let whole = written(&records);
+        let (first, second) = (written(&records[..1]).len(), written(&records[..2]).len());
+        let checked = |bytes: &[u8]| check(bytes, &replay(bytes));
+        for len in 0..=whole.len() {
+            assert_eq!(checked(&whole[..len]), Ok(()), "cut at {len}");
+        }
+        for at in first..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x40;
+            let expected = if at < second { Err(Unreadable::Damaged { at: first }) } else { Ok(()) };
+            assert_eq!(checked(&bytes), expected, "flipped at {at}");
+        }
+        let mut newer = whole.clone();
+        newer[7] = 2;
+        assert_eq!(checked(&newer), Err(Unreadable::Version(2)));
+        assert_eq!(checked(b"something else"), Err(Unreadable::NoJournal));
+    }
+
+    #[test]
+    fn a_record_of_a_newer_program_is_no_torn_tail() {
+        let mut bytes = written(&[prepared(1)]);
+        let at = bytes.len();
+        let (length, payload) = (1u32.to_le_bytes(), [0x7f]);
+        let sum = checksum(checksum(replay(&bytes).encoder.chain, &length), &payload);
+        bytes.extend([length, sum.to_le_bytes()].concat());
+        bytes.extend(payload);
+        assert_eq!(check(&bytes, &replay(&bytes)), Err(Unreadable::Damaged { at }));
     }
 
     proptest! {

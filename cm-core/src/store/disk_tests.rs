@@ -1,0 +1,75 @@
+use super::*;
+
+fn prepared(generation: u64) -> Record {
+    Record::Prepared { generation, digest: [1; 32], when: 1, note: String::new() }
+}
+
+#[test]
+fn a_journal_that_is_not_understood_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    store.record(&[prepared(1)]).unwrap();
+    let first = usize::try_from(store.length).unwrap();
+    store.record(&[prepared(2)]).unwrap();
+    store.record(&[prepared(3)]).unwrap();
+    drop(store);
+    let path = dir.path().join("journal");
+    let whole = fs::read(&path).unwrap();
+    for (at, words) in [(7, "version"), (0, "does not begin"), (first + 9, "truncate -s")] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        fs::write(&path, &bytes).unwrap();
+        for opened in [Store::open(dir.path()), Store::look(dir.path())] {
+            let text = opened.unwrap_err().to_string();
+            assert!(text.contains(words) && text.contains("journal"), "{text}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.index().last_generation, 2);
+}
+
+#[test]
+fn what_others_appended_is_not_cut_off_when_records_follow_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let start = usize::try_from(store.length).unwrap();
+    let mut other = Store::open(dir.path()).unwrap();
+    other.record(&[prepared(1)]).unwrap();
+    other.record(&[prepared(2)]).unwrap();
+    let path = dir.path().join("journal");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[start + 9] ^= 0x40;
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(store.lock(), Err(StoreError::Unreadable { .. })));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_content_that_a_dead_worker_left_is_made_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dead = Store::open(dir.path()).unwrap();
+    let saved = dead.save(&mut "text".as_bytes()).unwrap();
+    drop(dead);
+    let mut store = Store::open(dir.path()).unwrap();
+    store.save(&mut "text".as_bytes()).unwrap();
+    let (path, above) = store.blob_path(&saved.digest);
+    assert!(store.unsynced.contains(&(path, above.clone())));
+    assert!(store.unsynced.contains(&(above, dir.path().join("blobs"))));
+    store.sync().unwrap();
+    assert!(store.unsynced.is_empty());
+}
+
+#[test]
+fn after_a_failed_sync_nothing_passes_for_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let saved = store.save(&mut "text".as_bytes()).unwrap();
+    let (path, _) = store.blob_path(&saved.digest);
+    fs::remove_file(&path).unwrap();
+    store.sync().unwrap_err();
+    store.sync().unwrap_err();
+    fs::write(&path, "text").unwrap();
+    store.sync().unwrap();
+}
