@@ -366,8 +366,10 @@ impl Shell {
         let address = spawn.record.address.clone();
         let node = spawn.record.node;
         // The socket lies where anybody can reach it: only root and the service itself are believed.
+        // A child that only notifies may be gone by now, so that its user is all that is known of it.
         if let Some(sender) = message.sender
             && sender.uid != 0
+            && self.service_user(serial) != Some(sender.uid)
             && !self.is_member(serial, sender.pid)
         {
             let text = format!("ignored a notification from process {} of user {}", sender.pid, sender.uid);
@@ -396,6 +398,14 @@ impl Shell {
             self.say(Level::Error, Some(&address), "says that it is broken (WATCHDOG=trigger)");
             self.signal(serial, libc::SIGABRT);
         }
+    }
+
+    /// The user that the main process of a spawn runs as; a process that hides from others counts as root's. Of
+    /// /proc only the owner is asked for, which never waits for the process.
+    fn service_user(&self, serial: u64) -> Option<u32> {
+        use std::os::unix::fs::MetadataExt;
+        let record = &self.spawns.get(serial).filter(|s| !s.record.exited)?.record;
+        Some(std::fs::metadata(format!("/proc/{}", record.main)).ok()?.uid())
     }
 
     fn is_member(&self, serial: u64, pid: i32) -> bool {
