@@ -1,7 +1,7 @@
 //! The control socket in the loop: calls in, verbs to the engine, verdicts and progress out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Level, Tally, Verdict};
@@ -450,7 +450,10 @@ impl Shell {
                 self.query = Some(self.own_started(spawned));
                 self.deregister(fd);
             }
-            Err(e) => self.say(Level::Error, None, &format!("cannot answer a query of the store: {e}")),
+            Err(e) => {
+                drop_waiting(listener);
+                self.say(Level::Error, None, &format!("cannot answer a query of the store: {e}"));
+            }
         }
         Turn::Drained
     }
@@ -464,13 +467,7 @@ impl Shell {
         if status != ExitStatus::Code(0)
             && let Some(listener) = &self.store_listener
         {
-            // Who waits would start the next one, and so on for ever: they learn by the end of their connection.
-            let mut dropped = 0;
-            while nix::sys::socket::accept(listener.as_raw_fd())
-                .is_ok_and(|fd| nix::unistd::close(fd).is_ok())
-            {
-                dropped += 1;
-            }
+            let dropped = drop_waiting(listener);
             let text = format!("the query of the store {status}; {dropped} more that waited were dropped");
             self.say(Level::Warning, None, &text);
         }
@@ -479,6 +476,14 @@ impl Shell {
         }
         true
     }
+}
+
+/// Hangs up on who waits at a listener, so that they learn it by the end of their connection; answers how many.
+/// Left alone they would start the next process, and so on for ever.
+fn drop_waiting(listener: &OwnedFd) -> usize {
+    let accepted =
+        || nix::sys::socket::accept(listener.as_raw_fd()).is_ok_and(|fd| nix::unistd::close(fd).is_ok());
+    std::iter::repeat_with(accepted).take_while(|dropped| *dropped).count()
 }
 
 fn add(sum: &mut Tally, more: Tally) {

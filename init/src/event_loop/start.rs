@@ -89,6 +89,9 @@ pub enum StartError {
     },
 }
 
+/// Queries of the store are for root, or who runs init: nobody else shall take up their places.
+const STORE_MODE: u32 = 0o600;
+
 fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |cause| StartError::Kernel { what, cause }
 }
@@ -216,6 +219,7 @@ impl Shell {
             reexec_asked: None,
             panic_next: false,
             obituary: Obituary::default(),
+            unsaved: Vec::new(),
             rescan_due: false,
             manifests_written: BTreeSet::new(),
         };
@@ -253,7 +257,7 @@ impl Shell {
             Err(e) => self.say(Level::Error, None, &format!("cannot bind {}: {e}", path.display())),
         }
         self.store_listener = taken(handed.store).or_else(|| {
-            let listener = socket::listen(&self.options.run.join(STORE_SOCKET), 0o666).ok()?;
+            let listener = socket::listen(&self.options.run.join(STORE_SOCKET), STORE_MODE).ok()?;
             keep(&listener);
             Some(listener.into())
         });
