@@ -1,4 +1,5 @@
-//! From one PID 1 to the next: the live table is written after every round, and read by whoever comes after.
+//! From one PID 1 to the next: the live table is written whenever effects were carried out, before the
+//! next event, and read by whoever comes after.
 //!
 //! A planned re-exec, a panic in a step and a fatal signal end in the same place: execve of this executable with
 //! the table's descriptor. The difference is only how much is still on its way: a planned one waits until nothing
@@ -220,6 +221,7 @@ impl Shell {
         {
             self.live.put(SHELL, &bytes);
         }
+        self.unsaved.clear();
         let written = self.live.flush();
         let compacted = if self.live.is_stale() { self.rewrite_live() } else { Ok(()) };
         if let Err(e) = written.and(compacted) {
@@ -276,6 +278,10 @@ impl Shell {
         }
         self.say(Level::Error, None, &format!("a step died of {event:?}: executing init again"));
         self.queue.push_front(event.clone());
+        // Since the table was written nothing but these was stepped through, and nothing was done for them.
+        for event in std::mem::take(&mut self.unsaved).into_iter().rev() {
+            self.queue.push_front(event);
+        }
         self.flush_workers_blindly();
         // The engine is in pieces: its last whole state stands in the table already.
         if let Ok(bytes) = postcard::to_allocvec(&self.handed()) {

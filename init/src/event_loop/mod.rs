@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
-use cm_core::engine::effect::Level;
+use cm_core::engine::effect::{Effect, Level};
 use cm_core::engine::event::Event;
 use cm_core::engine::{Engine, Mono, Node};
 use mio::unix::SourceFd;
@@ -75,7 +75,8 @@ pub struct Shell {
     names: BTreeMap<Node, String>,
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
-    flows: BTreeMap<u64, swap::Flow>,
+    /// What waits for a worker, and until when.
+    flows: BTreeMap<u64, (Mono, swap::Flow)>,
     /// Calls whose swap the engine has, and which it will answer.
     swapped_calls: BTreeSet<u64>,
     inotify: Inotify,
@@ -115,6 +116,8 @@ pub struct Shell {
     /// Set by a test: the next step panics.
     panic_next: bool,
     obituary: handover::Obituary,
+    /// Events that were stepped through without any effect since the live table was written.
+    unsaved: Vec<Event>,
     /// What is watched has to be looked at once more.
     rescan_due: bool,
     manifests_written: BTreeSet<u64>,
@@ -162,12 +165,15 @@ impl Shell {
 
     /// Steps the engine through what has happened, until nothing is left to do.
     fn work(&mut self) {
+        // What the turns of the sources have changed: a manifest that an event in the queue speaks of, for one.
+        self.write_live();
         for _ in 0..EVENTS_A_ROUND {
             let Some(event) = self.queue.pop_front() else {
                 self.advance_boot();
                 self.advance_logs();
                 self.first_log_daemon();
                 self.rescan_if_due();
+                self.write_live();
                 if self.queue.is_empty() {
                     break;
                 }
@@ -201,8 +207,15 @@ impl Shell {
             self.step_panicked(&event);
             return;
         }
+        // A step that asked for nothing can be repeated by the next PID 1; what was done must never be done twice.
+        let repeatable = effects.iter().all(|e| matches!(e, Effect::Log { .. } | Effect::Publish { .. }));
         for effect in effects {
             self.carry_out(effect);
+        }
+        if repeatable {
+            self.unsaved.push(event);
+        } else {
+            self.write_live();
         }
     }
 
@@ -212,7 +225,8 @@ impl Shell {
         let at = now();
         // Once past, only what is under way is waited for, and that wakes us by itself.
         let reexec = self.reexec_asked.filter(|due| *due > at);
-        let due = [self.engine.next_deadline(), own, reexec].into_iter().flatten().min()?;
+        let due =
+            [self.engine.next_deadline(), own, reexec, self.flow_deadline()].into_iter().flatten().min()?;
         Some(Duration::from_nanos(due.0.saturating_sub(at.0)))
     }
 
@@ -223,6 +237,9 @@ impl Shell {
         }
         if self.leaving.as_ref().and_then(leave::Leaving::deadline).is_some_and(|due| due <= at) {
             self.leaving_deadline(at);
+        }
+        if self.flow_deadline().is_some_and(|due| due <= at) {
+            self.end_late_flows(at);
         }
     }
 

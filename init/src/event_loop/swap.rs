@@ -6,14 +6,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use cm_core::engine::Mono;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::{Event, Swap};
 use cm_core::proto::{ManifestRef, Source, StoreOp, StoreReply};
 use units::Kind;
 
-use super::Shell;
+use super::link::Task;
 use super::manifests;
-use super::workers::OWN;
+use super::workers::{OWN, Role};
+use super::{Shell, now};
 use crate::control::Failure;
 use crate::control::request;
 use crate::control::server::Incoming;
@@ -21,6 +23,9 @@ use units::diagnostic::Located;
 
 /// Largest list of diagnostics that is read, in bytes.
 const MAX_DIAGNOSTICS: u64 = 1 << 20;
+
+/// How long an answer of a worker may take, in milliseconds, unless a batch goes before it.
+const FLOW_MS: u64 = 120_000;
 
 /// Something that waits for an answer of a worker.
 #[derive(Debug)]
@@ -73,6 +78,47 @@ impl Shell {
         OWN | self.counter
     }
 
+    fn await_flow(&mut self, token: u64, flow: Flow) {
+        self.flows.insert(token, (now().after_ms(FLOW_MS), flow));
+    }
+
+    /// When the first answer is late.
+    pub(super) fn flow_deadline(&self) -> Option<Mono> {
+        self.flows.values().map(|(due, _)| *due).min()
+    }
+
+    /// Gives up what has waited too long: a worker that hangs on a dead disk may not even be killed, so that its
+    /// connection is closed as well.
+    pub(super) fn end_late_flows(&mut self, at: Mono) {
+        let late = self.flows.iter().filter(|(_, (due, _))| *due <= at).map(|(token, _)| *token);
+        for token in late.collect::<Vec<_>>() {
+            let Some((due, flow)) = self.flows.get_mut(&token) else { continue };
+            let (role, what) = match flow {
+                Flow::Open => (Role::Committer, "the store was not opened"),
+                Flow::Compile(_) => (Role::Compiler, "the state file was not compiled"),
+                Flow::Prepare { .. } => (Role::Committer, "the generation was not stored"),
+                Flow::Load { .. } => (Role::Committer, "the generation was not read"),
+            };
+            let worker = self.workers.iter().find(|(_, w)| w.role == role);
+            if worker.is_some_and(|(_, w)| w.link.tasks().iter().any(|t| matches!(t, Task::Batch(_)))) {
+                // It waits behind a batch, for which the engine has a deadline.
+                *due = at.after_ms(FLOW_MS);
+                continue;
+            }
+            let number = worker.map(|(number, _)| *number);
+            let text =
+                format!("{what} within {} s: does its disk, or a mount, still answer?", FLOW_MS / 1000);
+            if let Some(number) = number {
+                self.give_worker_up(number, &text);
+            }
+            // What the worker knew nothing of has failed all the same.
+            match role {
+                Role::Compiler => self.compiled(token, Err(text), Vec::new()),
+                Role::Committer => self.stored(token, Err(text), Vec::new()),
+            }
+        }
+    }
+
     fn refuse(&mut self, call: u64, failure: &Failure) {
         if call == 0 {
             self.say(Level::Error, None, &failure.to_string());
@@ -117,7 +163,7 @@ impl Shell {
 
     fn compile(&mut self, plan: Plan, source: Source, fd: Option<OwnedFd>, ids: (u32, u32)) {
         let token = self.own_token();
-        self.flows.insert(token, Flow::Compile(plan));
+        self.await_flow(token, Flow::Compile(plan));
         self.ask_compile(token, source, fd, ids);
     }
 
@@ -128,14 +174,14 @@ impl Shell {
             return self.refuse(call, &Failure::Unavailable { text });
         }
         let token = self.own_token();
-        self.flows.insert(token, Flow::Load { call });
+        self.await_flow(token, Flow::Load { call });
         self.ask_store(token, StoreOp::Load { generation });
     }
 
     /// The compiler has answered, or is gone.
     pub(super) fn compiled(&mut self, token: u64, result: Result<u32, String>, fds: Vec<OwnedFd>) {
         self.clients.stir();
-        let Some(Flow::Compile(plan)) = self.flows.remove(&token) else { return };
+        let Some((_, Flow::Compile(plan))) = self.flows.remove(&token) else { return };
         let fd = fds.into_iter().next();
         let (fd, manifest) = match (result, fd) {
             (Ok(_), Some(fd)) => match manifests::map(fd.as_fd()) {
@@ -165,7 +211,7 @@ impl Shell {
         }
         let own = self.own_token();
         let note = plan.note.clone();
-        self.flows.insert(own, Flow::Prepare { plan, fd, staging });
+        self.await_flow(own, Flow::Prepare { plan, fd, staging });
         self.ask_store(own, StoreOp::Prepare { manifest: staging, staged: token, note });
     }
 
@@ -175,9 +221,10 @@ impl Shell {
             return self.queue.push_back(Event::Recorded { token, error: result.err() });
         }
         self.clients.stir();
-        match self.flows.remove(&token) {
-            Some(Flow::Open) => self.store_opened(result, fds),
-            Some(Flow::Prepare { plan, fd, staging }) => {
+        let Some((due, flow)) = self.flows.remove(&token) else { return };
+        match flow {
+            Flow::Open => self.store_opened(result, fds),
+            Flow::Prepare { plan, fd, staging } => {
                 self.forget(staging);
                 match result {
                     Ok(StoreReply::Generation(generation)) => {
@@ -196,7 +243,7 @@ impl Shell {
                     other => self.not_swapped(plan, &unexpected(other)),
                 }
             }
-            Some(Flow::Load { call }) => match (result, fds.into_iter().next()) {
+            Flow::Load { call } => match (result, fds.into_iter().next()) {
                 (Ok(StoreReply::Loaded { generation }), Some(fd)) => {
                     let plan = Plan {
                         call,
@@ -212,8 +259,7 @@ impl Shell {
                 (Err(text), _) => self.refuse(call, &Failure::NoSuchGeneration { text }),
                 (other, _) => self.refuse(call, &unexpected(other)),
             },
-            Some(other) => drop(self.flows.insert(token, other)),
-            None => {}
+            other @ Flow::Compile(_) => drop(self.flows.insert(token, (due, other))),
         }
     }
 
@@ -316,7 +362,7 @@ impl Shell {
         }
         self.set_boot(BootStage::Opens);
         let token = self.own_token();
-        self.flows.insert(token, Flow::Open);
+        self.await_flow(token, Flow::Open);
         self.ask_store(token, StoreOp::Open);
     }
 

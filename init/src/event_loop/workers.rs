@@ -231,6 +231,14 @@ impl Shell {
         }
     }
 
+    /// A worker that hangs: what it was asked is not tried again.
+    pub(super) fn give_worker_up(&mut self, number: u64, why: &str) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            drop(worker.link.take_unheard());
+        }
+        self.lose_worker(number, why);
+    }
+
     /// A worker has gone, or is of no use: what it was asked has no answer.
     fn lose_worker(&mut self, number: u64, why: &str) {
         let Some(mut worker) = self.workers.remove(&number) else { return };
