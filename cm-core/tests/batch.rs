@@ -319,6 +319,27 @@ fn a_failure_blocks_what_requires_it_and_nothing_else() {
 }
 
 #[test]
+fn what_was_never_written_is_not_owned() {
+    let mut bench = Bench::new();
+    bench.write("/etc/d", "in the way");
+    let decl = Decl::new()
+        .directory("/etc/d", None)
+        .file("/etc/new/f", "x")
+        .edge((Kind::File, "/etc/new/f"), (Kind::Directory, "/etc/d"));
+    let results = bench.converge(&decl, Intent::Apply);
+    assert_eq!(results["file:/etc/new/f"].0, Outcome::Blocked);
+    let own = bench.store().index().own.clone();
+    assert!(!own.contains_key("/etc/new/f") && !own.contains_key("/etc/new"), "{own:?}");
+
+    // Once it can be made it is owned, and so is the directory on the way.
+    fs::remove_file(bench.path("/etc/d")).unwrap();
+    let results = bench.converge(&decl, Intent::Apply);
+    assert_eq!(results["file:/etc/new/f"].0, Outcome::Changed);
+    let own = bench.store().index().own.clone();
+    assert!(own["/etc/new/f"].created && own["/etc/new"].created, "{own:?}");
+}
+
+#[test]
 fn check_changes_nothing() {
     let mut bench = Bench::new();
     bench.write("/etc/f", "theirs");

@@ -195,6 +195,45 @@ fn a_generation_is_compiled_applied_and_returned() {
 }
 
 #[test]
+fn a_damaged_manifest_leaves_the_generation_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut init = Init::start(dir.path());
+    init.store(StoreOp::Open).unwrap();
+    let mut fds = Vec::new();
+    for name in 1..=2 {
+        let path = state(dir.path(), &format!("[file.\"/etc/motd\"]\ncontent = \"{name}\"\n"));
+        let fd = init.compile(&path, 0).1.unwrap();
+        init.manifest(name, 0, &fd);
+        let generation = u64::from(name);
+        let prepare = StoreOp::Prepare { manifest: ManifestRef(name), staged: 77, note: String::new() };
+        assert_eq!(init.store(prepare).unwrap().0, StoreReply::Generation(generation));
+        init.store(StoreOp::Switching { generation }).unwrap();
+        init.store(StoreOp::Commit { generation }).unwrap();
+        fds.push(fd);
+    }
+    drop(init);
+    let manifest = |n: u32| dir.path().join(format!("store/generations/{n}/manifest"));
+    let mut bytes = fs::read(manifest(2)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(manifest(2), bytes).unwrap();
+
+    let mut init = Init::start(dir.path());
+    let (opened, found) = init.store(StoreOp::Open).unwrap();
+    assert_eq!(opened, StoreReply::Opened { current: Some(1), interrupted: None });
+    assert_eq!(map(&found[0]).digest(), map(&fds[0]).digest());
+    assert!(init.log.iter().any(|l| l.contains("generation 2")), "{:?}", init.log);
+    // The same state again is a new generation, not the damaged one.
+    init.manifest(2, 0, &fds[1]);
+    let prepare = StoreOp::Prepare { manifest: ManifestRef(2), staged: 0, note: String::new() };
+    assert_eq!(init.store(prepare).unwrap().0, StoreReply::Generation(3));
+    drop(init);
+    for n in [1, 3] {
+        fs::write(manifest(n), "damaged").unwrap();
+    }
+    assert!(Init::start(dir.path()).store(StoreOp::Open).unwrap_err().contains("manifest"));
+}
+
+#[test]
 fn a_worker_without_work_goes_away() {
     let dir = tempfile::tempdir().unwrap();
     let mut init = Init::start(dir.path());

@@ -492,7 +492,7 @@ impl Store {
         let digest = manifest.digest();
         if let Some(found) = self.index.find(&digest)
             && (known || self.index.current() == Some(found))
-            && self.generation_path(found).join("manifest").exists()
+            && self.load(Some(found)).is_ok()
         {
             return Ok(found);
         }
@@ -555,6 +555,25 @@ impl Store {
             return Err(StoreError::Damaged { path });
         }
         Ok((generation, manifest))
+    }
+
+    /// The current generation and its manifest; where that is damaged, the newest one before it whose manifest holds.
+    /// What is wrong with those that were passed over is added to `damaged`.
+    ///
+    /// # Errors
+    /// When there are generations, but no manifest of them holds.
+    pub fn load_current(&self, damaged: &mut Vec<String>) -> Result<Option<(u64, Manifest)>, StoreError> {
+        let mut first = None;
+        for (generation, _) in self.index.stack.iter().rev() {
+            match self.load(Some(*generation)) {
+                Ok(found) => return Ok(Some(found)),
+                Err(e) => {
+                    damaged.push(format!("cannot use generation {generation}: {e}"));
+                    first.get_or_insert(e);
+                }
+            }
+        }
+        first.map_or(Ok(None), Err)
     }
 
     /// What a start has to know.

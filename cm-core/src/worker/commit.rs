@@ -35,6 +35,8 @@ struct Running {
     left: bool,
     /// Who owned what each operation touches, before.
     owners: Vec<(String, Option<Own>)>,
+    /// Directories on the way that were written down as to be made.
+    parents: Vec<String>,
 }
 
 /// Carries the steps out. `failed` says of every step of the whole batch whether it has failed already.
@@ -54,6 +56,7 @@ pub fn run(
             executed: false,
             left: false,
             owners: Vec::new(),
+            parents: Vec::new(),
         })
         .collect();
     // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
@@ -83,6 +86,7 @@ pub fn run(
             *f = true;
         }
     }
+    facts.extend(claims_given_up(world, &steps, &touched, &facts));
     if let Err(e) = settle(world, &touched, &facts) {
         for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
             step.failure = Some((Outcome::NotKept, e.to_string()));
@@ -94,6 +98,52 @@ pub fn run(
     world.stamps.clear();
     let results = steps.iter().map(|s| read_back(world, s)).collect();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
+}
+
+/// What [`save`] wrote down in advance and did not come true: of steps that were never carried out, and of directories
+/// that nobody made. A claim on what is not ours would let a later purge remove what an admin puts there.
+fn claims_given_up(world: &World, steps: &[Running], touched: &Touched, facts: &[Record]) -> Vec<Record> {
+    let idle = |s: &&Running| s.failure.is_some() && !s.executed;
+    let unmade = |s: &Running| s.parents.iter().any(|p| !touched.made.contains(p));
+    let Some(store) = &world.store else { return Vec::new() };
+    if !steps.iter().any(|s| idle(&s) || unmade(s)) {
+        return Vec::new();
+    }
+    let mut own = store.index().own.clone();
+    for fact in facts {
+        match fact {
+            Record::Own { thing, own: by } => drop(own.insert(thing.clone(), by.clone())),
+            Record::Disown { thing } => drop(own.remove(thing)),
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    for step in steps.iter().rev().filter(idle) {
+        for (thing, before) in step.owners.iter().rev() {
+            let now = own.get(thing);
+            // Meanwhile it may have become another step's.
+            if now == before.as_ref() || now.is_some_and(|n| n.unit != step.work.unit) {
+                continue;
+            }
+            out.push(match before {
+                Some(by) => {
+                    own.insert(thing.clone(), by.clone());
+                    Record::Own { thing: thing.clone(), own: by.clone() }
+                }
+                None => {
+                    own.remove(thing);
+                    Record::Disown { thing: thing.clone() }
+                }
+            });
+        }
+    }
+    for dir in steps.iter().flat_map(|s| &s.parents) {
+        if own.get(dir).is_some_and(|o| o.unit == PARENT) && !touched.made.contains(dir) {
+            own.remove(dir);
+            out.push(Record::Disown { thing: dir.clone() });
+        }
+    }
+    out
 }
 
 /// Writes every new content beside its place.
@@ -151,13 +201,16 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
         own: BTreeMap::new(),
         gone: BTreeSet::new(),
         noted: BTreeSet::new(),
+        parents: Vec::new(),
     };
     for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
         for op in &step.work.ops {
             failpoint::point();
             world.alive();
             step.owners.push((op.thing.clone(), ledger.owner(world, &op.thing)));
-            if let Err(e) = ledger.enter(world, &step.work.unit, op) {
+            let entered = ledger.enter(world, &step.work.unit, op);
+            step.parents.append(&mut ledger.parents);
+            if let Err(e) = entered {
                 step.failure = Some((Outcome::NotKept, e.to_string()));
                 break;
             }
@@ -191,6 +244,8 @@ struct Ledger {
     own: BTreeMap<String, Option<Own>>,
     gone: BTreeSet<String>,
     noted: BTreeSet<(String, String)>,
+    /// Directories on the way that were claimed since the last step.
+    parents: Vec<String>,
 }
 
 impl Ledger {
@@ -236,6 +291,7 @@ impl Ledger {
                     self.undo(world, unit, &dir, &Prior::Absent);
                     let own = Own { unit: PARENT.to_owned(), created: true, digest: None, fs: 0 };
                     self.set_owner(world, &dir, Some(own));
+                    self.parents.push(dir);
                 }
             }
         }
@@ -328,8 +384,9 @@ fn change(
         failpoint::point();
         world.alive();
         touched.left = false;
+        let known = touched.made.len();
         let outcome = execute::run(world, areas, op, dressed, touched, facts);
-        for dir in std::mem::take(&mut touched.made) {
+        for dir in touched.made.iter().skip(known).cloned() {
             // Made on the way, though nobody knew beforehand that it would be missing.
             if world.store.as_ref().is_some_and(|s| !s.index().own.contains_key(&dir)) {
                 let own = Own { unit: PARENT.to_owned(), created: true, digest: None, fs: 0 };

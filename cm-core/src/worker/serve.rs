@@ -424,11 +424,30 @@ impl Worker {
         marked.map_err(|source| StoreError::File { verb: "write", path: self.marker(), source })?;
         store.unlock();
         let recovery = store.recovery();
-        for generation in [recovery.current, recovery.interrupted].into_iter().flatten() {
-            beside.push(memory(&store.load(Some(generation))?.1)?);
+        let mut damaged = Vec::new();
+        let found = store.load_current(&mut damaged);
+        let mut interrupted = recovery.interrupted;
+        let undone = interrupted.and_then(|generation| match store.load(Some(generation)) {
+            Ok((_, manifest)) => Some(manifest),
+            Err(e) => {
+                damaged.push(format!("cannot undo generation {generation} unit by unit: {e}"));
+                interrupted = None;
+                None
+            }
+        });
+        if let (Ok(Some((generation, _))), false) = (&found, damaged.is_empty()) {
+            damaged
+                .push(format!("going on with generation {generation}; apply the state again to replace it"));
+        }
+        for text in damaged {
+            let _ = self.log(true, text);
+        }
+        let (current, manifest) = found?.unzip();
+        for manifest in manifest.iter().chain(&undone) {
+            beside.push(memory(manifest)?);
         }
         self.world.store = Some(store);
-        Ok(StoreReply::Opened { current: recovery.current, interrupted: recovery.interrupted })
+        Ok(StoreReply::Opened { current, interrupted })
     }
 
     /// Where contents may lie that a new generation names.
