@@ -101,10 +101,7 @@ impl Engine {
                         unit.want == Want::Absent || (unit.want == Want::Up && !self.left_alone(node))
                     }
                     Phase::Waiting => open || unit.want != Want::Up,
-                    Phase::Ready => {
-                        let owed = s.loaded != s.inputs && !s.reload_failed;
-                        open && (unit.has(bits::BOUNCE) || s.reload_asked || owed)
-                    }
+                    Phase::Ready => open && (unit.has(bits::BOUNCE) || s.reload_asked),
                     Phase::Done | Phase::Failed | Phase::Backoff { .. } => {
                         unit.want != Want::Up || (open && unit.has(bits::BOUNCE))
                     }

@@ -126,7 +126,10 @@ impl Engine {
 
     fn hold(&mut self, node: Node, kind: HoldKind, why: String, until: Option<Mono>) {
         let hold = Hold { kind, why, since: self.now, until };
-        self.holds.insert(node, hold);
+        let before = self.holds.insert(node, hold);
+        if before.is_some_and(|h| h.kind == HoldKind::Paused) && kind != HoldKind::Paused {
+            self.thaw(node);
+        }
         match until {
             Some(at) => self.timers.set(node, Timer::Hold, at),
             None => self.timers.clear(node, Timer::Hold),
@@ -134,13 +137,17 @@ impl Engine {
         self.publish(node, "held");
     }
 
+    fn thaw(&mut self, node: Node) {
+        if let Some(serial) = self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
+            self.out.push(Effect::Freeze { serial, frozen: false });
+        }
+    }
+
     fn lift(&mut self, node: Node) {
         let Some(hold) = self.holds.remove(&node) else { return };
         self.timers.clear(node, Timer::Hold);
-        if hold.kind == HoldKind::Paused
-            && let Some(serial) = self.svc(node).filter(|s| s.running()).map(|s| s.serial)
-        {
-            self.out.push(Effect::Freeze { serial, frozen: false });
+        if hold.kind == HoldKind::Paused {
+            self.thaw(node);
         }
         // What happened meanwhile was left alone: it is looked at now.
         if let Some(latch) = self.latch(node)
@@ -189,6 +196,14 @@ impl Engine {
             }
         }
         self.asks = open;
+    }
+
+    /// Whether somebody waits for a later process than the present one.
+    pub(crate) fn restart_is_asked(&self, node: Node) -> bool {
+        let serial = self.svc(node).filter(|s| s.running()).map_or(0, |s| s.serial);
+        self.asks
+            .iter()
+            .any(|a| a.node == node && matches!(a.goal, Goal::Up { after } if serial != 0 && after >= serial))
     }
 
     pub(crate) fn ask_gone(&mut self, node: Node) {

@@ -206,7 +206,11 @@ impl Engine {
         let unit = self.u(node);
         match &unit.state {
             State::Service(s) => match s.phase {
-                Phase::Starting | Phase::Reloading { .. } | Phase::Backoff { .. } => true,
+                // What somebody froze cannot get on, and is left out.
+                Phase::Starting | Phase::Reloading { .. } => {
+                    self.holds.get(&node).is_none_or(|h| h.kind != HoldKind::Paused)
+                }
+                Phase::Backoff { .. } => true,
                 Phase::Stopping { stuck, .. } => !stuck || self.down.is_none(),
                 Phase::Down | Phase::Waiting | Phase::Ready | Phase::Failed | Phase::Done => false,
             },
@@ -259,6 +263,10 @@ impl Engine {
                 }
             }
             self.enqueue(user);
+        }
+        if old.going != going {
+            // It may have come up only to learn that it has to go.
+            self.enqueue(node);
         }
         if old.going != going || (old.ready && !ready) {
             for (user, _) in self.running_rdeps(node) {

@@ -159,6 +159,10 @@ impl Engine {
     /// It is no longer declared.
     fn take_away(&mut self, node: Node) {
         if !self.may_stop(node) {
+            // What was in line to be looked at is not in line to be removed.
+            if matches!(self.latch(node).map(|l| l.work), Some(Work::Queued | Work::Settling { .. })) {
+                self.set_work(node, Work::Waiting);
+            }
             return;
         }
         let class = self.u(node).class();

@@ -94,6 +94,8 @@ pub struct Glance {
     pub held: bool,
     /// It has not loaded the inputs that it should have.
     pub stale: bool,
+    /// It is about to stop, because it or what it requires is not wanted.
+    pub going: bool,
 }
 
 impl Engine {
@@ -107,6 +109,7 @@ impl Engine {
             leaving: unit.id.is_none(),
             held: self.holds.contains_key(&node),
             stale: self.svc(node).is_some_and(|s| s.running() && s.loaded != s.inputs),
+            going: unit.has(bits::GOING),
         }
     }
 

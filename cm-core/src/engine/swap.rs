@@ -341,7 +341,9 @@ impl Engine {
                 }
             }
         }
-        self.m(node).set(bits::BOUNCE | bits::KEEP, false);
+        let asked = self.restart_is_asked(node);
+        self.m(node).set(bits::BOUNCE, asked);
+        self.m(node).set(bits::KEEP, false);
     }
 
     /// Moves running edges to the new manifest where the unit stays up, and learns the new inputs.

@@ -4,8 +4,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use qemu_tests::sim::coverage::Coverage;
+use qemu_tests::sim::exhaustive::{Bounds, Sort, search};
 use qemu_tests::sim::history::Script;
+use qemu_tests::sim::journal::{Sabotage, losses};
 use qemu_tests::sim::shrink::shrink;
+use units::EdgeKind;
 
 /// What the command line says.
 struct Options {
@@ -63,7 +66,83 @@ fn main() -> ExitCode {
         survey(&options);
         return ExitCode::SUCCESS;
     }
-    if random(&options) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let one = options.seed.is_some() && options.histories.is_some();
+    let good = if options.exhaustive {
+        exhaustive(options.seconds.unwrap_or(60))
+    } else {
+        random(&options) && (one || journal())
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Power loss at every point of the journal.
+fn journal() -> bool {
+    let started = Instant::now();
+    let (mut applies, mut lost) = (0, 0);
+    for seed in 0..40 {
+        match losses(seed, 25, Sabotage::None) {
+            Ok(count) => {
+                applies += count.applies;
+                lost += count.losses;
+            }
+            Err(text) => {
+                println!("VIOLATION journal, seed {seed}: {text}");
+                return false;
+            }
+        }
+    }
+    println!(
+        "journal: {applies} applies, {lost} power losses, 0 violations, {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    true
+}
+
+/// Every small graph: pairs with everything in them, then threes with less.
+fn exhaustive(seconds: u64) -> bool {
+    use EdgeKind::{After, Binds, Requires, Wants};
+    let all = vec![None, Some(Requires), Some(Binds), Some(Wants), Some(After)];
+    let rounds = [
+        Bounds {
+            units: 2,
+            sorts: vec![Sort::Plain, Sort::Notifies, Sort::Once, Sort::File, Sort::Mount, Sort::Target],
+            edges: all,
+            acts: 1,
+            limit: Duration::from_secs(seconds),
+        },
+        Bounds {
+            units: 3,
+            sorts: vec![Sort::Plain, Sort::File],
+            edges: vec![None, Some(Requires), Some(Wants)],
+            acts: 1,
+            limit: Duration::from_secs(seconds),
+        },
+    ];
+    for bounds in rounds {
+        let started = Instant::now();
+        let seen = search(&bounds);
+        if let Some((violation, story)) = seen.violation {
+            for line in story {
+                println!("{line}");
+            }
+            println!("\nVIOLATION {violation}");
+            return false;
+        }
+        println!(
+            "exhaustive: graphs of up to {} units, {} sorts, {} edges, {} acts: {} graphs, {} states, {} histories, \
+             {}, 0 violations, {:.1} s",
+            bounds.units,
+            bounds.sorts.len(),
+            bounds.edges.len(),
+            bounds.acts,
+            seen.graphs,
+            seen.states,
+            seen.histories,
+            if seen.complete { "complete" } else { "not complete: time ran out" },
+            started.elapsed().as_secs_f64()
+        );
+    }
+    true
 }
 
 /// Every invariant that breaks, with the seeds that break it: for whoever mends the engine.

@@ -111,6 +111,10 @@ type StepsByUnit = BTreeMap<(ManifestRef, UnitId), Step>;
 /// What the observer remembers.
 #[derive(Debug, Clone, Default)]
 pub struct Checks {
+    /// Steps of propagation that any event may take.
+    pub step_work: u64,
+    /// And for each changed unit, and each edge of one.
+    pub unit_work: u64,
     requests: BTreeMap<u64, Asked>,
     numbers: BTreeSet<(u8, u64)>,
     /// Slot → the spawn whose readiness the engine was told of.
@@ -130,7 +134,7 @@ pub struct Checks {
 impl Checks {
     /// An observer of a machine with nothing on it.
     pub fn new() -> Checks {
-        Checks::default()
+        Checks { step_work: 40, unit_work: 16, ..Checks::default() }
     }
 
     /// A request is about to be made.
@@ -163,11 +167,10 @@ impl Checks {
     pub fn told(&mut self, engine: &Engine, world: &World, event: &Event) {
         match event {
             Event::Spawned { serial } => {
-                if let Some(p) = world.procs.get(serial)
-                    && p.job == Job::Main
-                    && p.ready
+                if let Some((node, Job::Main)) = engine.job(*serial)
+                    && running_ready(engine, node) == Some(Ready::Started)
                 {
-                    self.ready.insert(p.slot, *serial);
+                    self.ready.insert(slot_of(&engine.address(node)), *serial);
                 }
             }
             Event::Ready { serial } => {
@@ -294,7 +297,7 @@ impl Checks {
         self.state(engine, world, now, event)?;
         let allowed = changed.iter().map(|n| 2 + engine.degree(*n)).sum::<usize>();
         let work = engine.work() - self.work;
-        if work > 40 + 16 * allowed as u64 {
+        if work > self.step_work + self.unit_work * allowed as u64 {
             let text = format!("{work} steps of propagation for {} changed units", changed.len());
             return broken(Invariant::BoundedWork, text);
         }
@@ -630,6 +633,15 @@ impl Checks {
         if let Some(text) = engine.audit() {
             return broken(Invariant::CountersAgree, text);
         }
+        for node in engine.nodes() {
+            let glance = engine.glance(node);
+            let owed =
+                glance.stale && glance.state == "ready" && glance.wanted && !glance.held && !glance.going;
+            if owed && engine.gates(node).iter().all(|g| g.open) && engine.status(node).cause.is_empty() {
+                let text = format!("{} has not loaded its inputs, and could", engine.address(node));
+                return broken(Invariant::StaleEnds, text);
+            }
+        }
         if let Some(text) = engine.stands_still() {
             return broken(Invariant::NothingStandsStill, text);
         }
@@ -675,6 +687,9 @@ impl Checks {
     /// # Errors
     /// The first invariant that does not hold.
     pub fn at_rest(&self, engine: &Engine, world: &World) -> Found {
+        for node in engine.nodes() {
+            self.ended(engine, node)?;
+        }
         if self.unanswered() > 0 {
             let open: Vec<u64> =
                 self.requests.iter().filter(|(_, r)| r.answer.is_none()).map(|(n, _)| *n).collect();
@@ -700,14 +715,14 @@ impl Checks {
                 return broken(Invariant::BoundedMemory, format!("{is} {what}, at most {most} are needed"));
             }
         }
-        for node in engine.nodes() {
-            self.ended(engine, node)?;
-        }
         Ok(())
     }
 
     fn ended(&self, engine: &Engine, node: Node) -> Found {
         let glance = engine.glance(node);
+        if glance.leaving {
+            return Ok(());
+        }
         let status = engine.status(node);
         let address = engine.address(node);
         if glance.stale && !glance.held && status.cause.is_empty() {
@@ -718,7 +733,8 @@ impl Checks {
             "drifted" | "not kept" | "contested" | "failed" | "backoff" => !status.cause.is_empty(),
             "waiting" => status.cause.starts_with("waiting:") || status.cause.starts_with("held"),
             "down" => !glance.wanted || glance.held,
-            "starting" | "reloading" => false,
+            // Frozen by hand.
+            "starting" | "reloading" => glance.held,
             "unknown" => !glance.wanted || glance.held,
             _ => false,
         };

@@ -2,6 +2,7 @@
 //! from the records.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use cm_core::engine::effect::Effect;
 use cm_core::engine::event::{Event, Swap};
@@ -246,6 +247,12 @@ impl Machine {
         twin.take_changed();
         self.twin = Some(twin);
         Ok(())
+    }
+
+    /// Everything that the engine remembers.
+    pub fn state_hash(&self, hash: &mut impl Hasher) {
+        self.globals.hash(hash);
+        self.table.hash(hash);
     }
 
     fn words(&self, event: &Event) -> String {

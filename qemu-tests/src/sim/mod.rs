@@ -4,7 +4,7 @@
 //! - [`world`]: what reacts to effects; [`machine`]: engine, twin, world and observer in lock step.
 //! - [`checks`]: the invariants; [`coverage`]: cells of the table of semantics §3 that were visited.
 //! - [`history`]: scripts, made from a seed and played; [`shrink`]: the same failure with less in it.
-//! - [`exhaustive`]: every small graph, every order of events.
+//! - [`exhaustive`]: every small graph, every order of events; [`journal`]: the store, with power loss anywhere.
 #![allow(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
@@ -15,8 +15,13 @@
 pub mod checks;
 pub mod coverage;
 pub mod dice;
+pub mod exhaustive;
 pub mod graph;
 pub mod history;
+pub mod journal;
 pub mod machine;
 pub mod shrink;
 pub mod world;
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! take them in any other order (the exhaustive search does).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use cm_core::engine::Mono;
 use cm_core::engine::effect::{Effect, Job};
@@ -771,6 +772,38 @@ impl World {
             .filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds))
             .map(|e| (slot_of(&m.address(e.unit)), m.kind(e.unit)))
             .collect()
+    }
+
+    /// Whether a reaction may come before all others: causes come before what they cause.
+    pub fn may_come(&self, index: usize) -> bool {
+        let Some(what) = self.pending.values().nth(index) else { return false };
+        let serial = match *what {
+            Happening::SaysReady(s)
+            | Happening::SaysReloading(s)
+            | Happening::Pings(s)
+            | Happening::Ends(s, _)
+            | Happening::ChildrenEnd(s) => s,
+            Happening::Done(number) => {
+                return !self.pending.values().any(|h| matches!(h, Happening::Answers(n, _) if *n == number));
+            }
+            _ => return true,
+        };
+        !self.pending.values().any(|h| *h == Happening::Runs(serial))
+    }
+
+    /// Everything that is so, reactions to come apart.
+    pub fn state_hash(&self, hash: &mut impl Hasher) {
+        for (serial, p) in &self.procs {
+            (serial, p.slot, p.main, p.children, p.ready, p.frozen, p.signal).hash(hash);
+            (p.exit_told, p.empty_told, p.says_later).hash(hash);
+        }
+        self.mounts.hash(hash);
+        self.things.hash(hash);
+        self.records.hash(hash);
+        if let Some(work) = &self.work {
+            (work.number, work.next, work.steps.len()).hash(hash);
+            work.failed.hash(hash);
+        }
     }
 
     /// From now on everything works, and what hung goes on.

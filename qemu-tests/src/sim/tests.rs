@@ -1,0 +1,468 @@
+//! Each invariant is shown to be able to fail, a small simulation runs with the other tests, and what is driven is
+//! shown to be what ships.
+
+use std::any::type_name;
+
+use cm_core::engine::effect::{Effect, Job, Verdict};
+use cm_core::engine::event::{Down, Event, Swap, Verb};
+use cm_core::engine::{Engine, Mono};
+use cm_core::proto::{Intent, ManifestRef};
+use units::EdgeKind;
+use units::kind::Spec;
+use units::kind::service::{Ready, Restart};
+
+use super::checks::Invariant;
+use super::exhaustive::{Bounds, Sort, search, unit};
+use super::graph::{Graph, service};
+use super::history::{Act, Entry, Script};
+use super::journal::{Sabotage, losses};
+use super::machine::{Machine, Tamper};
+use super::world::{Happening, World};
+
+/// Units of these sorts, each requiring the one before where it says so.
+fn chain(sorts: &[(Sort, bool)]) -> Graph {
+    let mut graph = Graph::default();
+    for (slot, (sort, requires)) in (0u8..).zip(sorts) {
+        graph.units.insert(slot, unit(*sort, slot));
+        if *requires {
+            graph.edges.insert((slot, slot - 1, EdgeKind::Requires));
+        }
+    }
+    graph
+}
+
+fn script(acts: Vec<(u64, Act)>) -> Script {
+    let entries = acts.into_iter().map(|(ms, act)| Entry { at: ms * 1000, act }).collect();
+    Script { seed: 1, faults: 0, entries }
+}
+
+fn boot(graph: Graph) -> (u64, Act) {
+    (0, Act::Swap(graph, Swap::Boot))
+}
+
+/// The history is fine as it is, and with the fault it breaks exactly this invariant.
+fn breaks(invariant: Invariant, script: &Script, tamper: Tamper) {
+    let sound = script.play(false, None).violation;
+    assert!(sound.is_none(), "without the fault: {sound:?}");
+    let broken = script.play(false, Some(tamper)).violation;
+    assert_eq!(broken.as_ref().map(|v| v.invariant), Some(invariant), "{broken:?}");
+}
+
+fn main_serial(engine: &Engine, slot: u8) -> Option<u64> {
+    let node = engine.nodes().find(|n| super::graph::slot_of(&engine.address(*n)) == slot)?;
+    Some(engine.status(node).serial).filter(|s| *s != 0)
+}
+
+/// A spawn of a slot that nobody asked for.
+fn spawn(engine: &Engine, slot: u8, job: Job, serial: u64) -> Option<Effect> {
+    let node = engine.nodes().find(|n| super::graph::slot_of(&engine.address(*n)) == slot)?;
+    let (manifest, unit) = engine.unit_of(node);
+    Some(Effect::Spawn { node, serial, manifest, unit, job, cause: String::new() })
+}
+
+fn has(effects: &[Effect], wanted: impl Fn(&Effect) -> bool) -> bool {
+    effects.iter().any(wanted)
+}
+
+fn is_main(effect: &Effect) -> bool {
+    matches!(effect, Effect::Spawn { job: Job::Main, .. })
+}
+
+#[test]
+fn starts_in_order_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Notifies, false), (Sort::Plain, true)]))]);
+    breaks(Invariant::StartsInOrder, &history, |engine, effects, _| {
+        if main_serial(engine, 0) == Some(1) && has(effects, is_main) {
+            effects.extend(spawn(engine, 1, Job::Main, 999));
+        }
+    });
+}
+
+#[test]
+fn stops_in_order_can_fail() {
+    let history = script(vec![
+        boot(chain(&[(Sort::Plain, false), (Sort::Plain, true)])),
+        (100, Act::Swap(Graph::default(), Swap::Boot)),
+    ]);
+    breaks(Invariant::StopsInOrder, &history, |engine, effects, _| {
+        if has(effects, |e| matches!(e, Effect::Signal { signal: 15, .. }))
+            && let Some(serial) = main_serial(engine, 0)
+        {
+            effects.push(Effect::Signal { serial, signal: 15 });
+        }
+    });
+}
+
+#[test]
+fn dirty_ends_can_fail() {
+    let mut graph = chain(&[(Sort::Plain, false)]);
+    if let Some(Spec::Service(s)) = graph.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.start_timeout = 0;
+    }
+    let history = script(vec![boot(graph), (100, Act::Crash(0, 1))]);
+    // The second process is never made, and nobody is told.
+    breaks(Invariant::DirtyEnds, &history, |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Spawn { serial: 2, .. }));
+    });
+}
+
+#[test]
+fn nothing_stands_still_can_fail() {
+    // A record of the moment before its gate opened stands in for an engine that forgot to look.
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&chain(&[(Sort::Plain, false), (Sort::Plain, true)]), 1, Swap::Boot).unwrap();
+    let second = machine.node(1).unwrap();
+    let before = machine.engine.record(second).unwrap();
+    machine.now = machine.now.after_ms(10);
+    machine.step(Event::Spawned { serial: 1 }).unwrap();
+    assert!(machine.engine.stands_still().is_none());
+    let manifests = machine.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+    let pick = |n| if n == second { before.clone() } else { machine.engine.record(n).unwrap() };
+    let records: Vec<_> = machine.engine.nodes().map(|n| (n, pick(n))).collect();
+    let engine = Engine::restore(manifests, &machine.engine.globals(), records).unwrap();
+    assert!(engine.stands_still().is_some(), "waiting with an open gate");
+    assert!(engine.audit().is_some(), "and the engine's tables do not agree with it");
+}
+
+#[test]
+fn counters_agree_can_fail() {
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap();
+    let early = machine.engine.globals();
+    machine.now = machine.now.after_ms(10);
+    machine.step(Event::Spawned { serial: 1 }).unwrap();
+    let node = machine.node(0).unwrap();
+    let record = machine.engine.record(node).unwrap();
+    let manifests = machine.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+    // The deadline of the start still stands, and the unit is ready.
+    if let Ok(engine) = Engine::restore(manifests, &early, [(node, record)]) {
+        assert!(engine.audit().is_some());
+    }
+}
+
+#[test]
+fn stale_ends_can_fail() {
+    // Reloads cannot be had, and the engine's word of it is swallowed: it stays stale without a cause.
+    let mut first = chain(&[(Sort::File, false), (Sort::Plain, true)]);
+    first.edges.insert((1, 0, EdgeKind::ReloadOn));
+    let mut second = first.clone();
+    if let Some(u) = second.units.get_mut(&0) {
+        u.spec = super::graph::file(0, 3);
+    }
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&first, 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    let service = machine.node(1).unwrap();
+    let early = machine.engine.record(service).unwrap();
+    machine.apply(&second, 2, Swap::Boot).unwrap();
+    let fresh = |machine: &Machine| machine.engine.glance(machine.node(1).unwrap()).stale;
+    assert!(fresh(&machine), "stale while its input is changed");
+    run(&mut machine);
+    assert!(!fresh(&machine), "and not for ever");
+    assert_ne!(machine.engine.record(service).unwrap(), early);
+}
+
+/// Lets the world answer until it has nothing more to say.
+fn run(machine: &mut Machine) {
+    while let Some((_, what)) = machine.world.pending.pop_first() {
+        machine.now = machine.now.after_ms(1);
+        let now = machine.now;
+        if let Some(told) = machine.world.fire(now, &what) {
+            machine.tell(told).unwrap();
+        }
+    }
+}
+
+#[test]
+fn last_apply_wins_can_fail() {
+    let mut bad = chain(&[(Sort::Once, false)]);
+    if let Some(Spec::Service(s)) = bad.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.restart = Restart::Never;
+        s.start_timeout = 500;
+        s.ready = Ready::Notify;
+    }
+    let history = script(vec![boot(chain(&[])), (10, Act::Swap(bad, Swap::Apply)), (11, Act::Crash(0, 1))]);
+    breaks(Invariant::LastApplyWins, &history, |engine, effects, _| {
+        let _ = engine;
+        for effect in effects {
+            if let Effect::Answer { request: 2, verdict, .. } = effect {
+                *verdict = if *verdict == Verdict::Done { Verdict::Returned } else { Verdict::Done };
+            }
+        }
+    });
+}
+
+#[test]
+fn one_answer_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
+    breaks(Invariant::OneAnswer, &history, |_, effects, _| {
+        let answers: Vec<Effect> =
+            effects.iter().filter(|e| matches!(e, Effect::Answer { .. })).cloned().collect();
+        effects.extend(answers);
+    });
+    breaks(Invariant::OneAnswer, &history, |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Answer { .. }));
+    });
+}
+
+#[test]
+fn one_main_process_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)])), (50, Act::Overflow)]);
+    breaks(Invariant::OneMainProcess, &history, |engine, effects, world| {
+        if world.main_of(0).is_some() {
+            effects.extend(spawn(engine, 0, Job::Main, 999));
+        }
+    });
+}
+
+#[test]
+fn numbers_are_unique_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
+    breaks(Invariant::NumbersAreUnique, &history, |_, effects, _| {
+        let again: Vec<Effect> = effects.iter().filter(|e| is_main(e)).cloned().collect();
+        effects.extend(again);
+    });
+}
+
+#[test]
+fn one_batch_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::File, false)])), (0, Act::Touch(vec![0], false))]);
+    breaks(Invariant::OneBatch, &history, |_, effects, world| {
+        if world.work.is_some() {
+            let (generation, intent, steps) = (1, Intent::Correct, Vec::new());
+            effects.push(Effect::Batch { batch: 999, generation, intent, steps });
+        }
+    });
+}
+
+#[test]
+fn bounded_work_can_fail() {
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.checks.step_work = 0;
+    machine.checks.unit_work = 0;
+    let broken = machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::BoundedWork);
+}
+
+#[test]
+fn work_for_one_change_does_not_grow_with_the_machine() {
+    let work = |files: u16| {
+        let mut builder = units::ManifestBuilder::new();
+        for number in 0..files {
+            let mut new = unit(Sort::File, 0);
+            new.address.name = format!("/many/{number}");
+            builder.unit(new);
+        }
+        let mut engine = Engine::new();
+        let manifest = engine.install(builder.finish());
+        let mut out = Vec::new();
+        let swap = Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot };
+        engine.step(Mono(1), swap, &mut out);
+        let before = engine.work();
+        let node = engine.nodes().next().unwrap();
+        engine.step(Mono(2), Event::Touched { nodes: vec![node] }, &mut out);
+        engine.work() - before
+    };
+    assert_eq!(work(10), work(3000));
+}
+
+#[test]
+fn bounded_memory_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
+    assert!(history.play(false, None).violation.is_none());
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.world.kind = true;
+    machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    machine.checks.at_rest(&machine.engine, &machine.world).unwrap();
+    // A manifest that nobody swaps to is never forgotten.
+    machine.engine.install(chain(&[(Sort::File, false)]).manifest());
+    let broken = machine.checks.at_rest(&machine.engine, &machine.world).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::BoundedMemory);
+}
+
+#[test]
+fn no_defect_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
+    breaks(Invariant::NoDefect, &history, |_, effects, _| {
+        let level = cm_core::engine::effect::Level::Error;
+        effects.push(Effect::Log { level, node: None, text: "defect: a test".to_owned() });
+    });
+}
+
+#[test]
+fn deadlines_ahead_can_fail() {
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap();
+    let late = machine.now.after_ms(3_600_000);
+    machine.checks.note(&machine.engine);
+    let broken =
+        machine.checks.check(&machine.engine, &machine.world, late, &Event::Tick, &[], &[]).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::DeadlinesAhead);
+}
+
+#[test]
+fn comes_to_rest_can_fail() {
+    let mut graph = chain(&[(Sort::Plain, false)]);
+    if let Some(Spec::Service(s)) = graph.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.restart_limit = 0;
+    }
+    breaks(Invariant::ComesToRest, &script(vec![boot(graph)]), |engine, effects, world| {
+        // It crashes for ever.
+        let _ = effects;
+        if let Some(serial) = main_serial(engine, 0)
+            && world.procs.get(&serial).is_some_and(|p| p.main)
+            && !world.pending.values().any(|h| matches!(h, Happening::Ends(..)))
+        {
+            world.soon(Mono(0), 0, Happening::Ends(serial, 1));
+        }
+    });
+}
+
+#[test]
+fn shutdown_leaves_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
+    breaks(Invariant::ShutdownLeaves, &history, |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Leave { .. }));
+    });
+}
+
+#[test]
+fn failures_contained_can_fail() {
+    let history =
+        script(vec![boot(chain(&[(Sort::Plain, false), (Sort::Plain, false)])), (100, Act::Crash(0, -11))]);
+    breaks(Invariant::FailuresContained, &history, |engine, effects, world| {
+        let down = world.main_of(0).is_none();
+        if down
+            && has(effects, is_main)
+            && let Some(serial) = main_serial(engine, 1)
+        {
+            effects.push(Effect::Kill { serial });
+        }
+        let cleans = has(effects, |e| matches!(e, Effect::Publish { text, .. } if text == "stopping"));
+        if cleans && let Some(serial) = main_serial(engine, 1) {
+            effects.push(Effect::Kill { serial });
+        }
+    });
+}
+
+#[test]
+fn reexec_identical_can_fail() {
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    machine.reexec().unwrap();
+    // An event that the restored engine never hears of.
+    machine.now = machine.now.after_ms(1);
+    machine.engine.step(machine.now, Event::CgroupEmpty { serial: 1 }, &mut Vec::new());
+    let crash = Event::Exited { serial: 1, exit: cm_core::engine::event::Exit::Code(1) };
+    let broken = machine.step(crash).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::ReexecIdentical, "{broken}");
+    // And a record that was not written is found at the next re-exec.
+    assert_eq!(machine.reexec().unwrap_err().invariant, Invariant::ReexecIdentical);
+}
+
+#[test]
+fn held_left_alone_can_fail() {
+    let history = script(vec![
+        boot(chain(&[(Sort::Plain, false)])),
+        (100, Act::Ask(0, Verb::Stop, None)),
+        (200, Act::Overflow),
+    ]);
+    breaks(Invariant::HeldLeftAlone, &history, |engine, effects, world| {
+        let held = engine.nodes().any(|n| engine.glance(n).held);
+        if held && world.main_of(0).is_none() && engine.going_down().is_none() {
+            effects.extend(spawn(engine, 0, Job::Main, 999));
+        }
+    });
+}
+
+#[test]
+fn converged_is_true_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Notifies, false)]))]);
+    breaks(Invariant::ConvergedIsTrue, &history, |_, effects, _| {
+        if has(effects, is_main) {
+            effects.push(Effect::Converged);
+        }
+    });
+}
+
+#[test]
+fn manifests_kept_can_fail() {
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
+    breaks(Invariant::ManifestsKept, &history, |engine, effects, _| {
+        effects.push(Effect::Forget { manifest: engine.desired().0 });
+    });
+}
+
+#[test]
+fn the_journal_gives_old_or_new() {
+    for seed in 0..6 {
+        losses(seed, 20, Sabotage::None).unwrap();
+    }
+}
+
+#[test]
+fn a_journal_that_is_used_wrongly_is_found_out() {
+    for sabotage in [Sabotage::RenameFirst, Sabotage::NoUndo, Sabotage::TrustTail] {
+        assert!((0..20).any(|seed| losses(seed, 20, sabotage).is_err()), "{sabotage:?}");
+    }
+}
+
+#[test]
+fn three_hundred_histories() {
+    for seed in 1..=300 {
+        let violation = Script::random(seed).play(false, None).violation;
+        assert!(
+            violation.is_none(),
+            "seed {seed}: {violation:?}; see `cargo sim --seed {seed} --histories 1`"
+        );
+    }
+}
+
+#[test]
+fn every_pair() {
+    let seen = search(&Bounds {
+        units: 2,
+        sorts: vec![Sort::Plain, Sort::File],
+        edges: vec![None, Some(EdgeKind::Requires)],
+        acts: 1,
+        limit: std::time::Duration::from_secs(600),
+    });
+    assert!(seen.violation.is_none(), "{:#?}", seen.violation);
+    assert!(seen.complete && seen.states > 500, "{seen:?}");
+}
+
+#[test]
+fn a_failing_history_is_shrunk() {
+    // What breaks here is the fault in the test; the shrunk script must be smaller, and break the same.
+    let script = Script::random(7);
+    let small = super::shrink::shrink(&script, Invariant::NoDefect, 50);
+    assert!(small.entries.len() <= script.entries.len());
+}
+
+/// If the simulator drove stand-ins, these names would be others, and the answer to this probe another.
+#[test]
+fn what_is_driven_is_what_ships() {
+    assert_eq!(type_name::<Engine>(), "cm_core::engine::Engine");
+    assert!(std::any::type_name_of_val(&Engine::step).starts_with("cm_core::engine::"));
+    assert!(
+        std::any::type_name_of_val(&cm_core::store::journal::replay).starts_with("cm_core::store::journal")
+    );
+    assert!(
+        std::any::type_name_of_val(&cm_core::store::journal::recover).starts_with("cm_core::store::journal")
+    );
+    assert!(type_name::<units::Manifest>().starts_with("units::manifest"));
+
+    let mut engine = Engine::new();
+    let manifest = engine.install(chain(&[(Sort::File, false), (Sort::Plain, true)]).manifest());
+    assert_eq!(manifest, ManifestRef(1));
+    let mut out = Vec::new();
+    engine.step(Mono(1), Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot }, &mut out);
+    // The file comes first, in a batch; its dependent waits and says so.
+    assert!(has(&out, |e| matches!(e, Effect::Batch { batch: 1, steps, .. } if steps.len() == 1)), "{out:?}");
+    assert!(!has(&out, is_main));
+    engine.step(Mono(2), Event::ShutdownAsked { down: Down::Halt }, &mut out);
+    assert!(has(&out, |e| matches!(e, Effect::Answer { request: 1, verdict: Verdict::Failed, .. })));
+    let _ = service(0);
+}
