@@ -289,6 +289,7 @@ impl Engine {
             Goal::Loaded => match self.svc(ask.node) {
                 Some(s) => match s.phase {
                     Phase::Ready if s.reload_failed => failed(),
+                    Phase::Waiting if unit.dead > 0 => failed(),
                     Phase::Ready if !s.reload_asked && s.loaded == s.inputs => done,
                     Phase::Failed | Phase::Done | Phase::Backoff { .. } | Phase::Down => failed(),
                     Phase::Ready

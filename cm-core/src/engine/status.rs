@@ -191,6 +191,13 @@ impl Engine {
         if let State::Service(s) = &unit.state
             && s.running()
             && s.loaded != s.inputs
+            && unit.blocked > 0
+        {
+            return "stale: something has to stop first".to_owned();
+        }
+        if let State::Service(s) = &unit.state
+            && s.running()
+            && s.loaded != s.inputs
             && let Some(blocker) = self.blocker(node)
         {
             return format!("stale: waiting for {} ({})", self.address(blocker), self.state_word(blocker));

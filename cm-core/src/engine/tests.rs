@@ -227,3 +227,106 @@ fn a_repair_that_is_undone_again_and_again_is_contested() {
     assert_eq!(w.state(Kind::File, "/etc/web"), "kept", "left alone, it is right again");
     assert_eq!(w.state(Kind::Service, "web"), "ready");
 }
+
+/// A world that is told what to say, one event at a time.
+fn tell(w: &mut World, event: Event) -> Vec<Effect> {
+    let mut out = Vec::new();
+    w.now += 1;
+    w.engine.step(Mono(w.now), event, &mut out);
+    assert_eq!(w.engine.audit(), None);
+    assert_eq!(w.engine.stands_still(), None);
+    out
+}
+
+fn one_service(change: impl FnOnce(&mut Service)) -> (World, Vec<Effect>) {
+    let mut spec = service();
+    change(&mut spec);
+    let mut b = ManifestBuilder::new();
+    b.unit(NewUnit::new(Kind::Service, "web", Spec::Service(Box::new(spec))));
+    let mut w = World::new();
+    let manifest = w.engine.install(b.finish());
+    let out = tell(&mut w, Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot });
+    (w, out)
+}
+
+/// Simulator: bounded memory, seed 262.
+#[test]
+fn forked_without_a_daemon_is_not_ready() {
+    let (mut w, _) = one_service(|s| s.ready = units::kind::service::Ready::Forked);
+    tell(&mut w, Event::Spawned { serial: 1 });
+    tell(&mut w, Event::CgroupEmpty { serial: 1 });
+    tell(&mut w, Event::Exited { serial: 1, exit: Exit::Code(0) });
+    assert_ne!(w.state(Kind::Service, "web"), "ready");
+}
+
+/// Simulator: no defect, seed 309.
+#[test]
+fn a_path_may_be_seen_before_the_spawn_is_confirmed() {
+    let (mut w, _) = one_service(|s| s.ready = units::kind::service::Ready::Path("/run/web".into()));
+    tell(&mut w, Event::Exited { serial: 1, exit: Exit::Code(0) });
+    let out = tell(&mut w, Event::Spawned { serial: 2 });
+    assert_eq!(w.state(Kind::Service, "web"), "ready");
+    assert!(!out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.starts_with("defect"))));
+}
+
+/// Simulator: one answer, seed 1178.
+#[test]
+fn a_path_that_cannot_be_waited_for_ends_the_start() {
+    let (mut w, _) = one_service(|s| {
+        s.ready = units::kind::service::Ready::Path("/run/web".into());
+        s.start_timeout = 0;
+    });
+    tell(&mut w, Event::Spawned { serial: 2 });
+    let out = tell(&mut w, Event::SpawnFailed { serial: 1, stage: "fork".into(), errno: 11 });
+    assert!(out.iter().any(|e| matches!(e, Effect::Signal { serial: 2, signal: 15 })), "{out:?}");
+}
+
+/// Simulator: one answer, seed 485.
+#[test]
+fn a_stop_ends_with_its_hanging_stop_command() {
+    let (mut w, _) = one_service(|s| s.stop = Some(vec!["/bin/stop".into()]));
+    tell(&mut w, Event::Spawned { serial: 1 });
+    let node = w.engine.node(&Address::new(Kind::Service, "web")).unwrap();
+    let ask = Event::Asked { request: 2, verb: event::Verb::Stop, node, note: "me".into(), until: None };
+    tell(&mut w, ask);
+    tell(&mut w, Event::Exited { serial: 1, exit: Exit::Code(0) });
+    tell(&mut w, Event::CgroupEmpty { serial: 1 });
+    assert_eq!(w.state(Kind::Service, "web"), "stopping", "its stop command may be cleaning up");
+    w.now = w.engine.next_deadline().unwrap().0;
+    let out = tell(&mut w, Event::Tick);
+    assert!(
+        out.iter().any(|e| matches!(e, Effect::Answer { request: 2, verdict: Verdict::Done, .. })),
+        "{out:?}"
+    );
+}
+
+/// Simulator: one answer; a worker that died with a record is asked once more, and then it is an error.
+#[test]
+fn a_record_that_dies_with_the_worker_is_written_again() {
+    let (mut w, _) = one_service(|_| {});
+    tell(&mut w, Event::Spawned { serial: 1 });
+    let manifest = w.engine.install(units::Manifest::empty());
+    let store =
+        |out: &[Effect]| out.iter().any(|e| matches!(e, Effect::Store { op: StoreOp::Switching { .. }, .. }));
+    assert!(store(&tell(&mut w, Event::Swapped { request: 2, manifest, generation: 2, kind: Swap::Apply })));
+    assert!(store(&tell(&mut w, Event::WorkerLost)));
+    let out = tell(&mut w, Event::WorkerLost);
+    assert!(
+        out.iter().any(|e| matches!(e, Effect::Answer { request: 2, verdict: Verdict::Failed, .. })),
+        "{out:?}"
+    );
+}
+
+/// Simulator: last apply wins, seed 126.
+#[test]
+fn a_superseding_apply_that_cannot_begin_returns_what_it_superseded() {
+    let (mut w, _) = one_service(|_| {});
+    tell(&mut w, Event::Spawned { serial: 1 });
+    let first = w.engine.install(units::Manifest::empty());
+    tell(&mut w, Event::Swapped { request: 2, manifest: first, generation: 2, kind: Swap::Apply });
+    tell(&mut w, Event::Recorded { token: 1, error: None });
+    let second = w.engine.install(manifest(3));
+    tell(&mut w, Event::Swapped { request: 3, manifest: second, generation: 3, kind: Swap::Apply });
+    tell(&mut w, Event::Recorded { token: 2, error: Some("no space".into()) });
+    assert_eq!(w.engine.desired().1, 1, "back where the first of the two began");
+}
