@@ -1,13 +1,13 @@
 //! Managed mounts as the kernel lists them: `/proc/self/mountinfo` tells by EPOLLPRI that it has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
-use units::Kind;
+use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
 use super::token::{Token, Turn};
@@ -18,11 +18,35 @@ use crate::sys::cgroup::unescape;
 pub struct Mounts {
     file: Option<File>,
     seen: BTreeMap<Node, bool>,
+    /// Every mount, by its number and point; none until the list was read once.
+    listed: Option<BTreeSet<(u64, String)>>,
 }
 
-/// The mount points of a mountinfo text: field 5 of each line.
-pub fn points(mountinfo: &str) -> impl Iterator<Item = String> {
-    mountinfo.lines().filter_map(|line| line.split(' ').nth(4).map(unescape))
+/// The mounts of a mountinfo text: fields 1 (its number) and 5 (its point) of each line.
+fn mounts(mountinfo: &str) -> impl Iterator<Item = (u64, String)> {
+    mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let number = fields.next()?.parse().ok()?;
+        Some((number, unescape(fields.nth(3)?)))
+    })
+}
+
+/// Units whose paths are a mount point or lie below it. Units are in the order of kind and name, so that a mount
+/// over nothing of ours costs a search and no more.
+fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
+    let mut below = Vec::new();
+    let ids: Vec<UnitId> = manifest.ids().collect();
+    for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Line] {
+        let order = |id: &UnitId| (manifest.kind(*id) as u8, manifest.name(*id)) < (kind as u8, point);
+        let from = ids.partition_point(order);
+        let near = ids.iter().skip(from).copied();
+        let near = near.take_while(|id| manifest.kind(*id) == kind && manifest.name(*id).starts_with(point));
+        below.extend(near.filter(|id| {
+            let rest = manifest.name(*id).strip_prefix(point).unwrap_or_default();
+            rest.is_empty() || rest.starts_with('/') || point.ends_with('/')
+        }));
+    }
+    below
 }
 
 impl Shell {
@@ -46,31 +70,68 @@ impl Shell {
             .filter(|id| manifest.kind(*id) == Kind::Mount)
             .filter_map(|id| Some((self.engine.node_in(desired, id)?, manifest.name(id).to_owned())))
             .collect();
-        if units.is_empty() {
-            self.mounts.seen.clear();
-            return Turn::Drained;
-        }
         let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else { return Turn::Drained };
-        let listed: std::collections::BTreeSet<String> = points(&text).collect();
+        let listed: BTreeSet<(u64, String)> = mounts(&text).collect();
+        // What was there first has covered nothing that was looked at before.
+        let before = self.mounts.listed.as_ref().unwrap_or(&listed);
+        let moved: BTreeSet<&str> = listed.symmetric_difference(before).map(|(_, p)| p.as_str()).collect();
+        let touched = moved.iter().flat_map(|point| units_below(manifest, point));
+        let nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
+        let points: BTreeSet<&str> = listed.iter().map(|(_, point)| point.as_str()).collect();
         let mut seen = BTreeMap::new();
         for (node, path) in units {
-            let there = listed.contains(&path);
+            let there = points.contains(path.as_str());
             if self.mounts.seen.get(&node).copied().unwrap_or(false) != there {
                 self.queue.push_back(if there { Event::Mounted { node } } else { Event::Unmounted { node } });
             }
             seen.insert(node, there);
         }
+        if !nodes.is_empty() {
+            self.queue.push_back(Event::Touched { nodes: nodes.into_iter().collect() });
+        }
         self.mounts.seen = seen;
+        self.mounts.listed = Some(listed);
         Turn::Drained
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use units::kind::{Spec, directory::Directory};
+    use units::manifest::{ManifestBuilder, NewUnit};
+
+    use super::*;
+
     #[test]
     fn points_are_unescaped() {
         let text =
             "36 35 98:0 / /mnt\\040a rw,noatime master:1 - ext3 /dev/root rw\n1 2 0:1 / / rw - tmpfs x rw\n";
-        assert_eq!(super::points(text).collect::<Vec<_>>(), ["/mnt a", "/"]);
+        let mounts: Vec<_> = super::mounts(text).collect();
+        assert_eq!(mounts, [(36, "/mnt a".to_owned()), (1, "/".to_owned())]);
+    }
+
+    #[test]
+    fn a_mount_touches_what_it_covers_and_nothing_beside_it() {
+        let spec = |path: &str| {
+            let attributes = units::kind::Attributes::default();
+            Spec::Directory(Directory {
+                path: path.to_owned(),
+                attributes,
+                purge: false,
+                entries: Vec::new(),
+            })
+        };
+        let mut builder = ManifestBuilder::new();
+        for name in ["/srv", "/srv/a/b", "/srv-b", "/srva/c", "/var/x"] {
+            builder.unit(NewUnit::new(Kind::Directory, name, spec(name)));
+        }
+        let manifest = builder.finish();
+        let names = |point: &str| -> Vec<String> {
+            super::units_below(&manifest, point).iter().map(|id| manifest.name(*id).to_owned()).collect()
+        };
+        assert_eq!(names("/srv"), ["/srv", "/srv/a/b"]);
+        assert_eq!(names("/srv/a"), ["/srv/a/b"]);
+        assert_eq!(names("/").len(), 5);
+        assert_eq!(names("/proc"), [""; 0]);
     }
 }
