@@ -234,20 +234,27 @@ impl Index {
         }
     }
 
-    /// A unit is gone. Answers the watches that nobody needs any more, which are to be removed.
-    pub fn forget(&mut self, node: Node) -> Vec<Key> {
+    /// Units are gone. Answers the watches that nobody needs any more, which are to be removed.
+    pub fn forget(&mut self, nodes: &BTreeSet<Node>) -> BTreeSet<Key> {
         for place in self.places.values_mut() {
-            place.entries.retain(|(_, n)| *n != node);
-            place.all.retain(|n| *n != node);
+            place.entries.retain(|(_, n)| !nodes.contains(n));
+            place.all.retain(|n| !nodes.contains(n));
         }
-        let mut gone = Vec::new();
-        // A directory is needed for what it holds, or for what lies further inside.
+        let mut gone = BTreeSet::new();
+        // A directory is needed for what it holds, or for what lies further inside: one pass a level.
         loop {
             let empty =
                 |p: &Place| p.entries.list.is_empty() && p.all.list.is_empty() && p.inside.list.is_empty();
-            let Some(key) = self.places.iter().find(|(_, p)| empty(p)).map(|(k, _)| *k) else { break };
-            self.drop_place(key);
-            gone.push(key);
+            let level: BTreeSet<Key> =
+                self.places.iter().filter(|(_, p)| empty(p)).map(|(k, _)| *k).collect();
+            if level.is_empty() {
+                break;
+            }
+            self.places.retain(|key, _| !level.contains(key));
+            for place in self.places.values_mut() {
+                place.inside.retain(|(_, key)| !level.contains(key));
+            }
+            gone.extend(level);
         }
         gone
     }
@@ -360,9 +367,9 @@ mod tests {
     #[test]
     fn what_nobody_needs_is_let_go() {
         let mut index = example();
-        assert_eq!(index.forget(Node(11)), []);
-        assert_eq!(index.forget(Node(12)), [(false, 3)]);
-        assert_eq!(index.forget(Node(10)), [(false, 2), (false, 1)]);
+        assert_eq!(index.forget(&nodes(&[11])), BTreeSet::new());
+        assert_eq!(index.forget(&nodes(&[12])), BTreeSet::from([(false, 3)]));
+        assert_eq!(index.forget(&nodes(&[10])), BTreeSet::from([(false, 2), (false, 1)]));
     }
 
     #[test]

@@ -186,7 +186,10 @@ impl Shell {
             let key = Key::new(Class::Unit, u64::from(node.0));
             match self.engine.record(node) {
                 Some(record) => self.live.put(key, &record),
-                None => self.live.remove(key),
+                None => {
+                    self.live.remove(key);
+                    self.watches.unit_gone(node);
+                }
             }
         }
         for serial in self.spawns.take_changed() {
@@ -436,10 +439,7 @@ impl Shell {
             return;
         }
         self.rescan_due = false;
-        for worker in std::mem::take(&mut self.workers).into_values() {
-            self.deregister(worker.link.as_raw_fd());
-        }
-        self.shell_changed = true;
+        self.dismiss_workers();
         self.queue.push_back(Event::Overflowed);
     }
 

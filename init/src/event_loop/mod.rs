@@ -173,6 +173,7 @@ impl Shell {
                 self.advance_logs();
                 self.first_log_daemon();
                 self.rescan_if_due();
+                self.forget_watches_if_due();
                 self.write_live();
                 if self.queue.is_empty() {
                     break;

@@ -1,9 +1,10 @@
 //! From inotify events to units. The worker adds the watches and says what each is for; PID 1 only listens, and
 //! looks no path up. What is where, [`cm_core::watch`] knows.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 
+use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::proto::Watch;
@@ -12,6 +13,7 @@ use nix::sys::inotify::InotifyEvent;
 
 use super::Shell;
 use super::token::Turn;
+use crate::sys::raw;
 
 /// Most buffers (of some hundred events) that one turn reads.
 const BUFFERS: usize = 64;
@@ -22,6 +24,15 @@ pub struct Watches {
     index: Index,
     /// Descriptors that keep inodes in memory, whose watches would go with them (settings in procfs).
     held: BTreeMap<Key, OwnedFd>,
+    /// Units that have gone since watches were last removed.
+    gone: BTreeSet<Node>,
+}
+
+impl Watches {
+    /// A unit has gone.
+    pub fn unit_gone(&mut self, node: Node) {
+        self.gone.insert(node);
+    }
 }
 
 impl Shell {
@@ -46,6 +57,28 @@ impl Shell {
             touched.rescan |= early.rescan;
         }
         self.touched_by_watches(touched);
+    }
+
+    /// Removes the watches of units that have gone. A worker counts on what it has announced, so that this waits
+    /// until none has anything to do, and makes way for a fresh one.
+    pub(super) fn forget_watches_if_due(&mut self) {
+        if self.watches.gone.is_empty() || self.workers.values().any(|w| !w.link.tasks().is_empty()) {
+            return;
+        }
+        let mut gone = std::mem::take(&mut self.watches.gone);
+        // Another unit may have got the number meanwhile.
+        gone.retain(|node| self.engine.is_gone(*node));
+        let unneeded = self.watches.index.forget(&gone);
+        if unneeded.is_empty() {
+            return;
+        }
+        self.dismiss_workers();
+        for key in unneeded {
+            let instance = if key.0 { &self.public_inotify } else { &self.inotify };
+            // One that has gone by itself is no error.
+            drop(raw::inotify_rm_watch(instance.as_fd(), key.1));
+            self.watches.held.remove(&key);
+        }
     }
 
     fn touched_by_watches(&mut self, touched: Touch) {

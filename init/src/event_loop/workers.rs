@@ -231,6 +231,14 @@ impl Shell {
         }
     }
 
+    /// Lets go of workers that have nothing to do: they end, and fresh ones come when there is something.
+    pub(super) fn dismiss_workers(&mut self) {
+        for worker in std::mem::take(&mut self.workers).into_values() {
+            self.deregister(worker.link.as_raw_fd());
+        }
+        self.shell_changed = true;
+    }
+
     /// A worker that hangs: what it was asked is not tried again.
     pub(super) fn give_worker_up(&mut self, number: u64, why: &str) {
         if let Some(worker) = self.workers.get_mut(&number) {

@@ -181,6 +181,15 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(i64::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }
 
+/// Removes a watch of an inotify instance.
+///
+/// # Errors
+/// What inotify_rm_watch(2) said: EINVAL when there is none of that number.
+pub fn inotify_rm_watch(instance: BorrowedFd<'_>, watch: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(i64::from(unsafe { libc::inotify_rm_watch(instance.as_raw_fd(), watch) })).map(drop)
+}
+
 /// Stops swapping to a device or file.
 ///
 /// # Errors
