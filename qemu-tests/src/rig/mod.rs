@@ -386,6 +386,7 @@ impl Drop for Rig {
         let _ = self.outside.kill();
         let _ = self.outside.wait();
         if let Some(cgroup) = &self.cgroup {
+            let _ = stream::until_unpopulated(cgroup);
             remove_cgroups(cgroup);
         }
         if std::thread::panicking() {

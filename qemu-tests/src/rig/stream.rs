@@ -110,3 +110,25 @@ pub fn until_file(path: &Path, what: &str, wanted: impl Fn(&Path) -> bool) -> Re
     }
     Ok(())
 }
+
+/// Waits until nothing is left in a cgroup: processes that were killed leave it a moment after their parent knows.
+///
+/// # Errors
+/// When something is left after [`LIMIT`], or the cgroup cannot be looked at.
+pub fn until_unpopulated(cgroup: &Path) -> Result {
+    let deadline = Instant::now() + LIMIT;
+    let mut events = std::fs::File::open(cgroup.join("cgroup.events"))?;
+    let mut text = String::new();
+    while Instant::now() < deadline {
+        text.clear();
+        std::io::Seek::rewind(&mut events)?;
+        std::io::Read::read_to_string(&mut events, &mut text)?;
+        if text.contains("populated 0") {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut set = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+        poll(&mut set, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
+    }
+    Err(format!("{} is not empty", cgroup.display()).into())
+}
