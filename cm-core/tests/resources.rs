@@ -547,6 +547,37 @@ fn the_committer_can_start_nothing_and_talk_to_nobody() {
 }
 
 #[test]
+#[allow(unsafe_code)]
+fn the_committer_cannot_go_around_what_is_refused() {
+    let mut bench = Bench::new();
+    let refused = |number: i64, first: i64| {
+        // SAFETY: no argument is a pointer that a kernel without the filter would write through.
+        let result = unsafe { libc::syscall(number, first, 0, 0, 0, 0, 0) };
+        result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    };
+    let code = confined(&mut bench, |_| {
+        let me = i64::from(std::process::id());
+        let parent = i64::from(std::os::unix::process::parent_id());
+        // setxattrat, removexattrat, file_setattr.
+        let by_path = [463, 466, 469].into_iter().all(|n| refused(n, -1));
+        // SAFETY: signal 0 is none.
+        let own = unsafe { libc::syscall(libc::SYS_tgkill, me, libc::syscall(libc::SYS_gettid), 0) } == 0;
+        by_path
+            && own
+            && refused(libc::SYS_kill, parent)
+            && refused(libc::SYS_tkill, me)
+            && refused(libc::SYS_tgkill, parent)
+            && refused(libc::SYS_rt_sigqueueinfo, me)
+            && refused(libc::SYS_pidfd_send_signal, -1)
+            && refused(libc::SYS_io_uring_enter, -1)
+            && refused(libc::SYS_fsconfig, -1)
+            // getpid(2) as an x32 call.
+            && (cfg!(not(target_arch = "x86_64")) || refused(0x4000_0000 | libc::SYS_getpid, 0))
+    });
+    assert_eq!(code, 0);
+}
+
+#[test]
 fn the_compiler_can_open_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let staging = fs::File::open(dir.path()).unwrap();

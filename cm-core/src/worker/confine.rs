@@ -183,9 +183,32 @@ fn seccomp(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), ConfineError> {
     let failed = |e: &dyn std::fmt::Display| ConfineError::Seccomp(e.to_string());
     let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
     let arch = std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
+    foreign_numbers().map_err(|e| failed(&e))?;
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(|e| failed(&e))?;
     let program: BpfProgram = filter.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
     seccompiler::apply_filter(&program).map_err(|e| failed(&e))
+}
+
+/// Refuses the numbers of the x32 calls, which no list of x86-64 numbers names and which do the same.
+#[cfg(target_arch = "x86_64")]
+fn foreign_numbers() -> Result<(), seccompiler::Error> {
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| seccompiler::sock_filter { code, jt, jf, k };
+    let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap_or(1);
+    seccompiler::apply_filter(&[
+        // The number is the first word of what a filter looks at.
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_SET, 0, 1, 0x4000_0000),
+        step(RETURN, 0, 0, refuse),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn foreign_numbers() -> Result<(), seccompiler::Error> {
+    Ok(())
 }
 
 /// A call that is refused unless one of these bits is set in an argument.
@@ -203,14 +226,25 @@ fn never() -> Vec<i64> {
         libc::SYS_execve,
         libc::SYS_execveat,
         libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_pidfd_getfd,
         libc::SYS_mount,
         libc::SYS_umount2,
         libc::SYS_pivot_root,
         libc::SYS_chroot,
         libc::SYS_move_mount,
         libc::SYS_open_tree,
+        // open_tree_attr(2).
+        467,
         libc::SYS_fsopen,
+        libc::SYS_fsconfig,
+        libc::SYS_fspick,
         libc::SYS_fsmount,
         libc::SYS_mount_setattr,
         libc::SYS_setns,
@@ -233,6 +267,8 @@ fn never() -> Vec<i64> {
         libc::SYS_connect,
         libc::SYS_bind,
         libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
         libc::SYS_userfaultfd,
         libc::SYS_open_by_handle_at,
         libc::SYS_name_to_handle_at,
@@ -248,6 +284,10 @@ fn committer_rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
         libc::SYS_lsetxattr,
         libc::SYS_removexattr,
         libc::SYS_lremovexattr,
+        // setxattrat(2), removexattrat(2), file_setattr(2): the same numbers on every architecture.
+        463,
+        466,
+        469,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_chmod,
         #[cfg(target_arch = "x86_64")]
@@ -268,6 +308,12 @@ fn committer_rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
         libc::SYS_vfork,
     ];
     rules.extend(by_path.into_iter().map(|n| (n, Vec::new())));
+    // A process may end itself with a signal, which is what abort(3) does.
+    let itself = u64::from(std::process::id());
+    let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, itself)
+        .and_then(|c| SeccompRule::new(vec![c]))
+        .map_err(|e| ConfineError::Seccomp(e.to_string()))?;
+    rules.insert(libc::SYS_tgkill, vec![other]);
     rules.insert(libc::SYS_clone, Vec::new());
     rules.insert(libc::SYS_clone3, Vec::new());
     let empty_path = u64::try_from(libc::AT_EMPTY_PATH).unwrap_or_default();
