@@ -340,6 +340,21 @@ fn what_was_never_written_is_not_owned() {
 }
 
 #[test]
+fn a_pipe_in_the_way_is_not_opened() {
+    let mut bench = Bench::new();
+    bench.write("/etc/other", "x");
+    let pipe = bench.path("/etc/f");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let events = nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::IN_NONBLOCK).unwrap();
+    events.add_watch(&pipe, nix::sys::inotify::AddWatchFlags::IN_OPEN).unwrap();
+    let (outcome, detail) =
+        outcome(&mut bench, &Decl::new().file("/etc/f", "x"), Intent::Apply, "file:/etc/f");
+    assert_eq!(outcome, Outcome::NotKept);
+    assert!(detail.contains("a pipe is in the way"), "{detail}");
+    assert!(events.read_events().is_err());
+}
+
+#[test]
 fn check_changes_nothing() {
     let mut bench = Bench::new();
     bench.write("/etc/f", "theirs");

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -20,12 +20,10 @@ use super::world::{Stamp, World};
 use crate::store::{Metadata, Prior};
 use crate::sys;
 
-/// How a regular file is opened for reading: no link is followed, no pipe waited for, no terminal taken.
-const READ: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY)
-    .union(OFlag::O_CLOEXEC);
+/// How a regular file is opened for reading: no pipe is waited for, no terminal taken.
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
+/// How something is looked at: no link is followed, and nothing is told of it, as a device or a pipe would be.
+pub const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// What stands at a place.
 #[derive(Debug)]
@@ -48,29 +46,25 @@ pub enum Found {
 /// When it cannot be looked at.
 pub fn find(place: &Place) -> Result<Found, Trouble> {
     let failed = |verb: &'static str| move |e: Errno| Trouble::cannot(verb, &place.path(), e);
-    match openat(&*place.dir, place.name.as_str(), READ, Mode::empty()) {
-        Ok(fd) => {
-            let stat = fstat(&fd).map_err(failed("stat"))?;
-            Ok(match stat.st_mode & libc::S_IFMT {
-                libc::S_IFREG => Found::File(File::from(fd), stat),
-                libc::S_IFDIR => Found::Directory(stat),
-                libc::S_IFIFO => Found::Special("pipe"),
-                _ => Found::Special("device"),
-            })
+    let handle = match openat(&*place.dir, place.name.as_str(), LOOK, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::ENOENT) => return Ok(Found::Nothing),
+        Err(e) => return Err(Trouble::cannot("open", &place.path(), e)),
+    };
+    let stat = fstat(&handle).map_err(failed("stat"))?;
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => {
+            // What was looked at, not what the name leads to by now.
+            let same = format!("/proc/self/fd/{}", handle.as_raw_fd());
+            let fd = nix::fcntl::open(same.as_str(), READ, Mode::empty()).map_err(failed("open"))?;
+            Found::File(File::from(fd), stat)
         }
-        Err(Errno::ENOENT) => Ok(Found::Nothing),
-        Err(error @ (Errno::ELOOP | Errno::ENXIO | Errno::ENODEV | Errno::EACCES | Errno::EPERM)) => {
-            let Some(stat) = place.stat().map_err(failed("stat"))? else { return Ok(Found::Nothing) };
-            match stat.st_mode & libc::S_IFMT {
-                libc::S_IFLNK => Ok(Found::Link(stat)),
-                libc::S_IFSOCK => Ok(Found::Special("socket")),
-                libc::S_IFIFO => Ok(Found::Special("pipe")),
-                libc::S_IFBLK | libc::S_IFCHR => Ok(Found::Special("device")),
-                _ => Err(Trouble::cannot("open", &place.path(), error)),
-            }
-        }
-        Err(e) => Err(Trouble::cannot("open", &place.path(), e)),
-    }
+        libc::S_IFDIR => Found::Directory(stat),
+        libc::S_IFLNK => Found::Link(stat),
+        libc::S_IFIFO => Found::Special("pipe"),
+        libc::S_IFSOCK => Found::Special("socket"),
+        _ => Found::Special("device"),
+    })
 }
 
 /// Opens a directory that stands at a place.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{Mode, fstat};
 use units::UnitId;
@@ -17,6 +17,7 @@ use units::kind::Spec;
 use crate::proto::{ManifestRef, Watch};
 use crate::resource::hostname;
 use crate::resource::place::{Dir, PlaceError, join, split};
+use crate::resource::tree::LOOK;
 use crate::resource::world::World;
 use crate::sys;
 
@@ -141,10 +142,11 @@ impl Watcher {
                 let at = self.directory(world, &dir, out)?;
                 out.push(entry(at, name));
                 // A write through another name of the same inode makes no event in this directory.
-                if let Some(stat) = world.places.entry(path).ok().and_then(|p| p.stat().ok().flatten())
+                if let Ok(place) = world.places.entry(path)
+                    && let Ok(file) = openat(&*place.dir, place.name.as_str(), LOOK, Mode::empty())
+                    && let Ok(stat) = fstat(&file)
                     && stat.st_mode & libc::S_IFMT == libc::S_IFREG
                     && stat.st_nlink > 1
-                    && let Ok(file) = std::fs::OpenOptions::new().read(true).open(world.outside(path))
                 {
                     let wd = self.add(false, &file)?;
                     out.push(Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 });
