@@ -270,6 +270,18 @@ fn sources_are_opened_with_the_rights_of_the_caller() {
 }
 
 #[test]
+fn no_source_lies_in_what_the_kernel_makes_up() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/proc/version", dir.path().join("link")).unwrap();
+    let mut init = Init::start(dir.path());
+    for source in ["/proc/version", "/sys/kernel/uevent_seqnum", "/dev/null", "link"] {
+        let path = state(dir.path(), &format!("[file.\"/etc/x\"]\nsource = \"{source}\"\n"));
+        let error = init.compile(&path, 0).0.unwrap_err();
+        assert!(error.contains("where no sources are"), "{source}: {error}");
+    }
+}
+
+#[test]
 fn a_hostile_file_costs_one_compile() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = fs::File::create(dir.path().join("state.toml")).unwrap();

@@ -331,6 +331,11 @@ fn open_sources(job: &Job, mut channel: Channel, opened: &mut File) -> i32 {
         eprintln!("cm-worker: cannot become user {}: {e}", job.uid);
         return 2;
     }
+    // Whoever has taken over the compiler can have things read, and nothing else.
+    if let Err(e) = confine::reader() {
+        eprintln!("cm-worker: {e}");
+        return 2;
+    }
     loop {
         let Ok(Some((ask, _))) = channel.receive::<Ask>() else { return 0 };
         let (found, path) = match &ask {
@@ -379,18 +384,34 @@ fn reopened(fd: &OwnedFd) -> io::Result<File> {
     })
 }
 
+/// Where nothing lies that belongs to a state, and where reading may have effects.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Something looked at, links followed, and the name by which just that is opened.
+fn handle(path: &str) -> io::Result<(File, String)> {
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    let handle = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let real = fs::read_link(&name)?;
+    match KERNEL.iter().find(|dir| real.starts_with(dir)) {
+        Some(dir) => Err(io::Error::other(format!("it lies in {dir}, where no sources are"))),
+        None => Ok((handle, name)),
+    }
+}
+
 fn open_file(path: &str) -> io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
+    let (handle, name) = handle(path)?;
+    if !handle.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    Ok(file)
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    fs::OpenOptions::new().read(true).custom_flags(flags).open(name)
 }
 
 /// Names of a directory in a sealed memfd: there may be more than a packet holds.
 fn list(path: &str) -> io::Result<File> {
     let mut out = Vec::new();
+    let (_handle, _) = handle(path)?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let metadata = fs::symlink_metadata(entry.path())?;
