@@ -66,7 +66,7 @@ pub(crate) fn at_rest(rig: &Rig) -> Result<String> {
     );
     for (process, switches) in processes.iter().zip(switches) {
         let traced = trace(rig, process.pid, WATCHED)?;
-        let managed = traced.iter().filter(|l| l.contains(&format!("\"{MANAGED}"))).count();
+        let managed = traced.iter().filter(|l| l.contains(&format!("{MANAGED}/"))).count();
         let what = if process.pid == rig.pid()? { "PID 1" } else { &process.name };
         table.row(&[what, &switches.to_string(), &traced.len().to_string(), &managed.to_string()]);
     }
@@ -89,6 +89,9 @@ fn trace(rig: &Rig, pid: i32, long: Duration) -> Result<Vec<String>> {
     tool::run("end the trace", stop.args(["-INT", &strace.id().to_string()]))?;
     strace.wait()?;
     let text = std::fs::read_to_string(&file)?;
+    if !text.contains("<detached") {
+        return Err(format!("strace did not get hold of process {pid}: {text}").into());
+    }
     // The call that the process sleeps in began before; strace shows it when it comes and when it leaves.
     Ok(text
         .lines()
