@@ -1,6 +1,9 @@
 //! The invariants, checked after every step by an observer that sees events, effects and the world, and that
 //! believes the engine only where it says what it says to people.
 
+mod batches;
+mod rest;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -538,96 +541,6 @@ impl Checks {
         Ok(())
     }
 
-    fn batch(&mut self, engine: &Engine, world: &World, number: u64, steps: &[Step]) -> Found {
-        if !self.numbers.insert((1, number)) {
-            return broken(Invariant::NumbersAreUnique, format!("batch {number} twice"));
-        }
-        if world.work.is_some() {
-            return broken(Invariant::OneBatch, format!("batch {number} beside another"));
-        }
-        let mut earlier = BTreeSet::new();
-        for step in steps {
-            let Some(m) = engine.manifest(step.manifest) else {
-                return broken(Invariant::ManifestsKept, "a step in a forgotten manifest");
-            };
-            let slot = slot_of(&m.address(step.unit));
-            let node = engine.node_in(step.manifest, step.unit);
-            match step.action {
-                Action::Converge | Action::Guard(_) | Action::Ran(_) => {
-                    // A batch that is sent again after a loss may hold steps whose gate has closed since.
-                    self.starts(engine, world, step.manifest, step.unit, &earlier)?;
-                    if let (Some(node), false) = (node, matches!(step.action, Action::Ran(_))) {
-                        self.left_alone(engine, node)?;
-                    }
-                }
-                Action::Remove | Action::Restore => {
-                    if let Some(node) = node {
-                        self.stops(engine, world, node, &BTreeMap::new())?;
-                    }
-                }
-                Action::Check | Action::Rewatch => {}
-            }
-            earlier.insert(slot);
-        }
-        self.batch = Some((number, steps.iter().map(|s| ((s.manifest, s.unit), *s)).collect()));
-        Ok(())
-    }
-
-    /// A failure stops nothing that does not depend on it.
-    fn contained(
-        &self,
-        engine: &Engine,
-        world: &World,
-        event: &Event,
-        effects: &[Effect],
-        causes: &BTreeMap<Node, &str>,
-    ) -> Found {
-        let failed: Vec<u8> = match event {
-            Event::Exited { serial, exit } if *exit != Exit::Code(0) => {
-                world.procs.get(serial).map(|p| p.slot).into_iter().collect()
-            }
-            Event::SpawnFailed { .. } => return Ok(()),
-            Event::Results { results, .. } => {
-                let bad = results.iter().filter(|r| matches!(r.outcome, Outcome::NotKept | Outcome::Blocked));
-                bad.map(|r| world.slot(r.manifest, r.unit)).collect()
-            }
-            Event::Unmounted { node } => vec![slot_of(&engine.address(*node))],
-            _ => return Ok(()),
-        };
-        let returns = effects.iter().any(|e| match e {
-            Effect::Log { text, .. } => text.starts_with("returning"),
-            Effect::Answer { .. } => true,
-            _ => false,
-        });
-        if failed.is_empty() || returns || engine.going_down().is_some() {
-            return Ok(());
-        }
-        for effect in effects {
-            let stopped = match effect {
-                Effect::Signal { serial, signal } if *signal != 1 => engine.job(*serial).map(|j| j.0),
-                Effect::Kill { serial } => match engine.job(*serial) {
-                    Some((node, Job::Main)) => Some(node),
-                    _ => None,
-                },
-                Effect::Spawn { node, job: Job::Stop | Job::Unmount, .. } => Some(*node),
-                _ => None,
-            };
-            let Some(node) = stopped else { continue };
-            let was = self.was(node).is_some_and(|g| g.wanted && g.ready);
-            let asked = matches!(causes.get(&node), Some(&"it is restarted" | &"its inputs changed"));
-            if !was || !engine.glance(node).wanted || asked {
-                continue;
-            }
-            let slot = slot_of(&engine.address(node));
-            if failed.contains(&slot) || failed.iter().any(|f| depends(engine, node, *f)) {
-                continue;
-            }
-            let text = format!("{} is stopped, and does not depend on what failed", engine.address(node));
-            return broken(Invariant::FailuresContained, text);
-        }
-        Ok(())
-    }
-
     /// What is true between any two steps.
     fn state(&mut self, engine: &Engine, world: &World, now: Mono, event: &Event) -> Found {
         if let Some(text) = engine.audit() {
@@ -680,96 +593,6 @@ impl Checks {
             }
             _ => Ok(()),
         }
-    }
-
-    /// At rest, in a world in which everything works.
-    ///
-    /// # Errors
-    /// The first invariant that does not hold.
-    pub fn at_rest(&self, engine: &Engine, world: &World) -> Found {
-        for node in engine.nodes() {
-            self.ended(engine, node)?;
-        }
-        if self.unanswered() > 0 {
-            let open: Vec<u64> =
-                self.requests.iter().filter(|(_, r)| r.answer.is_none()).map(|(n, _)| *n).collect();
-            return broken(Invariant::OneAnswer, format!("requests {open:?} have no answer"));
-        }
-        if !engine.is_converged() {
-            return broken(Invariant::ComesToRest, "nothing moves, and it has not converged");
-        }
-        let (manifest, _) = engine.desired();
-        let desired = engine.manifest(manifest).map_or(0, units::Manifest::len);
-        let sizes = engine.sizes();
-        let kept = engine.nodes().filter(|n| keeps_old(engine, *n)).count();
-        for (what, is, most) in [
-            ("units", sizes.units, desired),
-            ("places", sizes.places, 2 * self.most_units + 2),
-            ("manifests", sizes.manifests, 1 + kept),
-            ("serials", sizes.serials, world.procs.len()),
-            ("deadlines", sizes.timers, 2 * desired),
-            ("requests", sizes.asks, 0),
-            ("other entries", sizes.other, 4 * desired),
-        ] {
-            if is > most {
-                return broken(Invariant::BoundedMemory, format!("{is} {what}, at most {most} are needed"));
-            }
-        }
-        Ok(())
-    }
-
-    fn ended(&self, engine: &Engine, node: Node) -> Found {
-        let glance = engine.glance(node);
-        if glance.leaving {
-            return Ok(());
-        }
-        let status = engine.status(node);
-        let address = engine.address(node);
-        if glance.stale && !glance.held && status.cause.is_empty() {
-            return broken(Invariant::StaleEnds, format!("{address} stays stale"));
-        }
-        let fine = match glance.state {
-            "ready" | "kept" | "changed" | "repaired" | "done" => true,
-            "drifted" | "not kept" | "contested" | "failed" | "backoff" => !status.cause.is_empty(),
-            "waiting" => status.cause.starts_with("waiting:") || status.cause.starts_with("held"),
-            "down" => !glance.wanted || glance.held,
-            // Frozen by hand.
-            "starting" | "reloading" => glance.held,
-            "unknown" => !glance.wanted || glance.held,
-            _ => false,
-        };
-        if !fine {
-            let text = format!("{address} is {} at rest ({})", glance.state, status.cause);
-            return broken(Invariant::DirtyEnds, text);
-        }
-        if glance.state == "waiting" && glance.wanted && !glance.held {
-            return self.blamed(engine, node);
-        }
-        Ok(())
-    }
-
-    /// Somebody at the end of the chain is to blame.
-    fn blamed(&self, engine: &Engine, node: Node) -> Found {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![node];
-        while let Some(at) = open.pop() {
-            if !seen.insert(at) {
-                continue;
-            }
-            let glance = engine.glance(at);
-            let to_blame = glance.held
-                || !glance.wanted
-                || matches!(
-                    glance.state,
-                    "failed" | "done" | "not kept" | "contested" | "drifted" | "backoff"
-                );
-            if to_blame && at != node {
-                return Ok(());
-            }
-            open.extend(engine.gates(at).iter().filter(|g| !g.open).map(|g| g.node));
-        }
-        let text = format!("{} waits, and nobody at the end of its chain is to blame", engine.address(node));
-        broken(Invariant::DirtyEnds, text)
     }
 }
 

@@ -1,0 +1,95 @@
+//! What must hold at rest: every unit has ended somewhere, with a cause where it is not right.
+
+use super::*;
+
+impl Checks {
+    /// At rest, in a world in which everything works.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn at_rest(&self, engine: &Engine, world: &World) -> Found {
+        for node in engine.nodes() {
+            self.ended(engine, node)?;
+        }
+        if self.unanswered() > 0 {
+            let open: Vec<u64> =
+                self.requests.iter().filter(|(_, r)| r.answer.is_none()).map(|(n, _)| *n).collect();
+            return broken(Invariant::OneAnswer, format!("requests {open:?} have no answer"));
+        }
+        if !engine.is_converged() {
+            return broken(Invariant::ComesToRest, "nothing moves, and it has not converged");
+        }
+        let (manifest, _) = engine.desired();
+        let desired = engine.manifest(manifest).map_or(0, units::Manifest::len);
+        let sizes = engine.sizes();
+        let kept = engine.nodes().filter(|n| keeps_old(engine, *n)).count();
+        for (what, is, most) in [
+            ("units", sizes.units, desired),
+            ("places", sizes.places, 2 * self.most_units + 2),
+            ("manifests", sizes.manifests, 1 + kept),
+            ("serials", sizes.serials, world.procs.len()),
+            ("deadlines", sizes.timers, 2 * desired),
+            ("requests", sizes.asks, 0),
+            ("other entries", sizes.other, 4 * desired),
+        ] {
+            if is > most {
+                return broken(Invariant::BoundedMemory, format!("{is} {what}, at most {most} are needed"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn ended(&self, engine: &Engine, node: Node) -> Found {
+        let glance = engine.glance(node);
+        if glance.leaving {
+            return Ok(());
+        }
+        let status = engine.status(node);
+        let address = engine.address(node);
+        if glance.stale && !glance.held && status.cause.is_empty() {
+            return broken(Invariant::StaleEnds, format!("{address} stays stale"));
+        }
+        let fine = match glance.state {
+            "ready" | "kept" | "changed" | "repaired" | "done" => true,
+            "drifted" | "not kept" | "contested" | "failed" | "backoff" => !status.cause.is_empty(),
+            "waiting" => status.cause.starts_with("waiting:") || status.cause.starts_with("held"),
+            "down" => !glance.wanted || glance.held,
+            // Frozen by hand.
+            "starting" | "reloading" => glance.held,
+            "unknown" => !glance.wanted || glance.held,
+            _ => false,
+        };
+        if !fine {
+            let text = format!("{address} is {} at rest ({})", glance.state, status.cause);
+            return broken(Invariant::DirtyEnds, text);
+        }
+        if glance.state == "waiting" && glance.wanted && !glance.held {
+            return self.blamed(engine, node);
+        }
+        Ok(())
+    }
+
+    /// Somebody at the end of the chain is to blame.
+    pub(super) fn blamed(&self, engine: &Engine, node: Node) -> Found {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![node];
+        while let Some(at) = open.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            let glance = engine.glance(at);
+            let to_blame = glance.held
+                || !glance.wanted
+                || matches!(
+                    glance.state,
+                    "failed" | "done" | "not kept" | "contested" | "drifted" | "backoff"
+                );
+            if to_blame && at != node {
+                return Ok(());
+            }
+            open.extend(engine.gates(at).iter().filter(|g| !g.open).map(|g| g.node));
+        }
+        let text = format!("{} waits, and nobody at the end of its chain is to blame", engine.address(node));
+        broken(Invariant::DirtyEnds, text)
+    }
+}

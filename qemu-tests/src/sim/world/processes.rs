@@ -1,0 +1,187 @@
+//! Processes of the simulated world: how they start, what they say, and how they end.
+
+use super::*;
+
+impl World {
+    pub(super) fn spawn(&mut self, now: Mono, serial: u64, manifest: ManifestRef, unit: UnitId, job: Job) {
+        let slot = self.slot(manifest, unit);
+        let service = match self.spec(manifest, unit) {
+            Some(Spec::Service(s)) => Some(s),
+            _ => None,
+        };
+        let mut dice = self.fate(slot, purpose(job));
+        let proc = Proc {
+            slot,
+            job,
+            manifest,
+            unit,
+            main: false,
+            children: false,
+            ready: false,
+            frozen: false,
+            signal: None,
+            says_later: false,
+            stubborn: self.can(fault::STUBBORN) && dice.chance(100),
+            unkillable: self.can(fault::STUBBORN) && dice.chance(20),
+            silent: self.can(fault::WATCHDOG) && dice.chance(300),
+            exit_told: false,
+            empty_told: false,
+            watchdog: service.as_ref().map_or(0, |s| s.watchdog),
+            by: service.map(|s| s.ready.clone()),
+        };
+        self.procs.insert(serial, proc);
+        let start = dice.below(2_000);
+        if self.can(fault::SPAWN) && dice.chance(60) {
+            let errno = dice.pick(&[2, 13, 11, 12]);
+            self.soon(now, start, Happening::CannotRun(serial, errno));
+            return;
+        }
+        self.soon(now, start, Happening::Runs(serial));
+        match job {
+            Job::Main => self.live(now, serial, start, &mut dice),
+            _ => self.help(now, serial, start, job, &mut dice),
+        }
+    }
+
+    /// The life of a service's main process.
+    pub(super) fn live(&mut self, now: Mono, serial: u64, start: u64, dice: &mut Dice) {
+        let by = self.procs.get(&serial).and_then(|p| p.by.clone());
+        let at = start + 1 + dice.delay();
+        let unready = self.can(fault::READY) && dice.chance(80);
+        let late = if self.can(fault::READY) && dice.chance(80) { 600_000 } else { 0 };
+        match by {
+            Some(Ready::Notify | Ready::Fd(_)) if !unready => {
+                self.soon(now, at + late, Happening::SaysReady(serial));
+                if self.can(fault::READY) && dice.chance(100) {
+                    self.soon(now, at + late + dice.delay(), Happening::SaysReady(serial));
+                }
+            }
+            Some(Ready::Forked | Ready::Exited) if !unready => {
+                let code = if self.can(fault::CRASH) && dice.chance(150) { 1 } else { 0 };
+                self.soon(now, at + late, Happening::Ends(serial, code));
+            }
+            _ => {}
+        }
+        if self.can(fault::CRASH) && dice.chance(250) {
+            let end = dice.pick(&[-11, -6, 1, 0]);
+            let after = match dice.below(3) {
+                0 => dice.delay(),
+                1 => dice.below(2_000_000),
+                _ => dice.below(20_000_000),
+            };
+            self.soon(now, start + 1 + after, Happening::Ends(serial, end));
+            self.soon(now, start + 1 + after, Happening::ChildrenEnd(serial));
+        }
+        if self.can(fault::RELOAD) && dice.chance(60) && by == Some(Ready::Notify) {
+            let after = at + dice.below(2_000_000);
+            self.soon(now, after, Happening::SaysReloading(serial));
+            if dice.chance(700) {
+                self.soon(now, after + dice.delay(), Happening::SaysReady(serial));
+            }
+        }
+        if self.procs.get(&serial).is_some_and(|p| p.watchdog > 0) {
+            self.soon(now, at, Happening::Pings(serial));
+        }
+    }
+
+    /// The life of any other process.
+    pub(super) fn help(&mut self, now: Mono, serial: u64, start: u64, job: Job, dice: &mut Dice) {
+        let at = start + 1 + dice.delay();
+        let can = if job == Job::Reload { fault::RELOAD } else { fault::HELPER };
+        let fails = self.can(can) && dice.chance(120);
+        let hangs = self.can(can) && dice.chance(60);
+        let code = match job {
+            Job::Unless => i32::from(dice.chance(500)),
+            _ if fails => dice.pick(&[1, 32, -9]),
+            _ => 0,
+        };
+        if hangs {
+            return;
+        }
+        let code = if job == Job::Unmount && code == 0 && !self.is_mounted(serial) { 3 } else { code };
+        self.soon(now, at, Happening::Ends(serial, code));
+    }
+
+    pub(super) fn runs(&mut self, now: Mono, serial: u64) -> Option<Told> {
+        let proc = self.procs.get_mut(&serial)?;
+        if proc.exit_told || proc.main {
+            return None;
+        }
+        proc.main = true;
+        proc.ready = proc.by == Some(Ready::Started);
+        if let Some(signal) = proc.signal.take().filter(|_| !proc.frozen) {
+            self.signal(now, serial, signal);
+        }
+        Some(Told::Spawned(serial))
+    }
+
+    pub(super) fn ends(&mut self, now: Mono, serial: u64, end: i32) {
+        let Some(proc) = self.procs.get(&serial) else { return };
+        if !proc.main {
+            // Killed before it ran: as the kernel has it, the child ends on its way to the program.
+            let starting = self.pending.values().any(|h| *h == Happening::Runs(serial));
+            if starting && end < 0 {
+                self.soon(now, 2_500, Happening::Ends(serial, end));
+                self.soon(now, 2_500, Happening::ChildrenEnd(serial));
+            }
+            return;
+        }
+        if proc.frozen && end != -9 {
+            return;
+        }
+        let (slot, job) = (proc.slot, proc.job);
+        let forked = matches!(proc.by, Some(Ready::Forked)) && end == 0 && job == Job::Main;
+        let mut dice = self.fate(slot, 25);
+        let leaves = job == Job::Main && self.can(fault::CHILDREN) && dice.chance(150) && end != -9;
+        let daemon = forked && (self.kind || !(self.can(fault::CRASH) && dice.chance(100)));
+        if let Some(proc) = self.procs.get_mut(&serial) {
+            proc.main = false;
+            proc.children |= leaves || daemon;
+            proc.ready |= end == 0 && matches!(proc.by, Some(Ready::Forked | Ready::Exited));
+        }
+        match job {
+            Job::Mount if end == 0 || (end == -9 && dice.chance(300)) => {
+                self.mounts.insert(slot);
+                self.soon(now, dice.below(3_000), Happening::Lists(slot, true));
+            }
+            Job::Unmount if end == 0 || (end == -9 && dice.chance(300)) => {
+                self.mounts.remove(&slot);
+                self.soon(now, dice.below(3_000), Happening::Lists(slot, false));
+            }
+            Job::Stop if end == 0 => {
+                if let Some(main) = self.main_of(slot) {
+                    self.signal(now, main, STOP);
+                }
+            }
+            Job::AwaitPath if end == 0 => {
+                if let Some(main) = self.main_of(slot)
+                    && let Some(proc) = self.procs.get_mut(&main)
+                {
+                    proc.ready = true;
+                }
+            }
+            _ => {}
+        }
+        self.soon(now, dice.below(3_000), Happening::EndTold(serial, end));
+        if leaves && !daemon && dice.chance(500) {
+            self.soon(now, dice.below(3_000_000), Happening::ChildrenEnd(serial));
+        }
+        self.maybe_empty(now, serial);
+    }
+
+    pub(super) fn maybe_empty(&mut self, now: Mono, serial: u64) {
+        let Some(proc) = self.procs.get(&serial) else { return };
+        if !proc.exists() {
+            let slot = proc.slot;
+            let after = self.fate(slot, 26).below(3_000);
+            self.soon(now, after, Happening::EmptyTold(serial));
+        }
+    }
+
+    /// Drops a spawn of which nothing exists and everything was told.
+    pub(super) fn bury(&mut self, serial: u64) {
+        if self.procs.get(&serial).is_some_and(|p| !p.exists() && p.exit_told && p.empty_told) {
+            self.procs.remove(&serial);
+        }
+    }
+}

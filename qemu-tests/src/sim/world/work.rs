@@ -1,0 +1,96 @@
+//! The simulated worker: what it finds and what it answers.
+
+use super::*;
+
+impl World {
+    pub(super) fn answers(&mut self, number: u64, part: usize) -> Option<Vec<UnitResult>> {
+        let work = self.work.as_ref().filter(|w| w.number == number)?;
+        let steps: Vec<Step> = work.open().iter().take(part).copied().collect();
+        let mut out = Vec::new();
+        for step in steps {
+            let result = self.answer(step);
+            if let Some(work) = &mut self.work {
+                work.next += 1;
+            }
+            out.push(result);
+        }
+        Some(out)
+    }
+
+    pub(super) fn answer(&mut self, step: Step) -> UnitResult {
+        let slot = self.slot(step.manifest, step.unit);
+        let deps = self.hard_deps(step.manifest, step.unit);
+        let failed = self.work.as_ref().is_some_and(|w| deps.iter().any(|d| w.failed.contains(&d.0)));
+        let unmounted = deps.iter().any(|(d, kind)| *kind == units::Kind::Mount && !self.mounts.contains(d));
+        let mut dice = self.fate(slot, 27);
+        let broken = self.can(fault::STEP) && dice.chance(100);
+        let removes = matches!(step.action, Action::Remove | Action::Restore);
+        let outcome = match step.action {
+            _ if broken => Outcome::NotKept,
+            Action::Remove | Action::Restore => {
+                if unmounted {
+                    Outcome::MountAbsent
+                } else {
+                    self.things.remove(&slot);
+                    if dice.chance(100) { Outcome::Left } else { Outcome::Removed }
+                }
+            }
+            _ if failed => Outcome::Blocked,
+            _ if unmounted => Outcome::MountAbsent,
+            Action::Converge => self.converge(step, slot),
+            Action::Check | Action::Rewatch => {
+                let thing = self.things.get(&slot).copied().unwrap_or_default();
+                let right = thing.like == self.digest(step) && !thing.drifted;
+                if right { Outcome::Kept } else { Outcome::Drifted }
+            }
+            Action::Guard(hash) => {
+                let ran = self.things.get(&slot).is_some_and(|t| t.ran == Some(hash));
+                if ran { Outcome::Kept } else { Outcome::Drifted }
+            }
+            Action::Ran(hash) => {
+                self.things.entry(slot).or_default().ran = Some(hash);
+                Outcome::Kept
+            }
+        };
+        if !removes
+            && matches!(outcome, Outcome::NotKept | Outcome::Blocked | Outcome::MountAbsent)
+            && let Some(work) = &mut self.work
+        {
+            work.failed.insert(slot);
+        }
+        let detail = match outcome {
+            Outcome::Drifted => "its content differs".to_owned(),
+            _ => String::new(),
+        };
+        UnitResult { manifest: step.manifest, unit: step.unit, outcome, detail }
+    }
+
+    pub(super) fn converge(&mut self, step: Step, slot: u8) -> Outcome {
+        let digest = self.digest(step);
+        let flag = self.manifests.get(&step.manifest).map_or(0, |m| m.flags(step.unit));
+        let corrects = self.work.as_ref().is_some_and(|w| w.corrects);
+        let thing = self.things.entry(slot).or_default();
+        let right = thing.like == digest && !thing.drifted;
+        if right || (flag & flags::SEED != 0 && thing.like.is_some()) {
+            return Outcome::Kept;
+        }
+        if flag & flags::REPORT != 0 && thing.like.is_some() && corrects {
+            return Outcome::Drifted;
+        }
+        thing.like = digest;
+        thing.drifted = false;
+        Outcome::Changed
+    }
+
+    pub(super) fn digest(&self, step: Step) -> Option<[u8; 16]> {
+        self.manifests.get(&step.manifest).map(|m| m.unit_digest(step.unit))
+    }
+
+    pub(super) fn hard_deps(&self, manifest: ManifestRef, unit: UnitId) -> Vec<(u8, units::Kind)> {
+        let Some(m) = self.manifests.get(&manifest) else { return Vec::new() };
+        m.deps(unit)
+            .filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds))
+            .map(|e| (slot_of(&m.address(e.unit)), m.kind(e.unit)))
+            .collect()
+    }
+}
