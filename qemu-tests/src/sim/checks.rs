@@ -128,7 +128,7 @@ pub struct Checks {
     accepted: Option<(u64, [u8; 32])>,
     down_at: Option<Mono>,
     left: bool,
-    before: BTreeMap<Node, (u8, Glance)>,
+    before: BTreeMap<Node, ([u8; 16], Glance)>,
     work: u64,
     most_units: usize,
     batch: Option<(u64, StepsByUnit)>,
@@ -157,13 +157,18 @@ impl Checks {
 
     /// Before a step: what was so.
     pub fn note(&mut self, engine: &Engine) {
-        self.before = engine.nodes().map(|n| (n, (slot_of(&engine.address(n)), engine.glance(n)))).collect();
+        self.before = engine.nodes().map(|n| (n, (declared(engine, n), engine.glance(n)))).collect();
         self.work = engine.work();
     }
 
     /// What a unit was before this step.
     pub fn was(&self, node: Node) -> Option<Glance> {
         self.before.get(&node).map(|(_, g)| *g)
+    }
+
+    /// Whether the unit was declared otherwise before this step.
+    pub fn was_declared_otherwise(&self, engine: &Engine, node: Node) -> bool {
+        self.before.get(&node).is_some_and(|(digest, _)| *digest != declared(engine, node))
     }
 
     /// What the engine was told; what it may rely on follows from this.
@@ -594,6 +599,11 @@ impl Checks {
             _ => Ok(()),
         }
     }
+}
+
+fn declared(engine: &Engine, node: Node) -> [u8; 16] {
+    let (manifest, unit) = engine.unit_of(node);
+    engine.manifest(manifest).map_or([0; 16], |m| m.unit_digest(unit))
 }
 
 fn running_ready(engine: &Engine, node: Node) -> Option<Ready> {

@@ -55,7 +55,8 @@ fn possible(fact: usize, phase: usize) -> bool {
         "gate opens" => phase == "waiting",
         "bound dep lost" => matches!(phase, "starting" | "ready" | "reloading"),
         "want down" => phase != "down",
-        "inputs differ" => !matches!(phase, "down" | "waiting"),
+        // What does not run has loaded nothing that could be stale.
+        "inputs differ" => process,
         _ => true,
     }
 }
@@ -130,6 +131,9 @@ impl Coverage {
         for node in engine.nodes() {
             let Some(was) = checks.was(node) else { continue };
             let is = engine.glance(node);
+            if checks.was_declared_otherwise(engine, node) {
+                self.visit("spec differs", was.state);
+            }
             if was == is {
                 continue;
             }
@@ -148,10 +152,8 @@ impl Coverage {
                 }
                 Effect::Publish { node, text } => {
                     let phase = checks.was(*node).map_or("", |g| g.state);
-                    match text.as_str() {
-                        "stopping: something it is bound to was lost" => self.visit("bound dep lost", phase),
-                        "specification differs" => self.visit("spec differs", phase),
-                        _ => {}
+                    if text == "stopping: something it is bound to was lost" {
+                        self.visit("bound dep lost", phase);
                     }
                 }
                 _ => {}
