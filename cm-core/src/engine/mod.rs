@@ -41,6 +41,10 @@
 //!   of such a unit would wait for ever.
 //! - At shutdown `wants` and `after` order stops too, in reverse, as the users of every peer expect.
 //! - A stop because a bound dependency was lost does not wait for the unit's own requirers: what it needs is gone.
+//! - What is about to go, or owes a restart, is not ok: it carries nobody new. What runs on it stays.
+//! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
+//!   is down (`swap::follow`), so that the running edges of several generations never form a cycle.
+//! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
 
 mod apply;
 mod audit;
