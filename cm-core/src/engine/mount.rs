@@ -68,6 +68,9 @@ impl Engine {
     fn begin_mount(&mut self, node: Node) {
         let Some(id) = self.u(node).id else { return };
         self.go_up(node);
+        if let State::Mount(m) = &mut self.m(node).state {
+            m.lost = false;
+        }
         let serial = self.spawn(node, Job::Mount, (self.desired, id), "wanted up");
         self.set_phase(node, MountPhase::Mounting { serial });
     }
@@ -78,10 +81,13 @@ impl Engine {
         let Some(mount) = self.mount(node) else { return };
         match (mount.phase, job) {
             (MountPhase::Mounting { serial: s }, Job::Mount) if s == serial => {
-                if exit == Exit::Code(0) {
+                if exit == Exit::Code(0) && mount.lost {
+                    // Mounted, and unmounted by somebody before the helper could say so.
+                    self.go_down(node);
+                    self.set_phase(node, MountPhase::Waiting);
+                } else if exit == Exit::Code(0) {
                     if let State::Mount(m) = &mut self.m(node).state {
                         m.fails = 0;
-                        m.seen = true;
                     }
                     self.details.remove(&node);
                     self.set_phase(node, MountPhase::Up);
@@ -91,9 +97,6 @@ impl Engine {
             }
             (MountPhase::Unmounting { serial: s }, Job::Unmount) if s == serial => {
                 if exit == Exit::Code(0) || exit == Exit::Code(NOT_MOUNTED) {
-                    if let State::Mount(m) = &mut self.m(node).state {
-                        m.seen = false;
-                    }
                     self.go_down(node);
                     self.set_phase(node, MountPhase::Down);
                 } else {
@@ -147,7 +150,7 @@ impl Engine {
     pub(crate) fn mounted(&mut self, node: Node) {
         let Some(mount) = self.mount(node) else { return };
         if let State::Mount(m) = &mut self.m(node).state {
-            m.seen = true;
+            m.lost = false;
         }
         match mount.phase {
             // Somebody else mounted it: the helper finds that out, and the rest is the usual way.
@@ -168,7 +171,7 @@ impl Engine {
     pub(crate) fn unmounted(&mut self, node: Node) {
         let Some(mount) = self.mount(node) else { return };
         if let State::Mount(m) = &mut self.m(node).state {
-            m.seen = false;
+            m.lost = true;
         }
         match mount.phase {
             MountPhase::Up => {

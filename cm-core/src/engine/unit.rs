@@ -313,8 +313,8 @@ pub(crate) enum ExecStep {
 pub(crate) struct Mount {
     pub phase: MountPhase,
     pub fails: u8,
-    /// The kernel lists it (mountinfo), whoever mounted it.
-    pub seen: bool,
+    /// The kernel said that it is gone since the helper was started.
+    pub lost: bool,
 }
 
 /// Where a mount is.

@@ -1,6 +1,6 @@
 //! `initctl`: what people type.
 //!
-//! Four steps, a file each: [`args`] is the command line as typed, [`todo`] what it means once defaults, paths
+//! Four steps, a file each: [`args`] is the command line as typed, [`mod@todo`] what it means once defaults, paths
 //! and environment are resolved, [`verbs`] asks the machine, [`render`] makes text of the answers. The last one
 //! is pure, so that tests read screens.
 //!

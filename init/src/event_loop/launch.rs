@@ -1,4 +1,4 @@
-//! What to execute for a job of a unit: from the checked specification to [`sys::spawn::Launch`].
+//! What to execute for a job of a unit: from the checked specification to [`crate::sys::spawn::Launch`].
 //!
 //! Only words are put together here; every path in them is opened in the child.
 

@@ -49,6 +49,13 @@ fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
     below
 }
 
+impl Mounts {
+    /// The helper says that this unit is mounted: if the list does not show it, it was lost.
+    pub(super) fn expect(&mut self, node: Node) {
+        self.seen.insert(node, true);
+    }
+}
+
 impl Shell {
     /// Starts to listen.
     pub(super) fn open_mounts(&mut self) {

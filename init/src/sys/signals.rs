@@ -1,7 +1,7 @@
 //! Signals of PID 1: all blocked, read from a signalfd, which tells who sent them.
 //!
 //! The mask is kept over a re-exec, so that nothing that arrives in between is lost, and is reset in every child
-//! ([`super::child`]). Signals that mean a fault in this program are never blocked: see [`super::crash`].
+//! (`super::child`). Signals that mean a fault in this program are never blocked: see [`super::crash`].
 #![allow(unsafe_code)]
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Starting a process: everything is prepared here, then one clone3, then the child's steps in [`super::child`].
+//! Starting a process: everything is prepared here, then one clone3, then the child's steps in `super::child`.
 //!
 //! What the child reports comes over a close-on-exec pipe that the event loop watches: a failed step with its
 //! errno, or the end of file that execve leaves. PID 1 opens no path of a service and waits for nothing.

@@ -499,7 +499,12 @@ impl World {
                 Some(Told::Recorded(token, good))
             }
             Happening::Lists(slot, there) => {
-                Some(if there { Told::Mounted(slot) } else { Told::Unmounted(slot) })
+                // The list is compared when it is read: what has changed back by then is never told.
+                (self.mounts.contains(&slot) == there).then_some(if there {
+                    Told::Mounted(slot)
+                } else {
+                    Told::Unmounted(slot)
+                })
             }
         }
     }
