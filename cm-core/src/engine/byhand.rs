@@ -256,7 +256,7 @@ impl Engine {
                         Phase::Ready if s.serial > after => done,
                         Phase::Done if self.is_oneshot(ask.node) => done,
                         Phase::Failed | Phase::Done | Phase::Backoff { .. } => failed(),
-                        Phase::Waiting if unit.dead > 0 => failed(),
+                        Phase::Waiting if unit.dead > 0 || self.left_alone(ask.node) => failed(),
                         Phase::Waiting
                         | Phase::Down
                         | Phase::Starting
@@ -267,7 +267,7 @@ impl Engine {
                     State::Latch(l) => match l.work {
                         Work::Idle => done,
                         Work::Backoff { .. } | Work::Contested { .. } => failed(),
-                        Work::Waiting if unit.dead > 0 => failed(),
+                        Work::Waiting if unit.dead > 0 || self.left_alone(ask.node) => failed(),
                         Work::Waiting
                         | Work::Settling { .. }
                         | Work::Queued
@@ -289,7 +289,7 @@ impl Engine {
             Goal::Loaded => match self.svc(ask.node) {
                 Some(s) => match s.phase {
                     Phase::Ready if s.reload_failed => failed(),
-                    Phase::Waiting if unit.dead > 0 => failed(),
+                    Phase::Waiting if unit.dead > 0 || self.left_alone(ask.node) => failed(),
                     Phase::Ready if !s.reload_asked && s.loaded == s.inputs => done,
                     Phase::Failed | Phase::Done | Phase::Backoff { .. } | Phase::Down => failed(),
                     Phase::Ready

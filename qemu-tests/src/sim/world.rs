@@ -147,6 +147,8 @@ pub struct Proc {
     pub ready: bool,
     /// It is frozen; signals wait.
     pub frozen: bool,
+    /// How it ends as soon as it thaws.
+    pub ends_later: Option<i32>,
     signal: Option<i32>,
     /// It will say that it is ready when it is thawed.
     says_later: bool,
@@ -302,6 +304,11 @@ impl World {
                     if !*frozen && std::mem::take(&mut proc.says_later) {
                         self.soon(now, 1, Happening::SaysReady(*serial));
                     }
+                }
+                if let Some(proc) = self.procs.get_mut(serial)
+                    && let (false, Some(end)) = (*frozen, proc.ends_later.take())
+                {
+                    self.soon(now, 2, Happening::Ends(*serial, end));
                 }
                 if let Some(proc) = self.procs.get_mut(serial)
                     && let (false, Some(signal)) = (*frozen, proc.signal.take())
@@ -529,7 +536,7 @@ impl World {
     /// Everything that is so, reactions to come apart.
     pub fn state_hash(&self, hash: &mut impl Hasher) {
         for (serial, p) in &self.procs {
-            (serial, p.slot, p.main, p.children, p.ready, p.frozen, p.signal).hash(hash);
+            (serial, p.slot, p.main, p.children, p.ready, p.frozen, p.ends_later, p.signal).hash(hash);
             (p.exit_told, p.empty_told, p.says_later).hash(hash);
         }
         self.mounts.hash(hash);

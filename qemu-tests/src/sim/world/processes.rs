@@ -19,6 +19,7 @@ impl World {
             children: false,
             ready: false,
             frozen: false,
+            ends_later: None,
             signal: None,
             says_later: false,
             stubborn: self.can(fault::STUBBORN) && dice.chance(100),
@@ -127,6 +128,10 @@ impl World {
             return;
         }
         if proc.frozen && end != -9 {
+            // What is frozen ends when it thaws.
+            if let Some(proc) = self.procs.get_mut(&serial) {
+                proc.ends_later = Some(end);
+            }
             return;
         }
         let (slot, job) = (proc.slot, proc.job);
