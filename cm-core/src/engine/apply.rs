@@ -149,8 +149,7 @@ impl Engine {
                 .is_some_and(|a| a.kind == Swap::Rollback || matches!(a.phase, ApplyPhase::Returning))
     }
 
-    pub(crate) fn service_step_taken(&mut self, node: Node) {
-        let _ = node;
+    pub(crate) fn service_step_taken(&mut self) {
         if let Some(apply) = &mut self.apply {
             apply.service_step = true;
         }

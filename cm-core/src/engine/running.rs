@@ -188,7 +188,7 @@ impl Engine {
         }
         self.enter(node, Phase::Starting);
         self.deadline(node, spec.start_timeout);
-        self.service_step_taken(node);
+        self.service_step_taken();
     }
 
     pub(crate) fn spawn(&mut self, node: Node, job: Job, at: (ManifestRef, UnitId), cause: &str) -> u64 {
@@ -243,7 +243,7 @@ impl Engine {
         if let Some(service) = self.svc_mut(node) {
             service.reload_asked = false;
         }
-        self.service_step_taken(node);
+        self.service_step_taken();
         match how {
             Some(_) | None if restart_inputs_differ => {
                 self.stop_with(node, Next::Waiting, None, "its inputs changed");

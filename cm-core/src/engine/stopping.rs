@@ -20,7 +20,7 @@ impl Engine {
         if self.holds.get(&node).is_some_and(|h| h.kind == HoldKind::Paused) {
             self.out.push(Effect::Freeze { serial, frozen: false });
         }
-        self.service_step_taken(node);
+        self.service_step_taken();
         let Some(spec) = spec else {
             self.kill(node, next);
             return;

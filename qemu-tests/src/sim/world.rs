@@ -559,7 +559,6 @@ impl World {
         for serial in serials {
             let starts = self.pending.values().any(|h| waits(h, serial));
             let Some(proc) = self.procs.get_mut(&serial) else { continue };
-            let killed = proc.unkillable || proc.stubborn;
             proc.unkillable = false;
             proc.stubborn = false;
             proc.silent = false;
@@ -589,7 +588,6 @@ impl World {
             if job == Job::Main && watchdog > 0 && !pings {
                 self.soon(now, after, Happening::Pings(serial));
             }
-            let _ = killed;
         }
         let working = self.pending.values().any(|h| {
             matches!(
