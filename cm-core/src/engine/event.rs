@@ -113,6 +113,20 @@ pub enum Event {
         /// Of which spawn.
         serial: u64,
     },
+    /// `EXTEND_TIMEOUT_USEC=` was seen: what it does now takes longer.
+    Extended {
+        /// Of which spawn.
+        serial: u64,
+        /// It is given at least this long from now, in milliseconds.
+        ms: u64,
+    },
+    /// `WATCHDOG_USEC=` was seen: another interval, until the process ends.
+    WatchdogSet {
+        /// Of which spawn.
+        serial: u64,
+        /// The interval in milliseconds; 0 is no watchdog.
+        ms: u64,
+    },
     /// The cgroup of a spawn has no process any more.
     CgroupEmpty {
         /// Of which spawn.

@@ -278,6 +278,8 @@ impl Engine {
             Event::Ready { serial } => self.fact(serial, service::Fact::Ready),
             Event::Reloading { serial } => self.fact(serial, service::Fact::Reloading),
             Event::Watchdog { serial } => self.fact(serial, service::Fact::Watchdog),
+            Event::Extended { serial, ms } => self.fact(serial, service::Fact::Extended(ms)),
+            Event::WatchdogSet { serial, ms } => self.fact(serial, service::Fact::WatchdogSet(ms)),
             Event::CgroupEmpty { serial } => self.cgroup_empty(serial),
             Event::Results { batch, results } => self.results(batch, results),
             Event::BatchDone { batch } => self.batch_done(batch),

@@ -183,6 +183,7 @@ impl Engine {
         service.reload_asked = false;
         service.assumed = false;
         service.exit = None;
+        service.watchdog = None;
         if let Some((old, _)) = old {
             self.release(old);
         }
@@ -225,7 +226,8 @@ impl Engine {
     }
 
     pub(crate) fn arm_watchdog(&mut self, node: Node) {
-        let every = self.running_spec(node).map_or(0, |s| s.watchdog);
+        let own = self.svc(node).and_then(|s| s.watchdog);
+        let every = own.unwrap_or_else(|| self.running_spec(node).map_or(0, |s| s.watchdog));
         if every > 0 {
             self.timers.set(node, Timer::Watchdog, self.now.after_ms(every));
             self.globals_changed = true;

@@ -5,6 +5,7 @@ use units::kind::service::{Ready, Restart, Service as Spec};
 
 use super::effect::{Job, Level};
 use super::event::Exit;
+use super::timer::Timer;
 use super::unit::{Next, Phase, Service, State};
 use super::{Engine, Node};
 use crate::proto::ManifestRef;
@@ -24,6 +25,10 @@ pub(crate) enum Fact {
     Watchdog,
     /// It did not give one in time.
     WatchdogMissed,
+    /// It asked for more time: so many milliseconds from now.
+    Extended(u64),
+    /// It gave its watchdog another interval, in milliseconds.
+    WatchdogSet(u64),
     /// Its main process ended.
     Exited(Exit),
     /// Nothing is left in its cgroup.
@@ -38,8 +43,9 @@ pub(crate) enum Fact {
     ReloadEnded { serial: u64, ok: bool },
 }
 
-/// ENOENT, EACCES, ENOEXEC, EISDIR, ENOTDIR: the same again will fail again.
-const HOPELESS: [i32; 5] = [2, 13, 8, 21, 20];
+/// ENOENT, EACCES, ENOEXEC, EISDIR, ENOTDIR, and ESRCH for a user or group that does not exist: the same again will
+/// fail again.
+const HOPELESS: [i32; 6] = [2, 13, 8, 21, 20, 3];
 /// The signal that a missed watchdog sends: SIGABRT, as its users know it from systemd.
 const SIGABRT: i32 = 6;
 
@@ -253,6 +259,23 @@ impl Engine {
                 | Phase::Done,
             ) => {}
 
+            (
+                Fact::Extended(ms),
+                Phase::Starting | Phase::Reloading { .. } | Phase::Stopping { killed: false, .. },
+            ) => self.extend(node, ms),
+            // Nothing runs out while it is ready; who was killed has had its time.
+            (Fact::Extended(_), Phase::Ready | Phase::Stopping { killed: true, .. }) => {}
+            (Fact::WatchdogSet(ms), Phase::Starting | Phase::Ready | Phase::Reloading { .. }) => {
+                if let Some(service) = self.svc_mut(node) {
+                    service.watchdog = Some(ms);
+                }
+                self.timers.clear(node, Timer::Watchdog);
+                if phase != Phase::Starting {
+                    self.arm_watchdog(node);
+                }
+            }
+            (Fact::WatchdogSet(_), Phase::Stopping { .. }) => {}
+
             (Fact::Exited(exit), Phase::Starting) => {
                 let Some(spec) = self.running_spec(node) else { return };
                 let clean = is_clean(&spec, exit);
@@ -355,6 +378,8 @@ impl Engine {
                 | Fact::Ready
                 | Fact::Reloading
                 | Fact::Watchdog
+                | Fact::Extended(_)
+                | Fact::WatchdogSet(_)
                 | Fact::Exited(_)
                 | Fact::Empty,
                 Phase::Down | Phase::Waiting | Phase::Backoff { .. } | Phase::Failed | Phase::Done,

@@ -194,6 +194,15 @@ impl Engine {
         }
     }
 
+    /// The phase's deadline is at least so far away; one that is later, or none, stays.
+    pub(crate) fn extend(&mut self, node: Node, ms: u64) {
+        let later = self.now.after_ms(ms);
+        if self.timers.get(node, Timer::State).is_some_and(|at| at < later) {
+            self.timers.set(node, Timer::State, later);
+            self.globals_changed = true;
+        }
+    }
+
     pub(crate) fn enter(&mut self, node: Node, phase: Phase) {
         let now = self.now;
         if matches!(phase, Phase::Down | Phase::Waiting) {

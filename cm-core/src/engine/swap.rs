@@ -1,7 +1,7 @@
 //! From one desired manifest to another: who stays, who changes, who comes and who leaves.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 use units::address::Class;
@@ -121,7 +121,9 @@ impl Engine {
                     let Some(node) = self.node_in(old, before_id) else { continue };
                     self.place(manifest, id, node, &after);
                     let same = before.unit_digest(before_id) == after.unit_digest(id);
-                    if self.respecify(node, Some(same)) {
+                    if self.respecify(node, Some(same))
+                        || self.may_work_now(node, (&before, before_id), (&after, id))
+                    {
                         changed.push(node);
                     }
                 }
@@ -329,6 +331,22 @@ impl Engine {
             }
             State::Target | State::Gone => false,
         }
+    }
+
+    /// One that had given up gets a new try when it depends on something that it did not depend on before: the user
+    /// that it runs as, or what makes its program.
+    fn may_work_now(&mut self, node: Node, old: (&Manifest, UnitId), new: (&Manifest, UnitId)) -> bool {
+        if self.svc(node).is_none_or(|s| s.phase != Phase::Failed) {
+            return false;
+        }
+        let needs = |m: &Manifest, id: UnitId| -> BTreeSet<Address> {
+            m.deps(id).filter(|e| hard(e.kind)).map(|e| m.address(e.unit)).collect()
+        };
+        let more = !needs(new.0, new.1).is_subset(&needs(old.0, old.1));
+        if more {
+            self.m(node).set(bits::BOUNCE, true);
+        }
+        more
     }
 
     /// Takes back a bounce that an earlier swap had ordered.

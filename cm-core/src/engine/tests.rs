@@ -330,3 +330,79 @@ fn a_superseding_apply_that_cannot_begin_returns_what_it_superseded() {
     tell(&mut w, Event::Recorded { token: 2, error: Some("no space".into()) });
     assert_eq!(w.engine.desired().1, 1, "back where the first of the two began");
 }
+
+#[test]
+fn more_time_moves_the_deadline_and_never_brings_it_nearer() {
+    let (mut w, _) = one_service(|s| {
+        s.ready = units::kind::service::Ready::Notify;
+        s.start_timeout = 1_000;
+    });
+    tell(&mut w, Event::Spawned { serial: 1 });
+    let first = w.engine.next_deadline().unwrap();
+    tell(&mut w, Event::Extended { serial: 1, ms: 5_000 });
+    let later = w.engine.next_deadline().unwrap();
+    assert!(later.0 >= first.0 + 3_900_000_000, "{first:?} {later:?}");
+    tell(&mut w, Event::Extended { serial: 1, ms: 10 });
+    assert_eq!(w.engine.next_deadline(), Some(later));
+    w.now = later.0;
+    let out = tell(&mut w, Event::Tick);
+    assert!(out.iter().any(|e| matches!(e, Effect::Signal { signal: 15, .. })), "{out:?}");
+    assert_eq!(w.state(Kind::Service, "web"), "stopping");
+    let stop = w.engine.next_deadline().unwrap();
+    tell(&mut w, Event::Extended { serial: 1, ms: 60_000 });
+    assert!(w.engine.next_deadline().unwrap() > stop, "a stop may take longer too");
+}
+
+#[test]
+fn a_service_sets_its_own_watchdog_until_its_process_ends() {
+    let (mut w, _) = one_service(|_| ());
+    tell(&mut w, Event::Spawned { serial: 1 });
+    assert_eq!((w.state(Kind::Service, "web"), w.engine.next_deadline()), ("ready", None));
+    tell(&mut w, Event::WatchdogSet { serial: 1, ms: 2_000 });
+    let first = w.engine.next_deadline().unwrap();
+    w.now += 1_000_000_000;
+    tell(&mut w, Event::Watchdog { serial: 1 });
+    let second = w.engine.next_deadline().unwrap();
+    assert!(second > first, "a sign of life starts it anew");
+    w.now = second.0;
+    let out = tell(&mut w, Event::Tick);
+    assert!(out.iter().any(|e| matches!(e, Effect::Signal { signal: 6, .. })), "{out:?}");
+    tell(&mut w, Event::Exited { serial: 1, exit: Exit::Signal(6) });
+    tell(&mut w, Event::CgroupEmpty { serial: 1 });
+    tell(&mut w, Event::Spawned { serial: 2 });
+    assert_eq!(
+        (w.state(Kind::Service, "web"), w.engine.next_deadline()),
+        ("ready", None),
+        "it has asked for none"
+    );
+    tell(&mut w, Event::WatchdogSet { serial: 2, ms: 2_000 });
+    tell(&mut w, Event::WatchdogSet { serial: 2, ms: 0 });
+    assert_eq!(w.engine.next_deadline(), None, "0 is no watchdog");
+}
+
+#[test]
+fn a_service_without_its_user_fails_and_starts_when_the_user_is_declared() {
+    let with = |user: bool| {
+        let mut b = ManifestBuilder::new();
+        b.unit(NewUnit::new(Kind::Service, "web", Spec::Service(Box::new(service()))));
+        if user {
+            // Any unit does: what counts is that it depends on one more.
+            b.unit(NewUnit::new(Kind::File, "/etc/web", Spec::File(file("/etc/web", 1))));
+            let (web, dep) = (Address::new(Kind::Service, "web"), Address::new(Kind::File, "/etc/web"));
+            b.edge(&web, &dep, EdgeKind::Requires, "its user");
+        }
+        b.finish()
+    };
+    let mut w = World::new();
+    let manifest = w.engine.install(with(false));
+    tell(&mut w, Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot });
+    tell(&mut w, Event::SpawnFailed { serial: 1, stage: "user web does not exist".into(), errno: 3 });
+    assert_eq!((w.state(Kind::Service, "web"), w.engine.next_deadline()), ("failed", None));
+    let manifest = w.engine.install(with(false));
+    w.send(Event::Swapped { request: 2, manifest, generation: 2, kind: Swap::Apply });
+    assert_eq!(w.state(Kind::Service, "web"), "failed", "nothing that it needs has come");
+    w.run_timers();
+    let manifest = w.engine.install(with(true));
+    w.send(Event::Swapped { request: 3, manifest, generation: 3, kind: Swap::Apply });
+    assert_eq!(w.state(Kind::Service, "web"), "ready", "{:#?}", w.seen);
+}

@@ -205,6 +205,8 @@ pub(crate) struct Service {
     /// When the phase was entered.
     pub since: Mono,
     pub exit: Option<Exit>,
+    /// The watchdog's interval in milliseconds that the process itself asked for.
+    pub watchdog: Option<u64>,
 }
 
 /// Where a service is.
@@ -356,6 +358,7 @@ impl Service {
             ready_at: Mono(0),
             since: Mono(0),
             exit: None,
+            watchdog: None,
         }
     }
 

@@ -312,6 +312,8 @@ impl Shell {
             | Event::Ready { serial }
             | Event::Reloading { serial }
             | Event::Watchdog { serial }
+            | Event::Extended { serial, .. }
+            | Event::WatchdogSet { serial, .. }
             | Event::CgroupEmpty { serial } => self.spawns.get(*serial).map(|s| s.record.node),
             Event::Mounted { node } | Event::Unmounted { node } | Event::Asked { node, .. } => Some(*node),
             _ => None,

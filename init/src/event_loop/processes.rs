@@ -381,12 +381,20 @@ impl Shell {
         if let Some(status) = said.status {
             self.texts.insert(node, status);
         }
-        if said.ready || said.reloading || said.watchdog || said.watchdog_trigger {
+        let in_time = said.extend_timeout_usec.is_some() || said.watchdog_usec.is_some();
+        if said.ready || said.reloading || said.watchdog || said.watchdog_trigger || in_time {
             // Its program runs, or it could not speak.
             self.hear_stage(serial);
         }
         if said.reloading {
             self.queue.push_back(Event::Reloading { serial });
+        }
+        // ORDER: before READY=1, which ends the phase whose time is extended.
+        if let Some(microseconds) = said.extend_timeout_usec {
+            self.queue.push_back(Event::Extended { serial, ms: microseconds.div_ceil(1000) });
+        }
+        if let Some(microseconds) = said.watchdog_usec {
+            self.queue.push_back(Event::WatchdogSet { serial, ms: microseconds.div_ceil(1000) });
         }
         if said.ready {
             self.queue.push_back(Event::Ready { serial });

@@ -9,7 +9,7 @@ use cm_core::engine::event::{Event, Exit, Verb};
 use super::checks::Checks;
 
 /// Columns.
-pub const FACTS: [&str; 21] = [
+pub const FACTS: [&str; 23] = [
     "spawned",
     "spawn failed, retry",
     "spawn failed, hopeless",
@@ -17,6 +17,8 @@ pub const FACTS: [&str; 21] = [
     "reloading seen",
     "sign of life",
     "watchdog missed",
+    "more time",
+    "watchdog set",
     "clean exit",
     "bad exit",
     "cgroup empty",
@@ -45,9 +47,8 @@ fn possible(fact: usize, phase: usize) -> bool {
         "spawned" | "spawn failed, retry" | "spawn failed, hopeless" => {
             matches!(phase, "starting" | "stopping")
         }
-        "ready seen" | "reloading seen" | "sign of life" | "clean exit" | "bad exit" | "cgroup empty" => {
-            process
-        }
+        "ready seen" | "reloading seen" | "sign of life" | "more time" | "watchdog set" | "clean exit"
+        | "bad exit" | "cgroup empty" => process,
         "watchdog missed" => matches!(phase, "ready" | "reloading"),
         "deadline" => matches!(phase, "starting" | "reloading" | "stopping" | "backoff"),
         "path seen" => phase == "starting",
@@ -91,6 +92,8 @@ impl Coverage {
             Event::Ready { serial } => (*serial, "ready seen"),
             Event::Reloading { serial } => (*serial, "reloading seen"),
             Event::Watchdog { serial } => (*serial, "sign of life"),
+            Event::Extended { serial, .. } => (*serial, "more time"),
+            Event::WatchdogSet { serial, .. } => (*serial, "watchdog set"),
             Event::Exited { serial, exit: Exit::Code(0) } => (*serial, "clean exit"),
             Event::Exited { serial, .. } => (*serial, "bad exit"),
             Event::CgroupEmpty { serial } => (*serial, "cgroup empty"),

@@ -135,7 +135,7 @@ impl Script {
                 }
                 37 => Act::Overflow,
                 38..=47 => Act::Crash(slot, dice.pick(&[-11, -9, 1, 0, 0])),
-                48..=51 => Act::Chatter(slot, u8::try_from(dice.below(3)).unwrap_or(0)),
+                48..=51 => Act::Chatter(slot, u8::try_from(dice.below(5)).unwrap_or(0)),
                 52..=55 => Act::Unmount(slot),
                 56..=79 => Act::Ask(
                     slot,
@@ -307,6 +307,8 @@ impl Player<'_> {
                 Some(serial) => self.machine.tell(match what {
                     0 => Told::Ready(serial),
                     1 => Told::Reloading(serial),
+                    3 => Told::Extended(serial, 4_000),
+                    4 => Told::WatchdogSet(serial, 3_000),
                     _ => Told::Watchdog(serial),
                 }),
                 None => Ok(()),

@@ -117,6 +117,8 @@ impl Machine {
             Told::Ready(serial) => Event::Ready { serial },
             Told::Reloading(serial) => Event::Reloading { serial },
             Told::Watchdog(serial) => Event::Watchdog { serial },
+            Told::Extended(serial, ms) => Event::Extended { serial, ms },
+            Told::WatchdogSet(serial, ms) => Event::WatchdogSet { serial, ms },
             Told::Exited(serial, exit) => Event::Exited { serial, exit },
             Told::Empty(serial) => Event::CgroupEmpty { serial },
             Told::Results(batch, results) => Event::Results { batch, results },

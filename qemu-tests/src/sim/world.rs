@@ -110,6 +110,10 @@ pub enum Told {
     Reloading(u64),
     /// `Watchdog`.
     Watchdog(u64),
+    /// `Extended`.
+    Extended(u64, u64),
+    /// `WatchdogSet`.
+    WatchdogSet(u64, u64),
     /// `Exited`.
     Exited(u64, Exit),
     /// `CgroupEmpty`.

@@ -303,7 +303,7 @@ pub static TABLE: Table = Table {
             "watchdog",
             Type::Duration,
             Without::Is("0"),
-            "`WATCHDOG=1` must come this often; 0 is no watchdog.",
+            "`WATCHDOG=1` must come this often; 0 is no watchdog. The service may change it by `WATCHDOG_USEC=`.",
         ),
         field(
             "start",
