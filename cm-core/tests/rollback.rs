@@ -288,3 +288,67 @@ fn a_store_in_a_new_place_is_private_and_its_parents_are_not() {
     let mode = |p: &str| fs::metadata(dir.path().join(p)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("var"), mode("var/lib"), mode("var/lib/holdfast")), (0o755, 0o755, 0o700));
 }
+
+fn inode(bench: &Bench, path: &str) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(&fs::metadata(bench.path(path)).unwrap())
+}
+
+/// Several names of one file, two of them managed: they part, and come together again in any order.
+#[test]
+fn names_of_one_file_come_together_again() {
+    for declared_before in [false, true] {
+        let mut bench = Bench::new();
+        bench.write("/etc/a", "theirs");
+        fs::create_dir_all(bench.path("/srv/far")).unwrap();
+        for name in ["/etc/b", "/etc/plain", "/srv/far/c"] {
+            fs::hard_link(bench.path("/etc/a"), bench.path(name)).unwrap();
+        }
+        let before = fingerprint(&bench.path("/"));
+        let one = if declared_before { Decl::new().file("/etc/a", "theirs") } else { Decl::new() };
+        let two = Decl::new().file("/etc/a", "ours").file("/etc/b", "ours too");
+        let (n1, _) = bench.apply(None, &one);
+        let (n2, _) = bench.apply(Some((n1, &one)), &two);
+        assert_ne!(inode(&bench, "/etc/a"), inode(&bench, "/srv/far/c"));
+        assert_eq!(bench.read("/etc/plain"), "theirs");
+        bench.switching(n1);
+        bench.swap(Some((n2, &two)), (n1, &one), Intent::Return);
+        assert_eq!(fingerprint(&bench.path("/")), before, "declared before: {declared_before}");
+        for name in ["/etc/b", "/etc/plain", "/srv/far/c"] {
+            assert_eq!(inode(&bench, name), inode(&bench, "/etc/a"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_changed_meanwhile_is_left_alone() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "theirs");
+    fs::hard_link(bench.path("/etc/a"), bench.path("/etc/b")).unwrap();
+    let none = Decl::new();
+    let one = Decl::new().file("/etc/a", "ours");
+    let (n1, _) = bench.apply(None, &none);
+    let (n2, _) = bench.apply(Some((n1, &none)), &one);
+    bench.write("/etc/b", "new!!!");
+    bench.switching(n1);
+    bench.swap(Some((n2, &one)), (n1, &none), Intent::Return);
+    assert_eq!((bench.read("/etc/a").as_str(), bench.read("/etc/b").as_str()), ("theirs", "new!!!"));
+    assert_ne!(inode(&bench, "/etc/a"), inode(&bench, "/etc/b"));
+}
+
+/// A directory took the place of a file, and a file that of the directory: what the directory's unit takes away on the
+/// way back is what the file's unit still needs.
+#[test]
+fn what_a_leaving_unit_takes_away_is_made_again() {
+    let mut bench = Bench::new();
+    let one = Decl::new().file("/etc/b", "one");
+    let two = Decl::new().directory("/etc/b", None);
+    let three = Decl::new().file_mode("/etc/b", "one", 0o600);
+    let (n1, _) = bench.apply(None, &one);
+    let before = timeless(fingerprint(&bench.path("/")));
+    let (n2, _) = bench.apply(Some((n1, &one)), &two);
+    let (n3, _) = bench.apply(Some((n2, &two)), &three);
+    bench.switching(n1);
+    let both = Decl { builder: merge(&three, &two), ..three };
+    let results = bench.swap(Some((n3, &both)), (n1, &one), Intent::Return);
+    assert_eq!(timeless(fingerprint(&bench.path("/"))), before, "{results:?}");
+}

@@ -17,7 +17,7 @@ const CHUNK: usize = 96 << 10;
 /// Digest and size of what can be shown of a version.
 fn content_of(prior: &Prior) -> Option<(String, u64)> {
     match prior {
-        Prior::File { digest, size, .. } => Some((hex(digest), *size)),
+        Prior::File { digest, size, .. } | Prior::Linked { digest, size, .. } => Some((hex(digest), *size)),
         Prior::Symlink { target, .. } => Some((String::new(), target.len() as u64)),
         Prior::Text(text) => Some((String::new(), text.len() as u64)),
         _ => None,

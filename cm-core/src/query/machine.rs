@@ -170,7 +170,7 @@ impl Machine {
                 let owner = thing(spec).unwrap_or_else(|| unit.clone());
                 let owned = self.world.store.as_ref().and_then(|s| s.index().own.get(&owner));
                 let owned = owned.is_some_and(|o| o.unit == unit);
-                let context = Context { unit: unit.clone(), correct, owned, backing: None };
+                let context = Context { unit: unit.clone(), correct, owned, cleared: false, backing: None };
                 match resource::check(&mut self.world, spec, &context) {
                     Ok(finding) => {
                         look.reported = finding.reported;

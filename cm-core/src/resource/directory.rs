@@ -27,6 +27,7 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         Op::put(path, put, false, OwnChange::Take { digest: None })
     };
     let found = match world.places.entry(path) {
+        Ok(_) if context.cleared => Found::Nothing,
         Ok(place) => tree::find(&place)?,
         Err(PlaceError::Missing(_)) => Found::Nothing,
         Err(PlaceError::NotDirectory(what)) => {

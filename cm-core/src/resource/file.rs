@@ -22,11 +22,18 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
     world.mount_present(path)?;
     let mut want = Want::declared(&spec.attributes);
     let mut content = spec.content;
+    let mut others: &[String] = &[];
     match &context.backing {
-        Some(Prior::File { digest, size, metadata }) => {
-            if content.is_none() {
-                content = Some(Content { digest: *digest, size: *size });
+        Some(
+            prior @ (Prior::File { digest, size, metadata } | Prior::Linked { digest, size, metadata, .. }),
+        ) => {
+            let old = Content { digest: *digest, size: *size };
+            // What is declared may be just what was there.
+            if *content.get_or_insert(old) == old {
                 want.mtime = Some(metadata.mtime);
+                if let Prior::Linked { others: names, .. } = prior {
+                    others = names;
+                }
             }
             want = want.or(metadata);
         }
@@ -34,14 +41,17 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
         _ => {}
     }
     let mut finding = Finding::default();
+    if context.cleared {
+        return missing(finding, path, content, want, others);
+    }
     let place = match world.places.entry(path) {
         Ok(place) => place,
         Err(PlaceError::Missing(_)) => {
-            return missing(finding, path, content, want);
+            return missing(finding, path, content, want, others);
         }
         Err(PlaceError::NotDirectory(what)) => {
             finding.wrong.push(format!("{what} is not a directory"));
-            finding.ops.push(write(path, content, want, true));
+            finding.ops.push(write(path, content, want, others, true));
             return Ok(finding);
         }
         Err(e) => return Err(e.into()),
@@ -56,13 +66,13 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
     {
         differences(&stat, &never, &want, &world.accounts, &mut finding.wrong)?;
         if !finding.wrong.is_empty() && spec.ownership != Ownership::Seed {
-            finding.ops.push(write(path, None, want, false));
+            finding.ops.push(write(path, None, want, others, false));
         }
         return Ok(finding);
     }
     let (mut file, stat) = match tree::find(&place)? {
         Found::File(file, stat) => (file, stat),
-        Found::Nothing => return missing(finding, path, content, want),
+        Found::Nothing => return missing(finding, path, content, want, others),
         _ if spec.ownership == Ownership::Seed => return Ok(finding),
         other => {
             finding.wrong.push(match &other {
@@ -71,7 +81,7 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
                 Found::Special(what) => format!("is a {what}"),
                 _ => String::new(),
             });
-            finding.ops.push(write(path, content, want, true));
+            finding.ops.push(write(path, content, want, others, true));
             return Ok(finding);
         }
     };
@@ -96,7 +106,7 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
     };
     differences(&stat, &open, &want, &world.accounts, &mut finding.wrong)?;
     if !finding.wrong.is_empty() {
-        finding.ops.push(write(path, content.filter(|_| rewrite), want, rewrite));
+        finding.ops.push(write(path, content.filter(|_| rewrite), want, others, rewrite));
     }
     Ok(finding)
 }
@@ -110,16 +120,17 @@ fn missing(
     path: &str,
     content: Option<Content>,
     want: Want,
+    others: &[String],
 ) -> Result<Finding, Trouble> {
     if content.is_none() {
         return Err(Trouble::NotKept(format!("{path} is missing, and no content is declared")));
     }
     finding.wrong.push("missing".to_owned());
-    finding.ops.push(write(path, content, want, true));
+    finding.ops.push(write(path, content, want, others, true));
     Ok(finding)
 }
 
-fn write(path: &str, content: Option<Content>, want: Want, content_changes: bool) -> Op {
+fn write(path: &str, content: Option<Content>, want: Want, others: &[String], content_changes: bool) -> Op {
     let own = OwnChange::Take { digest: content.map(|c| c.digest) };
-    Op::put(path, Put::File { content, want }, content_changes, own)
+    Op::put(path, Put::File { content, want, others: others.to_vec() }, content_changes, own)
 }

@@ -13,6 +13,7 @@ pub mod file;
 pub mod group;
 pub mod hostname;
 pub mod line;
+pub mod links;
 pub mod op;
 pub mod place;
 pub mod retire;
@@ -38,6 +39,8 @@ pub struct Context {
     pub correct: bool,
     /// Whether the store knows the thing as this unit's.
     pub owned: bool,
+    /// Whether an earlier step of the batch takes away what stands there now.
+    pub cleared: bool,
     /// On a return: what the thing was before the generations that are undone; it fills what is not declared.
     pub backing: Option<Prior>,
 }

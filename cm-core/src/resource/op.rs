@@ -76,6 +76,8 @@ pub enum Put {
         content: Option<Content>,
         /// The rest.
         want: Want,
+        /// Paths that were names of the same file: if one of them still is such a file, this becomes a name of it.
+        others: Vec<String>,
     },
     /// A directory.
     Directory {

@@ -176,7 +176,11 @@ pub fn put_back(world: &mut World, undo: &Undo) -> Result<Vec<Op>, Trouble> {
             ops.push(Op::put(path, Put::Absent, true, own));
             ops.extend(parents(world, path));
         }
-        Prior::File { digest, size, metadata } => {
+        Prior::File { digest, size, metadata } | Prior::Linked { digest, size, metadata, .. } => {
+            let others = match &undo.prior {
+                Prior::Linked { others, .. } => others.clone(),
+                _ => Vec::new(),
+            };
             let same = match world.places.entry(path).map(|p| tree::find(&p)) {
                 Ok(Ok(Found::File(mut file, stat))) if u64::try_from(stat.st_size).ok() == Some(*size) => {
                     world.digest(&mut file).is_ok_and(|(d, _)| d == *digest)
@@ -184,13 +188,14 @@ pub fn put_back(world: &mut World, undo: &Undo) -> Result<Vec<Op>, Trouble> {
                 _ => false,
             };
             let content = (!same).then_some(units::kind::Content { digest: *digest, size: *size });
-            let put = Put::File { content, want: Want::exactly(metadata, true) };
+            let put = Put::File { content, want: Want::exactly(metadata, true), others };
             ops.push(Op::put(path, put, !same, own));
         }
         Prior::Attributes(metadata) => {
             let there = world.places.entry(path).is_ok_and(|p| matches!(tree::find(&p), Ok(Found::File(..))));
             if there {
-                let put = Put::File { content: None, want: Want::exactly(metadata, false) };
+                let put =
+                    Put::File { content: None, want: Want::exactly(metadata, false), others: Vec::new() };
                 ops.push(Op::put(path, put, false, own));
             } else {
                 ops.push(op(What::Nothing));

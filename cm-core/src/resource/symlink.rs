@@ -23,6 +23,7 @@ pub fn check(world: &mut World, spec: &Symlink, context: &Context) -> Result<Fin
     }
     let mut finding = Finding::default();
     match world.places.entry(path) {
+        Ok(_) if context.cleared => finding.wrong.push("missing".to_owned()),
         Ok(place) => match tree::find(&place)? {
             Found::Link(stat) => {
                 if tree::link_target(&place)? != spec.target.as_bytes() {

@@ -13,6 +13,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use units::kind::Content;
 
 use super::attributes;
+use super::links;
 use super::op::{Put, Trouble, Want};
 use super::place::{Dir, Place, PlaceError, split};
 use super::staging::Areas;
@@ -102,7 +103,16 @@ pub fn prior(world: &mut World, path: &str, with_content: bool) -> Result<Prior,
             match (&mut world.store, with_content) {
                 (Some(store), true) => {
                     let saved = store.save(&mut file)?;
-                    Prior::File { digest: saved.digest, size: saved.size, metadata }
+                    let (digest, size) = (saved.digest, saved.size);
+                    let others = match stat.st_nlink {
+                        0 | 1 => Vec::new(),
+                        _ => links::others(world, &place.dir.path, &place.name, &stat),
+                    };
+                    if others.is_empty() {
+                        Prior::File { digest, size, metadata }
+                    } else {
+                        Prior::Linked { digest, size, metadata, others }
+                    }
                 }
                 _ => Prior::Attributes(metadata),
             }
@@ -236,7 +246,7 @@ pub fn put(
     match put {
         Put::Absent => remove(world, path, touched),
         Put::Directory { want, over_link } => put_directory(world, path, want, *over_link, touched),
-        Put::File { content: None, want } => {
+        Put::File { content: None, want, .. } => {
             let place = world.places.entry(path)?;
             match find(&place)? {
                 Found::File(file, stat) => {
@@ -251,7 +261,7 @@ pub fn put(
                 other => Err(in_the_way(path, &other)),
             }
         }
-        Put::File { content: Some(_), want } => {
+        Put::File { content: Some(content), want, others } => {
             let Some((area, name)) = staged else {
                 return Err(Trouble::NotKept(format!("content of {path} was not staged")));
             };
@@ -261,6 +271,17 @@ pub fn put(
                 // What is open through it leads elsewhere from now on.
                 Found::Link(_) => world.places.forget(),
                 other => return Err(in_the_way(path, &other)),
+            }
+            if let Some(link) = links::again(world, areas, *area, others, content, want) {
+                rename_in(areas, *area, &link, &place)?;
+                // What was staged is not needed. The link stays behind where the place is that file already.
+                if let Some(area) = areas.get(*area) {
+                    for name in [name, &link] {
+                        let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+                    }
+                }
+                touched.dirs.push(place.dir);
+                return Ok(());
             }
             if !dressed {
                 let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

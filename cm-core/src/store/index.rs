@@ -226,6 +226,9 @@ impl Index {
                 (Prior::Attributes(metadata), Prior::File { digest, size, .. }) => {
                     Prior::File { digest: *digest, size: *size, metadata }
                 }
+                (Prior::Attributes(metadata), Prior::Linked { digest, size, others, .. }) => {
+                    Prior::Linked { digest: *digest, size: *size, metadata, others: others.clone() }
+                }
                 (prior, _) => prior,
             };
         }
@@ -323,7 +326,7 @@ impl Index {
         let history = self.history.values().flatten().map(|v| &v.prior);
         undo.chain(history)
             .filter_map(|p| match p {
-                Prior::File { digest, .. } => Some(*digest),
+                Prior::File { digest, .. } | Prior::Linked { digest, .. } => Some(*digest),
                 _ => None,
             })
             .collect()

@@ -62,6 +62,17 @@ pub enum Prior {
     Special,
     /// A regular file whose content was not touched: only the rest is put back.
     Attributes(Metadata),
+    /// A regular file that had other names: hard links.
+    Linked {
+        /// Its content, which lies in the store.
+        digest: Digest,
+        /// Length in bytes.
+        size: u64,
+        /// The rest.
+        metadata: Metadata,
+        /// Where the other names are, as far as they were found.
+        others: Vec<String>,
+    },
 }
 
 /// What an edit of one line did to a file.

@@ -13,7 +13,7 @@
 //! take in what the journal says · answer
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -116,6 +116,8 @@ pub struct Plan {
     pub slots: Vec<Slot>,
     /// Things that were found right and have no owner yet.
     pub adopt: Vec<Record>,
+    /// What leaving units take away, although another one may want something there.
+    pub cleared: BTreeSet<String>,
 }
 
 fn result(step: &Step, outcome: Outcome, detail: impl Into<String>) -> UnitResult {
@@ -145,7 +147,8 @@ pub fn managed_mounts(manifests: &Manifests) -> Vec<String> {
 pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     world.begin(managed_mounts(manifests));
     let mut position: HashMap<(ManifestRef, u32), usize> = HashMap::new();
-    let mut plan = Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new() };
+    let mut plan =
+        Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new(), cleared: BTreeSet::new() };
     for (at, step) in batch.steps.iter().enumerate() {
         world.alive();
         let slot = check_step(world, manifests, batch, step, &position, &mut plan);
@@ -207,7 +210,10 @@ fn check_step(
         Err(e) => Slot::Done(trouble(step, &e)),
         Ok(Some(result)) => Slot::Done(result),
         Ok(None) => {
-            if !matches!(step.action, Action::Remove | Action::Restore) {
+            if matches!(step.action, Action::Remove | Action::Restore) {
+                let gone = work.ops.iter().filter(|o| matches!(o.what, What::Put { put: Put::Absent, .. }));
+                plan.cleared.extend(gone.map(|o| o.thing.clone()));
+            } else {
                 work.needs = manifest
                     .deps(step.unit)
                     .filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds))
@@ -255,7 +261,11 @@ fn converge(
         let undo = world.store.as_ref().map(|s| s.index().undo_to(&work.unit, batch.generation));
         before = take_back(world, work, undo.unwrap_or_default())?;
     }
-    let finding = check_unit(world, work)?;
+    work.context.cleared = thing(&work.spec).is_some_and(|t| plan.cleared.contains(&t));
+    let finding = check_unit(world, work);
+    // When it is read back, that step has had its way.
+    work.context.cleared = false;
+    let finding = finding?;
     if finding.wrong.is_empty() && before.is_empty() {
         if batch.intent == Intent::Apply
             && own(world, work).is_none()
@@ -388,6 +398,14 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
                 },
             };
             note(&mut domain, &near);
+            if let What::Put { put: Put::File { others, .. }, .. } = &op.what {
+                // A link may be made from one directory into another only by who may write in both.
+                for (directory, _) in others.iter().filter_map(|o| crate::resource::place::split(o)) {
+                    if let Ok(dir) = world.places.directory(directory) {
+                        note(&mut domain, &dir);
+                    }
+                }
+            }
             if let What::Put { path, put: Put::Directory { .. }, .. } = &op.what
                 && let Ok(dir) = world.places.directory(path)
             {
@@ -488,7 +506,7 @@ pub fn put_back_rest(
     let mut done = Vec::new();
     if !units.is_empty() {
         world.begin(managed_mounts(manifests));
-        let mut plan = Plan { slots: Vec::new(), adopt: Vec::new() };
+        let mut plan = Plan { slots: Vec::new(), adopt: Vec::new(), cleared: BTreeSet::new() };
         for (unit, number) in units.iter().zip(0..) {
             let step =
                 Step { manifest: ManifestRef(u32::MAX), unit: UnitId(number), action: Action::Restore };

@@ -153,7 +153,7 @@ fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now:
         for op in &mut step.work.ops {
             let What::Put { path, put, staged: Some(staged), .. } = &mut op.what else { continue };
             let (content, want) = match put {
-                Put::File { content: Some(content), want } => (*content, &*want),
+                Put::File { content: Some(content), want, .. } => (*content, &*want),
                 Put::Symlink { .. } => {
                     staged.1 = areas.name();
                     continue;
@@ -299,10 +299,13 @@ impl Ledger {
         self.undo(world, unit, &op.thing, &prior);
         let owner = self.owner(world, &op.thing);
         let theirs = match (&op.what, &prior) {
-            (What::Put { put: Put::Absent, .. }, Prior::File { digest, .. }) => {
-                self.correct || owner.as_ref().and_then(|o| o.digest).is_some_and(|d| d != *digest)
+            (
+                What::Put { put: Put::Absent, .. },
+                Prior::File { digest, .. } | Prior::Linked { digest, .. },
+            ) => self.correct || owner.as_ref().and_then(|o| o.digest).is_some_and(|d| d != *digest),
+            (_, Prior::File { .. } | Prior::Linked { .. } | Prior::Symlink { .. } | Prior::Text(_)) => {
+                self.correct
             }
-            (_, Prior::File { .. } | Prior::Symlink { .. } | Prior::Text(_)) => self.correct,
             _ => false,
         };
         if theirs {
