@@ -237,6 +237,15 @@ pub enum Request {
         /// And this group's.
         gid: u32,
     },
+    /// Mark what a contested unit owns in the fanotify group beside the packet; answered by [`Reply::Marked`].
+    Mark {
+        /// Comes back in the answer.
+        token: u64,
+        /// In which manifest the unit stands.
+        manifest: ManifestRef,
+        /// The unit.
+        unit: UnitId,
+    },
 }
 
 /// One entry of the watch index (see `watch`): PID 1 maps inotify events to units with it.
@@ -315,6 +324,14 @@ pub enum Reply {
         token: u64,
         /// Number of units, or the first diagnostics as text.
         result: Result<u32, String>,
+    },
+    /// Answer to [`Request::Mark`]: the names to look for in the marked directories, of which an empty one stands for
+    /// all; or why the kernel cannot tell.
+    Marked {
+        /// The token of the request.
+        token: u64,
+        /// The names.
+        result: Result<Vec<String>, String>,
     },
     /// A line for the log of PID 1.
     Log {

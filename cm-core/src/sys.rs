@@ -362,6 +362,20 @@ pub fn inotify(fd: OwnedFd) -> nix::sys::inotify::Inotify {
     unsafe { nix::sys::inotify::Inotify::from_raw_fd(fd.into_raw_fd()) }
 }
 
+/// Marks a directory in a fanotify group: events of its entries, and of what is done through them.
+///
+/// # Errors
+/// Whatever fanotify_mark(2) reports.
+pub fn mark_directory(group: impl AsFd, directory: impl AsFd, events: u64) -> io::Result<()> {
+    // The descriptor, not the path again: it may lead elsewhere by now. Nor by itself: it may be an O_PATH one.
+    let path = c_string(&format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))?;
+    let group = group.as_fd().as_raw_fd();
+    // SAFETY: numbers, and a C string that outlives the call.
+    let result =
+        unsafe { libc::fanotify_mark(group, libc::FAN_MARK_ADD, events, libc::AT_FDCWD, path.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Closes these descriptors. Only for a process made by [`fork`] which never comes back to whoever owns them.
 pub fn close(fds: &[RawFd]) {
     for fd in fds {

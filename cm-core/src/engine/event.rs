@@ -162,6 +162,13 @@ pub enum Event {
     },
     /// Events were lost: every watched unit has to be looked at.
     Overflowed,
+    /// Somebody was seen changing what a contested unit owns.
+    CulpritSeen {
+        /// The unit.
+        node: Node,
+        /// Who, in words; or why it cannot be told.
+        who: String,
+    },
     /// A managed mount is there.
     Mounted {
         /// Its unit.

@@ -19,11 +19,13 @@ use crate::proto::{Action, Intent, Outcome};
 const SETTLE_AT_MOST: u64 = 20;
 
 /// Repairs of one unit within the window, and how often it was contested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fight {
     pub since: Mono,
     pub repairs: u8,
     pub rounds: u8,
+    /// Who was last seen changing it.
+    pub culprit: Option<String>,
 }
 
 /// `first · 2^(times - 1)`, at most `most`; 0 times is 0.
@@ -460,7 +462,8 @@ impl Engine {
     /// Counts a repair; too many in the window are a fight, and fighting on would help nobody.
     fn repaired(&mut self, node: Node) {
         let now = self.now;
-        let fight = self.fights.entry(node).or_insert(Fight { since: now, repairs: 0, rounds: 0 });
+        let fight =
+            self.fights.entry(node).or_insert(Fight { since: now, repairs: 0, rounds: 0, culprit: None });
         if fight.rounds == 0 && now > fight.since.after_ms(FIGHT_WINDOW_MS) {
             fight.since = now;
             fight.repairs = 0;
@@ -483,6 +486,21 @@ impl Engine {
         self.set_work(node, Work::Contested { until });
         self.timers.set(node, Timer::State, until);
         self.publish(node, "not kept: contested");
+    }
+
+    /// Somebody was seen changing what is contested.
+    pub(crate) fn culprit_seen(&mut self, node: Node, who: String) {
+        if !self.is_contested(node) {
+            return;
+        }
+        let Some(fight) = self.fights.get_mut(&node) else { return };
+        if fight.culprit.as_ref() == Some(&who) {
+            return;
+        }
+        fight.culprit = Some(who);
+        let text = self.why(node);
+        self.log(Level::Warning, Some(node), format!("{} is {text}", self.address(node)));
+        self.publish(node, format!("not kept: {text}"));
     }
 }
 

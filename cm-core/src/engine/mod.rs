@@ -298,6 +298,7 @@ impl Engine {
                     }
                 }
             }
+            Event::CulpritSeen { node, who } => self.culprit_seen(node, who),
             Event::Mounted { node } => self.mounted(node),
             Event::Unmounted { node } => self.unmounted(node),
             Event::Tick => self.tick(),

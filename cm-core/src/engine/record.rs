@@ -126,7 +126,7 @@ impl Engine {
         let record = Record {
             unit: unit.underived(),
             hold: self.holds.get(&node).cloned(),
-            fight: self.fights.get(&node).copied(),
+            fight: self.fights.get(&node).cloned(),
             detail,
         };
         postcard::to_allocvec(&record).ok()

@@ -5,7 +5,7 @@ use units::{Address, EdgeKind, UnitId};
 
 use super::event::Exit;
 use super::graph::{hard, soft};
-use super::unit::{MountPhase, Phase, Shown, State, Want, Work, bits};
+use super::unit::{Latch, MountPhase, Phase, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 use crate::proto::ManifestRef;
 
@@ -113,6 +113,11 @@ impl Engine {
         }
     }
 
+    /// Whether a unit is fought over, and left alone for a while.
+    pub fn is_contested(&self, node: Node) -> bool {
+        matches!(&self.u(node).state, State::Latch(Latch { work: Work::Contested { .. }, .. }))
+    }
+
     /// The word for a unit's state.
     pub(crate) fn state_word(&self, node: Node) -> &'static str {
         let unit = self.u(node);
@@ -184,6 +189,12 @@ impl Engine {
             if unit.has(bits::NEEDS_STORE) && !self.store_open {
                 return "waiting: the store is not open yet".to_owned();
             }
+        }
+        // Not a detail: what a record keeps of one is short.
+        if self.is_contested(node)
+            && let Some(culprit) = self.fights.get(&node).and_then(|f| f.culprit.as_ref())
+        {
+            return format!("contested: {culprit} keeps changing it");
         }
         if let Some(detail) = self.details.get(&node) {
             return detail.clone();

@@ -222,9 +222,20 @@ fn a_repair_that_is_undone_again_and_again_is_contested() {
         w.kept = false;
     }
     assert_eq!(w.state(Kind::File, "/etc/web"), "contested");
+    let cause = |w: &World| w.engine.status(node).cause;
+    assert_eq!(cause(&w), "contested: somebody keeps changing it");
+    let who = format!("sh (pid 7, {})", "/long/path".repeat(20));
+    w.send(Event::CulpritSeen { node, who: who.clone() });
+    assert_eq!(cause(&w), format!("contested: {who} keeps changing it"));
+    let manifests = w.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+    let records: Vec<_> = w.engine.nodes().map(|n| (n, w.engine.record(n).unwrap())).collect();
+    let again = Engine::restore(manifests, &w.engine.globals(), records).unwrap();
+    assert_eq!(again.status(node).cause, cause(&w), "it is known after a re-exec");
     w.kept = true;
     w.run_timers();
     assert_eq!(w.state(Kind::File, "/etc/web"), "kept", "left alone, it is right again");
+    w.send(Event::CulpritSeen { node, who });
+    assert_eq!(cause(&w), "", "nobody is blamed when it is over");
     assert_eq!(w.state(Kind::Service, "web"), "ready");
 }
 

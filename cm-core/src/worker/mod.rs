@@ -5,6 +5,7 @@ pub mod channel;
 pub mod commit;
 pub mod compile;
 pub mod confine;
+pub mod contest;
 pub mod failpoint;
 pub mod serve;
 pub mod watches;

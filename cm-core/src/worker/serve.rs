@@ -13,6 +13,7 @@ use super::batch::{self, Batch, Confinement, Manifests};
 use super::channel::{Channel, ChannelError};
 use super::compile::{self, Job};
 use super::confine;
+use super::contest;
 use super::watches::{Watcher, raise_limits};
 use crate::proto::{
     Action, Intent, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
@@ -146,6 +147,16 @@ impl Worker {
                 Ok(self.channel.send(&Reply::Stored { token, result }, &raw)?)
             }
             Request::Compile { token, source, uid, gid } => self.compile(token, source, fds, uid, gid),
+            Request::Mark { token, manifest, unit } => {
+                let spec = self.manifests.get(&manifest).and_then(|(_, m)| m.spec(unit));
+                self.world.begin(batch::managed_mounts(&self.manifests));
+                let result = match (spec, fds.into_iter().next()) {
+                    (Some(spec), Some(group)) => contest::mark(&mut self.world, &group, &spec),
+                    (None, _) => Err("its declaration cannot be read".to_owned()),
+                    (_, None) => Err("no descriptor came with it".to_owned()),
+                };
+                Ok(self.channel.send(&Reply::Marked { token, result }, &[])?)
+            }
         }
     }
 

@@ -53,6 +53,25 @@ pub struct Watched {
     pub warning: Option<String>,
 }
 
+/// The paths that a unit owns; kernel settings have none here.
+pub(super) fn paths(spec: &Spec) -> Vec<&str> {
+    match spec {
+        Spec::File(s) => vec![&s.path],
+        Spec::Directory(s) => vec![&s.path],
+        Spec::Symlink(s) => vec![&s.path],
+        Spec::Line(s) => vec![&s.path],
+        Spec::User(_) => vec!["/etc/passwd", "/etc/group", "/etc/shadow"],
+        Spec::Group(_) => vec!["/etc/group"],
+        Spec::Sysctl(_)
+        | Spec::Hostname(_)
+        | Spec::Exec(_)
+        | Spec::Service(_)
+        | Spec::Mount(_)
+        | Spec::Module(_)
+        | Spec::Target(_) => Vec::new(),
+    }
+}
+
 impl Watcher {
     /// On these instances.
     pub fn new(own: OwnedFd, public: OwnedFd) -> Watcher {
@@ -72,21 +91,12 @@ impl Watcher {
     /// Watches what a unit owns.
     pub fn watch(&mut self, world: &mut World, manifest: ManifestRef, unit: UnitId, spec: &Spec) -> Watched {
         let mut out = Watched::default();
-        let mut paths: Vec<&str> = Vec::new();
         match spec {
-            Spec::File(s) => paths.push(&s.path),
-            Spec::Directory(s) => paths.push(&s.path),
-            Spec::Symlink(s) => paths.push(&s.path),
-            Spec::Line(s) => paths.push(&s.path),
-            Spec::User(_) => paths.extend(["/etc/passwd", "/etc/group", "/etc/shadow"]),
-            Spec::Group(_) => paths.push("/etc/group"),
             Spec::Sysctl(s) => return self.setting(world, &s.key.clone(), (manifest, unit)),
             Spec::Hostname(_) => return self.setting(world, hostname::KEY, (manifest, unit)),
-            Spec::Exec(_) | Spec::Service(_) | Spec::Mount(_) | Spec::Module(_) | Spec::Target(_) => {
-                return out;
-            }
+            _ => {}
         }
-        for path in paths {
+        for path in paths(spec) {
             if let Err(e) = self.path(world, path, (manifest, unit), &mut out.watches) {
                 self.failed(e, path, &mut out);
             }

@@ -184,6 +184,7 @@ impl Shell {
         }
         for node in changed.nodes {
             let key = Key::new(Class::Unit, u64::from(node.0));
+            self.contests.look_at(node);
             match self.engine.record(node) {
                 Some(record) => self.live.put(key, &record),
                 None => {

@@ -53,6 +53,8 @@ pub enum Task {
     Store(u64),
     /// A compile.
     Compile(u64),
+    /// Marks of a contested unit.
+    Mark(u64),
 }
 
 /// A connected worker.
@@ -126,6 +128,7 @@ impl Link {
             Request::Batch { batch, .. } => self.tasks.insert(Task::Batch(*batch)),
             Request::Store { token, .. } => self.tasks.insert(Task::Store(*token)),
             Request::Compile { token, .. } => self.tasks.insert(Task::Compile(*token)),
+            Request::Mark { token, .. } => self.tasks.insert(Task::Mark(*token)),
             Request::Manifest { manifest, .. } => self.manifests.insert(*manifest),
             Request::Forget { manifest } => self.manifests.remove(manifest),
             Request::Hello { .. } => false,
@@ -215,6 +218,7 @@ impl Link {
             Reply::BatchDone { batch } => drop(self.tasks.remove(&Task::Batch(*batch))),
             Reply::Stored { token, .. } => drop(self.tasks.remove(&Task::Store(*token))),
             Reply::Compiled { token, .. } => drop(self.tasks.remove(&Task::Compile(*token))),
+            Reply::Marked { token, .. } => drop(self.tasks.remove(&Task::Mark(*token))),
             _ => {}
         }
         Ok(Heard::Reply(Box::new(reply), packet.descriptors))

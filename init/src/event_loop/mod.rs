@@ -9,6 +9,7 @@
 
 mod clients;
 mod console;
+mod contests;
 mod effects;
 mod emergency;
 mod handover;
@@ -82,6 +83,7 @@ pub struct Shell {
     inotify: Inotify,
     public_inotify: Inotify,
     watches: watches::Watches,
+    contests: contests::Contests,
     mounts: mounts::Mounts,
     server: Option<Server>,
     clients: clients::Clients,
@@ -182,6 +184,7 @@ impl Shell {
             };
             self.step(event);
         }
+        self.look_at_contests();
         self.flush_workers();
         self.settle_clients();
         self.write_live();
@@ -260,6 +263,7 @@ impl Shell {
             Token::Notify(serial) => self.hear_notify(serial),
             Token::ReadyPipe(serial) => self.hear_ready(serial),
             Token::Main(serial) => self.main_ended(serial),
+            Token::Contest(number) => self.hear_contest(number),
             Token::Cgroups => self.hear_cgroups(),
         }
     }

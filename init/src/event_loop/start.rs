@@ -16,7 +16,7 @@ use super::handover::{Found, Obituary};
 use super::live::Live;
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
-use super::{Shell, clients, console, emergency, manifests, mounts, spawns, watches};
+use super::{Shell, clients, console, contests, emergency, manifests, mounts, spawns, watches};
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
@@ -190,6 +190,7 @@ impl Shell {
             inotify,
             public_inotify,
             watches: watches::Watches::default(),
+            contests: contests::Contests::default(),
             mounts: mounts::Mounts::default(),
             server: None,
             clients: clients::Clients::default(),

@@ -34,6 +34,8 @@ pub enum Token {
     Cgroups,
     /// The pidfd of a main process that PID 1 did not start itself.
     Main(u64),
+    /// What tells who changes a contested unit; the number says which contest.
+    Contest(u64),
 }
 
 impl Token {
@@ -54,6 +56,7 @@ impl Token {
             Token::ReadyPipe(n) => (12, n),
             Token::Cgroups => (13, 0),
             Token::Main(n) => (14, n),
+            Token::Contest(n) => (15, n),
         };
         // 64 bits: this system is for 64-bit machines, and a token of 32 would lose the kind.
         mio::Token(usize::try_from((tag << 56) | (id & ID)).unwrap_or(usize::MAX))
@@ -78,6 +81,7 @@ impl Token {
             12 => Token::ReadyPipe(id),
             13 => Token::Cgroups,
             14 => Token::Main(id),
+            15 => Token::Contest(id),
             _ => return None,
         })
     }
@@ -147,6 +151,7 @@ mod tests {
             Token::ReadyPipe(3),
             Token::Cgroups,
             Token::Main(4),
+            Token::Contest(5),
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

@@ -8,6 +8,8 @@ use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
 
+use units::UnitId;
+
 use super::Shell;
 use super::link::{self, Heard, Link, Task};
 use super::token::{Token, Turn};
@@ -128,6 +130,19 @@ impl Shell {
         }
     }
 
+    /// Has what a unit owns marked in a fanotify group.
+    pub(super) fn ask_mark(&mut self, token: u64, at: (ManifestRef, UnitId), group: Rc<OwnedFd>) {
+        let (manifest, unit) = at;
+        let asked = self.introduce(Role::Committer, manifest).and_then(|()| {
+            let request = Request::Mark { token, manifest, unit };
+            self.worker(Role::Committer)?.link.ask(&request, vec![group]);
+            Ok(())
+        });
+        if let Err(text) = asked {
+            self.marked(token, Err(text));
+        }
+    }
+
     /// Asks the store for something; `manifest` is introduced before.
     pub(super) fn ask_store(&mut self, token: u64, op: StoreOp) {
         let manifest = match &op {
@@ -220,10 +235,14 @@ impl Shell {
         match reply {
             Reply::Hello { .. } => {}
             Reply::Results { batch, results } => self.queue.push_back(Event::Results { batch, results }),
-            Reply::BatchDone { batch } => self.queue.push_back(Event::BatchDone { batch }),
+            Reply::BatchDone { batch } => {
+                self.forgive_committer();
+                self.queue.push_back(Event::BatchDone { batch });
+            }
             Reply::Watches(watches) => self.watches_added(watches, fds),
             Reply::Stored { token, result } => self.stored(token, result, fds),
             Reply::Compiled { token, result } => self.compiled(token, result, fds),
+            Reply::Marked { token, result } => self.marked(token, result),
             Reply::Log { warning, text } => {
                 let level = if warning { Level::Warning } else { Level::Info };
                 self.say(level, None, &text);
@@ -288,6 +307,7 @@ impl Shell {
                 Task::Batch(_) => batch = true,
                 Task::Store(token) => self.stored(token, Err(why.clone()), Vec::new()),
                 Task::Compile(token) => self.compiled(token, Err(why.clone()), Vec::new()),
+                Task::Mark(token) => self.marked(token, Err(why.clone())),
             }
         }
         if batch {

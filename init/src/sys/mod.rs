@@ -6,6 +6,7 @@ pub mod cgroup;
 mod child;
 pub mod crash;
 pub mod device;
+pub mod fanotify;
 pub mod foreign;
 pub mod helper;
 pub mod inherit;

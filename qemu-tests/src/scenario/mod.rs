@@ -9,6 +9,7 @@ pub mod machine;
 pub mod rest;
 pub mod rig;
 pub mod rig_change;
+pub mod rig_watch;
 pub mod web;
 
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
         rest::ALL,
         rig::ALL,
         rig_change::ALL,
+        rig_watch::ALL,
         web::ALL,
     ]
     .concat()

@@ -1,0 +1,132 @@
+//! What watches tell in the fast rig, and who is behind it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::{Rig, Setup};
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: LIMIT, run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[
+    scenario("rig-culprit", culprit),
+    scenario("rig-culprit-ourselves", culprit_ourselves),
+    scenario("rig-culprit-in-user-namespace", culprit_unknown),
+];
+
+fn want(holds: bool, what: &str, rig: &Rig) -> Result {
+    if holds { Ok(()) } else { Err(format!("{what}\ninit said:\n{}", rig.init_said()).into()) }
+}
+
+/// Has a state applied that may never hold still.
+fn begin(rig: &Rig, state: &str) -> Result {
+    // What is contested is not kept, and says so in the exit code.
+    let waited = rig.initctl(&["wait", "--converged", "--timeout", "60s"])?;
+    want(matches!(waited.code, 0 | 1), &format!("wait ended with {}: {}", waited.code, waited.err), rig)?;
+    let path = rig.state_file("next.toml", state)?;
+    let said = rig.initctl(&["apply", &path])?;
+    want(matches!(said.code, 0 | 1), &format!("apply ended with {}: {}", said.code, said.err), rig)
+}
+
+fn cause(status: &Value) -> &str {
+    status.get("cause").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A file, and a service that never stops writing another text into it.
+const FOUGHT: &str = r#"
+[file."/srv/fought"]
+content = "ours\n"
+settle  = "10ms"
+
+[service.rewriter]
+exec = ["sh", "-c", "while :; do echo theirs > /srv/fought; sleep 0.1; done"]
+"#;
+
+/// Open fanotify groups of init.
+fn groups(rig: &Rig) -> Result<usize> {
+    let mut found = 0;
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", rig.pid()?))? {
+        let link = std::fs::read_link(entry?.path()).unwrap_or_default();
+        found += usize::from(link.to_string_lossy().contains("fanotify"));
+    }
+    Ok(found)
+}
+
+/// Who rewrites a managed file again and again is named: process, program and service; also after a re-exec. Nothing
+/// listens for him before, nor once he is known.
+fn culprit(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    want(groups(&rig)? == 0, "something listens although nothing is contested", &rig)?;
+    begin(&rig, FOUGHT)?;
+    let named = |s: &Value| cause(s).starts_with("contested: sh (pid");
+    let status = rig.until("file:/srv/fought", "contested by somebody", named)?;
+    println!("{}", cause(&status));
+    let pid = rig.main_pid("service:rewriter")?;
+    let told = cause(&status);
+    want(told.contains(&format!("(pid {pid}, /")), &format!("not pid {pid}: {told}"), &rig)?;
+    want(told.contains(", of service:rewriter) keeps changing it"), told, &rig)?;
+    let text = rig.initctl(&["status", "file:/srv/fought"])?.out;
+    want(text.contains(told), &format!("status says: {text}"), &rig)?;
+    want(groups(&rig)? == 0, "something listens although the culprit is known", &rig)?;
+    rig.ok(&["reexec"])?;
+    let again = rig.until("file:/srv/fought", "contested by somebody", named)?;
+    want(cause(&again) == told, &format!("after a re-exec: {}", cause(&again)), &rig)
+}
+
+/// Fights five times, and then not any more.
+const TIRED: &str = r#"
+[line.fought]
+path    = "/srv/shared"
+line    = "a=ours"
+matches = "^a="
+settle  = "10ms"
+
+[service.rewriter]
+requires = ["line:fought"]
+exec     = ["sh", "-c", """
+for n in 1 2 3 4 5; do
+    until grep -q '^a=ours' /srv/shared; do sleep 0.05; done
+    echo a=theirs > /srv/shared
+done
+exec sleep infinity
+"""]
+"#;
+
+/// Holdfast itself writes into a contested file, for another unit: nobody is named for that. Who really touches the
+/// file next is.
+fn culprit_ourselves(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    std::fs::write(rig.inside("/srv/shared")?, "other\n")?;
+    begin(&rig, TIRED)?;
+    rig.until("line:fought", "contested", |s| cause(s).starts_with("contested"))?;
+    let state = format!("{TIRED}\n[line.more]\npath = \"/srv/shared\"\nline = \"b=ours\"\n");
+    begin(&rig, &state)?;
+    rig.until_state("line:more", "ready")?;
+    let status = rig.status("line:fought")?;
+    println!("{}", cause(&status));
+    want(cause(&status) == "contested: somebody keeps changing it", cause(&status), &rig)?;
+    want(groups(&rig)? == 1, "nothing listens", &rig)?;
+    let _ = rig.run(&["sh", "-c", "echo a=mine >> /srv/shared; sleep 1"])?;
+    let named = |s: &Value| cause(s).starts_with("contested: sh (pid");
+    let status = rig.until("line:fought", "contested by somebody", named)?;
+    println!("{}", cause(&status));
+    Ok(())
+}
+
+/// In a user namespace the kernel does not tell; status says so.
+fn culprit_unknown(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup { user: true, ..Setup::default() })?;
+    begin(&rig, FOUGHT)?;
+    let unknown = |s: &Value| cause(s).contains("unknown: telling takes CAP_SYS_ADMIN");
+    let status = rig.until("file:/srv/fought", "contested by somebody unknown", unknown)?;
+    println!("{}", cause(&status));
+    Ok(())
+}
