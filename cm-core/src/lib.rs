@@ -9,5 +9,6 @@ pub mod query;
 pub mod resource;
 pub mod store;
 pub mod sys;
+pub mod varlink;
 pub mod watch;
 pub mod worker;

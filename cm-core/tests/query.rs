@@ -37,7 +37,7 @@ struct Host {
 impl Host {
     fn new() -> Host {
         let bench = Bench::new();
-        let listener = UnixListener::bind(bench.dir.path().join("run/store")).unwrap();
+        let listener = UnixListener::bind(bench.dir.path().join("run/control.store")).unwrap();
         Host { bench, running: None, listener, child: None }
     }
 
@@ -114,7 +114,7 @@ impl Host {
 
     fn connect(&mut self) -> Client {
         self.serve();
-        let stream = UnixStream::connect(self.bench.dir.path().join("run/store")).unwrap();
+        let stream = UnixStream::connect(self.bench.dir.path().join("run/control.store")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Client { stream, buffer: Vec::new() }
     }
@@ -241,6 +241,8 @@ fn a_plan_names_each_change_with_its_diff() {
         .replace("[file.\"/etc/old\"]\ncontent = \"old\\n\"\n", "")
         .replace("target = \"motd\"", "target = \"other\"")
         + "[file.\"/etc/new\"]\ncontent = \"new\\n\"\n[exec.once]\ncommand = [\"true\"]\nonce = \"ever\"\n";
+    // What the first plan staged may be on its way out still.
+    host.ended();
     let before = fingerprint(host.bench.dir.path());
     let (changes, summary) = host.plan_of(&second);
     assert_eq!(
@@ -350,8 +352,46 @@ fn earlier_versions_are_listed_and_read() {
     let digest = versions[0]["digest"].clone();
     let content = host.call("Content", json!({ "unit": "file:/etc/motd", "digest": digest })).unwrap();
     assert_eq!(content[0]["data"], "YmVmb3JlIGhvbGRmYXN0Cg==");
-    let other = host.call("Content", json!({ "unit": "file:/etc/key", "digest": digest }));
+    let other = host.call("Content", json!({ "unit": "file:/etc/old", "digest": digest }));
     assert_eq!(other.unwrap_err().0, "io.holdfast.Store.InvalidParameter");
+}
+
+#[test]
+fn history_says_who_replaced_what_and_nothing_of_secrets() {
+    let mut host = Host::new();
+    host.bench.write("/etc/key", "their hush\n");
+    host.apply(FIRST);
+    host.bench.write("/etc/motd", "theirs\n");
+    host.bench.write("/etc/key", "their other hush\n");
+    let name = ManifestRef(201);
+    let steps = host.bench.steps(name, Action::Converge);
+    host.bench.run(1, Intent::Correct, steps);
+    let versions = host.call("History", json!({})).unwrap();
+    let versions = versions[0]["versions"].as_array().unwrap().clone();
+    let of = |unit: &str| -> Vec<Value> { versions.iter().filter(|v| v["unit"] == unit).cloned().collect() };
+    let motd = of("file:/etc/motd");
+    let told: Vec<String> = motd
+        .iter()
+        .map(|v| format!("{} {} {}", v["why"], v["generation"], v["was"]).replace('"', ""))
+        .collect();
+    assert!(told.iter().any(|t| t.starts_with("repair null file, mode 0644")), "{told:?}");
+    assert!(told.contains(&"apply 1 nothing".to_owned()), "{told:?}");
+    let theirs = motd.iter().find(|v| v["why"] == "repair").unwrap()["digest"].clone();
+    let content = host.call("Content", json!({ "unit": "file:/etc/motd", "digest": theirs })).unwrap();
+    assert_eq!(content[0]["data"], "dGhlaXJzCg==");
+    let key = of("file:/etc/key");
+    assert_eq!(key.len(), 2, "{key:?}");
+    for version in key {
+        assert_eq!(
+            (&version["secret"], &version["digest"], &version["size"]),
+            (&json!(true), &json!(""), &json!(0))
+        );
+    }
+    // Who knows the digest from elsewhere is told no more; that it is no longer declared secret does not help.
+    host.apply(&FIRST.replace("secret = true", ""));
+    let digest = hex(&units::load::content_of(b"their hush\n").digest);
+    let asked = host.call("Content", json!({ "unit": "file:/etc/key", "digest": digest }));
+    assert!(asked.unwrap_err().1["text"].as_str().unwrap().contains("it is secret"));
 }
 
 #[test]
@@ -576,12 +616,12 @@ fn only_root_and_the_owner_of_the_socket_may_ask() {
     host.serve();
     let run = host.bench.dir.path().join("run");
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(run.join("store"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(run.join("control.store"), fs::Permissions::from_mode(0o666)).unwrap();
     let somebody = std::thread::spawn(move || {
         let (keep, nobody) = (u32::MAX, 65_534u32);
         // SAFETY: only numbers are passed; the raw call changes the user of this thread alone, which then ends.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, keep, nobody, keep) }, 0);
-        let stream = UnixStream::connect(run.join("store")).unwrap();
+        let stream = UnixStream::connect(run.join("control.store")).unwrap();
         let mut client = Client { stream, buffer: Vec::new() };
         let refused = client.call("io.holdfast.Store.Generations", json!({})).unwrap_err();
         assert!(client.call("org.varlink.service.GetInfo", json!({})).is_ok());

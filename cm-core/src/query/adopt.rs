@@ -18,7 +18,7 @@ use super::difference::MAX_TEXT;
 use super::edit::{self, Theirs};
 use super::machine::Machine;
 use super::shape::{Adopted, OneUnit};
-use super::wire::Fault;
+use super::wire::{self, Fault};
 use crate::resource::accounts::members;
 use crate::resource::{hostname, line, sysctl, tree};
 use crate::sys::{Forked, fork};
@@ -40,7 +40,7 @@ enum Look {
 /// # Errors
 /// When there is no such unit, or its state file cannot be read or edited.
 pub fn adopt(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let OneUnit { unit } = asked.call.parameters()?;
+    let OneUnit { unit } = wire::parameters(asked.call)?;
     let Some(address) = Address::parse(&unit) else {
         return Err(Fault::NoSuchUnit { unit, nearest: None }.into());
     };

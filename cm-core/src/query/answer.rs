@@ -8,8 +8,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::wire::{self, Call, DESCRIPTION, Fault, INTERFACE};
+use super::wire::{Call, DESCRIPTION, Fault, INTERFACE};
 use super::{Options, adopt, generations, history, planning, verify};
+use crate::varlink;
 use crate::worker::confine;
 
 /// Who asks.
@@ -52,14 +53,20 @@ impl Replies {
             if !self.more {
                 return Err(Fault::ExpectedMore.into());
             }
-            self.write(&wire::reply(before, true))?;
+            self.reply(&before, true)?;
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), Stop> {
         let last = self.held.take().unwrap_or_else(|| json!({}));
-        self.write(&wire::reply(last, false))
+        self.reply(&last, false)
+    }
+
+    fn reply(&mut self, parameters: &Value, continues: bool) -> Result<(), Stop> {
+        let mut bytes = Vec::new();
+        varlink::reply(&mut bytes, parameters, continues);
+        self.write(&bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {

@@ -13,7 +13,7 @@ use super::difference::{Difference, between};
 use super::machine::Machine;
 use super::planning::shown;
 use super::shape::{Between, Diff, Generation, Generations, UnitDiff};
-use super::wire::Fault;
+use super::wire::{self, Fault};
 use crate::store::{Record, hex, journal};
 
 /// Nanoseconds in the unit of the store's times.
@@ -85,7 +85,7 @@ pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
 /// # Errors
 /// When there is no such generation.
 pub fn diff(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let between: Between = asked.call.parameters()?;
+    let between: Between = wire::parameters(asked.call)?;
     confine()?;
     let machine = Machine::new(asked.options, None, None)?;
     let none = || Fault::NoSuchGeneration("there is no generation in the store yet".to_owned());

@@ -1,60 +1,119 @@
 //! `History` and `Content`: versions that were on the machine and were replaced, and what they held.
 
+use std::collections::BTreeSet;
 use std::io::Read;
+
+use units::manifest::flags;
 
 use super::answer::{Asked, Replies, Stop, confine};
 use super::generations::SECOND;
 use super::machine::Machine;
 use super::shape::{Content, History, MaybeUnit, OneContent, Version};
-use super::wire::Fault;
-use crate::store::{Index, Prior, hex, unhex};
+use super::wire::{self, Fault};
+use crate::store::{Index, Metadata, Prior, Store, hex};
+use crate::varlink;
 
 /// Versions in one reply.
 const PAGE: usize = 200;
 /// Bytes of a content in one reply.
 const CHUNK: usize = 96 << 10;
 
-/// Digest and size of what can be shown of a version.
-fn content_of(prior: &Prior) -> Option<(String, u64)> {
+/// What a version was, in words, and the bytes that are its content where these lie in the record itself.
+fn described(prior: &Prior) -> (String, Option<Vec<u8>>) {
+    let attributes = |m: &Metadata| format!("mode {:04o}, owner {}:{}", m.mode & 0o7777, m.uid, m.gid);
     match prior {
-        Prior::File { digest, size, .. } | Prior::Linked { digest, size, .. } => Some((hex(digest), *size)),
-        Prior::Symlink { target, .. } => Some((String::new(), target.len() as u64)),
-        Prior::Text(text) => Some((String::new(), text.len() as u64)),
-        _ => None,
+        Prior::Absent => ("nothing".to_owned(), None),
+        Prior::File { metadata, .. } | Prior::Linked { metadata, .. } => {
+            (format!("file, {}", attributes(metadata)), None)
+        }
+        Prior::Attributes(metadata) => (attributes(metadata), None),
+        Prior::Directory(metadata) => (format!("directory, {}", attributes(metadata)), None),
+        Prior::Symlink { target, .. } => {
+            (format!("link to {}", String::from_utf8_lossy(target)), Some(target.clone()))
+        }
+        Prior::Text(text) => (format!("value {text}"), Some(text.clone().into_bytes())),
+        // Lines of shadow are among them: never more than the names.
+        Prior::Entries(entries) => {
+            let mut files: Vec<&str> = entries.iter().map(|(file, _)| file.as_str()).collect();
+            files.sort_unstable();
+            files.dedup();
+            let files = files.join(", ");
+            (if files.is_empty() { "no entry".to_owned() } else { format!("entries of {files}") }, None)
+        }
+        Prior::Edit(edit) => {
+            let count = edit.removed.len();
+            (format!("{count} other line{}", if count == 1 { "" } else { "s" }), None)
+        }
+        Prior::Untouched => ("the same".to_owned(), None),
+        Prior::Special => ("a device, socket or pipe".to_owned(), None),
     }
 }
 
+/// A version as it is told; nothing of its content where the unit is secret.
+fn version(unit: &str, when: u64, why: &'static str, prior: &Prior, secret: bool) -> Version {
+    let (was, bytes) = described(prior);
+    let (digest, size) = match (prior, &bytes) {
+        (Prior::File { digest, size, .. } | Prior::Linked { digest, size, .. }, _) => (hex(digest), *size),
+        (_, Some(bytes)) => (hex(&units::load::content_of(bytes).digest), bytes.len() as u64),
+        _ => (String::new(), 0),
+    };
+    let mut version = Version {
+        unit: unit.to_owned(),
+        time: when.saturating_mul(SECOND),
+        digest,
+        size,
+        why,
+        generation: None,
+        was,
+        secret,
+    };
+    if secret {
+        // What is short can be guessed from its digest.
+        version.digest = String::new();
+        version.size = 0;
+        version.was = "secret: not shown".to_owned();
+    }
+    version
+}
+
 /// Every saved version of a unit, or of all, newest first.
-fn versions(index: &Index, unit: Option<&str>) -> Vec<Version> {
+fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Vec<(Version, Prior)> {
     let wanted = |of: &str| unit.is_none_or(|u| u == of);
     let mut out = Vec::new();
     for (thing, list) in &index.history {
         // The last version of what nobody owns any more was saved when it was taken away.
         let purged = !index.own.contains_key(thing);
-        for (n, version) in list.iter().enumerate().filter(|(_, v)| wanted(&v.unit)) {
-            let Some((digest, size)) = content_of(&version.prior) else { continue };
+        for (n, saved) in list.iter().enumerate().filter(|(_, v)| wanted(&v.unit)) {
             let why = if purged && n.saturating_add(1) == list.len() { "purge" } else { "repair" };
-            let time = version.when.saturating_mul(SECOND);
-            out.push(Version { unit: version.unit.clone(), time, digest, size, why });
+            let told = version(&saved.unit, saved.when, why, &saved.prior, secrets.contains(&saved.unit));
+            out.push((told, saved.prior.clone()));
         }
     }
     for (of, list) in index.undo.iter().filter(|(of, _)| wanted(of)) {
-        for undo in list {
-            let Some((digest, size)) = content_of(&undo.prior) else { continue };
+        for undo in list.iter().filter(|u| u.prior != Prior::Untouched) {
             // An undo record has no time of its own: it is as old as the generation that it belongs to.
             let made = index.stack.iter().chain(&index.open).find(|(_, t)| *t == undo.transition);
-            let when = made.and_then(|(g, _)| index.generations.get(g)).map_or(0, |g| g.when);
-            out.push(Version {
-                unit: of.clone(),
-                time: when.saturating_mul(SECOND),
-                digest,
-                size,
-                why: "apply",
-            });
+            let generation = made.map(|(g, _)| *g);
+            let when = generation.and_then(|g| index.generations.get(&g)).map_or(0, |g| g.when);
+            let told = version(of, when, "apply", &undo.prior, secrets.contains(of));
+            out.push((Version { generation, ..told }, undo.prior.clone()));
         }
     }
-    out.sort_by(|a, b| (b.time, &a.unit, &a.digest).cmp(&(a.time, &b.unit, &b.digest)));
+    out.sort_by(|(a, _), (b, _)| {
+        (b.time, &a.unit, &a.digest, a.why).cmp(&(a.time, &b.unit, &b.digest, b.why))
+    });
     out
+}
+
+/// Units that are secret, now or in a generation that is kept: what they held stays so.
+fn secrets(machine: &Machine, store: &Store) -> Result<BTreeSet<String>, Fault> {
+    let mut out = BTreeSet::new();
+    for generation in store.index().generations.keys() {
+        let manifest = machine.generation(*generation)?;
+        let secret = manifest.ids().filter(|id| manifest.flags(*id) & flags::SECRET != 0);
+        out.extend(secret.map(|id| manifest.address(id).to_string()));
+    }
+    Ok(out)
 }
 
 /// `History`.
@@ -62,14 +121,14 @@ fn versions(index: &Index, unit: Option<&str>) -> Vec<Version> {
 /// # Errors
 /// When the store cannot be read.
 pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let wanted: MaybeUnit = asked.call.parameters()?;
+    let wanted: MaybeUnit = wire::parameters(asked.call)?;
     confine()?;
     let machine = Machine::new(asked.options, None, None)?;
     let found = match machine.store() {
-        Ok(store) => versions(store.index(), wanted.unit.as_deref()),
+        Ok(store) => versions(store.index(), wanted.unit.as_deref(), &secrets(&machine, store)?),
         Err(_) => Vec::new(),
     };
-    let mut found = found.into_iter();
+    let mut found = found.into_iter().map(|(version, _)| version);
     loop {
         let versions: Vec<Version> = found.by_ref().take(PAGE).collect();
         let last = versions.len() < PAGE;
@@ -85,13 +144,25 @@ pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
 /// # Errors
 /// When the unit has no such version, or its declaration says that it is secret.
 pub fn content(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let wanted: OneContent = asked.call.parameters()?;
+    let wanted: OneContent = wire::parameters(asked.call)?;
     confine()?;
     let machine = Machine::new(asked.options, None, None)?;
     let store = machine.store()?;
-    let known = versions(store.index(), Some(&wanted.unit)).iter().any(|v| v.digest == wanted.digest);
-    let Some(digest) = unhex(&wanted.digest).filter(|_| known) else {
+    let all = versions(store.index(), Some(&wanted.unit), &secrets(&machine, store)?);
+    if all.iter().any(|(v, _)| v.secret) {
+        let text = format!("cannot show what {} held: it is secret", wanted.unit);
+        return Err(Fault::Failed(text).into());
+    }
+    let known = all.into_iter().find(|(v, _)| !v.digest.is_empty() && v.digest == wanted.digest);
+    let Some((_, prior)) = known else {
         return Err(Fault::invalid("digest", &format!("{} has no such version", wanted.unit)).into());
+    };
+    let digest = match prior {
+        Prior::File { digest, .. } | Prior::Linked { digest, .. } => digest,
+        other => {
+            let bytes = described(&other).1.unwrap_or_default();
+            return replies.send(&Content { data: varlink::base64(&bytes) });
+        }
     };
     let Some(mut file) = store.content(&digest) else {
         return Err(Fault::Unavailable(format!("content {} is missing from the store", wanted.digest)).into());
@@ -105,27 +176,11 @@ pub fn content(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
                 count => filled = filled.saturating_add(count),
             }
         }
-        replies.send(&Content { data: base64(buffer.get(..filled).unwrap_or_default()) })?;
+        replies.send(&Content { data: varlink::base64(buffer.get(..filled).unwrap_or_default()) })?;
         if filled < CHUNK {
             return Ok(());
         }
     }
-}
-
-/// RFC 4648 with padding. [`CHUNK`] is a multiple of three, so pieces can be joined.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
-    for chunk in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or_default());
-        let group = (byte(0) << 16) | (byte(1) << 8) | byte(2);
-        for (i, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let index = usize::try_from((group >> shift) & 63).unwrap_or_default();
-            let letter = LETTERS.get(index).filter(|_| i <= chunk.len()).copied().unwrap_or(b'=');
-            out.push(char::from(letter));
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -133,12 +188,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_travel_as_base64() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
+    fn pieces_of_a_content_can_be_joined() {
         assert_eq!(CHUNK % 3, 0);
+    }
+
+    #[test]
+    fn what_is_told_of_a_version_says_what_it_was_and_no_line_of_a_database() {
+        let told = |prior: &Prior| {
+            let v = version("user:x", 1, "apply", prior, false);
+            format!("{} {} {}", v.was, v.size, v.digest.get(..8).unwrap_or_default())
+        };
+        let link = Prior::Symlink { target: b"/x".to_vec(), uid: 0, gid: 0, mtime: (0, 0) };
+        let digest = hex(&units::load::content_of(b"/x").digest);
+        assert_eq!(told(&link), format!("link to /x 2 {}", &digest[..8]));
+        assert_eq!(told(&Prior::Absent), "nothing 0 ");
+        let entries = Prior::Entries(vec![("shadow".into(), "x:$6$hash".into())]);
+        assert_eq!(told(&entries), "entries of shadow 0 ");
+        let hidden = version("sysctl:x", 1, "apply", &Prior::Text("7".into()), true);
+        assert_eq!((hidden.was.as_str(), hidden.size, hidden.digest.as_str()), ("secret: not shown", 0, ""));
     }
 }

@@ -12,7 +12,7 @@ use super::answer::{Asked, Replies, Stop, confine};
 use super::difference::{Body, Difference, between};
 use super::machine::Machine;
 use super::shape::{Check, Plan, PlanSummary, PlannedChange, Source};
-use super::wire::Fault;
+use super::wire::{self, Fault};
 use super::{describe, live};
 use crate::plan::{self, Found, Observation, Planned, Subject, Verb};
 use crate::resource::{line, tree};
@@ -58,7 +58,7 @@ fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Compiled, Stop> {
 /// # Errors
 /// [`Fault::CompileFailed`] with everything that is wrong.
 pub fn check(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let source: Source = asked.call.parameters()?;
+    let source: Source = wire::parameters(asked.call)?;
     let compiled = compiled(&mut asked, &source)?;
     let warnings = compiled.diagnostics.into_iter().filter(|d| d.severity == Severity::Warning).collect();
     replies.send(&Check { units: compiled.result.unwrap_or_default(), warnings })
@@ -69,7 +69,7 @@ pub fn check(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
 /// # Errors
 /// As [`check`]; and when the current generation cannot be read.
 pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let source: Source = asked.call.parameters()?;
+    let source: Source = wire::parameters(asked.call)?;
     let live = live::ask(&asked.options.control);
     let compiled = compiled(&mut asked, &source)?;
     confine()?;

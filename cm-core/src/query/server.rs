@@ -19,9 +19,10 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::answer::{self, Caller};
-use super::wire::{Call, Fault, Frames};
+use super::wire::{self, Call, Fault};
 use super::{Options, QueryError};
 use crate::sys::{self, Forked, fork};
+use crate::varlink::{Frames, TooLong};
 
 /// Connections at a time; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 32;
@@ -204,7 +205,7 @@ impl Server {
     fn start_call(&mut self, id: u64) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some((frame, descriptor)) = client.waiting.take() else { return };
-        let call = match Call::parse(&frame).and_then(|call| self.allowed(id, call)) {
+        let call = match wire::parse(&frame).and_then(|call| self.allowed(id, call)) {
             Ok(call) => call,
             Err(fault) => return self.refuse(id, &fault),
         };
@@ -282,10 +283,13 @@ impl Client {
             return if hung_up(self.stream.as_fd()) { Next::Close } else { Next::Keep };
         }
         let mut buffer = [0u8; 16 << 10];
-        match receive(&self.stream, &mut buffer) {
+        // No more than a frame is held; there is room, since a full one without its end was refused.
+        let room = self.frames.room().min(buffer.len());
+        match receive(&self.stream, buffer.get_mut(..room).unwrap_or_default()) {
             Ok((0, _)) => return Next::Close,
             Ok((count, descriptor)) => {
-                self.frames.feed(buffer.get(..count).unwrap_or_default());
+                // It fits, so that this cannot fail.
+                let _ = self.frames.feed(buffer.get(..count).unwrap_or_default());
                 if descriptor.is_some() {
                     self.descriptor = descriptor;
                 }
@@ -302,13 +306,13 @@ impl Client {
     /// Takes the next whole frame out of what was read.
     fn next_call(&mut self) -> Next {
         match self.frames.next_frame() {
-            Ok(Some(frame)) => {
+            Some(frame) => {
                 self.waiting = Some((frame, self.descriptor.take()));
                 Next::Keep
             }
-            Ok(None) => Next::Keep,
-            Err(e) => {
-                let bytes = Fault::invalid("call", &e).reply();
+            None if self.frames.room() > 0 => Next::Keep,
+            None => {
+                let bytes = Fault::invalid("call", &TooLong).reply();
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
                 let _ = send(self.stream.as_raw_fd(), &bytes, flags);
                 Next::Close

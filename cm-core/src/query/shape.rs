@@ -157,6 +157,14 @@ pub struct Version {
     pub size: u64,
     /// `apply`, `repair` or `purge`.
     pub why: &'static str,
+    /// The generation whose apply replaced it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// What it was, in words.
+    pub was: String,
+    /// Whether the unit is secret: what it held is not told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub secret: bool,
 }
 
 /// A reply to `History`.

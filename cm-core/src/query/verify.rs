@@ -10,6 +10,7 @@ use units::manifest::flags;
 use super::answer::{Asked, Replies, Stop, confine};
 use super::machine::{Look, Machine};
 use super::shape::{MaybeAll, Verified, Verify, VerifySummary};
+use super::wire;
 use super::{difference::Body, live};
 use crate::plan::Found;
 use crate::store::{Store, hex, unhex};
@@ -22,7 +23,7 @@ const NAMED: usize = 100;
 /// # Errors
 /// When the current generation cannot be read.
 pub fn verify(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
-    let all = asked.call.parameters::<MaybeAll>()?.all.unwrap_or_default();
+    let all = wire::parameters::<MaybeAll>(asked.call)?.all.unwrap_or_default();
     let live = live::ask(&asked.options.control);
     confine()?;
     let mut machine = Machine::new(asked.options, live, None)?;

@@ -1,72 +1,56 @@
-//! Varlink on the wire, the server's side: JSON objects that each end with a NUL byte; and every error that is answered.
+//! Calls of this interface, and every error that is answered. The framing is [`crate::varlink`]'s.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use units::diagnostic::Located;
+
+use crate::varlink::{self, Frames};
 
 /// The interface that is served.
 pub const INTERFACE: &str = "io.holdfast.Store";
 /// Its description, as `org.varlink.service.GetInterfaceDescription` tells it.
 pub const DESCRIPTION: &str = include_str!("../../../docs/varlink/io.holdfast.Store.varlink");
-/// Largest call, without its NUL.
-pub const MAX_FRAME: usize = 64 << 10;
 /// Largest list of diagnostics in one error, in bytes; what is beyond is left out.
 const MAX_DIAGNOSTICS: usize = 256 << 10;
 
 /// A call.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Call {
-    /// Interface and method.
-    pub method: String,
-    /// Its parameters; absent is the same as empty.
-    #[serde(default)]
-    pub parameters: Option<Value>,
-    /// The client takes more than one reply.
-    #[serde(default)]
-    pub more: bool,
-    /// The client wants no reply.
-    #[serde(default)]
-    pub oneway: bool,
+pub type Call = varlink::Call<Value>;
+
+/// The call in a frame.
+///
+/// # Errors
+/// [`Fault::InvalidParameter`] when it is none.
+pub fn parse(frame: &[u8]) -> Result<Call, Fault> {
+    serde_json::from_slice(frame).map_err(|e| Fault::invalid("call", &e))
 }
 
-/// A reply.
-#[derive(Debug, Serialize)]
-struct Reply<'a, P> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-    parameters: P,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    continues: bool,
+/// The parameters of a call, typed.
+///
+/// # Errors
+/// [`Fault::InvalidParameter`] when one is of another type.
+pub fn parameters<P: DeserializeOwned>(call: &Call) -> Result<P, Fault> {
+    let value = call.parameters.clone().unwrap_or_else(|| json!({}));
+    serde_json::from_value(value).map_err(|e| Fault::invalid("parameters", &e))
 }
 
-/// A reply as bytes, with its NUL. What JSON cannot say (none of our types) becomes an empty object.
-pub fn reply<P: Serialize>(parameters: P, continues: bool) -> Vec<u8> {
-    framed(&Reply { error: None, parameters, continues })
-}
-
-fn framed<P: Serialize>(reply: &Reply<'_, P>) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(reply).unwrap_or_else(|_| b"{}".to_vec());
-    bytes.push(0);
-    bytes
-}
-
-impl Call {
-    /// The call in a frame.
-    ///
-    /// # Errors
-    /// [`Fault::InvalidParameter`] when it is none.
-    pub fn parse(frame: &[u8]) -> Result<Call, Fault> {
-        serde_json::from_slice(frame).map_err(|e| Fault::invalid("call", &e))
-    }
-
-    /// Its parameters, typed.
-    ///
-    /// # Errors
-    /// [`Fault::InvalidParameter`] when one is of another type.
-    pub fn parameters<P: DeserializeOwned>(&self) -> Result<P, Fault> {
-        let value = self.parameters.clone().unwrap_or_else(|| json!({}));
-        serde_json::from_value(value).map_err(|e| Fault::invalid("parameters", &e))
+/// The one call that comes over a connection of which both ends are ours.
+///
+/// # Errors
+/// When it ends before the call does, or that is none.
+pub fn receive_call(mut stream: &UnixStream) -> io::Result<Call> {
+    let mut frames = Frames::default();
+    let mut buffer = [0; 4 << 10];
+    loop {
+        if let Some(frame) = frames.next_frame() {
+            return parse(&frame).map_err(io::Error::other);
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => frames.feed(buffer.get(..count).unwrap_or_default()).map_err(io::Error::other)?,
+        }
     }
 }
 
@@ -171,72 +155,15 @@ impl Fault {
 
     /// The error reply as bytes, with its NUL.
     pub fn reply(&self) -> Vec<u8> {
-        framed(&Reply { error: Some(self.name()), parameters: self.parameters(), continues: false })
-    }
-}
-
-/// More than [`MAX_FRAME`] bytes without a NUL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("message is longer than {MAX_FRAME} bytes")]
-pub struct TooLong;
-
-/// Cuts a stream of bytes into frames; holds at most [`MAX_FRAME`] bytes and what one read brought.
-#[derive(Debug, Default)]
-pub struct Frames {
-    buffer: Vec<u8>,
-}
-
-impl Frames {
-    /// Adds what came from the stream.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next complete frame, without its NUL.
-    ///
-    /// # Errors
-    /// [`TooLong`] when what is held cannot become one.
-    pub fn next_frame(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
-        match self.buffer.iter().position(|b| *b == 0) {
-            Some(at) if at > MAX_FRAME => Err(TooLong),
-            Some(at) => {
-                let mut frame: Vec<u8> = self.buffer.drain(..=at).collect();
-                frame.pop();
-                Ok(Some(frame))
-            }
-            None if self.buffer.len() > MAX_FRAME => Err(TooLong),
-            None => Ok(None),
-        }
-    }
-
-    /// Whether a whole frame may be there already.
-    pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
+        let mut bytes = Vec::new();
+        varlink::error(&mut bytes, self.name(), &self.parameters());
+        bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cuts_at_nul_however_the_bytes_arrive() {
-        let stream = b"one\0two\0\0three";
-        for chunk in 1..stream.len() {
-            let mut frames = Frames::default();
-            let mut got = Vec::new();
-            for part in stream.chunks(chunk) {
-                frames.feed(part);
-                while let Some(f) = frames.next_frame().unwrap() {
-                    got.push(f);
-                }
-            }
-            assert_eq!(got, [&b"one"[..], b"two", b""]);
-        }
-        let mut frames = Frames::default();
-        frames.feed(&vec![b'x'; MAX_FRAME + 1]);
-        assert_eq!(frames.next_frame(), Err(TooLong));
-    }
 
     #[test]
     fn every_error_but_those_of_varlink_is_in_the_interface() {

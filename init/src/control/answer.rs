@@ -419,6 +419,9 @@ pub struct Info {
     pub converged: bool,
     /// The store is open, so that generations are kept.
     pub store_open: bool,
+    /// What has to be ready before the store can be opened: the mount that carries it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_waits: Option<String>,
     /// Now.
     pub time: u64,
     /// How the machine is going down, if it is.

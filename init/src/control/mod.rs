@@ -19,6 +19,9 @@ mod serving;
 pub mod socket;
 pub mod wire;
 
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
 pub use answer::{Answer, Info, Progress, Tally, UnitStatus, Verdict};
 pub use failure::Failure;
 pub use request::Request;
@@ -29,9 +32,18 @@ pub const INTERFACE: &str = include_str!("../../../docs/varlink/io.holdfast.varl
 pub const INTERFACE_NAME: &str = "io.holdfast";
 /// The socket's name in the run-time directory.
 pub const SOCKET: &str = "control";
-/// Name of the query service's socket (interface `io.holdfast.Store`) in the run-time directory.
+/// What the name of the query service's socket (interface `io.holdfast.Store`) ends in.
 pub const STORE_SOCKET: &str = "store";
-/// Name of the log daemon's socket (interface `io.holdfast.Logs`) in the run-time directory.
+/// What the name of the log daemon's socket (interface `io.holdfast.Logs`) ends in.
 pub const LOGS_SOCKET: &str = "logs";
+
+/// A socket beside the control socket: `control.store` beside `control`. It is named after that, so that whoever
+/// knows the one knows the others, and so that a store or logs can lie in the run-time directory.
+pub fn beside(control: &Path, word: &str) -> PathBuf {
+    let mut name = control.file_name().unwrap_or(OsStr::new(SOCKET)).to_owned();
+    name.push(".");
+    name.push(word);
+    control.with_file_name(name)
+}
 /// Version of the interface; it changes when a client of the version before would misunderstand.
 pub const PROTOCOL: u32 = 1;

@@ -131,6 +131,9 @@ pub struct Wait {
     /// Until these units are ready (or done).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ready: Vec<String>,
+    /// Until the store is open, and the generation that it holds is the one that is wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store: bool,
 }
 
 /// Why is a unit as it is?
@@ -291,7 +294,9 @@ impl Request {
             Request::Command(c) if c.note.as_ref().is_some_and(|n| n.len() > 1024) => {
                 wrong("note", "longer than 1024 bytes")
             }
-            Request::Wait(w) if !w.converged && w.ready.is_empty() => wrong("ready", "nothing to wait for"),
+            Request::Wait(w) if !w.converged && !w.store && w.ready.is_empty() => {
+                wrong("ready", "nothing to wait for")
+            }
             _ => Ok(()),
         }
     }
@@ -396,7 +401,7 @@ mod tests {
             Request::Status(Status::default()),
             Request::Tree(Empty {}),
             Request::Events(Empty {}),
-            Request::Wait(Wait { converged: true, ready: vec![] }),
+            Request::Wait(Wait { converged: true, ready: vec![], store: false }),
             Request::Explain(Explain { unit: "nginx".to_owned() }),
             Request::Info(Empty {}),
             Request::Reexec(Empty {}),

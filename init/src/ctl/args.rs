@@ -21,6 +21,14 @@ pub struct Args {
     #[arg(long, global = true, display_order = 101)]
     pub json: bool,
 
+    /// Give up waiting after this long, with code 124; what was begun goes on
+    #[arg(long, value_name = "DURATION", global = true, display_order = 102)]
+    pub timeout: Option<String>,
+
+    /// Read this store without init [default: $HOLDFAST_STORE]; generations, diff, history
+    #[arg(long, value_name = "DIR", global = true, display_order = 103)]
+    pub store: Option<PathBuf>,
+
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -116,9 +124,6 @@ pub enum Verb {
         /// This unit is ready; may be repeated
         #[arg(long, value_name = "UNIT")]
         ready: Vec<String>,
-        /// Give up after this long, with code 124
-        #[arg(long, value_name = "DURATION")]
-        timeout: Option<String>,
     },
     /// List generations
     Generations,
@@ -136,6 +141,15 @@ pub enum Verb {
         /// The new one
         #[arg(value_name = "TO")]
         to: Option<u64>,
+    },
+    /// List what was replaced on the machine, when and why; print a saved version
+    History {
+        /// Of this unit only
+        #[arg(value_name = "UNIT")]
+        unit: Option<String>,
+        /// Print what this version held; its id, or the start of it
+        #[arg(long, value_name = "ID", requires = "unit")]
+        show: Option<String>,
     },
     /// Say why a unit is as it is, or what a key means (service.exec)
     Explain {

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -65,6 +65,7 @@ pub struct Client {
     stream: UnixStream,
     path: PathBuf,
     buffer: Vec<u8>,
+    deadline: Option<Instant>,
 }
 
 impl Client {
@@ -75,20 +76,30 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         let stream = UnixStream::connect(path)
             .map_err(|source| ClientError::Connect { socket: path.display().to_string(), source })?;
-        Ok(Client { stream, path: path.to_owned(), buffer: Vec::new() })
+        Ok(Client { stream, path: path.to_owned(), buffer: Vec::new(), deadline: None })
     }
 
     fn socket(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// How long [`Client::reply`] waits; for ever with `None`.
-    ///
-    /// # Errors
-    /// [`ClientError::Io`].
-    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+    /// A connection that is there already, and what messages call it.
+    pub fn of_stream(stream: UnixStream, name: &Path) -> Client {
+        Client { stream, path: name.to_owned(), buffer: Vec::new(), deadline: None }
+    }
+
+    /// Until when [`Client::reply`] waits; for ever without.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Lets the next read wait no longer than until the deadline.
+    fn limit(&self) -> Result<(), ClientError> {
+        let Some(deadline) = self.deadline else { return Ok(()) };
+        // Nothing at all would mean for ever.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let socket = self.socket();
-        self.stream.set_read_timeout(timeout).map_err(|source| ClientError::Io { socket, source })
+        self.stream.set_read_timeout(Some(left)).map_err(|source| ClientError::Io { socket, source })
     }
 
     /// Sends a call, made by [`crate::control::Request::frame`] or [`super::query`], with a descriptor beside.
@@ -165,6 +176,7 @@ impl Client {
                 let text = format!("a reply is longer than {MAX_REPLY} bytes");
                 return Err(ClientError::Protocol { socket: self.socket(), text });
             }
+            self.limit()?;
             let mut chunk = [0; 32 << 10];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(ClientError::Lost { socket: self.socket() }),

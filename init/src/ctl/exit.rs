@@ -69,6 +69,7 @@ impl Stop {
         match self {
             Stop::Usage(_) => Exit::Usage,
             Stop::Client(ClientError::Failure(failure)) => of_failure(failure),
+            Stop::Client(ClientError::TimedOut { .. }) => Exit::TimedOut,
             Stop::Client(_) => Exit::Unreachable,
             // Who closes the pipe has seen enough: `initctl status | head`.
             Stop::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,

@@ -40,6 +40,8 @@ pub struct Environment {
     pub directory: PathBuf,
     /// `HOLDFAST_SOCKET`.
     pub socket: Option<OsString>,
+    /// `HOLDFAST_STORE`.
+    pub store: Option<OsString>,
     /// Whether the output is a terminal, so that a last line may be drawn again.
     pub terminal: bool,
     /// Whether colours are wanted.
@@ -57,6 +59,7 @@ impl Environment {
         Environment {
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             socket: variable("HOLDFAST_SOCKET"),
+            store: variable("HOLDFAST_STORE"),
             terminal: terminal && !dumb,
             // https://no-color.org: any value that is not empty.
             colour: terminal && !dumb && variable("NO_COLOR").is_none(),

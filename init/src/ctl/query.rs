@@ -182,6 +182,63 @@ pub struct UnitDiff {
     pub diff_cut: bool,
 }
 
+/// Parameters of `History`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MaybeUnit {
+    /// Which; all without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
+/// A version of a unit that was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The unit.
+    pub unit: String,
+    /// When it was saved, in nanoseconds since 1970.
+    pub time: u64,
+    /// Its id: the digest of what it held; empty where nothing can be shown.
+    #[serde(default)]
+    pub digest: String,
+    /// Length in bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// `apply`, `repair` or `purge`.
+    pub why: String,
+    /// The generation whose apply replaced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// What it was, in words.
+    #[serde(default)]
+    pub was: String,
+    /// What it held is not told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secret: bool,
+}
+
+/// One reply to `History`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryReply {
+    /// Newest first.
+    pub versions: Vec<Version>,
+}
+
+/// Parameters of `Content`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OneContent {
+    /// The unit.
+    pub unit: String,
+    /// The whole id of the version.
+    pub digest: String,
+}
+
+/// One reply to `Content`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentReply {
+    /// The next bytes, in base64.
+    pub data: String,
+}
+
 /// One reply to `Diff`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffReply {
@@ -299,7 +356,7 @@ mod tests {
 
     #[test]
     fn every_method_that_is_called_is_in_its_interface() {
-        for method in ["Plan", "Generations", "Diff", "Adopt", "Verify", "Check", "History"] {
+        for method in ["Plan", "Generations", "Diff", "Adopt", "Verify", "Check", "History", "Content"] {
             assert!(STORE_INTERFACE.contains(&format!("method {method}(")), "{method}");
         }
         assert!(LOGS_INTERFACE.contains("method Read("));

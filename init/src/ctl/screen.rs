@@ -39,6 +39,14 @@ impl Screen<'_> {
         self.write(&format!("{cleared}{text}"))
     }
 
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// [`Stop::Output`].
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.out.write_all(bytes).and_then(|()| self.out.flush()).map_err(Stop::Output)
+    }
+
     /// Draws the last line again; nothing where that cannot be done.
     ///
     /// # Errors

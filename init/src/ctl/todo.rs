@@ -80,12 +80,7 @@ pub enum Task {
     /// Show what happens.
     Events,
     /// Wait.
-    Wait {
-        /// For what.
-        wait: Wait,
-        /// At most this many milliseconds.
-        timeout: Option<u64>,
-    },
+    Wait(Wait),
     /// List generations.
     Generations,
     /// Compare generations.
@@ -94,6 +89,13 @@ pub enum Task {
         from: Option<u64>,
         /// The new one.
         to: Option<u64>,
+    },
+    /// List saved versions, or print one.
+    History {
+        /// Of which unit; of all without.
+        unit: Option<String>,
+        /// Print this one, by the start of its id.
+        show: Option<String>,
     },
     /// Explain.
     Explain(Subject),
@@ -120,6 +122,10 @@ pub enum Task {
 pub struct Todo {
     /// The control socket.
     pub socket: PathBuf,
+    /// The store to be read without init.
+    pub store: Option<PathBuf>,
+    /// For how many milliseconds answers are waited for; for ever without.
+    pub timeout: Option<u64>,
     /// The verb.
     pub task: Task,
 }
@@ -136,7 +142,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
         Task::Command(Command { verb, units: units.units, signal: None, for_seconds: None, note: None })
     };
     let task = match args.verb {
-        args::Verb::Apply(apply) => return apply_task(apply, socket, environment),
+        args::Verb::Apply(apply) => apply_task(apply, environment)?,
         args::Verb::Plan { file: path, all } => Task::Plan { file: file(path)?, all },
         args::Verb::Check { file: path } => Task::Check(file(path)?),
         args::Verb::Status { units, all } => Task::Status { units, all },
@@ -164,13 +170,13 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
         args::Verb::Adopt { unit } => Task::Adopt(unit),
         args::Verb::Logs { unit, follow, lines } => Task::Logs { unit, lines, follow },
         args::Verb::Events => Task::Events,
-        args::Verb::Wait { converged, ready, timeout } => Task::Wait {
-            wait: Wait { converged: converged || ready.is_empty(), ready },
-            timeout: timeout.map(|t| milliseconds("--timeout", &t)).transpose()?,
-        },
+        args::Verb::Wait { converged, ready } => {
+            Task::Wait(Wait { converged: converged || ready.is_empty(), ready, store: false })
+        }
         args::Verb::Generations => Task::Generations,
         args::Verb::Rollback { generation } => Task::Rollback(Rollback { generation }),
         args::Verb::Diff { from, to } => Task::Diff { from, to },
+        args::Verb::History { unit, show } => Task::History { unit, show },
         args::Verb::Explain { what } => Task::Explain(subject(what)),
         args::Verb::Tree => Task::Tree,
         args::Verb::Verify { all } => Task::Verify { all },
@@ -179,10 +185,18 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
         args::Verb::Reboot(down) => Task::Shutdown { how: How::Reboot, force: down.force },
         args::Verb::Halt(down) => Task::Shutdown { how: How::Halt, force: down.force },
     };
-    Ok(Todo { socket, task })
+    let reads = matches!(task, Task::Generations | Task::Diff { .. } | Task::History { .. });
+    if args.store.is_some() && !reads {
+        let text = "--store reads a store without init: generations, diff and history can do with that alone";
+        return Err(Stop::Usage(text.to_owned()));
+    }
+    let store = args.store.or_else(|| environment.store.clone().map(PathBuf::from)).filter(|_| reads);
+    let store = store.map(|s| environment.directory.join(s));
+    let timeout = args.timeout.map(|t| milliseconds("--timeout", &t)).transpose()?;
+    Ok(Todo { socket, store, timeout, task })
 }
 
-fn apply_task(apply: args::Apply, socket: PathBuf, environment: &Environment) -> Result<Todo, Stop> {
+fn apply_task(apply: args::Apply, environment: &Environment) -> Result<Task, Stop> {
     let later = [
         ("--watch", apply.watch),
         ("--confirm", apply.confirm.is_some()),
@@ -199,7 +213,7 @@ fn apply_task(apply: args::Apply, socket: PathBuf, environment: &Environment) ->
     } else {
         Task::Apply { file, if_generation: apply.if_generation, release: apply.release }
     };
-    Ok(Todo { socket, task })
+    Ok(task)
 }
 
 fn file(path: &Path, environment: &Environment) -> Result<File, Stop> {
@@ -258,15 +272,20 @@ mod tests {
         Environment {
             directory: PathBuf::from("/root"),
             socket: None,
+            store: None,
             terminal: false,
             colour: false,
             clock: crate::ctl::time::Clock { boot: 0, wall: 0 },
         }
     }
 
-    fn task(line: &str) -> Result<Task, String> {
+    fn todo(line: &str) -> Result<Todo, String> {
         let args = Args::try_parse_from(line.split(' ')).map_err(|e| e.to_string())?;
-        resolve(args, &environment()).map(|t| t.task).map_err(|e| e.to_string())
+        resolve(args, &environment()).map_err(|e| e.to_string())
+    }
+
+    fn task(line: &str) -> Result<Task, String> {
+        todo(line).map(|t| t.task)
     }
 
     #[test]
@@ -295,8 +314,14 @@ mod tests {
             note: None,
         };
         assert_eq!(task("initctl kill -s HUP a b"), Ok(Task::Command(kill)));
-        let wait = Wait { converged: true, ready: vec![] };
-        assert_eq!(task("initctl wait --timeout 1m30s"), Ok(Task::Wait { wait, timeout: Some(90_000) }));
+        let wait = Wait { converged: true, ready: vec![], store: false };
+        assert_eq!(task("initctl wait --timeout 1m30s"), Ok(Task::Wait(wait)));
+        assert_eq!(todo("initctl wait --timeout 1m30s").unwrap().timeout, Some(90_000));
+        let todo = todo("initctl --store s diff 1 2").unwrap();
+        assert_eq!(
+            (todo.store, todo.task),
+            (Some("/root/s".into()), Task::Diff { from: Some(1), to: Some(2) })
+        );
         assert_eq!(
             task("initctl explain service.exec"),
             Ok(Task::Explain(Subject::Key(Kind::Service, Some("exec".to_owned()))))
@@ -315,6 +340,8 @@ mod tests {
             ("initctl hold a --for 5", "say the unit"),
             ("initctl kill a -s NOPE", "NOPE"),
             ("initctl stop", "required"),
+            ("initctl --store /s status", "--store reads a store without init"),
+            ("initctl history --show ab", "required"),
             ("initctl reloadd a", "reload"),
         ] {
             let said = task(line).unwrap_err();

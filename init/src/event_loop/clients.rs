@@ -378,6 +378,14 @@ impl Shell {
             let status = view.unit(node);
             Waiting { unit: status.unit, state: status.state, cause: status.cause }
         };
+        if wait.store {
+            if !booted {
+                return None;
+            }
+            if !self.store_open {
+                return Some(Waited { fulfilled: false, waiting: Vec::new() });
+            }
+        }
         if wait.converged {
             if !settled {
                 return None;

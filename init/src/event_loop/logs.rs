@@ -10,7 +10,7 @@ use units::kind::service::Service;
 
 use super::Shell;
 use super::token::{Token, Turn};
-use crate::control::{LOGS_SOCKET, socket};
+use crate::control::{self, LOGS_SOCKET, socket};
 use crate::log::link::{LogLink, LogPipe};
 use crate::log::protocol::{Order, Report, Target};
 use crate::sys::reap::ExitStatus;
@@ -122,7 +122,7 @@ impl Shell {
 
     /// Binds the socket on which the daemon answers about logs.
     pub(super) fn bind_logs_socket(&mut self) {
-        match socket::listen(&self.options.run.join(LOGS_SOCKET), 0o666) {
+        match socket::listen(&control::beside(&self.options.socket, LOGS_SOCKET), 0o666) {
             Ok(listener) => {
                 let fd = OwnedFd::from(listener);
                 drop(super::manifests::keep_across_exec(fd.as_fd()));

@@ -18,7 +18,7 @@ use super::swap::BootStage;
 use super::token::{ReadyList, Token};
 use super::{Shell, clients, console, contests, emergency, manifests, mounts, spawns, watches};
 use crate::control::server::{SOCKET_MODE, Server};
-use crate::control::{SOCKET, STORE_SOCKET, socket};
+use crate::control::{self, SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
 use crate::sys::cgroup::{EmptyWatch, Tree};
 use crate::sys::inherit;
@@ -258,7 +258,7 @@ impl Shell {
             Err(e) => self.say(Level::Error, None, &format!("cannot bind {}: {e}", path.display())),
         }
         self.store_listener = taken(handed.store).or_else(|| {
-            let listener = socket::listen(&self.options.run.join(STORE_SOCKET), STORE_MODE).ok()?;
+            let listener = socket::listen(&control::beside(&path, STORE_SOCKET), STORE_MODE).ok()?;
             keep(&listener);
             Some(listener.into())
         });

@@ -135,7 +135,7 @@ impl Shell {
             return self.refuse(call, &Failure::Superseded { generation: current });
         }
         if !self.store_open {
-            let text = "cannot apply: the store is not open yet (see `initctl wait --converged`)".to_owned();
+            let text = self.no_store("apply");
             return self.refuse(call, &Failure::Unavailable { text });
         }
         let (source, fd, name) = match (asked.path, asked.directory, descriptor) {
@@ -161,6 +161,16 @@ impl Shell {
         self.compile(plan, source, fd, (peer.uid, peer.gid));
     }
 
+    /// Why something that needs the store cannot be done. `initctl` waits until it can be, before it asks.
+    fn no_store(&self, what: &str) -> String {
+        match self.boot {
+            BootStage::Done => {
+                format!("cannot {what}: there is no store; init has logged why it cannot be opened")
+            }
+            _ => format!("cannot {what}: the store is not open yet"),
+        }
+    }
+
     fn compile(&mut self, plan: Plan, source: Source, fd: Option<OwnedFd>, ids: (u32, u32)) {
         let token = self.own_token();
         self.await_flow(token, Flow::Compile(plan));
@@ -170,7 +180,7 @@ impl Shell {
     /// `Rollback` of the control socket.
     pub(super) fn rollback(&mut self, call: u64, generation: Option<u64>) {
         if !self.store_open {
-            let text = "cannot roll back: the store is not open".to_owned();
+            let text = self.no_store("roll back");
             return self.refuse(call, &Failure::Unavailable { text });
         }
         let token = self.own_token();
@@ -354,16 +364,19 @@ impl Shell {
         {
             return;
         }
-        let store = self.options.store.clone();
-        if let Some(node) = self.mount_above(&store)
-            && !self.is_ready(node)
-        {
+        if self.store_waits().is_some() {
             return;
         }
         self.set_boot(BootStage::Opens);
         let token = self.own_token();
         self.await_flow(token, Flow::Open);
         self.ask_store(token, StoreOp::Open);
+    }
+
+    /// The mount without which the store cannot be opened yet.
+    pub(super) fn store_waits(&self) -> Option<cm_core::engine::Node> {
+        let awaited = self.boot == BootStage::AwaitsStore;
+        self.mount_above(&self.options.store).filter(|node| awaited && !self.is_ready(*node))
     }
 
     /// The managed mount that a path lies on, if there is one.

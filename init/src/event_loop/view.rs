@@ -195,6 +195,7 @@ impl Source for View<'_> {
             generation: engine.desired().1,
             converged: engine.is_converged(),
             store_open: self.shell.store_open,
+            store_waits: self.shell.store_waits().map(|n| engine.address(n).to_string()),
             time: now().0,
             shutdown: engine.going_down().map(|d| format!("{d:?}").to_lowercase()),
             units,

@@ -36,6 +36,10 @@ pub struct Setup<'a> {
     pub user: bool,
     /// It leaves by itself, perhaps before anybody could ask it anything.
     pub leaves: bool,
+    /// Another place of the store than one outside the run-time directory.
+    pub store: Option<&'a str>,
+    /// Another place of the logs, relative to the instance's directory.
+    pub logs: Option<&'a str>,
     /// Variables for init.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -82,8 +86,9 @@ impl Rig {
         let cgroup = if setup.user { None } else { cgroup_parent() };
         let mut words = Vec::new();
         let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
-        for (option, name) in [("--run", "run"), ("--store", "store"), ("--logs", "logs"), ("--boot", "boot")]
-        {
+        let (store, logs) = (setup.store.unwrap_or("store"), setup.logs.unwrap_or("logs"));
+        for (option, name) in [("--run", "run"), ("--store", store), ("--logs", logs), ("--boot", "boot")] {
+            // An absolute path stays what it is.
             words.extend([option.to_owned(), at(name)]);
         }
         if let Some(cgroup) = &cgroup {
@@ -175,7 +180,7 @@ impl Rig {
     fn initctl_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("initctl"));
         command.arg("--socket").arg(self.socket()).args(words).stdin(Stdio::null());
-        command.env("HOLDFAST_STORE", self.directory.path().join("store"));
+        command.env_remove("HOLDFAST_STORE");
         command
     }
 

@@ -9,6 +9,7 @@ pub mod machine;
 pub mod rest;
 pub mod rig;
 pub mod rig_change;
+pub mod rig_cli;
 pub mod rig_watch;
 pub mod web;
 
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         rest::ALL,
         rig::ALL,
         rig_change::ALL,
+        rig_cli::ALL,
         rig_watch::ALL,
         web::ALL,
     ]

@@ -1,9 +1,9 @@
-//! `generations`, `verify`, `events`, `logs`: lists in the order of time.
+//! `generations`, `history`, `verify`, `events`, `logs`: lists in the order of time.
 
 use super::style::{self, Paint, Style};
 use super::{cell, columns, count, one_line};
 use crate::control::answer::Event;
-use crate::ctl::query::{Generation, Verified, VerifySummary};
+use crate::ctl::query::{Generation, Verified, VerifySummary, Version};
 use crate::ctl::time::{Clock, rfc3339};
 
 /// The table of generations.
@@ -24,6 +24,45 @@ pub fn generations(list: &[Generation], clock: &Clock, style: Style) -> String {
             cell(rfc3339(g.time)),
             cell(clock.age_of_wall(g.time)),
             cell(one_line(&g.note)),
+        ]);
+    }
+    columns(&rows)
+}
+
+/// Letters of an id that are shown.
+const ID: usize = 12;
+
+/// The table of what was replaced.
+pub fn versions(list: &[Version], clock: &Clock, style: Style) -> String {
+    if list.is_empty() {
+        return "nothing was replaced\n".to_owned();
+    }
+    let mut rows = vec![
+        ["REPLACED", "AGO", "UNIT", "BY", "IT WAS", "ID"].map(|h| (h.to_owned(), h.dim(style))).to_vec(),
+    ];
+    for v in list {
+        let (plain, painted) = match (v.why.as_str(), v.generation) {
+            ("repair", _) => ("repair, corrective".to_owned(), "repair, corrective".yellow(style)),
+            (why, Some(generation)) => {
+                let text = format!("{} of {generation}, intended", one_line(why));
+                (text.clone(), text)
+            }
+            (why, None) => {
+                let text = format!("{}, intended", one_line(why));
+                (text.clone(), text)
+            }
+        };
+        let (when, ago) = match v.time {
+            0 => (String::new(), String::new()),
+            time => (rfc3339(time), clock.age_of_wall(time)),
+        };
+        rows.push(vec![
+            cell(when),
+            cell(ago),
+            cell(one_line(&v.unit)),
+            (plain, painted),
+            cell(one_line(&v.was)),
+            cell(v.digest.chars().take(ID).collect::<String>()),
         ]);
     }
     columns(&rows)

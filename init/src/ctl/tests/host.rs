@@ -29,6 +29,8 @@ pub const SECOND: u64 = 1_000_000_000;
 /// A machine with a web server, a database that cannot start, and a file that somebody edits.
 #[derive(Clone)]
 pub struct Machine {
+    /// The mount that the store waits for.
+    pub store_waits: Option<String>,
     pub units: Vec<UnitStatus>,
 }
 
@@ -66,7 +68,7 @@ impl Machine {
             unit.outcome = Some(Outcome::Kept);
             unit
         }));
-        Machine { units }
+        Machine { units, store_waits: None }
     }
 }
 
@@ -78,7 +80,8 @@ impl Source for Machine {
             pid: 1,
             generation: 3,
             converged: true,
-            store_open: true,
+            store_open: self.store_waits.is_none(),
+            store_waits: self.store_waits.clone(),
             time: 1000 * SECOND,
             shutdown: None,
             units: Counts {
@@ -227,6 +230,7 @@ impl Host {
         let environment = Environment {
             directory: self.directory.path().to_owned(),
             socket: Some(socket.into_os_string()),
+            store: None,
             terminal,
             colour: terminal,
             clock: Clock { boot: 1000 * SECOND, wall: 1_763_640_000 * SECOND },

@@ -18,21 +18,29 @@ impl Run<'_, '_> {
         let mut finished: Option<Finished> = None;
         let mut wrong = BTreeSet::new();
         let mut steps: u32 = 0;
-        client.stream(&request.frame(true), descriptor, |change: Change| {
-            if let Some(progress) = &change.progress {
-                steps = steps.saturating_add(1);
-                if progress.outcome == Some(Outcome::NotKept) {
-                    wrong.insert(progress.unit.clone());
-                } else {
-                    wrong.remove(&progress.unit);
+        client
+            .stream(&request.frame(true), descriptor, |change: Change| {
+                if let Some(progress) = &change.progress {
+                    steps = steps.saturating_add(1);
+                    if progress.outcome == Some(Outcome::NotKept) {
+                        wrong.insert(progress.unit.clone());
+                    } else {
+                        wrong.remove(&progress.unit);
+                    }
+                    self.progress(progress, steps)?;
                 }
-                self.progress(progress, steps)?;
-            }
-            if change.finished.is_some() {
-                finished = change.finished;
-            }
-            Ok::<_, Stop>(())
-        })?;
+                if change.finished.is_some() {
+                    finished = change.finished;
+                }
+                Ok::<_, Stop>(())
+            })
+            .map_err(|stop| match stop {
+                Stop::Client(ClientError::TimedOut { .. }) => {
+                    let text = "what was begun goes on; `initctl status` shows how it stands";
+                    Stop::TimedOut(text.to_owned())
+                }
+                other => other,
+            })?;
         let Some(finished) = finished else {
             let text = "the last reply says nothing".to_owned();
             return Err(ClientError::Protocol { socket: self.socket.display().to_string(), text }.into());

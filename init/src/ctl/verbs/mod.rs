@@ -1,11 +1,14 @@
 //! Carries a resolved command line out: asks, and shows the answers.
 
 mod change;
+mod history;
+mod offline;
 mod store;
 mod wait;
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -13,17 +16,23 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientError};
 use super::exit::{Exit, Stop};
 use super::query::{self, Line};
-use super::render::{self, history};
+use super::render;
 use super::screen::Screen;
 use super::todo::{File, Subject, Task, Todo};
 use super::{Environment, check, keys, memfd, power};
 use crate::control::answer::{EventReply, Explanation, StatusPage, TreePage, UnitStatus};
 use crate::control::request::{Apply, Empty, Explain, How, Request, Shutdown, Status};
-use crate::control::{Failure, Info, LOGS_SOCKET};
+use crate::control::{self, Failure, Info, LOGS_SOCKET, STORE_SOCKET};
 
 /// What a verb has to work with.
 struct Run<'a, 'b> {
     socket: &'a Path,
+    /// The store that is read without init.
+    store: Option<&'a Path>,
+    /// Until when answers are waited for.
+    deadline: Option<Instant>,
+    /// Whether the verb changes the machine, so that its output is progress.
+    changes: bool,
     environment: &'a Environment,
     screen: &'a mut Screen<'b>,
 }
@@ -33,10 +42,20 @@ struct Run<'a, 'b> {
 /// # Errors
 /// Everything that ends a run early.
 pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>) -> Result<Exit, Stop> {
-    let mut run = Run { socket: &todo.socket, environment, screen };
+    let mut run = Run {
+        socket: &todo.socket,
+        store: todo.store.as_deref(),
+        deadline: todo.timeout.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
+        changes: matches!(todo.task, Task::Apply { .. } | Task::Rollback(_)),
+        environment,
+        screen,
+    };
     match todo.task {
         Task::Apply { file, if_generation, release } => run.apply(file, if_generation, release),
-        Task::Rollback(rollback) => run.change(&Request::Rollback(rollback), None),
+        Task::Rollback(rollback) => {
+            run.await_store()?;
+            run.change(&Request::Rollback(rollback), None)
+        }
         Task::Command(command) => run.change(&Request::Command(command), None),
         Task::Plan { file, all } => run.plan(file, all),
         Task::Check(file) => check::check(&file, &environment.directory, run.screen),
@@ -44,9 +63,11 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
         Task::Adopt(unit) => run.adopt(unit),
         Task::Logs { unit, lines, follow } => run.logs(unit, lines, follow),
         Task::Events => run.events(),
-        Task::Wait { wait, timeout } => run.wait(&wait, timeout),
+        Task::Wait(wait) => run.wait(&wait),
         Task::Generations => run.generations(),
         Task::Diff { from, to } => run.diff(from, to),
+        Task::History { unit, show: None } => run.history(unit),
+        Task::History { unit, show: Some(id) } => run.version(unit.unwrap_or_default(), &id),
         Task::Explain(Subject::Unit(unit)) => run.explain(unit),
         Task::Explain(Subject::Key(kind, key)) => {
             let page = keys::page(kind, key.as_deref(), run.screen.style)?;
@@ -74,12 +95,29 @@ fn json_of<T: Serialize>(value: &T) -> Value {
 
 impl Run<'_, '_> {
     fn client(&self) -> Result<Client, ClientError> {
-        Client::connect(self.socket)
+        self.connect(self.socket)
+    }
+
+    fn connect(&self, path: &Path) -> Result<Client, ClientError> {
+        let mut client = Client::connect(path)?;
+        client.set_deadline(self.deadline);
+        Ok(client)
     }
 
     /// A socket beside the control socket.
     fn beside(&self, name: &str) -> Result<Client, ClientError> {
-        Client::connect(&self.socket.with_file_name(name))
+        self.connect(&control::beside(self.socket, name))
+    }
+
+    /// Who answers about the store: the query service, or without init a process of our own.
+    fn query(&mut self) -> Result<Client, Stop> {
+        if let Some(store) = self.store {
+            let mut client = offline::client(store, self.socket)?;
+            client.set_deadline(self.deadline);
+            return Ok(client);
+        }
+        self.await_store()?;
+        Ok(self.beside(STORE_SOCKET)?)
     }
 
     fn begun(&mut self, text: &str) -> Result<Exit, Stop> {
@@ -99,6 +137,7 @@ impl Run<'_, '_> {
                 (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
             }
         };
+        self.await_store()?;
         let request = Request::Apply(Apply { path, directory, if_generation, release });
         self.change(&request, descriptor.as_ref())
     }
@@ -185,7 +224,7 @@ impl Run<'_, '_> {
                 }
                 self.screen.object(json!({ "event": event }))
             } else {
-                let line = history::event(&reply.event, &clock, self.screen.style);
+                let line = render::history::event(&reply.event, &clock, self.screen.style);
                 self.screen.put(&line)
             }
         })?;
@@ -202,7 +241,8 @@ impl Run<'_, '_> {
                 return self.screen.object(json!({ "line": json_of(&line) }));
             }
             let unit = line.unit.as_deref().filter(|_| named);
-            let text = history::log(unit, line.time.as_deref().unwrap_or_default(), text, self.screen.style);
+            let text =
+                render::history::log(unit, line.time.as_deref().unwrap_or_default(), text, self.screen.style);
             self.screen.put(&text)
         })?;
         Ok(Exit::Done)

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Run, json_of, readable};
-use crate::control::STORE_SOCKET;
+use crate::control::{self, STORE_SOCKET};
 use crate::ctl::client::ClientError;
 use crate::ctl::exit::{Exit, Stop};
 use crate::ctl::memfd;
@@ -15,7 +15,7 @@ use crate::ctl::todo::File;
 
 impl Run<'_, '_> {
     fn protocol(&self, text: &str) -> Stop {
-        let socket = self.socket.with_file_name(STORE_SOCKET).display().to_string();
+        let socket = control::beside(self.socket, STORE_SOCKET).display().to_string();
         ClientError::Protocol { socket, text: text.to_owned() }.into()
     }
 
@@ -33,7 +33,7 @@ impl Run<'_, '_> {
         let mut counts: Vec<(PlanVerb, usize)> = PlanVerb::ALL.map(|v| (v, 0)).to_vec();
         let mut summary: Option<PlanSummary> = None;
         let mut changes = Vec::new();
-        self.beside(STORE_SOCKET)?.stream(&frame, descriptor.as_ref(), |reply: PlanReply| {
+        self.query()?.stream(&frame, descriptor.as_ref(), |reply: PlanReply| {
             if let Some(change) = reply.change {
                 if let Some((_, n)) = counts.iter_mut().find(|(v, _)| *v == change.verb) {
                     *n = n.saturating_add(1);
@@ -60,7 +60,7 @@ impl Run<'_, '_> {
     pub(super) fn generations(&mut self) -> Result<Exit, Stop> {
         let frame = query::frame("io.holdfast.Store.Generations", &json!({}), true);
         let mut list = Vec::new();
-        self.beside(STORE_SOCKET)?.stream(&frame, None, |reply: GenerationsReply| {
+        self.query()?.stream(&frame, None, |reply: GenerationsReply| {
             list.extend(reply.generations);
             Ok::<_, Stop>(())
         })?;
@@ -77,7 +77,7 @@ impl Run<'_, '_> {
         let frame = query::frame("io.holdfast.Store.Diff", &query::Diff { from, to }, true);
         let mut between = None;
         let mut changes = Vec::new();
-        self.beside(STORE_SOCKET)?.stream(&frame, None, |reply: DiffReply| {
+        self.query()?.stream(&frame, None, |reply: DiffReply| {
             between = Some((reply.from, reply.to));
             if self.screen.json {
                 changes.extend(reply.changes);
@@ -99,7 +99,7 @@ impl Run<'_, '_> {
     pub(super) fn adopt(&mut self, unit: String) -> Result<Exit, Stop> {
         let unit = self.address(unit)?;
         let frame = query::frame("io.holdfast.Store.Adopt", &query::Adopt { unit }, false);
-        let adopted: Adopted = self.beside(STORE_SOCKET)?.call(&frame)?;
+        let adopted: Adopted = self.query()?.call(&frame)?;
         if self.screen.json {
             self.screen.object(json!({ "adopted": json_of(&adopted) }))?;
             return Ok(Exit::Done);
@@ -117,7 +117,7 @@ impl Run<'_, '_> {
         let frame = query::frame("io.holdfast.Store.Verify", &query::Verify { all }, true);
         let mut summary: Option<VerifySummary> = None;
         let mut units = Vec::new();
-        self.beside(STORE_SOCKET)?.stream(&frame, None, |reply: VerifyReply| {
+        self.query()?.stream(&frame, None, |reply: VerifyReply| {
             if let Some(unit) = reply.unit {
                 if self.screen.json {
                     units.push(unit);

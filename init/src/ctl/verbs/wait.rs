@@ -1,12 +1,14 @@
-//! `wait`: for the socket first, then for what was asked; across a re-exec, which ends connections.
+//! `wait`: for the socket first, then for what was asked; across a re-exec, which ends connections. And the same
+//! for verbs that need the store: right after boot the mount that carries it may not be there yet.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{Run, json_of, units};
-use crate::control::answer::{Waited, Waiting};
-use crate::control::request::{Request, Wait};
+use crate::control::answer::{Progress, Waited, Waiting};
+use crate::control::request::{Empty, Request, Wait};
+use crate::control::{Failure, Info};
 use crate::ctl::arrival::{self, left};
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::exit::{Exit, Stop};
@@ -18,21 +20,8 @@ const CONNECTIONS: u32 = 100;
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 impl Run<'_, '_> {
-    pub(super) fn wait(&mut self, wait: &Wait, timeout: Option<u64>) -> Result<Exit, Stop> {
-        let deadline = timeout.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
-        let frame = Request::Wait(wait.clone()).frame(false);
-        let mut connections: u32 = 0;
-        let waited: Waited = loop {
-            let mut client = arrival::connect(self.socket, deadline)?;
-            client.set_timeout(left(deadline, "init has not answered")?)?;
-            connections = connections.saturating_add(1);
-            match client.call(&frame) {
-                Ok(waited) => break waited,
-                Err(ClientError::Lost { .. }) if connections < CONNECTIONS => {}
-                Err(ClientError::TimedOut { .. }) => return Err(Stop::TimedOut(self.missing(wait))),
-                Err(e) => return Err(e.into()),
-            }
-        };
+    pub(super) fn wait(&mut self, wait: &Wait) -> Result<Exit, Stop> {
+        let waited = self.waited(wait, |run| run.missing(wait))?;
         if self.screen.json {
             self.screen.object(json!({ "waited": json_of(&waited) }))?;
         } else if !waited.fulfilled {
@@ -41,11 +30,64 @@ impl Run<'_, '_> {
         Ok(if waited.fulfilled { Exit::Done } else { Exit::NotKept })
     }
 
+    /// Asks until there is an answer. `late` says what is missing when time runs out.
+    fn waited(&self, wait: &Wait, late: impl Fn(&Self) -> String) -> Result<Waited, Stop> {
+        let frame = Request::Wait(wait.clone()).frame(false);
+        let mut connections: u32 = 0;
+        loop {
+            let mut client = arrival::connect(self.socket, self.deadline)?;
+            left(self.deadline, "init has not answered")?;
+            client.set_deadline(self.deadline);
+            connections = connections.saturating_add(1);
+            match client.call(&frame) {
+                Ok(waited) => return Ok(waited),
+                Err(ClientError::Lost { .. }) if connections < CONNECTIONS => {}
+                Err(ClientError::TimedOut { .. }) => return Err(Stop::TimedOut(late(self))),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Waits until the store is open, and says for what. Where nobody answers, who asks next will say so; where
+    /// there will be no store, who needs it.
+    pub(super) fn await_store(&mut self) -> Result<(), Stop> {
+        let Ok(mut client) = self.client() else { return Ok(()) };
+        let info: Info = match client.call::<Info>(&Request::Info(Empty {}).frame(false)) {
+            Ok(info) if info.store_open => return Ok(()),
+            Ok(info) => info,
+            Err(e @ ClientError::TimedOut { .. }) => return Err(e.into()),
+            Err(_) => return Ok(()),
+        };
+        drop(client);
+        let missing = match &info.store_waits {
+            Some(unit) => format!("{unit} is not ready, which carries it"),
+            None => "it is being opened".to_owned(),
+        };
+        let text = format!("waiting for the store: {missing}");
+        if self.screen.json {
+            if self.changes {
+                let unit = info.store_waits.clone().unwrap_or_default();
+                let progress = Progress { unit, state: None, outcome: None, text };
+                self.screen.object(json!({ "progress": json_of(&progress) }))?;
+            }
+        } else {
+            // Beside the answer, which may go into a file.
+            self.screen.err.write_all(format!("initctl: {text}\n").as_bytes()).map_err(Stop::Output)?;
+        }
+        let wait = Wait { store: true, ..Wait::default() };
+        let late = |_: &Self| format!("the store is not open, nothing was begun: {missing}");
+        match self.waited(&wait, late) {
+            // An init of before: it knows no such wait.
+            Err(Stop::Client(ClientError::Failure(Failure::InvalidParameter { .. }))) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
     /// What is not ready now, on one line.
     fn missing(&self, wait: &Wait) -> String {
         let ask = || -> Result<Vec<String>, Stop> {
             let mut client = Client::connect(self.socket)?;
-            client.set_timeout(Some(LAST_WORD))?;
+            client.set_deadline(Instant::now().checked_add(LAST_WORD));
             let names = (!wait.converged).then(|| wait.ready.clone());
             let all = units(&mut client, names)?;
             let late = all.into_iter().filter(|u| !u.state.is_ready() && u.state.word() != "down");

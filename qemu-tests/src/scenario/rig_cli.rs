@@ -1,0 +1,113 @@
+//! `initctl` against a running init: what people meet when they type.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::{Rig, Setup};
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: LIMIT, run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[
+    scenario("rig-cli-store-comes-late", store_comes_late),
+    scenario("rig-cli-store-in-run", store_in_run),
+    scenario("rig-cli-history", history),
+];
+
+fn want(holds: bool, what: &str, rig: &Rig) -> Result {
+    if holds { Ok(()) } else { Err(format!("{what}\ninit said:\n{}", rig.init_said()).into()) }
+}
+
+/// The store lies on a mount that has to wait for a gate, as it would for a disk that is slow to come.
+const LATE: &str = r#"
+[mount."/srv/disk"]
+source   = "late"
+fstype   = "tmpfs"
+requires = ["exec:gate"]
+
+[exec.gate]
+command = ["sh", "-c", "mkfifo /srv/gate; read line < /srv/gate"]
+once    = "boot"
+"#;
+
+const MOTD: &str = "[file.\"/srv/motd\"]\ncontent = \"one\\n\"\n";
+
+/// `apply` right after boot waits until the store can be opened, says for what, and goes on by itself; with a time
+/// limit it ends, and has begun nothing.
+fn store_comes_late(context: &Context) -> Result {
+    let setup = Setup { first: Some(LATE), store: Some("/srv/disk/store"), ..Setup::default() };
+    let rig = Rig::start(context, &setup)?;
+    // The disk stays declared: a generation without it would take it away.
+    let path = rig.state_file("next.toml", &format!("{LATE}{MOTD}"))?;
+    let late = rig.initctl(&["apply", &path, "--timeout", "100ms"])?;
+    want(late.code == 124, &format!("it did not run out of time: {late:?}"), &rig)?;
+    want(late.err.contains("waiting for the store: mount:/srv/disk"), &format!("{late:?}"), &rig)?;
+    for verb in [&["rollback"][..], &["generations"], &["history"], &["plan", &path]] {
+        let said = rig.initctl(&[verb, &["--timeout", "100ms"]].concat())?;
+        want(said.code == 124, &format!("{verb:?} did not wait: {said:?}"), &rig)?;
+    }
+    let mut applying = rig.follow(&["--json", "apply", &path])?;
+    let deadline = Instant::now() + LIMIT;
+    let first = applying.next(deadline)?.unwrap_or_default();
+    want(first.contains("mount:/srv/disk"), &format!("it does not say what it waits for: {first}"), &rig)?;
+    rig.until_file("/srv/gate", "there", std::path::Path::exists)?;
+    std::fs::write(rig.inside("/srv/gate")?, "open\n")?;
+    let mut last = Value::Null;
+    while let Some(line) = applying.next(deadline)? {
+        last = serde_json::from_str(&line)?;
+        if last.get("finished").is_some() {
+            break;
+        }
+    }
+    let verdict = last.pointer("/finished/verdict").and_then(Value::as_str);
+    want(verdict == Some("done"), &format!("it ended with {last}"), &rig)?;
+    want(rig.inside("/srv/disk/store/journal")?.exists(), "the store is elsewhere", &rig)?;
+    let motd = std::fs::read_to_string(rig.inside("/srv/motd")?)?;
+    want(motd == "one\n", "/srv/motd was not made", &rig)
+}
+
+/// Store and logs may lie in the run-time directory, under the names that come to mind first.
+fn store_in_run(context: &Context) -> Result {
+    let setup = Setup { store: Some("run/store"), logs: Some("run/logs"), ..Setup::default() };
+    let rig = Rig::start(context, &setup)?;
+    rig.apply(&format!(
+        "{MOTD}[service.talk]\nexec = [\"sh\", \"-c\", \"echo hello; exec sleep infinity\"]\n"
+    ))?;
+    rig.until_state("service:talk", "ready")?;
+    want(rig.directory().join("run/store/journal").is_file(), "there is no store in run", &rig)?;
+    let list = rig.ok(&["generations"])?;
+    want(list.contains("current"), &format!("no generation: {list}"), &rig)?;
+    let mut lines = rig.follow(&["--json", "logs", "-f", "talk"])?;
+    let line = lines.next(Instant::now() + LIMIT)?.unwrap_or_default();
+    want(line.contains("hello"), &format!("no log: {line}"), &rig)
+}
+
+/// What somebody wrote over is listed and printed again, with init and, from the store alone, without.
+fn history(context: &Context) -> Result {
+    let mut rig = Rig::start(context, &Setup::default())?;
+    rig.apply(MOTD)?;
+    std::fs::write(rig.inside("/srv/motd")?, "theirs\n")?;
+    let path = rig.inside("/srv/motd")?;
+    rig.until_true("the repair", || std::fs::read_to_string(&path).is_ok_and(|t| t == "one\n"))?;
+    let store = rig.directory().join("store").to_string_lossy().into_owned();
+    let online = rig.ok(&["history", "/srv/motd"])?;
+    want(online.contains("repair, corrective"), &format!("no repair: {online}"), &rig)?;
+    let row = online.lines().find(|l| l.contains("corrective")).unwrap_or_default();
+    let id = row.split_whitespace().last().unwrap_or_default().to_owned();
+    let shown = rig.ok(&["history", "/srv/motd", "--show", &id])?;
+    want(shown == "theirs\n", &format!("it printed {shown:?}"), &rig)?;
+    rig.ok(&["poweroff"])?;
+    rig.left()?;
+    let offline = rig.ok(&["--store", &store, "history", "file:/srv/motd", "--show", &id])?;
+    want(offline == "theirs\n", &format!("without init it printed {offline:?}"), &rig)?;
+    let list = rig.ok(&["--store", &store, "generations"])?;
+    want(list.contains("current"), &format!("no generations without init: {list}"), &rig)
+}
