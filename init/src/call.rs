@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::boot;
 use crate::early;
-use crate::event_loop::{Found, LIVE, Left, Options, Shell};
-use crate::sys::{crash, inherit};
+use crate::event_loop::{FAULT, Fault, Found, LIVE, Left, Options, Shell};
+use crate::sys::crash;
 
 /// Exit code for bad usage.
 const USAGE: i32 = 2;
@@ -121,7 +121,7 @@ pub fn main(arguments: Vec<String>) -> i32 {
     } else if mounted {
         early::unmount_proc();
     }
-    options.testing = std::env::var_os("HOLDFAST_TEST").is_some();
+    options.fault = std::env::var(FAULT).ok().map(|text| Fault::parse(&text));
     if !first && options.state.is_none() {
         eprintln!(
             "init: not PID 1: name a state file (--state FILE) or a command (-- COMMAND); see init --help"
@@ -158,7 +158,7 @@ pub fn main(arguments: Vec<String>) -> i32 {
     if let Err(e) = shell.arm() {
         eprintln!("init: cannot prepare for faults: {e}");
     }
-    // A panic outside of a step, which no handover expects: the table has the state from before it.
+    // The table has what the next one needs, and which event this one died of.
     let left = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run()))
         .unwrap_or_else(|_| crash::again());
     match left {
@@ -174,8 +174,7 @@ pub fn main(arguments: Vec<String>) -> i32 {
 fn predecessor() -> Option<Found> {
     let number = std::env::var(LIVE).ok()?.parse().ok()?;
     // Not for services: the variable is the business of one exec only. One thread, so nobody reads meanwhile.
-    let found = inherit::descriptor(number).map_err(|e| e.to_string());
-    match found.and_then(|fd| Found::read(fd).map_err(|e| e.to_string())) {
+    match Found::read(number) {
         Ok(found) => Some(found),
         Err(e) => {
             eprintln!("init: cannot take over: {e}");

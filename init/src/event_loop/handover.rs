@@ -1,36 +1,33 @@
 //! From one PID 1 to the next: the live table is written whenever effects were carried out, before the
 //! next event, and read by whoever comes after.
 //!
-//! A planned re-exec, a panic in a step and a fatal signal end in the same place: execve of this executable with
-//! the table's descriptor. The difference is only how much is still on its way: a planned one waits until nothing
-//! is.
+//! A planned re-exec, a panic and a fatal signal end in the same place: execve of this executable with the table's
+//! descriptor. The difference is only how much is still on its way: a planned one waits until nothing is.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cm_core::engine::effect::Level;
-use cm_core::engine::event::{Event, Verb};
-use cm_core::engine::{Engine, Mono, Node};
+use cm_core::engine::event::{Down, Event};
+use cm_core::engine::{Engine, Node};
 use cm_core::proto::ManifestRef;
 use serde::{Deserialize, Serialize};
 
 use super::link::{Link, Task};
 use super::live::{Class, Key, Live};
 use super::logs::{LogDaemon, Stream, StreamRecord};
+use super::queue::Queue;
 use super::spawns::{Record, Spawn};
+use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::Token;
-use super::workers::{Role, Worker};
+use super::workers::{OWN, Role, Worker};
 use super::{Shell, manifests, now};
 use crate::log::link::LogLink;
 use crate::sys::inherit;
 use crate::sys::notify::NotifySocket;
-
-/// Deaths within [`WINDOW`] after which nothing but reaping and answering is tried any more.
-const DEATHS: usize = 5;
-/// One minute, in nanoseconds.
-const WINDOW: u64 = 60_000_000_000;
+use crate::sys::reap::ExitStatus;
 
 /// What the shell itself hands over.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -52,10 +49,9 @@ pub struct Handed {
     pub(super) query: Option<i32>,
     main_code: Option<i32>,
     emergency: Option<i32>,
-    /// Moments of deaths in the last minute.
-    deaths: Vec<Mono>,
-    /// Events that a step died of, by hash, and how often.
-    suspects: Vec<(u64, u8)>,
+    obituary: Obituary,
+    /// It is on its way out, and the units are down.
+    left_units: Option<Down>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,25 +62,22 @@ struct WorkerRecord {
     socket: RawFd,
     manifests: BTreeSet<ManifestRef>,
     tasks: BTreeSet<Task>,
-}
-
-/// What one died of, over deaths.
-#[derive(Debug, Clone, Default)]
-pub struct Obituary {
-    pub(super) deaths: Vec<Mono>,
-    pub(super) suspects: Vec<(u64, u8)>,
+    /// It has been sent all of that.
+    flushed: bool,
 }
 
 /// The table as it was found.
 pub struct Found {
     pub(super) live: Live,
     records: BTreeMap<Key, Vec<u8>>,
+    /// Every descriptor that came through the exec and was not taken yet; the rest is closed in the end.
+    descriptors: BTreeMap<RawFd, OwnedFd>,
     /// The shell's own part.
     pub handed: Handed,
 }
 
 const SHELL: Key = Key::new(Class::Shell, 0);
-const QUEUE: Key = Key::new(Class::Shell, 1);
+const PROGRESS: Key = Key::new(Class::Shell, 1);
 const ENGINE: Key = Key::new(Class::Engine, 0);
 
 /// Why there is nothing to take over.
@@ -98,35 +91,39 @@ pub enum FoundError {
     Incomplete,
 }
 
-fn hash(event: &Event) -> u64 {
-    format!("{event:?}")
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
 impl Found {
-    /// Reads the table that an earlier PID 1 left.
+    /// Reads the table that an earlier PID 1 left under this number. To be called before anything is opened.
     ///
     /// # Errors
     /// When it is no table, or one of another version.
-    pub fn read(fd: OwnedFd) -> Result<Found, FoundError> {
-        let (live, records) = Live::adopt(fd)?;
+    pub fn read(number: RawFd) -> Result<Found, FoundError> {
+        let mut descriptors = inherit::all();
+        let (live, records) = Live::adopt(descriptors.remove(&number).ok_or(FoundError::Incomplete)?)?;
         let handed = records.get(&SHELL).and_then(|b| postcard::from_bytes(b).ok());
-        Ok(Found { live, records, handed: handed.ok_or(FoundError::Incomplete)? })
+        Ok(Found { live, records, descriptors, handed: handed.ok_or(FoundError::Incomplete)? })
+    }
+
+    /// A descriptor by its number, which is taken once.
+    pub(super) fn take(&mut self, number: Option<RawFd>) -> Option<OwnedFd> {
+        self.descriptors.remove(&number?)
     }
 
     fn of(&self, class: Class) -> impl Iterator<Item = (u64, &Vec<u8>)> {
-        self.records.iter().filter(move |(k, _)| k.class == class).map(|(k, b)| (k.id, b))
+        let all = Key::new(class, 0)..=Key::new(class, u64::MAX);
+        self.records.range(all).map(|(k, b)| (k.id, b))
+    }
+
+    fn decoded<T: serde::de::DeserializeOwned>(&self, class: Class) -> Vec<(u64, T)> {
+        self.of(class).filter_map(|(id, b)| Some((id, postcard::from_bytes(b).ok()?))).collect()
     }
 
     /// The engine and its manifests.
-    pub(super) fn engine(&self) -> Result<(Engine, manifests::Manifests), String> {
+    pub(super) fn engine(&mut self) -> Result<(Engine, manifests::Manifests), String> {
         let mut held = manifests::Manifests::default();
         let mut list = Vec::new();
-        for (id, bytes) in self.of(Class::Manifest) {
-            let (fd, generation): (RawFd, u64) = postcard::from_bytes(bytes).map_err(|e| e.to_string())?;
+        for (id, (fd, generation)) in self.decoded::<(RawFd, u64)>(Class::Manifest) {
             let number = ManifestRef(u32::try_from(id).map_err(|e| e.to_string())?);
-            let fd = inherit::descriptor(fd).map_err(|e| e.to_string())?;
+            let fd = self.take(Some(fd)).ok_or("a manifest's descriptor is not open")?;
             list.push((number, manifests::map(fd.as_fd()).map_err(|e| e.to_string())?));
             held.insert(number, fd, generation);
         }
@@ -138,6 +135,12 @@ impl Found {
         let nodes =
             self.of(Class::Unit).filter_map(|(id, b)| Some((Node(u32::try_from(id).ok()?), b.clone())));
         let engine = Engine::restore(list, globals, nodes).map_err(|e| e.to_string())?;
+        // One of which the engine was told to let go, and we died before we could; staged ones have no flow any more.
+        let unused: Vec<ManifestRef> =
+            held.iter().map(|(m, _, _)| m).filter(|m| engine.manifest(*m).is_none()).collect();
+        for manifest in unused {
+            held.remove(manifest);
+        }
         Ok((engine, held))
     }
 }
@@ -151,6 +154,7 @@ impl Shell {
             socket: w.link.as_raw_fd(),
             manifests: w.link.manifests().clone(),
             tasks: w.link.tasks().clone(),
+            flushed: w.link.is_flushed(),
         };
         Handed {
             signals: Some(self.signals.as_raw_fd()),
@@ -170,12 +174,12 @@ impl Shell {
             query: self.query,
             main_code: self.main_code,
             emergency: self.emergency.shell(),
-            deaths: self.obituary.deaths.clone(),
-            suspects: self.obituary.suspects.clone(),
+            obituary: self.obituary.clone(),
+            left_units: self.left_units(),
         }
     }
 
-    /// Brings the live table up to date.
+    /// Brings the live table up to date. Not while an event is in hand: the engine is ahead of the queue then.
     pub(super) fn write_live(&mut self) {
         let changed = self.engine.take_changed();
         if changed.globals {
@@ -193,6 +197,33 @@ impl Shell {
                 }
             }
         }
+        if self.manifests.take_changed() {
+            let held: BTreeMap<u64, (RawFd, u64)> =
+                self.manifests.iter().map(|(m, fd, g)| (u64::from(m.0), (fd, g))).collect();
+            for gone in self.manifests_written.iter().filter(|m| !held.contains_key(m)) {
+                self.live.remove(Key::new(Class::Manifest, *gone));
+            }
+            for (number, entry) in &held {
+                if let Ok(bytes) = postcard::to_allocvec(entry) {
+                    self.live.put(Key::new(Class::Manifest, *number), &bytes);
+                }
+            }
+            self.manifests_written = held.into_keys().collect();
+        }
+        (self.saved, self.moment) = (self.queue.next(), now());
+        self.write_shell();
+        if self.live.is_stale()
+            && let Err(e) = self.rewrite_live()
+        {
+            self.say(Level::Error, None, &format!("cannot write the live table: {e}"));
+        }
+        // ORDER: only now nothing in the table names their descriptors.
+        self.manifests.close_removed();
+    }
+
+    /// Brings up to date what stands in the table beside the engine: events that came, effects that were carried out
+    /// and what became of them.
+    pub(super) fn write_shell(&mut self) {
         for serial in self.spawns.take_changed() {
             let key = Key::new(Class::Spawn, serial);
             match self.spawns.get(serial).and_then(|s| postcard::to_allocvec(&s.record).ok()) {
@@ -207,35 +238,39 @@ impl Shell {
                 None => self.live.remove(key),
             }
         }
-        if self.manifests.take_changed() {
-            let held: BTreeMap<u64, (RawFd, u64)> =
-                self.manifests.iter().map(|(m, fd, g)| (u64::from(m.0), (fd, g))).collect();
-            for gone in self.manifests_written.iter().filter(|m| !held.contains_key(m)) {
-                self.live.remove(Key::new(Class::Manifest, *gone));
-            }
-            for (number, entry) in &held {
-                if let Ok(bytes) = postcard::to_allocvec(entry) {
-                    self.live.put(Key::new(Class::Manifest, *number), &bytes);
-                }
-            }
-            self.manifests_written = held.into_keys().collect();
+        for worker in self.workers.values_mut() {
+            self.shell_changed |= worker.link.take_changed();
         }
         if std::mem::take(&mut self.shell_changed)
             && let Ok(bytes) = postcard::to_allocvec(&self.handed())
         {
             self.live.put(SHELL, &bytes);
         }
-        self.unsaved.clear();
-        let written = self.live.flush();
-        let compacted = if self.live.is_stale() { self.rewrite_live() } else { Ok(()) };
-        if let Err(e) = written.and(compacted) {
+        for (number, event) in self.queue.take_unwritten() {
+            if let Ok(bytes) = postcard::to_allocvec(event) {
+                self.live.put(Key::new(Class::Event, number), &bytes);
+            }
+        }
+        let progress = self.progress_now();
+        if progress != self.progress_written {
+            self.progress_written = progress;
+            if let Ok(bytes) = postcard::to_allocvec(&progress) {
+                self.live.put(PROGRESS, &bytes);
+            }
+        }
+        if let Err(e) = self.live.flush() {
             self.say(Level::Error, None, &format!("cannot write the live table: {e}"));
         }
+    }
+
+    fn progress_now(&self) -> Progress {
+        Progress { next: self.saved, ..self.effects_done.unwrap_or_default() }
     }
 
     fn rewrite_live(&mut self) -> std::io::Result<()> {
         let mut all: Vec<(Key, Vec<u8>)> = vec![(ENGINE, self.engine.globals())];
         all.extend(postcard::to_allocvec(&self.handed()).ok().map(|b| (SHELL, b)));
+        all.extend(postcard::to_allocvec(&self.progress_now()).ok().map(|b| (PROGRESS, b)));
         for node in self.engine.nodes() {
             all.extend(self.engine.record(node).map(|r| (Key::new(Class::Unit, u64::from(node.0)), r)));
         }
@@ -250,6 +285,10 @@ impl Shell {
         for (number, fd, generation) in self.manifests.iter() {
             let record = postcard::to_allocvec(&(fd, generation)).ok();
             all.extend(record.map(|r| (Key::new(Class::Manifest, u64::from(number.0)), r)));
+        }
+        for (number, event) in self.queue.iter() {
+            let record = postcard::to_allocvec(event).ok();
+            all.extend(record.map(|r| (Key::new(Class::Event, number), r)));
         }
         self.live.rewrite(all.into_iter().map(|(k, b)| (k, Cow::Owned(b))))
     }
@@ -267,96 +306,12 @@ impl Shell {
             && self.log_daemon.as_ref().is_none_or(|d| !d.link.has_queue())
     }
 
-    /// A step has died: the next PID 1 gets the state from before it, and the event once more.
-    pub(super) fn step_panicked(&mut self, event: &Event) {
-        let at = now();
-        self.obituary.deaths.retain(|d| at.0.saturating_sub(d.0) < WINDOW);
-        if self.obituary.deaths.is_empty() {
-            self.obituary.suspects.clear();
-        }
-        self.obituary.deaths.push(at);
-        let hash = hash(event);
-        match self.obituary.suspects.iter_mut().find(|(h, _)| *h == hash) {
-            Some((_, count)) => *count = count.saturating_add(1),
-            None => self.obituary.suspects.push((hash, 1)),
-        }
-        self.say(Level::Error, None, &format!("a step died of {event:?}: executing init again"));
-        self.queue.push_front(event.clone());
-        // Since the table was written nothing but these was stepped through, and nothing was done for them.
-        for event in std::mem::take(&mut self.unsaved).into_iter().rev() {
-            self.queue.push_front(event);
-        }
-        self.flush_workers_blindly();
-        // The engine is in pieces: its last whole state stands in the table already.
-        if let Ok(bytes) = postcard::to_allocvec(&self.handed()) {
-            self.live.put(SHELL, &bytes);
-        }
-        self.exec_again();
-    }
-
-    /// Whether an event has killed two steps: it is dropped, and its unit left alone until somebody looks.
-    pub(super) fn is_deadly(&mut self, event: &Event) -> bool {
-        let recent = self.obituary.deaths.last().is_some_and(|d| now().0.saturating_sub(d.0) < WINDOW);
-        // A tick says nothing but that time passes: without it there would be no engine.
-        if !recent || self.obituary.suspects.is_empty() || *event == Event::Tick {
-            return false;
-        }
-        let hash = hash(event);
-        if !self.obituary.suspects.iter().any(|(h, count)| *h == hash && *count >= 2) {
-            return false;
-        }
-        self.say(Level::Error, None, &format!("dropped an event that init died of twice: {event:?}"));
-        let node = match event {
-            Event::Spawned { serial }
-            | Event::SpawnFailed { serial, .. }
-            | Event::Exited { serial, .. }
-            | Event::Ready { serial }
-            | Event::Reloading { serial }
-            | Event::Watchdog { serial }
-            | Event::Extended { serial, .. }
-            | Event::WatchdogSet { serial, .. }
-            | Event::CgroupEmpty { serial } => self.spawns.get(*serial).map(|s| s.record.node),
-            Event::Mounted { node } | Event::Unmounted { node } | Event::Asked { node, .. } => Some(*node),
-            _ => None,
-        };
-        if let Some(node) = node {
-            let note = "init: quarantined: an event of this unit killed init twice".to_owned();
-            self.queue.push_back(Event::Asked { request: 0, verb: Verb::Hold, node, note, until: None });
-        }
-        true
-    }
-
-    /// Whether init has died so often that only reaping and answering is left.
-    pub(super) fn reaps_only(&self) -> bool {
-        self.obituary.deaths.len() >= DEATHS
-    }
-
-    fn flush_workers_blindly(&mut self) {
-        for worker in self.workers.values_mut() {
-            let sent = worker.link.flush();
-            if sent.is_err() || !worker.link.is_flushed() {
-                // What was not sent is lost with us; a worker that ends makes that known.
-                drop(crate::sys::raw::kill(worker.link.pid, libc::SIGKILL));
-            }
-        }
-    }
-
     /// From here on a fault of init ends in a new one that takes the live table over.
     ///
     /// # Errors
     /// When the kernel refuses the handlers.
     pub fn arm(&self) -> std::io::Result<()> {
         crate::sys::crash::arm(&self.options.arguments, LIVE, self.live.fd().as_raw_fd())
-    }
-
-    /// Deaths by faults, which are counted outside of the table: moments on the engine's clock.
-    pub fn remember_deaths(&mut self, moments: &[u64]) {
-        let at = now();
-        let deaths = &mut self.obituary.deaths;
-        deaths.extend(moments.iter().copied().map(Mono));
-        deaths.retain(|d| at.0.saturating_sub(d.0) < WINDOW);
-        deaths.sort_unstable();
-        deaths.dedup();
     }
 
     /// `initctl reexec`.
@@ -370,20 +325,22 @@ impl Shell {
 
     /// Does not return unless execve fails; then this process goes on.
     fn exec_again(&mut self) {
-        let queue: Vec<Event> = self.queue.iter().cloned().collect();
-        if let Ok(bytes) = postcard::to_allocvec(&queue) {
-            self.live.put(QUEUE, &bytes);
-        }
-        if let Err(e) = self.live.flush() {
-            self.say(Level::Error, None, &format!("cannot write the live table: {e}"));
-        }
         let error = again(&self.executable, &self.options.arguments, self.live.fd().as_raw_fd());
         self.say(Level::Error, None, &format!("cannot execute {} again: {error}", self.executable));
     }
 
-    /// Takes over what an earlier PID 1 left. The engine is there already.
-    pub(super) fn take_over(&mut self, found: &Found) {
-        let handed = &found.handed;
+    /// Takes over the events that an earlier PID 1 had not done.
+    pub(super) fn take_queue(&mut self, found: &Found) {
+        let progress: Progress =
+            found.records.get(&PROGRESS).and_then(|b| postcard::from_bytes(b).ok()).unwrap_or_default();
+        self.queue = Queue::adopted(progress.next, found.decoded(Class::Event));
+        (self.saved, self.progress_written) = (self.queue.next(), progress);
+        self.progress = Some(progress).filter(|p| p.event != 0);
+    }
+
+    /// Takes over what else an earlier PID 1 left. The engine is there already.
+    pub(super) fn take_over(&mut self, found: &mut Found) {
+        let handed = found.handed.clone();
         self.counter = handed.counter;
         self.next_stream = handed.next_stream;
         self.orphans = handed.orphans;
@@ -391,47 +348,46 @@ impl Shell {
         self.main_code = handed.main_code;
         self.query = handed.query;
         self.emergency.adopt(handed.emergency);
-        self.obituary = Obituary { deaths: handed.deaths.clone(), suspects: handed.suspects.clone() };
+        self.obituary = handed.obituary;
         self.boot = if handed.boot == 1 { BootStage::Done } else { BootStage::AwaitsStore };
         if !handed.kernel_logs {
             self.log_target = crate::log::protocol::Target::Files;
         }
-        for (number, bytes) in found.of(Class::Log) {
-            self.adopt_stream(number, bytes);
+        for (number, record) in found.decoded(Class::Log) {
+            self.adopt_stream(found, number, record);
         }
         if let Some((pid, fd)) = handed.log_daemon
-            && let Ok(fd) = inherit::descriptor(fd)
+            && let Some(fd) = found.take(Some(fd))
         {
             self.register(fd.as_raw_fd(), Token::LogDaemon);
             self.log_daemon = Some(LogDaemon { link: LogLink::from_descriptor(fd), pid });
         }
+        let mut unasked = false;
         for worker in &handed.workers {
-            if let Ok(fd) = inherit::descriptor(worker.socket) {
+            if !worker.flushed {
+                // What had not been sent was lost with its sender.
+                drop(crate::sys::raw::kill(worker.pid, libc::SIGKILL));
+                unasked |= worker.tasks.iter().any(|t| matches!(t, Task::Store(token) if token & OWN == 0));
+            } else if let Some(fd) = found.take(Some(worker.socket)) {
                 self.register(fd.as_raw_fd(), Token::Worker(worker.number));
                 let (manifests, tasks) = (worker.manifests.clone(), worker.tasks.clone());
                 let link = Link::adopted(worker.number, worker.pid, fd, manifests, tasks);
                 self.workers.insert(worker.number, Worker { link, role: worker.role, stage: None });
             }
         }
-        for (_, bytes) in found.of(Class::Spawn) {
-            if let Ok(record) = postcard::from_bytes::<Record>(bytes) {
-                self.adopt_spawn(record);
-            }
+        for (_, record) in found.decoded(Class::Spawn) {
+            self.adopt_spawn(found, record);
         }
-        if let Some(queue) = found.records.get(&QUEUE)
-            && let Ok(events) = postcard::from_bytes::<Vec<Event>>(queue)
-        {
-            self.queue = VecDeque::from(events);
-        }
-        self.live.remove(QUEUE);
         let batch = self.engine.has_batch();
         let carried =
             self.workers.values().any(|w| w.link.tasks().iter().any(|t| matches!(t, Task::Batch(_))));
-        if batch && !carried {
+        if unasked || (batch && !carried) {
             self.queue.push_back(Event::WorkerLost);
         }
         self.rescan_due = true;
         self.shell_changed = true;
+        self.go_on_leaving(handed.left_units);
+        self.mourn();
         self.say(Level::Notice, None, "init has taken over from its predecessor");
     }
 
@@ -446,26 +402,24 @@ impl Shell {
         self.queue.push_back(Event::Overflowed);
     }
 
-    fn adopt_stream(&mut self, number: u64, bytes: &[u8]) {
-        let Ok(record) = postcard::from_bytes::<StreamRecord>(bytes) else { return };
-        let Ok(reader) = inherit::descriptor(record.reader) else { return };
-        let writer = record.writer.and_then(|w| inherit::descriptor(w).ok());
+    fn adopt_stream(&mut self, found: &mut Found, number: u64, record: StreamRecord) {
+        let Some(reader) = found.take(Some(record.reader)) else { return };
+        let writer = found.take(record.writer);
         if let Ok(number) = u32::try_from(number) {
             self.streams.insert(number, Stream::adopted(record, reader, writer));
         }
     }
 
-    fn adopt_spawn(&mut self, mut record: Record) {
+    fn adopt_spawn(&mut self, found: &mut Found, mut record: Record) {
         let serial = record.serial;
-        let notify =
-            record.notify.and_then(|n| inherit::descriptor(n).ok()).map(NotifySocket::from_descriptor);
-        let ready = record.ready.and_then(|n| inherit::descriptor(n).ok());
+        let notify = found.take(record.notify).map(NotifySocket::from_descriptor);
+        let ready = found.take(record.ready);
         let pidfd = if record.exited { None } else { record.identity().open().ok() };
-        // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
         let foreign = !record.exited && record.main != record.leader;
         let unsettled = !record.settled && !record.failed;
         record.settled = true;
-        let lost = foreign && pidfd.is_none();
+        // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
+        let lost = !record.exited && pidfd.is_none();
         let spawn = Spawn { record, pidfd, stage: None, notify, ready };
         self.watch_spawn(&spawn);
         if let (true, Some(pidfd)) = (foreign, &spawn.pidfd) {
@@ -477,9 +431,10 @@ impl Shell {
             self.queue.push_back(Event::Spawned { serial });
         }
         if lost {
-            self.main_ended(serial);
+            self.buried(serial, ExitStatus::Code(0));
+        } else {
+            self.check_empty(serial);
         }
-        self.check_empty(serial);
     }
 }
 

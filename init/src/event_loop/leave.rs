@@ -105,11 +105,7 @@ impl Shell {
             s if s == RTMIN + 3 => Down::Halt,
             s if s == RTMIN + 4 => Down::Poweroff,
             s if s == RTMIN + 5 => Down::Reboot,
-            s if s == RTMIN + 20 && self.options.testing => {
-                self.panic_next = true;
-                self.queue.push_back(Event::Tick);
-                return;
-            }
+            s if s == RTMIN + 20 && self.arm_fault() => return,
             _ => return,
         };
         self.ask_shutdown(down, &format!("signal {signal} from process {from}"));
@@ -120,23 +116,24 @@ impl Shell {
         let down = if self.options.container { Down::Exit } else { down };
         self.say(Level::Notice, None, &format!("going down ({down:?}): asked by {who}"));
         self.announce("shutdown", &format!("{down:?}").to_lowercase());
-        if self.leaving.is_none() {
-            let at = now();
-            let due = at.after_ms(REPORT_MS);
-            self.leaving = Some(Leaving {
-                down,
-                phase: Phase::Units,
-                since: at,
-                due,
-                helper: None,
-                container_logs: None,
-            });
-        }
+        self.await_units(down);
         if self.reaps_only() {
             // There is no engine to stop anything in order: what runs is killed like any stray.
             return self.begin_leaving(down);
         }
         self.queue.push_back(Event::ShutdownAsked { down });
+    }
+
+    fn await_units(&mut self, down: Down) {
+        let at = now();
+        self.leaving.get_or_insert(Leaving {
+            down,
+            phase: Phase::Units,
+            since: at,
+            due: at.after_ms(REPORT_MS),
+            helper: None,
+            container_logs: None,
+        });
     }
 
     /// In a container the service `main` is what it is for: when that has ended for good, so has the container.
@@ -154,24 +151,20 @@ impl Shell {
     /// [`cm_core::engine::effect::Effect::Leave`]: the units are down.
     pub(super) fn begin_leaving(&mut self, down: Down) {
         let at = now();
-        let leaving = self.leaving.get_or_insert(Leaving {
-            down,
-            phase: Phase::Units,
-            since: at,
-            due: at,
-            helper: None,
-            container_logs: None,
-        });
+        self.await_units(down);
+        let Some(leaving) = &mut self.leaving else { return };
         leaving.down = down;
         leaving.phase = Phase::Logs;
         leaving.due = at.after_ms(LOGS_MS);
+        self.shell_changed = true;
         if self.options.container {
             // The daemon ends when its socket does, after it has written everything.
             match self.log_daemon.take() {
                 Some(daemon) => {
                     let pid = daemon.pid;
-                    for stream in self.streams.values_mut() {
+                    for (number, stream) in &mut self.streams {
                         stream.close_writer();
+                        self.streams_changed.insert(*number);
                     }
                     drop(daemon);
                     if let Some(leaving) = &mut self.leaving {
@@ -184,6 +177,21 @@ impl Shell {
             self.set_log_target(Target::Kernel);
         } else {
             self.next_phase();
+        }
+    }
+
+    /// Whether the units are down and the rest of the way is under way: an init that dies on it is followed by one
+    /// that takes it from there.
+    pub(super) fn left_units(&self) -> Option<Down> {
+        self.leaving.as_ref().filter(|l| l.phase != Phase::Units).map(|l| l.down)
+    }
+
+    /// The way out of an earlier PID 1.
+    pub(super) fn go_on_leaving(&mut self, left_units: Option<Down>) {
+        if let Some(down) = left_units {
+            self.begin_leaving(down);
+        } else if let Some(down) = self.engine.going_down() {
+            self.await_units(down);
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Link {
     unheard: Vec<(Request, Vec<Rc<OwnedFd>>)>,
     /// It was asked what an earlier worker had ended upon.
     second: bool,
+    /// What it was asked, knows or has been sent differs from what the live table says.
+    changed: bool,
 }
 
 /// A fresh socket pair: ours and the worker's. Ours is not close-on-exec, so that the next PID 1 has it; children
@@ -99,7 +101,17 @@ impl Link {
     /// A worker that was just started with the other end of `socket`.
     pub fn new(number: u64, pid: i32, socket: OwnedFd) -> Link {
         let (queue, manifests, tasks) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
-        Link { number, pid, socket, queue, manifests, tasks, unheard: Vec::new(), second: false }
+        Link {
+            number,
+            pid,
+            socket,
+            queue,
+            manifests,
+            tasks,
+            unheard: Vec::new(),
+            second: false,
+            changed: true,
+        }
     }
 
     /// A worker that an earlier PID 1 started.
@@ -119,11 +131,18 @@ impl Link {
             tasks,
             unheard: Vec::new(),
             second: true,
+            changed: true,
         }
+    }
+
+    /// Whether the live table has to be told of anything since the last time.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Queues a request; [`Link::flush`] sends it.
     pub fn ask(&mut self, request: &Request, fds: Vec<Rc<OwnedFd>>) {
+        self.changed = true;
         match request {
             Request::Batch { batch, .. } => self.tasks.insert(Task::Batch(*batch)),
             Request::Store { token, .. } => self.tasks.insert(Task::Store(*token)),
@@ -187,6 +206,7 @@ impl Link {
             }
             drop(borrowed);
             self.queue.pop_front();
+            self.changed |= self.queue.is_empty();
         }
         Ok(())
     }
@@ -215,10 +235,10 @@ impl Link {
             Reply::Hello { version } if *version != proto::VERSION => {
                 return Err(LinkError::Version { theirs: *version, ours: proto::VERSION });
             }
-            Reply::BatchDone { batch } => drop(self.tasks.remove(&Task::Batch(*batch))),
-            Reply::Stored { token, .. } => drop(self.tasks.remove(&Task::Store(*token))),
-            Reply::Compiled { token, .. } => drop(self.tasks.remove(&Task::Compile(*token))),
-            Reply::Marked { token, .. } => drop(self.tasks.remove(&Task::Mark(*token))),
+            Reply::BatchDone { batch } => self.changed |= self.tasks.remove(&Task::Batch(*batch)),
+            Reply::Stored { token, .. } => self.changed |= self.tasks.remove(&Task::Store(*token)),
+            Reply::Compiled { token, .. } => self.changed |= self.tasks.remove(&Task::Compile(*token)),
+            Reply::Marked { token, .. } => self.changed |= self.tasks.remove(&Task::Mark(*token)),
             _ => {}
         }
         Ok(Heard::Reply(Box::new(reply), packet.descriptors))

@@ -6,6 +6,9 @@
 //! most of the journal is history, everything is written once more behind it, one eight-byte write moves the
 //! start, and the room before is given back to the kernel.
 //!
+//! Events that wait for the engine are records like all others; which one is in hand is a word in the first page,
+//! which is set without a system call.
+//!
 //! **Invariant:** after [`Live::flush`] the memfd alone is enough; nothing has to run for it when PID 1 crashes.
 
 use std::collections::BTreeMap;
@@ -17,16 +20,20 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::FallocateFlags;
 use nix::sys::memfd::MFdFlags;
 
+use crate::sys::word::Word;
+
 /// First bytes of every live table.
 const MAGIC: u64 = u64::from_le_bytes(*b"HF-live\n");
-/// Version of the records; the version before is read as well.
-pub const VERSION: u32 = 1;
+/// Version of the records. Version 1, which had no events in it, was never released.
+pub const VERSION: u32 = 2;
+/// The word of the header in which the number of the event in hand stands.
+const IN_HAND: usize = 3;
 /// Bytes before the first record.
 const HEADER: u64 = 4096;
 /// Bytes of a record before its content.
 const RECORD: usize = 24;
-/// Largest content of a record.
-const MAX_RECORD: usize = 1 << 20;
+/// Room for what is remembered that is kept.
+const ROOM: usize = 16 << 10;
 /// A journal below this size is not worth rewriting.
 const SMALL: u64 = 256 << 10;
 
@@ -46,8 +53,10 @@ pub enum Class {
     Shell = 5,
     /// A log pipe, by its stream number.
     Log = 6,
-    /// A watch of the inotify instances, by its order.
+    /// What is watched, as one record; only when a re-exec was asked for.
     Watch = 7,
+    /// An event that is not done, by its number.
+    Event = 8,
 }
 
 impl Class {
@@ -60,6 +69,7 @@ impl Class {
             5 => Class::Shell,
             6 => Class::Log,
             7 => Class::Watch,
+            8 => Class::Event,
             _ => return None,
         })
     }
@@ -106,6 +116,7 @@ pub struct Live {
     /// Bytes right after the last rewriting.
     settled: u64,
     pending: Vec<u8>,
+    in_hand: Word,
 }
 
 fn checksum(parts: &[&[u8]]) -> u32 {
@@ -131,7 +142,8 @@ fn encode(out: &mut Vec<u8>, key: Key, content: Option<&[u8]>) {
     out.extend_from_slice(bytes);
 }
 
-fn decode(bytes: &[u8]) -> Option<(Key, bool, &[u8], usize)> {
+/// A record's key (none for a class that this program does not know), whether it counts, its content and length.
+fn decode(bytes: &[u8]) -> Option<(Option<Key>, bool, &[u8], usize)> {
     let length = bytes.get(..4)?;
     let sum = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
     let head = bytes.get(8..RECORD)?;
@@ -141,7 +153,7 @@ fn decode(bytes: &[u8]) -> Option<(Key, bool, &[u8], usize)> {
         return None;
     }
     let id = u64::from_le_bytes(head.get(8..16)?.try_into().ok()?);
-    let key = Key { class: Class::from_number(*head.first()?)?, id };
+    let key = Class::from_number(*head.first()?).map(|class| Key { class, id });
     Some((key, *head.get(1)? == 1, content, end))
 }
 
@@ -152,7 +164,9 @@ impl Live {
     /// What memfd_create(2) or write(2) said.
     pub fn create() -> io::Result<Live> {
         let fd = nix::sys::memfd::memfd_create(c"holdfast-live", MFdFlags::empty())?;
-        let live = Live { file: File::from(fd), base: HEADER, end: HEADER, settled: 0, pending: Vec::new() };
+        let file = File::from(fd);
+        let in_hand = Word::map(&file, IN_HAND)?;
+        let live = Live { file, base: HEADER, end: HEADER, settled: 0, pending: Vec::new(), in_hand };
         live.file.write_all_at(&MAGIC.to_le_bytes(), 0)?;
         live.file.write_all_at(&VERSION.to_le_bytes(), 8)?;
         live.file.write_all_at(&HEADER.to_le_bytes(), 16)?;
@@ -185,15 +199,26 @@ impl Live {
         let mut records = BTreeMap::new();
         let mut at = 0;
         while let Some((key, present, content, end)) = bytes.get(at..).and_then(decode) {
-            if present {
-                records.insert(key, content.to_vec());
-            } else {
-                records.remove(&key);
+            match key {
+                Some(key) if present => drop(records.insert(key, content.to_vec())),
+                Some(key) => drop(records.remove(&key)),
+                None => {}
             }
             at += end;
         }
         let end = base + u64::try_from(at).unwrap_or_default();
-        Ok((Live { file, base, end, settled: 0, pending: Vec::new() }, records))
+        let in_hand = Word::map(&file, IN_HAND)?;
+        Ok((Live { file, base, end, settled: 0, pending: Vec::new(), in_hand }, records))
+    }
+
+    /// Notes which event is in hand, for who has to know what the process died of; 0 is none. No system call.
+    pub fn set_in_hand(&self, number: u64) {
+        self.in_hand.set(number);
+    }
+
+    /// The number that was noted last.
+    pub fn in_hand(&self) -> u64 {
+        self.in_hand.get()
     }
 
     /// The descriptor, for the next PID 1.
@@ -203,9 +228,7 @@ impl Live {
 
     /// Remembers a record; [`Live::flush`] writes it.
     pub fn put(&mut self, key: Key, content: &[u8]) {
-        if content.len() <= MAX_RECORD {
-            encode(&mut self.pending, key, Some(content));
-        }
+        encode(&mut self.pending, key, Some(content));
     }
 
     /// Remembers that a record counts no more.
@@ -222,6 +245,8 @@ impl Live {
             self.file.write_all_at(&self.pending, self.end)?;
             self.end += u64::try_from(self.pending.len()).unwrap_or_default();
             self.pending.clear();
+            // What a large apply needed once is not kept for ever.
+            self.pending.shrink_to(ROOM);
         }
         Ok(())
     }
@@ -248,7 +273,7 @@ impl Live {
         self.file.write_all_at(&bytes, base)?;
         // ORDER: the start moves last: until then the old journal counts.
         self.file.write_all_at(&base.to_le_bytes(), 16)?;
-        self.pending.clear();
+        self.pending = Vec::new();
         let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let (from, to) = (self.base.max(HEADER), base);
         if let (Ok(offset), Ok(len)) = (i64::try_from(from), i64::try_from(to - from))
@@ -304,6 +329,24 @@ mod tests {
         assert_eq!(again(&live), BTreeMap::from([(key, content.to_vec())]));
         let blocks = std::os::unix::fs::MetadataExt::blocks(&live.file.metadata().unwrap());
         assert!(blocks * 512 < 2 * SMALL, "{blocks}");
+    }
+
+    #[test]
+    fn a_large_record_and_what_is_behind_an_unknown_one_are_there() {
+        let mut live = Live::create().unwrap();
+        let (large, small) = (Key::new(Class::Event, 1), Key::new(Class::Event, 2));
+        live.put(large, &vec![7; 5 << 20]);
+        encode(&mut live.pending, small, Some(b"of a later program"));
+        let at = live.pending.len() - b"of a later program".len() - 16;
+        live.pending[at] = 200;
+        let (head, content) = live.pending.split_at(at + 16);
+        let sum = checksum(&[&head[head.len() - 24..head.len() - 20], &head[head.len() - 16..], content]);
+        live.pending[at - 4..at].copy_from_slice(&sum.to_le_bytes());
+        live.put(small, b"small");
+        live.set_in_hand(9);
+        live.flush().unwrap();
+        assert_eq!(again(&live), BTreeMap::from([(large, vec![7; 5 << 20]), (small, b"small".to_vec())]));
+        assert_eq!(Live::adopt(live.file.try_clone().unwrap().into()).unwrap().0.in_hand(), 9);
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub struct Held {
 #[derive(Debug, Default)]
 pub struct Manifests {
     held: BTreeMap<ManifestRef, Held>,
+    /// Let go of, but the live table may still name their descriptors.
+    removed: Vec<Held>,
     changed: bool,
 }
 
@@ -144,9 +146,16 @@ impl Manifests {
 
     /// Lets go of a manifest.
     pub fn remove(&mut self, manifest: ManifestRef) -> bool {
-        let held = self.held.remove(&manifest).is_some();
-        self.changed |= held;
-        held
+        let held = self.held.remove(&manifest);
+        let found = held.is_some();
+        self.removed.extend(held);
+        self.changed |= found;
+        found
+    }
+
+    /// Closes what was let go of; the live table has been told.
+    pub fn close_removed(&mut self) {
+        self.removed.clear();
     }
 
     /// Whether the live table has to be told.

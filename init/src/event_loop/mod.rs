@@ -12,6 +12,7 @@ mod console;
 mod contests;
 mod effects;
 mod emergency;
+mod fault;
 mod handover;
 pub mod launch;
 mod leave;
@@ -21,19 +22,21 @@ mod logs;
 pub mod manifests;
 mod mounts;
 mod processes;
+mod queue;
 pub mod spawns;
 mod start;
+mod step;
 mod swap;
 pub mod token;
 mod view;
 mod watches;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
-use cm_core::engine::effect::{Effect, Level};
+use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::engine::{Engine, Mono, Node};
 use mio::unix::SourceFd;
@@ -48,6 +51,7 @@ use crate::sys::signals::Signals;
 use spawns::Spawns;
 use token::{ReadyList, Token, Turn};
 
+pub use fault::{Fault, VARIABLE as FAULT};
 pub use handover::{Found, FoundError, LIVE};
 pub use leave::{Left, power_down};
 pub use start::{Options, StartError};
@@ -64,7 +68,7 @@ pub struct Shell {
     engine: Engine,
     poll: Poll,
     ready: ReadyList,
-    queue: VecDeque<Event>,
+    queue: queue::Queue,
     signals: Signals,
     tree: Option<Tree>,
     empty: Option<EmptyWatch>,
@@ -115,11 +119,19 @@ pub struct Shell {
     emergency: emergency::Emergency,
     /// init is to execute itself again; at this moment at the latest, as far as clients are concerned.
     reexec_asked: Option<Mono>,
-    /// Set by a test: the next step panics.
-    panic_next: bool,
-    obituary: handover::Obituary,
-    /// Events that were stepped through without any effect since the live table was written.
-    unsaved: Vec<Event>,
+    /// What a test asks for.
+    fault: Option<Fault>,
+    obituary: step::Obituary,
+    /// The first event that the engine's records in the live table know nothing of.
+    saved: u64,
+    /// When they were written: events take place at this moment until they are written again.
+    moment: Mono,
+    /// The event in hand, as soon as effects of it have been carried out.
+    effects_done: Option<step::Progress>,
+    /// What the live table has.
+    progress_written: step::Progress,
+    /// What the init before had done of the event that it died of.
+    progress: Option<step::Progress>,
     /// What is watched has to be looked at once more.
     rescan_due: bool,
     manifests_written: BTreeSet<u64>,
@@ -167,10 +179,14 @@ impl Shell {
 
     /// Steps the engine through what has happened, until nothing is left to do.
     fn work(&mut self) {
-        // What the turns of the sources have changed: a manifest that an event in the queue speaks of, for one.
+        // What the turns of the sources have brought: from here on it outlives us.
         self.write_live();
+        self.fault_round();
         for _ in 0..EVENTS_A_ROUND {
-            let Some(event) = self.queue.pop_front() else {
+            if !self.queue.is_written(self.queue.next()) && !self.queue.is_empty() {
+                self.write_shell();
+            }
+            let Some((number, event)) = self.queue.pop_front() else {
                 self.advance_boot();
                 self.advance_logs();
                 self.first_log_daemon();
@@ -182,7 +198,7 @@ impl Shell {
                 }
                 continue;
             };
-            self.step(event);
+            self.step(number, event);
         }
         self.look_at_contests();
         self.flush_workers();
@@ -190,36 +206,6 @@ impl Shell {
         self.write_live();
         if self.reexec_asked.is_some() && self.may_reexec() {
             self.reexec();
-        }
-    }
-
-    fn step(&mut self, event: Event) {
-        if self.reaps_only() || self.is_deadly(&event) {
-            return;
-        }
-        self.names = self.names_in(&event);
-        let mut effects = Vec::new();
-        let engine = &mut self.engine;
-        let panic = std::mem::take(&mut self.panic_next);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            engine.step(now(), event.clone(), &mut effects);
-            if panic {
-                std::panic::resume_unwind(Box::new("asked for by a test"));
-            }
-        }));
-        if result.is_err() {
-            self.step_panicked(&event);
-            return;
-        }
-        // A step that asked for nothing can be repeated by the next PID 1; what was done must never be done twice.
-        let repeatable = effects.iter().all(|e| matches!(e, Effect::Log { .. } | Effect::Publish { .. }));
-        for effect in effects {
-            self.carry_out(effect);
-        }
-        if repeatable {
-            self.unsaved.push(event);
-        } else {
-            self.write_live();
         }
     }
 

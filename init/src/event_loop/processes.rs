@@ -494,7 +494,8 @@ impl Shell {
         Turn::More
     }
 
-    fn buried(&mut self, serial: u64, status: ExitStatus) {
+    /// A main process has ended and this is how.
+    pub(super) fn buried(&mut self, serial: u64, status: ExitStatus) {
         let Some(spawn) = self.spawns.get_mut(serial) else { return };
         let record = spawn.record.clone();
         if let Some(pidfd) = spawn.pidfd.as_ref().map(AsRawFd::as_raw_fd) {

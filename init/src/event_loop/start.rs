@@ -1,9 +1,9 @@
 //! From a command line to a running shell.
 #![allow(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use cm_core::engine::Engine;
@@ -12,11 +12,14 @@ use cm_core::engine::event::Event;
 use mio::Poll;
 use nix::sys::inotify::{InitFlags, Inotify};
 
-use super::handover::{Found, Obituary};
+use super::fault::Fault;
+use super::handover::Found;
 use super::live::Live;
+use super::queue::Queue;
+use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
-use super::{Shell, clients, console, contests, emergency, manifests, mounts, spawns, watches};
+use super::{Shell, clients, console, contests, emergency, manifests, mounts, now, spawns, watches};
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
@@ -51,8 +54,8 @@ pub struct Options {
     pub first_process: bool,
     /// Lines louder than or as loud as this are said.
     pub loudness: Level,
-    /// Tests may ask for a panic.
-    pub testing: bool,
+    /// What a test may ask for.
+    pub fault: Option<Fault>,
 }
 
 impl Default for Options {
@@ -70,7 +73,7 @@ impl Default for Options {
             container: false,
             first_process: false,
             loudness: Level::Info,
-            testing: false,
+            fault: None,
         }
     }
 }
@@ -96,10 +99,6 @@ fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |cause| StartError::Kernel { what, cause }
 }
 
-fn taken(fd: Option<RawFd>) -> Option<OwnedFd> {
-    fd.and_then(|fd| inherit::descriptor(fd).ok())
-}
-
 impl Shell {
     /// A shell with everything open, and the first events queued. With `found` it goes on where that ended.
     ///
@@ -112,18 +111,19 @@ impl Shell {
         let mut complaints = Vec::new();
         let mut restored = None;
         let mut lost = false;
-        if let Some(found) = found {
+        if let Some(mut found) = found {
             match found.engine() {
                 Ok(engine) => restored = Some((found, engine)),
                 Err(e) => {
                     lost = true;
+                    // With it goes what was open, so that its worker and log daemon see that nobody is there.
                     drop(found);
-                    close_inherited();
                     complaints.push(format!("cannot take over from the init before: {e}; starting anew"));
                 }
             }
         }
         let handed = restored.as_ref().map(|(f, _)| f.handed.clone()).unwrap_or_default();
+        let mut taken = |number| restored.as_mut().and_then(|(found, _)| found.take(number));
         // Signals first: what arrives from here on waits in the descriptor. The mask outlives an exec, and a fresh
         // descriptor shows what is pending, so the old one is only closed.
         drop(taken(handed.signals));
@@ -168,6 +168,7 @@ impl Shell {
                 None,
             ),
         };
+        let fault = options.fault.take();
         let mut shell = Shell {
             console: console::Console::open(options.first_process && !options.container),
             options,
@@ -176,7 +177,7 @@ impl Shell {
             engine,
             poll,
             ready: ReadyList::default(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             signals,
             tree,
             empty,
@@ -218,25 +219,40 @@ impl Shell {
             end: None,
             emergency: emergency::Emergency::default(),
             reexec_asked: None,
-            panic_next: false,
+            fault,
             obituary: Obituary::default(),
-            unsaved: Vec::new(),
+            saved: 1,
+            moment: now(),
+            effects_done: None,
+            progress_written: Progress::default(),
+            progress: None,
             rescan_due: false,
             manifests_written: BTreeSet::new(),
         };
         for complaint in complaints {
             shell.say(Level::Warning, None, &complaint);
         }
-        shell.open_sources(&handed);
+        // The first round finds what was there before the first edge.
         match found {
-            Some(found) => shell.take_over(&found),
-            None => shell.boot_generation_zero(),
+            Some(mut found) => {
+                shell.take_queue(&found);
+                let sockets = [handed.control, handed.store, handed.logs].map(|n| found.take(n));
+                shell.open_sources(sockets, handed.query.is_some());
+                shell.take_over(&mut found);
+            }
+            None => {
+                shell.open_sources([None, None, None], false);
+                shell.boot_generation_zero();
+            }
         }
+        shell.queue.push_back(Event::Tick);
         shell.write_live();
+        shell.live.set_in_hand(0);
         Ok(shell)
     }
 
-    fn open_sources(&mut self, handed: &super::handover::Handed) {
+    /// `sockets` were handed over: of control, store and logs. `querying`: somebody answers the store's already.
+    fn open_sources(&mut self, [control, store, logs]: [Option<OwnedFd>; 3], querying: bool) {
         self.register(self.signals.as_raw_fd(), Token::Signals);
         self.register(self.inotify.as_fd().as_raw_fd(), Token::Inotify);
         self.register(self.public_inotify.as_fd().as_raw_fd(), Token::PublicInotify);
@@ -245,7 +261,7 @@ impl Shell {
         }
         self.open_mounts();
         let path = self.options.socket.clone();
-        let server = match taken(handed.control) {
+        let server = match control {
             Some(fd) => Ok(Server::adopt(fd.into(), &path)),
             None => Server::bind(&path, SOCKET_MODE),
         };
@@ -257,36 +273,21 @@ impl Shell {
             }
             Err(e) => self.say(Level::Error, None, &format!("cannot bind {}: {e}", path.display())),
         }
-        self.store_listener = taken(handed.store).or_else(|| {
+        self.store_listener = store.or_else(|| {
             let listener = socket::listen(&control::beside(&path, STORE_SOCKET), STORE_MODE).ok()?;
             keep(&listener);
             Some(listener.into())
         });
         if let Some(fd) = self.store_listener.as_ref().map(AsRawFd::as_raw_fd)
-            && handed.query.is_none()
+            && !querying
         {
             self.register(fd, Token::StoreListener);
         }
-        self.logs_listener = taken(handed.logs);
+        self.logs_listener = logs;
         if self.logs_listener.is_none() {
             self.bind_logs_socket();
         }
-        // The first round finds what was there before the first edge.
-        self.queue.push_back(Event::Tick);
     }
-}
-
-/// Closes what an earlier init left open, so that its worker and its log daemon see that nobody is there.
-fn close_inherited() {
-    let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .filter(|n| *n > 2)
-        .collect();
-    // The list's own descriptor is among them, and closed by now.
-    numbers.into_iter().for_each(|n| drop(inherit::descriptor(n)));
 }
 
 /// What an earlier init started and nobody can say anything of any more would run beside what is started now.

@@ -23,3 +23,4 @@ pub mod stdio;
 pub mod uevent;
 pub mod unmount;
 pub mod userdb;
+pub mod word;

@@ -10,6 +10,7 @@ pub mod rest;
 pub mod rig;
 pub mod rig_change;
 pub mod rig_cli;
+pub mod rig_crash;
 pub mod rig_watch;
 pub mod web;
 
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Scenario> {
         rig::ALL,
         rig_change::ALL,
         rig_cli::ALL,
+        rig_crash::ALL,
         rig_watch::ALL,
         web::ALL,
     ]
