@@ -51,7 +51,9 @@ pub fn ensure(tools: &[Tool]) -> Result<(), Error> {
     eprintln!("installing {}", packages.join(" "));
     let install = |purpose: &str| {
         let mut c = Command::new("apt-get");
-        c.args(["install", "--yes", "--no-install-recommends"]).args(&packages);
+        // Others may be installing: another scenario, or the machine's own updates.
+        c.args(["-o", "DPkg::Lock::Timeout=300", "install", "--yes", "--no-install-recommends"])
+            .args(&packages);
         run(purpose, c.env("DEBIAN_FRONTEND", "noninteractive"))
     };
     if install("install packages").is_err() {

@@ -109,8 +109,13 @@ impl Context {
     /// When it cannot be built.
     pub fn image(&self, image: &str) -> Result<Image> {
         let path = self.workspace.join(image);
-        let name = image.trim_end_matches(".toml").replace('/', "-");
-        self.image_at(&path, &name)
+        self.image_at(&path, &name_of(image))
+    }
+
+    /// The lock file that stands in for the image's own since an archive dropped a version that it names; none while its
+    /// own can be had.
+    pub fn current_lock(&self, image: &str) -> Option<PathBuf> {
+        Some(self.scratch("images").join(name_of(image)).join(CURRENT_LOCK)).filter(|p| p.exists())
     }
 
     /// As [`Context::image`], for an image file anywhere, kept under `name`.
@@ -155,6 +160,7 @@ impl Context {
     }
 
     fn build(&self, path: &Path, out: &Path, programs: PathBuf) -> Result {
+        let _ = std::fs::remove_file(out.join(CURRENT_LOCK));
         let mut request = initramfs::Request {
             image: path.to_path_buf(),
             out: out.to_path_buf(),
@@ -168,7 +174,7 @@ impl Context {
                 // An archive keeps few old versions. The committed lock file stays as it is; what follows tests
                 // current versions, and says so.
                 eprintln!("{e}\ngoing on with current versions; the lock file is left as it is");
-                request.lock = Some(out.join("current.lock"));
+                request.lock = Some(out.join(CURRENT_LOCK));
                 request.update_lock = true;
                 initramfs::build(&request)?;
                 Ok(())

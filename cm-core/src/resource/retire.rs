@@ -143,7 +143,11 @@ fn parents(world: &World, path: &str) -> Vec<Op> {
 /// # Errors
 /// When it cannot be looked at.
 pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving, Trouble> {
-    let undo = world.store.as_ref().map(|s| s.index().undo_to(unit, generation)).unwrap_or_default();
+    let undo = world
+        .store
+        .as_ref()
+        .map(|s| s.index().undo_to(unit, generation, &world.first_touches))
+        .unwrap_or_default();
     if undo.is_empty() {
         return Ok(Leaving::left(None, "nothing of it was changed since"));
     }

@@ -1,6 +1,7 @@
 //! Things at paths: what is there, and putting something else there. Every operation works on a name in an open
 //! directory; nothing here resolves a path with a slash in it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -192,6 +193,8 @@ pub struct Touched {
     pub files: Vec<OwnedFd>,
     /// Directories on the way that had to be made: canonical paths.
     pub made: Vec<String>,
+    /// What was removed and given up since, so that who makes it again owns it again.
+    pub disowned: BTreeSet<String>,
     /// What is worth saying although it worked.
     pub notes: Vec<String>,
     /// Whether something was left in place on purpose.

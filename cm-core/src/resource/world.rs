@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::accounts::{Accounts, Database};
 use super::op::Trouble;
 use super::place::{Places, is_below};
+use crate::store::index::FirstTouches;
 use crate::store::{Digest, Store, hex};
 
 /// Two ticks of the coarsest kernel clock (100 Hz), in nanoseconds: two writes within them can share a ctime.
@@ -104,6 +105,8 @@ pub struct World {
     pub private: Vec<RawFd>,
     /// Files that were read to their end since the start, for tests.
     pub reads: u64,
+    /// On a return: what was there before all that is undone.
+    pub first_touches: FirstTouches,
     managed: Vec<String>,
     mounted: BTreeSet<String>,
     buffer: Vec<u8>,
@@ -127,6 +130,7 @@ impl World {
             accounts: Accounts::default(),
             store: None,
             stamps: HashMap::new(),
+            first_touches: FirstTouches::new(),
             setup,
             pulse: Pulse::None,
             beat: None,

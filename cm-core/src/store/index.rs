@@ -38,6 +38,9 @@ pub struct Undo {
     pub own: Option<Own>,
 }
 
+/// By thing: which unit touched it first, and what it found; see [`Index::first_touches`].
+pub type FirstTouches = HashMap<String, (String, Undo)>;
+
 /// Somebody else's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
@@ -211,7 +214,40 @@ impl Index {
 
     /// What a unit has to put back so that things are as they were in `generation`: the earliest prior state of
     /// each thing, latest first, so that what lies inside comes after what it lies in.
-    pub fn undo_to(&self, unit: &str, generation: u64) -> Vec<Undo> {
+    ///
+    /// A thing that another unit has made since is removed by that one: what this unit found was not there in
+    /// `generation`. `first` is [`Index::first_touches`] for the same generation.
+    pub fn undo_to(&self, unit: &str, generation: u64, first: &FirstTouches) -> Vec<Undo> {
+        let mut out = self.undo_alone(unit, generation);
+        for undo in &mut out {
+            if let Some((by, touch)) = first.get(&undo.thing)
+                && *by != unit
+                && touch.prior == Prior::Absent
+            {
+                undo.prior = Prior::Untouched;
+                undo.own.clone_from(&touch.own);
+            }
+        }
+        out
+    }
+
+    /// The first complete record of each thing since `generation`, with the unit that made it.
+    pub fn first_touches(&self, generation: u64) -> FirstTouches {
+        let later = self.later(generation);
+        let mut out = FirstTouches::new();
+        for (unit, undo) in self.undo.iter().flat_map(|(unit, list)| list.iter().map(move |u| (unit, u))) {
+            let complete = !matches!(undo.prior, Prior::Untouched | Prior::Attributes(_));
+            if complete
+                && later.contains(&undo.transition)
+                && out.get(&undo.thing).is_none_or(|(_, known)| undo.order < known.order)
+            {
+                out.insert(undo.thing.clone(), (unit.clone(), undo.clone()));
+            }
+        }
+        out
+    }
+
+    fn undo_alone(&self, unit: &str, generation: u64) -> Vec<Undo> {
         let Some(list) = self.undo.get(unit) else { return Vec::new() };
         let later = self.later(generation);
         let mut out: Vec<Undo> = Vec::new();
@@ -353,7 +389,8 @@ mod tests {
     }
 
     fn priors(index: &Index, generation: u64) -> Vec<(String, Prior)> {
-        index.undo_to("file:/a", generation).into_iter().map(|u| (u.thing, u.prior)).collect()
+        let first = index.first_touches(generation);
+        index.undo_to("file:/a", generation, &first).into_iter().map(|u| (u.thing, u.prior)).collect()
     }
 
     #[test]

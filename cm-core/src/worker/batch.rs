@@ -13,7 +13,7 @@
 //! take in what the journal says · answer
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,7 +35,7 @@ use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
 use crate::resource::world::{Pulse, World};
 use crate::resource::{self, Context, exec, thing};
-use crate::store::index::Undo;
+use crate::store::index::{FirstTouches, PARENT, Undo};
 use crate::store::{Own, Prior, Record};
 use crate::sys::{Forked, fork};
 
@@ -146,6 +146,7 @@ pub fn managed_mounts(manifests: &Manifests) -> Vec<String> {
 /// Checks every step of a batch. Nothing is changed, beside what an exec unit has to remember.
 pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     world.begin(managed_mounts(manifests));
+    look_back(world, batch);
     let mut position: HashMap<(ManifestRef, u32), usize> = HashMap::new();
     let mut plan =
         Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new(), cleared: BTreeSet::new() };
@@ -155,7 +156,16 @@ pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
         plan.slots.push(slot);
         position.insert((step.manifest, step.unit.0), at);
     }
+    spare_wanted(&mut plan);
     plan
+}
+
+/// What was there before whatever a return undoes.
+fn look_back(world: &mut World, batch: &Batch) {
+    world.first_touches = match &world.store {
+        Some(store) if batch.intent == Intent::Return => store.index().first_touches(batch.generation),
+        _ => FirstTouches::new(),
+    };
 }
 
 fn check_step(
@@ -258,7 +268,8 @@ fn converge(
 ) -> Result<Option<UnitResult>, Trouble> {
     let mut before: Vec<Op> = Vec::new();
     if batch.intent == Intent::Return {
-        let undo = world.store.as_ref().map(|s| s.index().undo_to(&work.unit, batch.generation));
+        let undo = (world.store.as_ref())
+            .map(|s| s.index().undo_to(&work.unit, batch.generation, &world.first_touches));
         before = take_back(world, work, undo.unwrap_or_default())?;
     }
     work.context.cleared = thing(&work.spec).is_some_and(|t| plan.cleared.contains(&t));
@@ -267,6 +278,11 @@ fn converge(
     work.context.cleared = false;
     let finding = finding?;
     if finding.wrong.is_empty() && before.is_empty() {
+        if let Some(op) = take_over(world, work) {
+            work.outcome = report_only(&work.step, &finding).outcome;
+            work.ops.push(op);
+            return Ok(None);
+        }
         if batch.intent == Intent::Apply
             && own(world, work).is_none()
             && let Some(thing) = thing(&work.spec)
@@ -285,6 +301,35 @@ fn converge(
     Ok(None)
 }
 
+/// A directory that was made on the way to something becomes the unit's that declares it, so that it does not go with
+/// what it was made for.
+fn take_over(world: &World, work: &Work) -> Option<Op> {
+    let thing = thing(&work.spec)?;
+    let own = world.store.as_ref()?.index().own.get(&thing)?;
+    (own.unit == PARENT).then(|| Op {
+        thing,
+        what: What::Nothing,
+        own: resource::op::OwnChange::Take { digest: None },
+    })
+}
+
+/// Directories on the way stay when a unit of the same batch wants to have them.
+fn spare_wanted(plan: &mut Plan) {
+    let works = || plan.slots.iter().filter_map(|s| if let Slot::Todo(work) = s { Some(work) } else { None });
+    let wanted: HashSet<String> = works()
+        .filter(|w| w.step.action == Action::Converge && matches!(w.spec, Spec::Directory(_)))
+        .filter_map(|w| thing(&w.spec))
+        .collect();
+    for slot in &mut plan.slots {
+        let Slot::Todo(work) = slot else { continue };
+        let own = thing(&work.spec);
+        if matches!(work.step.action, Action::Remove | Action::Restore) {
+            let absent = |o: &Op| matches!(o.what, What::Put { put: Put::Absent, .. });
+            work.ops.retain(|o| !absent(o) || own.as_ref() == Some(&o.thing) || !wanted.contains(&o.thing));
+        }
+    }
+}
+
 /// On a return: what the unit's own thing was before fills what is not declared; everything else that the unit
 /// touched is put back first.
 fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> Result<Vec<Op>, Trouble> {
@@ -301,6 +346,12 @@ fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> Result<Vec<
         } else if !matches!(entry.prior, Prior::Absent) {
             ops.extend(retire::put_back(world, &entry)?);
         }
+    }
+    if let Some((_, touch)) = own.as_ref().and_then(|thing| world.first_touches.get(thing))
+        && matches!(work.context.backing, None | Some(Prior::Untouched))
+    {
+        // This unit left it alone; another one that had the same path since has seen what it was.
+        work.context.backing = Some(touch.prior.clone());
     }
     // The databases and text files are not yet as they will be when these have run, so what is declared is done
     // again whatever a check says now.
@@ -496,7 +547,7 @@ pub fn put_back_rest(
     let mut units: Vec<String> = match index.open {
         Some((_, open)) if index.is_back(generation) => (index.undo.iter())
             .filter(|(unit, list)| !is_declared(unit) && list.iter().all(|u| u.transition != open))
-            .filter(|(unit, _)| !index.undo_to(unit, generation).is_empty())
+            .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::new()).is_empty())
             .map(|(unit, _)| unit.clone())
             .collect(),
         _ => Vec::new(),
@@ -505,7 +556,9 @@ pub fn put_back_rest(
     units.sort_unstable_by(|a, b| b.cmp(a));
     let mut done = Vec::new();
     if !units.is_empty() {
+        let batch = Batch { generation, intent: Intent::Return, steps: Vec::new() };
         world.begin(managed_mounts(manifests));
+        look_back(world, &batch);
         let mut plan = Plan { slots: Vec::new(), adopt: Vec::new(), cleared: BTreeSet::new() };
         for (unit, number) in units.iter().zip(0..) {
             let step =
@@ -524,7 +577,6 @@ pub fn put_back_rest(
                 Err(e) => Slot::Done(trouble(&step, &e)),
             });
         }
-        let batch = Batch { generation, intent: Intent::Return, steps: Vec::new() };
         let mut take = |r: UnitResult| {
             let unit = usize::try_from(r.unit.0).ok().and_then(|at| units.get(at));
             done.push((unit.cloned().unwrap_or_default(), r));

@@ -390,8 +390,10 @@ fn change(
         let known = touched.made.len();
         let outcome = execute::run(world, areas, op, dressed, touched, facts);
         for dir in touched.made.iter().skip(known).cloned() {
-            // Made on the way, though nobody knew beforehand that it would be missing.
-            if world.store.as_ref().is_some_and(|s| !s.index().own.contains_key(&dir)) {
+            // Made on the way, though nobody knew beforehand that it would be missing: it was in the way, or an earlier
+            // step of this very batch has removed it.
+            let disowned = touched.disowned.remove(&dir);
+            if disowned || world.store.as_ref().is_some_and(|s| !s.index().own.contains_key(&dir)) {
                 let own = Own { unit: PARENT.to_owned(), created: true, digest: None, fs: 0 };
                 facts.extend(transition.map(|transition| Record::Undo {
                     transition,
@@ -417,10 +419,21 @@ fn change(
             && let Some(own) = world.store.as_ref().and_then(|s| s.index().own.get(path))
             && (own.unit == step.work.unit || own.unit == PARENT)
         {
+            touched.disowned.insert(path.clone());
             facts.push(Record::Disown { thing: path.clone() });
         }
         // A directory of the unit itself; those on the way to it may well be in use by others.
-        step.left |= touched.left && step.work.unit.ends_with(&op.thing);
+        if touched.left && step.work.unit.ends_with(&op.thing) {
+            step.left = true;
+            // It goes with the last of ours in it.
+            if let Some(own) = world.store.as_ref().and_then(|s| s.index().own.get(&op.thing))
+                && own.created
+                && own.unit == step.work.unit
+            {
+                let own = Own { unit: PARENT.to_owned(), ..own.clone() };
+                facts.push(Record::Own { thing: op.thing.clone(), own });
+            }
+        }
     }
 }
 

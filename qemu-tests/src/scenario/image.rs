@@ -9,6 +9,7 @@ use initramfs::tool::{self, Tool};
 use super::{Scenario, minutes};
 use crate::Result;
 use crate::context::Context;
+use crate::demonstration::IMAGE;
 
 /// See the module.
 pub const ALL: &[Scenario] = &[
@@ -20,15 +21,19 @@ pub const ALL: &[Scenario] = &[
 /// Two builds of the example, each installing its packages afresh, give the same bytes.
 fn same_bytes(context: &Context) -> Result {
     let programs = context.programs()?;
+    // The image of the other scenarios tells which versions are to be had: those of the committed lock file, or, once
+    // the archive has dropped one of them, those of a lock file beside that image.
+    context.image(IMAGE)?;
+    let lock = context.current_lock(IMAGE);
     let mut digests = Vec::new();
     for name in ["first", "second"] {
         let out = tempfile::tempdir()?;
         let cache = tempfile::tempdir()?;
         share_downloads(&context.cache(), cache.path())?;
         let built = initramfs::build(&initramfs::Request {
-            image: context.workspace().join("examples/web/image.toml"),
+            image: context.workspace().join(IMAGE),
             out: out.path().join(name),
-            lock: None,
+            lock: lock.clone(),
             update_lock: false,
             cache: cache.path().to_path_buf(),
             programs: programs.to_path_buf(),
