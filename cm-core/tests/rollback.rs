@@ -275,7 +275,7 @@ fn what_a_generation_in_between_left_is_put_back() {
     bench.swap(Some((n3, &three)), (n1, &none), Intent::Return);
     let confinement = bench.confinement;
     let done =
-        cm_core::worker::batch::put_back_rest(&mut bench.world, &bench.manifests, n1, confinement).unwrap();
+        cm_core::worker::back::put_back_rest(&mut bench.world, &bench.manifests, n1, confinement).unwrap();
     assert_eq!(done.len(), 1);
     bench.commit(n1);
     assert_eq!(fingerprint(&bench.path("/")), before);

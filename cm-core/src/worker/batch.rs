@@ -24,19 +24,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use units::kind::Spec;
-use units::{Address, EdgeKind, Kind, Manifest, UnitId};
+use units::{EdgeKind, Kind, Manifest};
 
+use super::back::{look_back, take_back};
 use super::commit::{self, Report};
 use super::confine::{self, Domain};
 use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
-use crate::resource::op::{Finding, Op, Put, Trouble, What};
+use crate::resource::op::{Finding, Op, OwnChange, Put, Trouble, What};
 use crate::resource::place::Dir;
 use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
 use crate::resource::world::{Pulse, World};
 use crate::resource::{self, Context, exec, thing};
-use crate::store::index::{FirstTouches, PARENT, Undo};
-use crate::store::{Own, Prior, Record};
+use crate::store::index::PARENT;
+use crate::store::{Own, Record};
 use crate::sys::{Forked, fork};
 
 /// Manifests by the name PID 1 gave them, each with its generation.
@@ -124,7 +125,7 @@ fn result(step: &Step, outcome: Outcome, detail: impl Into<String>) -> UnitResul
     UnitResult { manifest: step.manifest, unit: step.unit, outcome, detail: detail.into() }
 }
 
-fn trouble(step: &Step, trouble: &Trouble) -> UnitResult {
+pub(super) fn trouble(step: &Step, trouble: &Trouble) -> UnitResult {
     let outcome = match trouble {
         Trouble::MountAbsent(_) => Outcome::MountAbsent,
         Trouble::NotKept(_) => Outcome::NotKept,
@@ -158,14 +159,6 @@ pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     }
     spare_wanted(&mut plan);
     plan
-}
-
-/// What was there before whatever a return undoes.
-fn look_back(world: &mut World, batch: &Batch) {
-    world.first_touches = match &world.store {
-        Some(store) if batch.intent == Intent::Return => store.index().first_touches(batch.generation),
-        _ => FirstTouches::new(),
-    };
 }
 
 fn check_step(
@@ -306,11 +299,7 @@ fn converge(
 fn take_over(world: &World, work: &Work) -> Option<Op> {
     let thing = thing(&work.spec)?;
     let own = world.store.as_ref()?.index().own.get(&thing)?;
-    (own.unit == PARENT).then(|| Op {
-        thing,
-        what: What::Nothing,
-        own: resource::op::OwnChange::Take { digest: None },
-    })
+    (own.unit == PARENT).then_some(Op { thing, what: What::Nothing, own: OwnChange::Take { digest: None } })
 }
 
 /// Directories on the way stay when a unit of the same batch wants to have them.
@@ -328,55 +317,6 @@ fn spare_wanted(plan: &mut Plan) {
             work.ops.retain(|o| !absent(o) || own.as_ref() == Some(&o.thing) || !wanted.contains(&o.thing));
         }
     }
-}
-
-/// On a return: what the unit's own thing was before fills what is not declared; everything else that the unit
-/// touched is put back first.
-fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> Result<Vec<Op>, Trouble> {
-    let own = thing(&work.spec);
-    let mut ops = Vec::new();
-    for entry in undo {
-        if own.as_ref() == Some(&entry.thing) {
-            work.context.backing = Some(entry.prior.clone());
-            let whole = matches!(work.spec, Spec::File(_) | Spec::Directory(_) | Spec::Symlink(_));
-            let was_there = !matches!(&entry.prior, Prior::Entries(e) if e.is_empty());
-            if !whole && was_there {
-                ops.extend(retire::put_back(world, &entry)?);
-            }
-        } else if !matches!(entry.prior, Prior::Absent) {
-            ops.extend(retire::put_back(world, &entry)?);
-        }
-    }
-    if let Some((_, touch)) = own.as_ref().and_then(|thing| world.first_touches.get(thing))
-        && matches!(work.context.backing, None | Some(Prior::Untouched))
-    {
-        // This unit left it alone; another one that had the same path since has seen what it was.
-        work.context.backing = Some(touch.prior.clone());
-    }
-    // The databases and text files are not yet as they will be when these have run, so what is declared is done
-    // again whatever a check says now.
-    if !ops.is_empty() {
-        let again = match &work.spec {
-            Spec::Line(spec) => Some(What::Line(spec.clone())),
-            Spec::User(spec) => Some(What::Account(resource::op::Account::User {
-                spec: Box::new(spec.clone()),
-                password: false,
-            })),
-            Spec::Group(spec) => Some(What::Account(resource::op::Account::Group(spec.clone()))),
-            Spec::Sysctl(spec) => Some(What::Text { key: spec.key.clone(), value: spec.value.clone() }),
-            Spec::Hostname(spec) => {
-                Some(What::Text { key: resource::hostname::KEY.to_owned(), value: spec.value.clone() })
-            }
-            _ => None,
-        };
-        let name = own.unwrap_or_else(|| work.unit.clone());
-        ops.extend(again.map(|what| Op {
-            thing: name,
-            what,
-            own: resource::op::OwnChange::Take { digest: None },
-        }));
-    }
-    Ok(ops)
 }
 
 fn leave(work: &mut Work, leaving: Leaving) -> Option<UnitResult> {
@@ -526,70 +466,7 @@ fn run_locked(
     carry_out(world, batch, plan, confinement, answer)
 }
 
-/// Puts back what generations in between have left behind, before one that led to the current one is the current one
-/// again: units that neither it nor the one that is left declares, so that no step of the engine names them. What
-/// the open transition has touched has had its step.
-///
-/// # Errors
-/// As [`run`].
-pub fn put_back_rest(
-    world: &mut World,
-    manifests: &Manifests,
-    generation: u64,
-    confinement: Confinement,
-) -> Result<Vec<(String, UnitResult)>, BatchError> {
-    let Some(store) = &mut world.store else { return Ok(Vec::new()) };
-    store.lock()?;
-    let index = store.index();
-    let declared = store.load(Some(generation)).map_or_else(|_| Manifest::empty(), |(_, m)| m);
-    let is_declared =
-        |unit: &str| Address::parse(unit).is_some_and(|a| declared.find(a.kind, &a.name).is_some());
-    let mut units: Vec<String> = match index.open {
-        Some((_, open)) if index.is_back(generation) => (index.undo.iter())
-            .filter(|(unit, list)| !is_declared(unit) && list.iter().all(|u| u.transition != open))
-            .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::new()).is_empty())
-            .map(|(unit, _)| unit.clone())
-            .collect(),
-        _ => Vec::new(),
-    };
-    // What lies inside goes before what it lies in.
-    units.sort_unstable_by(|a, b| b.cmp(a));
-    let mut done = Vec::new();
-    if !units.is_empty() {
-        let batch = Batch { generation, intent: Intent::Return, steps: Vec::new() };
-        world.begin(managed_mounts(manifests));
-        look_back(world, &batch);
-        let mut plan = Plan { slots: Vec::new(), adopt: Vec::new(), cleared: BTreeSet::new() };
-        for (unit, number) in units.iter().zip(0..) {
-            let step =
-                Step { manifest: ManifestRef(u32::MAX), unit: UnitId(number), action: Action::Restore };
-            plan.slots.push(match retire::restore(world, unit, generation) {
-                Ok(leaving) => Slot::Todo(Box::new(Work {
-                    step,
-                    unit: unit.clone(),
-                    spec: Spec::Target(units::kind::target::Target {}),
-                    context: Context::default(),
-                    detail: leaving.detail,
-                    ops: leaving.ops,
-                    outcome: leaving.outcome,
-                    needs: Vec::new(),
-                })),
-                Err(e) => Slot::Done(trouble(&step, &e)),
-            });
-        }
-        let mut take = |r: UnitResult| {
-            let unit = usize::try_from(r.unit.0).ok().and_then(|at| units.get(at));
-            done.push((unit.cloned().unwrap_or_default(), r));
-        };
-        carry_out(world, &batch, plan, confinement, &mut take)?;
-    }
-    if let Some(store) = &mut world.store {
-        store.unlock();
-    }
-    Ok(done)
-}
-
-fn carry_out(
+pub(super) fn carry_out(
     world: &mut World,
     batch: &Batch,
     mut plan: Plan,

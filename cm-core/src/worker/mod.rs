@@ -1,5 +1,6 @@
 //! The worker: the process that looks at disks and changes them, so that PID 1 need not.
 
+pub mod back;
 pub mod batch;
 pub mod channel;
 pub mod commit;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use units::Manifest;
 
+use super::back;
 use super::batch::{self, Batch, Confinement, Manifests};
 use super::channel::{Channel, ChannelError};
 use super::compile::{self, Job};
@@ -404,7 +405,7 @@ impl Worker {
 
     /// Nothing here keeps a return from being recorded; what could not be put back is said.
     fn put_back_rest(&mut self, generation: u64) {
-        let done = batch::put_back_rest(&mut self.world, &self.manifests, generation, self.confinement);
+        let done = back::put_back_rest(&mut self.world, &self.manifests, generation, self.confinement);
         let texts: Vec<String> = match done {
             Ok(done) => (done.into_iter())
                 .filter(|(_, r)| {
