@@ -322,6 +322,9 @@ impl Engine {
                 (State::Mount(m), Job::Unmount) => m.phase == MountPhase::Unmounting { serial: *serial },
                 _ => false,
             };
+            if !self.serials_of(*node).contains(&(*serial, *job)) {
+                return Some(format!("{} does not name spawn {serial} in its record", self.address(*node)));
+            }
             if !at_it {
                 let word = self.state_word(*node);
                 return Some(format!("{} ({word}) does not wait for spawn {serial}", self.address(*node)));

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use serde::{Deserialize, Serialize};
 use units::UnitId;
 use units::address::Class;
 
@@ -20,7 +19,7 @@ use crate::proto::{Action, Intent, ManifestRef, Step, UnitResult};
 const MOST: usize = 20_000;
 
 /// The batch that is with the worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Batch {
     pub number: u64,
     pub intent: Intent,
@@ -160,6 +159,7 @@ impl Engine {
             let intent = batch.intent;
             let key = (result.manifest, result.unit);
             let Some((node, action)) = batch.open.remove(&key) else { continue };
+            self.changed.insert(node);
             let current = self.unit_of(node) == key || self.same_spec(node, key);
             if current || matches!(action, Action::Remove | Action::Restore) {
                 self.step_result(node, action, intent, result.outcome, result.detail);
@@ -190,6 +190,20 @@ impl Engine {
         }
     }
 
+    /// The step that the worker has of a unit.
+    pub(crate) fn step_of(&self, node: Node) -> Option<(ManifestRef, UnitId, Action)> {
+        if self.latch(node)?.work != Work::Batch {
+            return None;
+        }
+        let batch = self.batch.as_ref()?;
+        let address = self.address(node);
+        batch.manifests.iter().find_map(|manifest| {
+            let unit = self.manifest_of(*manifest)?.find(address.kind, &address.name)?;
+            let (of, action) = batch.open.get(&(*manifest, unit))?;
+            (*of == node).then_some((*manifest, unit, *action))
+        })
+    }
+
     fn begin_batch(&mut self, mut batch: Batch) {
         batch.manifests = batch.open.keys().map(|(manifest, _)| *manifest).collect();
         for manifest in batch.manifests() {
@@ -204,6 +218,7 @@ impl Engine {
             self.timers.clear(NOBODY, Timer::Batch);
         }
         let batch = self.batch.take()?;
+        self.changed.extend(batch.open.values().map(|(node, _)| *node));
         for manifest in batch.manifests() {
             self.release(manifest);
         }

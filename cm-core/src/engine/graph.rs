@@ -421,6 +421,42 @@ impl Engine {
         }
     }
 
+    /// Nothing more is heard of a process.
+    pub(crate) fn end_serial(&mut self, serial: u64) {
+        if let Some((node, _)) = self.serials.remove(&serial) {
+            self.changed.insert(node);
+        }
+    }
+
+    /// The processes that the engine waits for on behalf of a unit: its state names each.
+    pub(crate) fn serials_of(&self, node: Node) -> Vec<(u64, Job)> {
+        let mut named = Vec::new();
+        match &self.u(node).state {
+            State::Service(s) => {
+                named.push(s.serial);
+                named.extend(&s.side);
+                if let Phase::Reloading { job, .. } = s.phase {
+                    named.push(job);
+                }
+            }
+            State::Latch(Latch { work: Work::Job { serial }, .. }) => named.push(*serial),
+            State::Mount(Mount { phase, .. }) => match phase {
+                MountPhase::Mounting { serial } | MountPhase::Unmounting { serial } => named.push(*serial),
+                MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Up
+                | MountPhase::Backoff { .. }
+                | MountPhase::Stuck => {}
+            },
+            State::Latch(_) | State::Target | State::Gone => {}
+        }
+        named.sort_unstable();
+        named.dedup();
+        let known =
+            |serial| self.serials.get(&serial).filter(|(of, _)| *of == node).map(|(_, job)| (serial, *job));
+        named.into_iter().filter_map(known).collect()
+    }
+
     /// A command or a mount that is under way for a unit that is not wanted any more is not waited for.
     fn end_helpers(&mut self, node: Node) {
         let serial = match self.u(node).state {

@@ -244,7 +244,7 @@ impl Engine {
 
     /// A process of an exec or module unit ended.
     pub(crate) fn latch_job_ended(&mut self, node: Node, serial: u64, job: Job, exit: Exit) {
-        self.serials.remove(&serial);
+        self.end_serial(serial);
         self.timers.clear(node, Timer::State);
         if self.latch(node).map(|l| l.work) != Some(Work::Job { serial }) {
             return;

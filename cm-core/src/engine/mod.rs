@@ -255,7 +255,13 @@ impl Engine {
         self.now = self.now.max(now);
         self.handle(event);
         self.settle();
-        self.globals_changed |= self.timers.take_changed();
+        for node in self.timers.take_changed() {
+            if node == unit::NOBODY {
+                self.globals_changed = true;
+            } else {
+                self.changed.insert(node);
+            }
+        }
         out.append(&mut self.out);
     }
 
@@ -342,7 +348,6 @@ impl Engine {
 
     fn tick(&mut self) {
         while let Some((node, timer)) = self.timers.pop(self.now) {
-            self.globals_changed = true;
             match timer {
                 Timer::State => self.state_timer(node),
                 Timer::Watchdog => self.fact_of(node, service::Fact::WatchdogMissed),

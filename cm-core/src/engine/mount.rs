@@ -77,7 +77,7 @@ impl Engine {
 
     /// The helper ended.
     pub(crate) fn mount_job_ended(&mut self, node: Node, serial: u64, job: Job, exit: Exit) {
-        self.serials.remove(&serial);
+        self.end_serial(serial);
         let Some(mount) = self.mount(node) else { return };
         match (mount.phase, job) {
             (MountPhase::Mounting { serial: s }, Job::Mount) if s == serial => {

@@ -1,11 +1,12 @@
-//! What has to be known to go on after a re-exec: one record a unit, and one for everything else.
+//! What has to be known to go on after a re-exec: one record a unit, and one for what belongs to none.
 //!
-//! Only what cannot be derived is recorded; counters and cached predicates are counted anew.
+//! Only what cannot be derived is recorded; counters and cached predicates are counted anew. Whatever grows with the
+//! units stands in their own records, so that what a step writes grows with what it changed and with nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use units::Manifest;
+use units::{Manifest, UnitId};
 
 use super::apply::{Apply, Next};
 use super::batch::Batch;
@@ -14,10 +15,10 @@ use super::effect::Job;
 use super::event::Down;
 use super::latched::Fight;
 use super::status::Hold;
-use super::timer::Timers;
-use super::unit::{State, Unit, Work, bits};
+use super::timer::Timer;
+use super::unit::{NOBODY, State, Unit, Work, bits};
 use super::{Engine, Gen, Mono, Node};
-use crate::proto::ManifestRef;
+use crate::proto::{Action, Intent, ManifestRef};
 
 /// Longest detail that a record keeps, in bytes.
 const DETAIL: usize = 96;
@@ -37,17 +38,15 @@ struct Globals {
     next_ref: u32,
     desired: ManifestRef,
     generation: u64,
-    serials: BTreeMap<u64, (Node, Job)>,
     next_serial: u64,
     next_token: u64,
     next_batch: u64,
-    batch: Option<Batch>,
-    timers: Timers,
+    /// Number, intent and manifests of the batch; its steps stand with their units.
+    batch: Option<(u64, Intent, Vec<ManifestRef>)>,
+    timers: Vec<(Timer, Mono)>,
     apply: Option<Apply>,
     next_swap: Option<Next>,
     asks: Vec<Ask>,
-    claims: BTreeMap<Node, Vec<Node>>,
-    exec_inputs: BTreeMap<Node, u64>,
     down: Option<Down>,
     left: bool,
     store_open: bool,
@@ -59,9 +58,20 @@ struct Globals {
 #[derive(Serialize, Deserialize)]
 struct Record {
     unit: Unit,
+    more: Option<More>,
+}
+
+/// What few units have at a time.
+#[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+struct More {
     hold: Option<Hold>,
     fight: Option<Fight>,
     detail: Option<String>,
+    timers: Vec<(Timer, Mono)>,
+    step: Option<(ManifestRef, UnitId, Action)>,
+    serials: Vec<(u64, Job)>,
+    claims: Vec<Node>,
+    exec_inputs: Option<u64>,
 }
 
 /// Why records cannot be restored.
@@ -92,17 +102,14 @@ impl Engine {
             next_ref: self.next_ref,
             desired: self.desired,
             generation: self.generation,
-            serials: self.serials.clone(),
             next_serial: self.next_serial,
             next_token: self.next_token,
             next_batch: self.next_batch,
-            batch: self.batch.clone(),
-            timers: self.timers.clone(),
+            batch: self.batch.as_ref().map(|b| (b.number, b.intent, b.manifests())),
+            timers: self.timers.of(NOBODY).collect(),
             apply: self.apply.clone(),
             next_swap: self.next_swap,
             asks: self.asks.clone(),
-            claims: self.claims.clone(),
-            exec_inputs: self.exec_inputs.clone(),
             down: self.down,
             left: self.left,
             store_open: self.store_open,
@@ -123,12 +130,17 @@ impl Engine {
             let end = (0..=DETAIL.min(d.len())).rev().find(|i| d.is_char_boundary(*i)).unwrap_or(0);
             d.get(..end).unwrap_or_default().to_owned()
         });
-        let record = Record {
-            unit: unit.underived(),
+        let more = More {
             hold: self.holds.get(&node).cloned(),
             fight: self.fights.get(&node).cloned(),
             detail,
+            timers: self.timers.of(node).collect(),
+            step: self.step_of(node),
+            serials: self.serials_of(node),
+            claims: self.claims.get(&node).cloned().unwrap_or_default(),
+            exec_inputs: self.exec_inputs.get(&node).copied(),
         };
+        let record = Record { unit: unit.underived(), more: Some(more).filter(|m| *m != More::default()) };
         postcard::to_allocvec(&record).ok()
     }
 
@@ -155,17 +167,21 @@ impl Engine {
         engine.next_ref = globals.next_ref;
         engine.desired = globals.desired;
         engine.generation = globals.generation;
-        engine.serials = globals.serials;
         engine.next_serial = globals.next_serial;
         engine.next_token = globals.next_token;
         engine.next_batch = globals.next_batch;
-        engine.batch = globals.batch;
-        engine.timers = globals.timers;
+        engine.batch = globals.batch.map(|(number, intent, manifests)| Batch {
+            number,
+            intent,
+            open: BTreeMap::new(),
+            manifests: manifests.into_iter().collect(),
+        });
+        for (timer, at) in globals.timers {
+            engine.timers.set(NOBODY, timer, at);
+        }
         engine.apply = globals.apply;
         engine.next_swap = globals.next_swap;
         engine.asks = globals.asks;
-        engine.claims = globals.claims;
-        engine.exec_inputs = globals.exec_inputs;
         engine.down = globals.down;
         engine.left = globals.left;
         engine.store_open = globals.store_open;
@@ -180,20 +196,29 @@ impl Engine {
             if let Some(place) = engine.nodes.get_mut(node.index()) {
                 *place = record.unit;
             }
-            if let Some(hold) = record.hold {
-                engine.holds.insert(node, hold);
-            }
-            if let Some(fight) = record.fight {
-                engine.fights.insert(node, fight);
-            }
-            if let Some(detail) = record.detail {
-                engine.details.insert(node, detail);
-            }
+            engine.take_more(node, record.more.unwrap_or_default());
         }
         engine.relink()?;
         engine.changed = engine.all().collect::<BTreeSet<_>>();
         engine.globals_changed = true;
         Ok(engine)
+    }
+
+    fn take_more(&mut self, node: Node, more: More) {
+        self.holds.extend(more.hold.map(|hold| (node, hold)));
+        self.fights.extend(more.fight.map(|fight| (node, fight)));
+        self.details.extend(more.detail.map(|detail| (node, detail)));
+        self.exec_inputs.extend(more.exec_inputs.map(|hash| (node, hash)));
+        for (timer, at) in more.timers {
+            self.timers.set(node, timer, at);
+        }
+        if let (Some((manifest, unit, action)), Some(batch)) = (more.step, &mut self.batch) {
+            batch.open.insert((manifest, unit), (node, action));
+        }
+        self.serials.extend(more.serials.into_iter().map(|(serial, job)| (serial, (node, job))));
+        if !more.claims.is_empty() {
+            self.claims.insert(node, more.claims);
+        }
     }
 
     /// Everything that is derived from the records.
@@ -252,5 +277,81 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use units::kind::Spec;
+    use units::kind::file::{File, Ownership};
+    use units::manifest::NewUnit;
+    use units::{Kind, ManifestBuilder};
+
+    use super::super::effect::Effect;
+    use super::super::event::{Event, Swap};
+    use super::*;
+    use crate::proto::{Outcome, UnitResult};
+
+    /// Bytes that are written after a step.
+    fn written(engine: &mut Engine) -> usize {
+        let changed = engine.take_changed();
+        let globals = if changed.globals { engine.globals().len() } else { 0 };
+        globals + changed.nodes.iter().filter_map(|n| engine.record(*n)).map(|r| r.len()).sum::<usize>()
+    }
+
+    /// What is written for 64 results of a first apply of so many files, for 64 of them touched, and for a tick.
+    fn of_steps(count: u32) -> [usize; 3] {
+        let mut builder = ManifestBuilder::new();
+        for n in 0..count {
+            let path = format!("/srv/{n:06}");
+            let content = Some(units::kind::Content { digest: [7; 32], size: 10 });
+            let attributes = units::kind::Attributes::default();
+            let file =
+                File { path: path.clone(), content, attributes, ownership: Ownership::Whole, secret: false };
+            builder.unit(NewUnit::new(Kind::File, &path, Spec::File(file)));
+        }
+        let mut engine = Engine::new();
+        let manifest = engine.install(builder.finish());
+        let mut out = Vec::new();
+        let swap = Event::Swapped { request: 0, manifest, generation: 1, kind: Swap::Boot };
+        engine.step(Mono(1), swap, &mut out);
+        let steps = out.iter().find_map(|e| match e {
+            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
+            _ => None,
+        });
+        let (batch, steps) = steps.unwrap();
+        assert_eq!(steps.len(), count as usize);
+        written(&mut engine);
+        let result = |s: &crate::proto::Step| UnitResult {
+            manifest: s.manifest,
+            unit: s.unit,
+            outcome: Outcome::Changed,
+            detail: "missing".to_owned(),
+        };
+        let mut packets = steps.chunks(64).map(|chunk| chunk.iter().map(result).collect::<Vec<_>>());
+        let first = Event::Results { batch, results: packets.next().unwrap() };
+        engine.step(Mono(2), first, &mut out);
+        let results = written(&mut engine);
+        for results in packets {
+            engine.step(Mono(3), Event::Results { batch, results }, &mut out);
+        }
+        engine.step(Mono(4), Event::BatchDone { batch }, &mut out);
+        assert!(engine.is_converged());
+        // All of them are about to settle, and then some more.
+        engine.step(Mono(5), Event::Touched { nodes: (64..count).map(Node).collect() }, &mut out);
+        written(&mut engine);
+        engine.step(Mono(6), Event::Touched { nodes: (0..64).map(Node).collect() }, &mut out);
+        let touched = written(&mut engine);
+        engine.step(Mono(7), Event::Tick, &mut out);
+        [results, touched, written(&mut engine)]
+    }
+
+    #[test]
+    fn a_step_writes_what_it_changed_and_not_what_there_is() {
+        let (few, many) = (of_steps(128), of_steps(6400));
+        for (few, many) in few.into_iter().zip(many) {
+            // Numbers of more digits take some bytes more.
+            assert!(many <= few + few / 4, "{few} bytes, {many} with 50 times as many units");
+        }
     }
 }

@@ -125,7 +125,7 @@ impl Engine {
     }
 
     fn side_ended(&mut self, node: Node, serial: u64) {
-        self.serials.remove(&serial);
+        self.end_serial(serial);
         if let Some(service) = self.svc_mut(node) {
             service.side.retain(|s| *s != serial);
         }

@@ -81,7 +81,7 @@ impl Engine {
     pub(crate) fn end_side_jobs(&mut self, node: Node) {
         let Some(service) = self.svc_mut(node) else { return };
         for serial in std::mem::take(&mut service.side) {
-            self.serials.remove(&serial);
+            self.end_serial(serial);
             self.globals_changed = true;
             self.out.push(Effect::Kill { serial });
         }
@@ -121,7 +121,7 @@ impl Engine {
         self.timers.clear(node, Timer::State);
         if let Some(service) = self.svc(node) {
             let serial = service.serial;
-            self.serials.remove(&serial);
+            self.end_serial(serial);
             self.globals_changed = true;
         }
         self.go_down(node);

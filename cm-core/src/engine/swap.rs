@@ -146,6 +146,7 @@ impl Engine {
             if let Some(leaving) = claims.get(&claim).copied().filter(|l| *l != node) {
                 self.derived(node).blocked += 1;
                 self.claims.entry(leaving).or_default().push(node);
+                self.changed.insert(leaving);
             }
         }
         for node in self.all() {
@@ -431,6 +432,9 @@ impl Engine {
     /// Whether the inputs of an exec are others than in the manifest before.
     fn exec_inputs_differ(&mut self, node: Node, hash: u64) -> bool {
         let known = self.exec_inputs.insert(node, hash);
+        if known != Some(hash) {
+            self.changed.insert(node);
+        }
         known.is_some_and(|k| k != hash)
     }
 
@@ -581,8 +585,11 @@ impl Engine {
         for waiting in self.claims.remove(&node).unwrap_or_default() {
             self.unblock(waiting);
         }
-        for waiting in self.claims.values_mut() {
-            waiting.retain(|n| *n != node);
+        for (leaving, waiting) in &mut self.claims {
+            if waiting.contains(&node) {
+                waiting.retain(|n| *n != node);
+                self.changed.insert(*leaving);
+            }
         }
         for timer in [super::Timer::State, super::Timer::Watchdog, super::Timer::Hold] {
             self.timers.clear(node, timer);

@@ -22,13 +22,12 @@ pub(crate) enum Timer {
 }
 
 /// All deadlines, nearest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Timers {
     order: BTreeSet<(Mono, Node, Timer)>,
     of: BTreeMap<(Node, Timer), Mono>,
-    /// Something was set or cleared since it was last asked.
-    #[serde(skip)]
-    changed: bool,
+    /// Whose deadlines were set or cleared since it was last asked.
+    changed: Vec<Node>,
 }
 
 impl Timers {
@@ -37,18 +36,18 @@ impl Timers {
             self.order.remove(&(old, node, timer));
         }
         self.order.insert((at, node, timer));
-        self.changed = true;
+        self.changed.push(node);
     }
 
     pub(crate) fn clear(&mut self, node: Node, timer: Timer) {
         if let Some(old) = self.of.remove(&(node, timer)) {
             self.order.remove(&(old, node, timer));
-            self.changed = true;
+            self.changed.push(node);
         }
     }
 
-    /// Whether anything differs since the last call.
-    pub(crate) fn take_changed(&mut self) -> bool {
+    /// Whose deadlines differ since the last call.
+    pub(crate) fn take_changed(&mut self) -> Vec<Node> {
         std::mem::take(&mut self.changed)
     }
 
@@ -64,12 +63,17 @@ impl Timers {
         }
         self.order.remove(&first);
         self.of.remove(&(first.1, first.2));
-        self.changed = true;
+        self.changed.push(first.1);
         Some((first.1, first.2))
     }
 
     pub(crate) fn get(&self, node: Node, timer: Timer) -> Option<Mono> {
         self.of.get(&(node, timer)).copied()
+    }
+
+    /// The deadlines of one unit.
+    pub(crate) fn of(&self, node: Node) -> impl Iterator<Item = (Timer, Mono)> {
+        self.of.range((node, Timer::State)..=(node, Timer::Shutdown)).map(|((_, timer), at)| (*timer, *at))
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (Mono, Node, Timer)> {
