@@ -19,7 +19,7 @@ pub mod field;
 #[cfg(feature = "language")]
 mod files;
 #[cfg(feature = "language")]
-mod glob;
+pub mod glob;
 #[cfg(feature = "language")]
 mod graph;
 pub mod kind;

@@ -1,7 +1,7 @@
 //! The compiler: parses what people wrote, as nobody, in a process that can open nothing.
 //!
 //! ```text
-//! worker ──┬─ opener    the caller's user and groups; opens what it is asked for, and nothing else
+//! worker ──┬─ opener    the caller's user and groups; opens what the state files name, and nothing else
 //!          │    ▲ path        │ descriptor, or a list of names
 //!          │    │             ▼
 //!          └─ compiler  uid 65534, no capabilities, Landlock: writes below its staging directory, reads nothing;
@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use units::compile::MAX_STATE_FILE;
 use units::diagnostic;
 use units::kind::Content;
 use units::load::{Entry, EntryKind, LoadError, Loader};
@@ -31,6 +32,7 @@ use units::manifest::Manifest;
 
 use super::channel::{self, Channel};
 use super::confine;
+use super::named::{Admitted, Named};
 use crate::resource::accounts::{Database, members};
 use crate::store::hex;
 use crate::sys::{self, Forked, fork};
@@ -111,7 +113,9 @@ impl From<nix::Error> for CompileError {
 /// What the compiler asks the opener.
 #[derive(Debug, Serialize, Deserialize)]
 enum Ask {
-    /// A file, to be read.
+    /// A state file, or another text of the state, to be read.
+    Text(String),
+    /// A source, to be staged.
     File(String),
     /// The names in a directory.
     List(String),
@@ -336,15 +340,13 @@ fn open_sources(job: &Job, mut channel: Channel, opened: &mut File) -> i32 {
         eprintln!("cm-worker: {e}");
         return 2;
     }
+    let mut named = Named::new(&job.entry);
     loop {
         let Ok(Some((ask, _))) = channel.receive::<Ask>() else { return 0 };
         let (found, path) = match &ask {
-            Ask::File(path) if *path == job.entry && job.input.is_some() => {
-                let copy = job.input.as_ref().map(reopened);
-                (copy.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())), path)
-            }
-            Ask::File(path) => (open_file(path), path),
-            Ask::List(path) => (list(path), path),
+            Ask::Text(path) if named.is_state_file(path) => (state_file(job, path, &mut named), path),
+            Ask::Text(path) | Ask::File(path) => (admitted(named.source(path), path, open_file), path),
+            Ask::List(path) => (admitted(named.directory(path), path, list), path),
         };
         let _ = writeln!(opened, "{}", path.escape_debug());
         let sent = match found {
@@ -373,6 +375,44 @@ fn take_rights(uid: u32, gid: u32) -> io::Result<()> {
         |g: &str| group.field(g, 3).is_some_and(|f| members(f).iter().any(|m| Some(*m) == name.as_deref()));
     let groups: Vec<u32> = group.numbers().filter(|(g, _)| listed(g)).map(|(_, id)| id).collect();
     sys::become_user(uid, gid, &groups)
+}
+
+/// A state file. What it names may be opened from here on: the compiler gets just the bytes that were looked at.
+fn state_file(job: &Job, path: &str, named: &mut Named) -> io::Result<File> {
+    let file = match &job.input {
+        Some(input) if path == job.entry => reopened(input)?,
+        _ => open_file(path)?,
+    };
+    let limit = MAX_STATE_FILE as u64 + 1;
+    if file.metadata()?.len() >= limit {
+        // The compiler will say that it is too large.
+        return Ok(file);
+    }
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    named.read(path, &bytes);
+    sealed("state", &bytes)
+}
+
+/// Opens what state files name. Below a named directory no link leads out of it.
+fn admitted(
+    admitted: Option<Admitted>,
+    path: &str,
+    open: impl FnOnce(&str) -> io::Result<File>,
+) -> io::Result<File> {
+    let real = |path: &str| handle(path).and_then(|(_, name)| fs::read_link(name));
+    match admitted {
+        None => {
+            return Err(io::Error::other(
+                "no state file names it; a source is named in one string, as it is",
+            ));
+        }
+        Some(Admitted::Below(named)) if !real(path)?.starts_with(real(&named)?) => {
+            return Err(io::Error::other(format!("it leads out of {named}")));
+        }
+        Some(_) => {}
+    }
+    open(path)
 }
 
 /// The input from its start, whatever the caller does with its own descriptor.
@@ -506,7 +546,7 @@ impl Sources<'_> {
 
 impl Loader for Sources<'_> {
     fn read(&mut self, path: &str) -> Result<Vec<u8>, LoadError> {
-        let file = self.ask(&Ask::File(path.to_owned()))?;
+        let file = self.ask(&Ask::Text(path.to_owned()))?;
         let mut bytes = Vec::new();
         let other = |e: io::Error| LoadError::Other(e.to_string());
         if file.metadata().map_err(other)?.len() > MAX_SOURCE {

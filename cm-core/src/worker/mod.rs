@@ -8,5 +8,6 @@ pub mod compile;
 pub mod confine;
 pub mod contest;
 pub mod failpoint;
+pub mod named;
 pub mod serve;
 pub mod watches;
