@@ -11,6 +11,7 @@ use cm_core::proto::{Action, Intent, Outcome, Step};
 use cm_core::resource::staging::Areas;
 use cm_core::store::Prior;
 use cm_core::worker::batch::Confinement;
+use cm_core::worker::calls::{self, Role};
 use cm_core::worker::confine::{self, Domain};
 use common::{Bench, Decl, fingerprint};
 use nix::mount::{MsFlags, mount};
@@ -575,6 +576,53 @@ fn the_committer_cannot_go_around_what_is_refused() {
             && (cfg!(not(target_arch = "x86_64")) || refused(0x4000_0000 | libc::SYS_getpid, 0))
     });
     assert_eq!(code, 0);
+}
+
+/// Every call that is not listed, made in a process of that role; those that are not refused.
+#[allow(unsafe_code)]
+fn unlisted(role: Role, confine: impl FnOnce() -> bool) -> i32 {
+    match cm_core::sys::fork().unwrap() {
+        cm_core::sys::Forked::Child => {
+            let listed = calls::allowed(role).unwrap();
+            if !confine() {
+                std::process::exit(250);
+            }
+            let refused = |number: &i64| {
+                // SAFETY: were one let through, it had no pointer to follow and no descriptor to use.
+                let result = unsafe { libc::syscall(*number, -1, 0, 0, 0, 0, 0) };
+                result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+            };
+            // Numbers that the kernel does not know are refused alike.
+            // Those of uprobes are the kernel's own, and SIGILL for everybody else, filter or not.
+            let mine = |n: &i64| ![335, 336].contains(n);
+            let let_through =
+                (0..600).filter(mine).filter(|n| !listed.contains_key(n)).filter(|n| !refused(n)).count();
+            std::process::exit(i32::try_from(let_through).unwrap_or(251))
+        }
+        cm_core::sys::Forked::Parent(pid) => match nix::sys::wait::waitpid(pid, None).unwrap() {
+            nix::sys::wait::WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        },
+    }
+}
+
+#[test]
+fn every_call_that_is_not_listed_is_refused() {
+    let mut bench = Bench::new();
+    let dir = tempfile::tempdir().unwrap();
+    let staging = fs::File::open(dir.path()).unwrap();
+    assert_eq!(unlisted(Role::Compiler, || confine::compiler(&staging).is_ok()), 0);
+    assert_eq!(unlisted(Role::Reader, || confine::reader().is_ok()), 0);
+    let mut domain = Domain::default();
+    domain.dirs.push(bench.world.places.directory("/etc").unwrap());
+    assert_eq!(unlisted(Role::Committer, || confine::committer(&bench.world, &domain).is_ok()), 0);
+    let listed = |role, number| calls::allowed(role).unwrap().contains_key(&number);
+    for never in [libc::SYS_execve, libc::SYS_socket, libc::SYS_clone3, libc::SYS_ptrace, libc::SYS_mount] {
+        for role in [Role::Compiler, Role::Reader, Role::Committer] {
+            assert!(!listed(role, never), "{never} is allowed to the {role:?}");
+        }
+    }
+    assert!(!listed(Role::Reader, libc::SYS_renameat) && !listed(Role::Compiler, libc::SYS_fchmod));
 }
 
 #[test]

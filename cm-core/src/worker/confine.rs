@@ -2,9 +2,9 @@
 //! nowhere else (Landlock), change metadata by descriptor only (seccomp), with the capabilities that this takes.
 //!
 //! Landlock governs neither chmod, chown, extended attributes nor times; that is why seccomp takes away their forms
-//! that name a path.
+//! that name a path. What seccomp leaves each role is a list of what it needs, in [`calls`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -12,10 +12,9 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus,
 };
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
+use super::calls::{self, Role};
 use crate::resource::place::Dir;
 use crate::resource::world::World;
 use crate::sys;
@@ -102,7 +101,7 @@ pub fn committer(world: &World, domain: &Domain) -> Result<(), ConfineError> {
         }
     }
     sys::keep_capabilities(capabilities(domain.kernel_settings))?;
-    seccomp(committer_rules()?)
+    seccomp(Role::Committer)
 }
 
 /// Confines this process, which is nobody already, to writing below one directory.
@@ -130,7 +129,7 @@ pub fn compiler(staging: &std::fs::File) -> Result<(), ConfineError> {
         }
     }
     sys::keep_capabilities(0)?;
-    seccomp(committer_rules()?)
+    seccomp(Role::Compiler)
 }
 
 /// Confines this process to looking: it can read what root can, and change nothing.
@@ -155,21 +154,7 @@ pub fn reader() -> Result<(), ConfineError> {
     }
     // CAP_DAC_READ_SEARCH.
     sys::keep_capabilities(1 << 2)?;
-    let mut rules = committer_rules()?;
-    let by_descriptor = [
-        libc::SYS_fchmod,
-        libc::SYS_fchown,
-        libc::SYS_fchownat,
-        libc::SYS_fsetxattr,
-        libc::SYS_fremovexattr,
-        libc::SYS_utimensat,
-        libc::SYS_ftruncate,
-        libc::SYS_fallocate,
-        // fchmodat2(2).
-        452,
-    ];
-    rules.extend(by_descriptor.into_iter().map(|n| (n, Vec::new())));
-    seccomp(rules)
+    seccomp(Role::Reader)
 }
 
 /// CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETFCAP; for kernel settings also NET_ADMIN and
@@ -179,12 +164,14 @@ fn capabilities(kernel_settings: bool) -> u64 {
     if kernel_settings { files | 1 << 12 | 1 << 21 | 1 << 24 } else { files }
 }
 
-fn seccomp(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), ConfineError> {
+/// Refuses every call but those of a role.
+fn seccomp(role: Role) -> Result<(), ConfineError> {
     let failed = |e: &dyn std::fmt::Display| ConfineError::Seccomp(e.to_string());
     let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
     let arch = std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
     foreign_numbers().map_err(|e| failed(&e))?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(|e| failed(&e))?;
+    let rules = calls::allowed(role).map_err(|e| failed(&e))?;
+    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch).map_err(|e| failed(&e))?;
     let program: BpfProgram = filter.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
     seccompiler::apply_filter(&program).map_err(|e| failed(&e))
 }
@@ -209,123 +196,4 @@ fn foreign_numbers() -> Result<(), seccompiler::Error> {
 #[cfg(not(target_arch = "x86_64"))]
 fn foreign_numbers() -> Result<(), seccompiler::Error> {
     Ok(())
-}
-
-/// A call that is refused unless one of these bits is set in an argument.
-fn unless(argument: u8, bits: u64) -> Result<Vec<SeccompRule>, ConfineError> {
-    let failed = |e: seccompiler::BackendError| ConfineError::Seccomp(e.to_string());
-    let none_set = SeccompCmpOp::MaskedEq(bits);
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, none_set, 0).map_err(failed)?;
-    Ok(vec![SeccompRule::new(vec![condition]).map_err(failed)?])
-}
-
-/// System calls that nobody in the worker's roles needs: other programs, other processes, other name spaces, the
-/// network, the kernel itself.
-fn never() -> Vec<i64> {
-    vec![
-        libc::SYS_execve,
-        libc::SYS_execveat,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_kill,
-        libc::SYS_tkill,
-        libc::SYS_rt_sigqueueinfo,
-        libc::SYS_rt_tgsigqueueinfo,
-        libc::SYS_pidfd_send_signal,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_move_mount,
-        libc::SYS_open_tree,
-        // open_tree_attr(2).
-        467,
-        libc::SYS_fsopen,
-        libc::SYS_fsconfig,
-        libc::SYS_fspick,
-        libc::SYS_fsmount,
-        libc::SYS_mount_setattr,
-        libc::SYS_setns,
-        libc::SYS_unshare,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_kexec_file_load,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_socket,
-        libc::SYS_socketpair,
-        libc::SYS_connect,
-        libc::SYS_bind,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_userfaultfd,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_name_to_handle_at,
-        libc::SYS_mknodat,
-    ]
-}
-
-fn committer_rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = never().into_iter().map(|n| (n, Vec::new())).collect();
-    let by_path = [
-        libc::SYS_fchmodat,
-        libc::SYS_setxattr,
-        libc::SYS_lsetxattr,
-        libc::SYS_removexattr,
-        libc::SYS_lremovexattr,
-        // setxattrat(2), removexattrat(2), file_setattr(2): the same numbers on every architecture.
-        463,
-        466,
-        469,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_chmod,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_chown,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_lchown,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_utime,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_utimes,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_futimesat,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_mknod,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_fork,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_vfork,
-    ];
-    rules.extend(by_path.into_iter().map(|n| (n, Vec::new())));
-    // A process may end itself with a signal, which is what abort(3) does.
-    let itself = u64::from(std::process::id());
-    let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, itself)
-        .and_then(|c| SeccompRule::new(vec![c]))
-        .map_err(|e| ConfineError::Seccomp(e.to_string()))?;
-    rules.insert(libc::SYS_tgkill, vec![other]);
-    rules.insert(libc::SYS_clone, Vec::new());
-    rules.insert(libc::SYS_clone3, Vec::new());
-    let empty_path = u64::try_from(libc::AT_EMPTY_PATH).unwrap_or_default();
-    rules.insert(libc::SYS_fchownat, unless(4, empty_path)?);
-    // fchmodat2(2) is 452 on every architecture.
-    rules.insert(452, unless(3, empty_path)?);
-    // utimensat(2) without a path is futimens(3); with one it must be the empty one.
-    let failed = |e: seccompiler::BackendError| ConfineError::Seccomp(e.to_string());
-    let named = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0).map_err(failed)?;
-    let followed = SeccompCondition::new(3, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(empty_path), 0)
-        .map_err(failed)?;
-    let both = vec![SeccompRule::new(vec![named, followed]).map_err(failed)?];
-    rules.insert(libc::SYS_utimensat, both);
-    Ok(rules)
 }

@@ -2,6 +2,7 @@
 
 pub mod back;
 pub mod batch;
+pub mod calls;
 pub mod channel;
 pub mod commit;
 pub mod compile;
