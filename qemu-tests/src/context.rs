@@ -13,6 +13,14 @@ use initramfs::tool::{self, Tool};
 use crate::Result;
 use crate::qemu::{Accelerator, Machine};
 
+/// Name of the lock file that an image is built with when its own cannot be had any more.
+const CURRENT_LOCK: &str = "current.lock";
+
+/// Under which name an image of the repository is kept.
+fn name_of(image: &str) -> String {
+    image.trim_end_matches(".toml").replace('/', "-")
+}
+
 /// What booting a machine needs.
 pub const QEMU: &[Tool] = &[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }];
 

@@ -216,7 +216,8 @@ fn recovered(
     }
     if recovery.interrupted.is_some() && sabotage != Sabotage::NoUndo {
         for number in 0..6 {
-            for undo in index.undo_to(&format!("file:/etc/{number}"), current) {
+            for undo in index.undo_to(&format!("file:/etc/{number}"), current, &index.first_touches(current))
+            {
                 match &undo.prior {
                     Prior::Text(value) => things.insert(undo.thing.clone(), value.clone()),
                     _ => things.remove(&undo.thing),
