@@ -9,6 +9,7 @@ pub mod query;
 pub mod resource;
 pub mod store;
 pub mod sys;
+pub mod throttle;
 pub mod varlink;
 pub mod watch;
 pub mod worker;

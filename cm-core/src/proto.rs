@@ -18,7 +18,7 @@ pub const STEPS_A_PACKET: usize = 2048;
 pub const WORKER_FD: i32 = 3;
 /// The descriptor of the inotify instance that PID 1 shares with the worker.
 pub const INOTIFY_FD: i32 = 4;
-/// A second inotify instance, for world-writable directories.
+/// A second inotify instance, for directories into which others than root may write.
 pub const PUBLIC_INOTIFY_FD: i32 = 5;
 
 /// A manifest that both sides hold, by the number PID 1 gave it.

@@ -6,7 +6,8 @@
 //! two names of one hash cost a look at a unit too many, never a lost change.
 //!
 //! **Invariant:** an event makes dirty exactly the units that own the entry, or that lie below it; a lost event
-//! makes all of them dirty.
+//! makes all of them dirty. One that was lost in a directory into which others than root may write makes dirty what lies
+//! below such directories and nothing else: nobody can have the whole machine looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,8 @@ use crate::proto::Watch;
 /// Events of watches that nobody has told of yet; more than this are as good as an overflow.
 const EARLY: usize = 4096;
 
-/// A watch descriptor and the instance it belongs to: true is the one for world-writable directories.
+/// A watch descriptor and the instance it belongs to: true is the one for directories into which others than root may
+/// write.
 pub type Key = (bool, i32);
 
 /// Bits of inotify(7) that the index knows.
@@ -103,7 +105,7 @@ pub struct Touch {
     pub dirty: BTreeSet<Node>,
     /// Units whose watches have to be taken again: what was watched is not where it was.
     pub again: BTreeSet<Node>,
-    /// Events were lost: everything has to be looked at.
+    /// Events were lost, and not only of directories that are open to others: everything has to be looked at.
     pub rescan: bool,
 }
 
@@ -172,7 +174,7 @@ impl Index {
 
     fn event_into(&mut self, key: Key, name: &str, bits: u32, touch: &mut Touch) {
         if bits & mask::Q_OVERFLOW != 0 {
-            touch.rescan = true;
+            self.lost(key.0, touch);
             return;
         }
         let Some(place) = self.places.get_mut(&key) else {
@@ -180,18 +182,18 @@ impl Index {
             if bits & mask::IGNORED != 0 {
                 return;
             }
-            if self.early.len() < EARLY {
+            if self.early.iter().filter(|(k, _, _)| k.0 == key.0).count() < EARLY {
                 self.early.push((key, name.to_owned(), bits));
             } else {
-                self.early.clear();
-                touch.rescan = true;
+                self.early.retain(|(k, _, _)| k.0 != key.0);
+                self.lost(key.0, touch);
             }
             return;
         };
         touch.dirty.extend(&place.all.list);
         let gone = bits & (mask::DELETE_SELF | mask::MOVE_SELF | mask::UNMOUNT | mask::IGNORED) != 0;
         if name.is_empty() && gone {
-            self.below(key, touch);
+            self.below([key], touch);
             touch.again.extend(&touch.dirty);
         } else if !name.is_empty() {
             let wanted = hash(name);
@@ -206,7 +208,7 @@ impl Index {
             {
                 // The directory came, went or was moved: everything below may be another.
                 let mut below = Touch::default();
-                self.below(inside, &mut below);
+                self.below([inside], &mut below);
                 touch.again.extend(&below.dirty);
                 touch.dirty.extend(&below.dirty);
             }
@@ -216,9 +218,18 @@ impl Index {
         }
     }
 
-    fn below(&self, key: Key, touch: &mut Touch) {
+    /// Events of an instance were lost.
+    fn lost(&self, public: bool, touch: &mut Touch) {
+        if public {
+            self.below(self.places.keys().filter(|k| k.0).copied(), touch);
+        } else {
+            touch.rescan = true;
+        }
+    }
+
+    fn below(&self, keys: impl IntoIterator<Item = Key>, touch: &mut Touch) {
         let mut seen = BTreeSet::new();
-        let mut open = vec![key];
+        let mut open: Vec<Key> = keys.into_iter().collect();
         while let Some(key) = open.pop() {
             let Some(place) = self.places.get(&key).filter(|_| seen.insert(key)) else { continue };
             touch.dirty.extend(&place.all.list);
@@ -262,9 +273,7 @@ impl Index {
     /// Every unit that is watched.
     pub fn watched(&self) -> BTreeSet<Node> {
         let mut touch = Touch::default();
-        for key in self.places.keys() {
-            self.below(*key, &mut touch);
-        }
+        self.below(self.places.keys().copied(), &mut touch);
         touch.dirty
     }
 
@@ -354,6 +363,54 @@ mod tests {
     #[test]
     fn overflow_is_a_rescan() {
         assert!(example().event((false, -1), "", mask::Q_OVERFLOW).rescan);
+    }
+
+    /// / (own 1) · tmp (public 1) · tmp/mine (own 2), with units 1 (in /), 2 (in tmp) and 3 (in tmp/mine).
+    fn open_to_others() -> Index {
+        let mut index = Index::new();
+        let public = |wd, name: &str| Watch::Entry {
+            wd,
+            public: true,
+            name: name.into(),
+            manifest: ManifestRef(1),
+            unit: UnitId(1),
+        };
+        for (watch, owner) in [
+            (directory(1, None, ""), None),
+            (Watch::Directory { wd: 1, public: true, parent: Some((false, 1)), name: "tmp".into() }, None),
+            (Watch::Directory { wd: 2, public: false, parent: Some((true, 1)), name: "mine".into() }, None),
+            (entry(1, "motd"), Some(Node(1))),
+            (public(1, "a"), Some(Node(2))),
+            (entry(2, "b"), Some(Node(3))),
+        ] {
+            index.add(&watch, owner);
+        }
+        index
+    }
+
+    #[test]
+    fn what_others_let_overflow_is_looked_at_and_nothing_else() {
+        let mut index = open_to_others();
+        let touch = index.event((true, -1), "", mask::Q_OVERFLOW);
+        assert_eq!(touch, Touch { dirty: nodes(&[2, 3]), ..Touch::default() });
+        assert!(index.event((false, -1), "", mask::Q_OVERFLOW).rescan);
+    }
+
+    #[test]
+    fn events_of_unknown_watches_are_bounded_for_each_instance() {
+        let mut index = open_to_others();
+        let mut last = Touch::default();
+        for n in 0..=EARLY {
+            assert_eq!(last, Touch::default(), "{n}");
+            last = index.event((true, 77), "x", 2);
+        }
+        assert_eq!(last, Touch { dirty: nodes(&[2, 3]), ..Touch::default() });
+        // What waits in the other instance has lost nothing by it.
+        index.event((false, 9), "x", 2);
+        for _ in 0..=EARLY {
+            index.event((true, 77), "x", 2);
+        }
+        assert_eq!(index.add(&entry(9, "x"), Some(Node(4))).dirty, nodes(&[4]));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{FileStat, Mode, fstat};
 use units::UnitId;
 use units::kind::Spec;
 
@@ -226,8 +226,7 @@ impl Watcher {
             chain.push(above);
         }
         while let Some(dir) = chain.pop() {
-            let mode = fstat(&*dir)?.st_mode;
-            let public = mode & 0o002 != 0;
+            let public = is_open_to_others(&fstat(&*dir)?);
             let wd = self.add(public, &*dir)?;
             let name = split(&dir.path).map_or("", |(_, n)| n).to_owned();
             out.push(Watch::Directory { wd, public, parent, name });
@@ -260,6 +259,11 @@ impl Watcher {
         }
         out
     }
+}
+
+/// Whether others than root may write into a directory: what they do there is heard at a bounded rate.
+fn is_open_to_others(stat: &FileStat) -> bool {
+    stat.st_mode & 0o002 != 0 || stat.st_uid != 0 || (stat.st_mode & 0o020 != 0 && stat.st_gid != 0)
 }
 
 /// Two instances of our own, for tests.

@@ -215,8 +215,10 @@ impl Shell {
         let at = now();
         // Once past, only what is under way is waited for, and that wakes us by itself.
         let reexec = self.reexec_asked.filter(|due| *due > at);
-        let due =
-            [self.engine.next_deadline(), own, reexec, self.flow_deadline()].into_iter().flatten().min()?;
+        let due = [self.engine.next_deadline(), own, reexec, self.flow_deadline(), self.watches.deadline()]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(Duration::from_nanos(due.0.saturating_sub(at.0)))
     }
 
@@ -231,6 +233,7 @@ impl Shell {
         if self.flow_deadline().is_some_and(|due| due <= at) {
             self.end_late_flows(at);
         }
+        self.resume_watches_if_due(at);
     }
 
     /// One turn of a source.

@@ -16,7 +16,7 @@ pub enum Token {
     Worker(u64),
     /// The inotify instance that the worker adds watches to.
     Inotify,
-    /// The same for world-writable directories.
+    /// The same for directories into which others than root may write.
     PublicInotify,
     /// `/proc/self/mountinfo`.
     Mounts,

@@ -2,33 +2,62 @@
 //! looks no path up. What is where, [`cm_core::watch`] knows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
+use cm_core::engine::{Mono, Node};
 use cm_core::proto::Watch;
-use cm_core::watch::{Index, Key, Touch};
-use nix::sys::inotify::InotifyEvent;
+use cm_core::throttle::Throttle;
+use cm_core::watch::{Index, Key, Touch, mask};
+use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent};
 
-use super::Shell;
-use super::token::Turn;
+use super::token::{Token, Turn};
+use super::{Shell, now};
 use crate::sys::raw;
 
 /// Most buffers (of some hundred events) that one turn reads.
 const BUFFERS: usize = 64;
+/// Events a second that others than root may cause.
+const PUBLIC_EVENTS: u32 = 1024;
+/// Bytes of a buffer into which a queue is emptied unread.
+const EMPTIED: usize = 64 << 10;
 
 /// The index, and what keeps its watches alive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watches {
     index: Index,
+    own: Throttle,
+    public: Throttle,
     /// Descriptors that keep inodes in memory, whose watches would go with them (settings in procfs).
     held: BTreeMap<Key, OwnedFd>,
     /// Units that have gone since watches were last removed.
     gone: BTreeSet<Node>,
 }
 
+impl Default for Watches {
+    fn default() -> Watches {
+        Watches {
+            index: Index::new(),
+            // What root does is never too much, until the kernel says that it was.
+            own: Throttle::new(u32::MAX),
+            public: Throttle::new(PUBLIC_EVENTS),
+            held: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
+    }
+}
+
 impl Watches {
+    fn throttle(&mut self, public: bool) -> &mut Throttle {
+        if public { &mut self.public } else { &mut self.own }
+    }
+
+    /// When an instance is heard again that was too loud.
+    pub fn deadline(&self) -> Option<Mono> {
+        [&self.own, &self.public].into_iter().filter_map(Throttle::until).min()
+    }
+
     /// A unit has gone.
     pub fn unit_gone(&mut self, node: Node) {
         self.gone.insert(node);
@@ -83,11 +112,14 @@ impl Shell {
 
     fn touched_by_watches(&mut self, touched: Touch) {
         if touched.rescan {
-            self.say(Level::Warning, None, "watches overflowed: looking at everything that is watched");
             self.queue.push_back(Event::Overflowed);
         } else if !touched.dirty.is_empty() {
             self.queue.push_back(Event::Touched { nodes: touched.dirty.into_iter().collect() });
         }
+    }
+
+    fn instance(&self, public: bool) -> &Inotify {
+        if public { &self.public_inotify } else { &self.inotify }
     }
 
     /// Something happened to what is watched.
@@ -95,11 +127,18 @@ impl Shell {
         let mut touched = Touch::default();
         let mut turn = Turn::More;
         for _ in 0..BUFFERS {
-            let instance = if public { &self.public_inotify } else { &self.inotify };
-            match instance.read_events() {
+            if self.watches.throttle(public).until().is_some() {
+                turn = Turn::Drained;
+                break;
+            }
+            match self.instance(public).read_events() {
                 Ok(events) => {
-                    for event in events {
-                        self.watched(public, &event, &mut touched);
+                    let lost = events.iter().any(|e| e.mask.contains(AddWatchFlags::IN_Q_OVERFLOW));
+                    for event in events.iter().filter(|e| !e.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+                        self.watched(public, event, &mut touched);
+                    }
+                    if self.watches.throttle(public).heard(now(), events.len(), lost) {
+                        self.pause_watches(public);
                     }
                 }
                 Err(nix::Error::EINTR) => {}
@@ -116,6 +155,41 @@ impl Shell {
         }
         self.touched_by_watches(touched);
         turn
+    }
+
+    /// Nothing wakes us for this instance until the pause is over.
+    fn pause_watches(&mut self, public: bool) {
+        if self.watches.throttle(public).is_new() {
+            let what = if public {
+                "others than root change too much in directories that are theirs to write: what is managed below them is \
+                 looked at now and then, until they stop"
+            } else {
+                "watches overflowed: everything that is watched will be looked at"
+            };
+            self.say(Level::Notice, None, what);
+        }
+        let fd = self.instance(public).as_fd().as_raw_fd();
+        self.deregister(fd);
+    }
+
+    /// Hears instances again whose pause is over: what came in it is thrown away, and everything looked at that it may
+    /// have been about.
+    pub(super) fn resume_watches_if_due(&mut self, at: Mono) {
+        for (public, token) in [(false, Token::Inotify), (true, Token::PublicInotify)] {
+            if !self.watches.throttle(public).resume(at) {
+                continue;
+            }
+            let mut buffer = vec![0; EMPTIED];
+            for _ in 0..BUFFERS {
+                if !matches!(nix::unistd::read(self.instance(public).as_fd(), &mut buffer), Ok(1..)) {
+                    break;
+                }
+            }
+            let touched = self.watches.index.event((public, -1), "", mask::Q_OVERFLOW);
+            self.touched_by_watches(touched);
+            let fd = self.instance(public).as_fd().as_raw_fd();
+            self.register(fd, token);
+        }
     }
 
     fn watched(&mut self, public: bool, event: &InotifyEvent, touched: &mut Touch) {

@@ -1,6 +1,6 @@
 //! What watches tell in the fast rig, and who is behind it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -20,6 +20,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-culprit", culprit),
     scenario("rig-culprit-ourselves", culprit_ourselves),
     scenario("rig-culprit-in-user-namespace", culprit_unknown),
+    scenario("rig-flood", flood),
 ];
 
 fn want(holds: bool, what: &str, rig: &Rig) -> Result {
@@ -129,4 +130,52 @@ fn culprit_unknown(context: &Context) -> Result {
     let status = rig.until("file:/srv/fought", "contested by somebody unknown", unknown)?;
     println!("{}", cause(&status));
     Ok(())
+}
+
+/// A file in a directory that is open to everybody, one beside it, and somebody without rights who makes events there as
+/// fast as he can.
+const FLOODED: &str = r#"
+[directory."/srv/open"]
+mode = "1777"
+
+[file."/srv/open/motd"]
+content = "motd\n"
+
+[file."/srv/quiet"]
+content = "quiet\n"
+
+[service.flooder]
+requires = ["file:/srv/open/motd"]
+user     = "nobody"
+exec     = ["sh", "-c", "while :; do for n in 1 2 3 4 5 6 7 8; do : > /srv/open/junk.$n; done; done"]
+"#;
+
+/// Processor time that init itself has used.
+fn processor_time(rig: &Rig) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", rig.pid()?))?;
+    Ok(Duration::from_nanos(stat.split(' ').next().ok_or("no schedstat")?.parse()?))
+}
+
+/// Nobody can make work beyond a bounded rate, nor have anything looked at outside of what is open to him; and what he
+/// drowns is repaired all the same.
+fn flood(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    begin(&rig, FLOODED)?;
+    rig.until_said("others than root change too much")?;
+    let (begun, used) = (Instant::now(), processor_time(&rig)?);
+    for name in ["open/motd", "quiet", "open/motd"] {
+        let path = rig.inside("/srv")?.join(name);
+        let right = std::fs::read_to_string(&path)?;
+        let damaged = Instant::now();
+        std::fs::write(&path, "damage\n")?;
+        rig.until_true(&format!("{name} repaired"), || {
+            std::fs::read_to_string(&path).is_ok_and(|t| t == right)
+        })?;
+        println!("{name}: repaired after {} ms", damaged.elapsed().as_millis());
+    }
+    let (took, used) = (begun.elapsed(), processor_time(&rig)? - used);
+    println!("init used {} ms of {} ms", used.as_millis(), took.as_millis());
+    want(used < took / 4 + Duration::from_millis(100), "the flood keeps init busy", &rig)?;
+    let all = rig.init_said().contains("everything that is watched");
+    want(!all, "somebody without rights had everything looked at", &rig)
 }
