@@ -286,6 +286,15 @@ pub enum Watch {
         /// The unit.
         unit: UnitId,
     },
+    /// What this unit owns could not be watched, or not all of it; its other watches came before.
+    Missing {
+        /// In which manifest the unit stands.
+        manifest: ManifestRef,
+        /// The unit.
+        unit: UnitId,
+        /// Why, in words.
+        why: String,
+    },
 }
 
 /// From the worker to PID 1.

@@ -152,6 +152,7 @@ impl Index {
                 }
                 (*public, *wd)
             }
+            Watch::Missing { .. } => return Touch::default(),
         };
         let mut touch = Touch::default();
         if !self.early.is_empty() {

@@ -300,7 +300,7 @@ impl Worker {
             let spec = self.manifests.get(&step.manifest).and_then(|(_, m)| m.spec(step.unit));
             let Some(spec) = spec else { continue };
             let found = watcher.watch(&mut self.world, step.manifest, step.unit, &spec);
-            watches.extend(found.watches);
+            watches.extend(found.watches.into_iter().chain(found.missing));
             held.extend(found.held);
             if let Some(text) = found.warning {
                 self.log(true, text)?;
@@ -325,6 +325,7 @@ impl Worker {
             size += match &watch {
                 Watch::Directory { name, .. } | Watch::Entry { name, .. } => name.len() + 32,
                 Watch::Inode { .. } => 32,
+                Watch::Missing { why, .. } => why.len() + 32,
             };
             out.push(watch);
             if size > MAX_FRAME / 2 {

@@ -49,6 +49,8 @@ pub struct Watched {
     pub watches: Vec<Watch>,
     /// Watches of settings, each with a descriptor that keeps its inode in memory; PID 1 has to hold that.
     pub held: Vec<(Watch, OwnedFd)>,
+    /// What could not be watched.
+    pub missing: Option<Watch>,
     /// A warning, once.
     pub warning: Option<String>,
 }
@@ -98,7 +100,7 @@ impl Watcher {
         }
         for path in paths(spec) {
             if let Err(e) = self.path(world, path, (manifest, unit), &mut out.watches) {
-                self.failed(e, path, &mut out);
+                self.failed(e, path, (manifest, unit), &mut out);
             }
         }
         if let Spec::Directory(directory) = spec
@@ -109,24 +111,26 @@ impl Watcher {
                 Ok((public, wd)) => {
                     out.watches.push(Watch::Entry { wd, public, name: String::new(), manifest, unit });
                 }
-                Err(e) => self.failed(e, &directory.path, &mut out),
+                Err(e) => self.failed(e, &directory.path, (manifest, unit), &mut out),
             }
         }
         out
     }
 
-    fn failed(&mut self, errno: Errno, path: &str, out: &mut Watched) {
-        if self.full && errno == Errno::ENOSPC {
-            return;
+    /// The unit is told of as not watched; the log hears once what helps.
+    fn failed(&mut self, errno: Errno, path: &str, owner: (ManifestRef, UnitId), out: &mut Watched) {
+        let why = match errno {
+            Errno::ENOSPC => "fs.inotify.max_user_watches is used up".to_owned(),
+            _ => crate::resource::op::words(errno),
+        };
+        if errno != Errno::ENOSPC || !self.full {
+            out.warning = Some(format!(
+                "cannot watch {path}: {why}; drift there is not seen until the next apply, unless that is mended"
+            ));
         }
         self.full |= errno == Errno::ENOSPC;
-        out.warning = Some(match errno {
-            Errno::ENOSPC => format!(
-                "cannot watch {path}: fs.inotify.max_user_watches is used up; drift there is not seen until the \
-                 next apply, unless that setting is raised"
-            ),
-            _ => format!("cannot watch {path}: {}", crate::resource::op::words(errno)),
-        });
+        let (manifest, unit) = owner;
+        out.missing = Some(Watch::Missing { manifest, unit, why });
     }
 
     fn path(
@@ -255,7 +259,7 @@ impl Watcher {
                 out.held.push((watch, fd));
             }
             Err(Errno::ENOENT) => {}
-            Err(e) => self.failed(e, &join("/proc/sys", key), &mut out),
+            Err(e) => self.failed(e, &join("/proc/sys", key), owner, &mut out),
         }
         out
     }

@@ -150,7 +150,7 @@ pub struct UnitStatus {
     /// How a service says that it is ready (`notify`, `fd=3` …); empty for other kinds.
     #[serde(default)]
     pub readiness: String,
-    /// Declared confinement that this kernel or container cannot enforce.
+    /// Declared confinement that this kernel or container cannot enforce; watches that could not be had.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unenforced: Vec<String>,
 }

@@ -127,6 +127,9 @@ impl View<'_> {
         if let Some(spawn) = self.shell.spawns.of_node(node, Job::Main).filter(|s| !s.record.exited) {
             out.pid = Some(spawn.record.main);
         }
+        if let Some(why) = self.shell.watches.missing(node) {
+            out.unenforced.push(format!("drift is not seen: {why}"));
+        }
         if let Some(text) = self.shell.texts.get(&node) {
             out.detail = text.clone();
         } else if status.assumed {

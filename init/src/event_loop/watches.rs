@@ -31,6 +31,8 @@ pub struct Watches {
     public: Throttle,
     /// Descriptors that keep inodes in memory, whose watches would go with them (settings in procfs).
     held: BTreeMap<Key, OwnedFd>,
+    /// Units that are not watched, or not wholly, with the reason.
+    missing: BTreeMap<Node, String>,
     /// Units that have gone since watches were last removed.
     gone: BTreeSet<Node>,
 }
@@ -43,6 +45,7 @@ impl Default for Watches {
             own: Throttle::new(u32::MAX),
             public: Throttle::new(PUBLIC_EVENTS),
             held: BTreeMap::new(),
+            missing: BTreeMap::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -53,6 +56,11 @@ impl Watches {
         if public { &mut self.public } else { &mut self.own }
     }
 
+    /// Why drift of a unit may go unseen.
+    pub fn missing(&self, node: Node) -> Option<&str> {
+        self.missing.get(&node).map(String::as_str)
+    }
+
     /// When an instance is heard again that was too loud.
     pub fn deadline(&self) -> Option<Mono> {
         [&self.own, &self.public].into_iter().filter_map(Throttle::until).min()
@@ -60,6 +68,7 @@ impl Watches {
 
     /// A unit has gone.
     pub fn unit_gone(&mut self, node: Node) {
+        self.missing.remove(&node);
         self.gone.insert(node);
     }
 }
@@ -79,8 +88,16 @@ impl Shell {
                 Watch::Entry { manifest, unit, .. } | Watch::Inode { manifest, unit, .. } => {
                     self.engine.node_in(*manifest, *unit)
                 }
-                Watch::Directory { .. } => None,
+                Watch::Directory { .. } | Watch::Missing { .. } => None,
             };
+            if let Some(node) = owner {
+                self.watches.missing.remove(&node);
+            }
+            if let Watch::Missing { manifest, unit, why } = watch
+                && let Some(node) = self.engine.node_in(*manifest, *unit)
+            {
+                self.watches.missing.insert(node, why.clone());
+            }
             let early = self.watches.index.add(watch, owner);
             touched.dirty.extend(early.dirty);
             touched.rescan |= early.rescan;

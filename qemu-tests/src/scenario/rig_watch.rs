@@ -21,6 +21,8 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-culprit-ourselves", culprit_ourselves),
     scenario("rig-culprit-in-user-namespace", culprit_unknown),
     scenario("rig-flood", flood),
+    scenario("rig-watches-used-up", used_up),
+    scenario("rig-unseen", unseen),
 ];
 
 fn want(holds: bool, what: &str, rig: &Rig) -> Result {
@@ -168,8 +170,8 @@ fn flood(context: &Context) -> Result {
         let right = std::fs::read_to_string(&path)?;
         let damaged = Instant::now();
         std::fs::write(&path, "damage\n")?;
-        rig.until_true(&format!("{name} repaired"), || {
-            std::fs::read_to_string(&path).is_ok_and(|t| t == right)
+        rig.until_file(&format!("/srv/{name}"), "repaired", |p| {
+            std::fs::read_to_string(p).is_ok_and(|t| t == right)
         })?;
         println!("{name}: repaired after {} ms", damaged.elapsed().as_millis());
     }
@@ -178,4 +180,60 @@ fn flood(context: &Context) -> Result {
     want(used < took / 4 + Duration::from_millis(100), "the flood keeps init busy", &rig)?;
     let all = rig.init_said().contains("everything that is watched");
     want(!all, "somebody without rights had everything looked at", &rig)
+}
+
+/// Where no more watches are to be had, status names the units and the setting. The limit of the user namespace stands
+/// in for the machine's, with the same answer of the kernel.
+fn used_up(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup { user: true, ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let pid = rig.pid()?.to_string();
+    let limit = "echo 4 > /proc/sys/user/max_inotify_watches";
+    let set = std::process::Command::new("nsenter")
+        .args(["--preserve-credentials", "-U", "-m", "-t", &pid, "--", "sh", "-c", limit])
+        .status()?;
+    want(set.success(), "the limit cannot be set", &rig)?;
+    rig.apply("[file.\"/srv/a/b/c/d/deep\"]\ncontent = \"x\"\n")?;
+    let status = rig.status("file:/srv/a/b/c/d/deep")?;
+    let told = status.get("unenforced").map(Value::to_string).unwrap_or_default();
+    println!("{told}");
+    want(told.contains("fs.inotify.max_user_watches"), &format!("status says: {status}"), &rig)?;
+    want(rig.init_said().contains("cannot watch /srv/a/b/c/d/deep"), "the log says nothing", &rig)
+}
+
+const UNSEEN: &str = r#"
+[file."/srv/a/b/c/file"]
+content = "ours\n"
+
+[sysctl."net.core.somaxconn"]
+value = 4242
+"#;
+
+/// What inotify does not tell by itself: a write through another name, a moved ancestor, a foreign mount over it and its
+/// end, a kernel setting.
+fn unseen(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    let sh = |line: &str| -> Result {
+        let said = rig.run(&["sh", "-c", line])?;
+        want(said.code == 0, &format!("{line}: {}", said.err), &rig)
+    };
+    let right = |p: &std::path::Path| std::fs::read_to_string(p).is_ok_and(|t| t == "ours\n");
+    let repaired = |what: &str| rig.until_file("/srv/a/b/c/file", what, right);
+    // The other name is there when the file is looked at, so that its inode is watched.
+    sh(
+        "mkdir -p /srv/a/b/c /srv/elsewhere; echo ours > /srv/a/b/c/file; ln /srv/a/b/c/file /srv/elsewhere/name",
+    )?;
+    rig.apply(UNSEEN)?;
+    sh("echo theirs > /srv/elsewhere/name")?;
+    repaired("repaired after a write through another name")?;
+    sh("mv /srv/a /srv/moved")?;
+    repaired("there again after its grandparent was moved")?;
+    sh("mount -t tmpfs none /srv/a/b")?;
+    repaired("made in the foreign mount")?;
+    sh("umount -l /srv/a/b && echo theirs > /srv/a/b/c/file")?;
+    repaired("repaired below the mount that has gone")?;
+    let setting = "/proc/sys/net/core/somaxconn";
+    sh(&format!("echo 77 > {setting}"))?;
+    let read = || rig.run(&["cat", setting]).is_ok_and(|s| s.out.trim() == "4242");
+    rig.until_true("the setting is repaired", read)
 }
