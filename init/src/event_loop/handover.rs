@@ -22,6 +22,7 @@ use super::spawns::{Record, Spawn};
 use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::Token;
+use super::watches::Watches;
 use super::workers::{OWN, Role, Worker};
 use super::{Shell, manifests, now};
 use crate::log::link::LogLink;
@@ -78,6 +79,8 @@ pub struct Found {
 
 const SHELL: Key = Key::new(Class::Shell, 0);
 const PROGRESS: Key = Key::new(Class::Shell, 1);
+/// What is watched: there when a re-exec was asked for, and only then. What a fault leaves of it is not to be trusted.
+const WATCHED: Key = Key::new(Class::Watch, 0);
 const ENGINE: Key = Key::new(Class::Engine, 0);
 
 /// Why there is nothing to take over.
@@ -320,6 +323,14 @@ impl Shell {
         self.say(Level::Notice, None, "executing init again");
         self.shell_changed = true;
         self.write_live();
+        if let Some(watches) = self.watches.hand_over()
+            && let Ok(bytes) = postcard::to_allocvec(&(watches, self.mounts.listed()))
+        {
+            self.live.put(WATCHED, &bytes);
+        }
+        if let Err(e) = self.live.flush() {
+            self.say(Level::Error, None, &format!("cannot write the live table: {e}"));
+        }
         self.exec_again();
     }
 
@@ -384,15 +395,30 @@ impl Shell {
         if unasked || (batch && !carried) {
             self.queue.push_back(Event::WorkerLost);
         }
-        self.rescan_due = true;
+        self.rescan_due = !self.take_watches(found);
         self.shell_changed = true;
         self.go_on_leaving(handed.left_units);
         self.mourn();
         self.say(Level::Notice, None, "init has taken over from its predecessor");
     }
 
-    /// The index of watches is not handed over: everything that is watched is looked at once, which makes it anew.
-    /// A worker announces a watch only once, so it has to be a fresh one.
+    /// Takes over what is watched; answers whether it was there.
+    fn take_watches(&mut self, found: &mut Found) -> bool {
+        let bytes = found.records.get(&WATCHED);
+        let Some((watches, listed)) = bytes.and_then(|b| postcard::from_bytes::<(Vec<u8>, _)>(b).ok()) else {
+            return false;
+        };
+        self.live.remove(WATCHED);
+        let Some(watches) = Watches::adopted(&watches, |number| found.take(Some(number))) else {
+            return false;
+        };
+        self.watches = watches;
+        self.mounts.adopt(listed);
+        true
+    }
+
+    /// Without the index of watches everything that is watched is looked at once, which makes it anew. A worker
+    /// announces a watch only once, so it has to be a fresh one.
     pub(super) fn rescan_if_due(&mut self) {
         if !self.rescan_due || self.workers.values().any(|w| !w.link.tasks().is_empty()) {
             return;

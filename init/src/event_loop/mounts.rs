@@ -50,6 +50,16 @@ fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
 }
 
 impl Mounts {
+    /// What is listed, so that the next PID 1 sees what changes between the two.
+    pub(super) fn listed(&self) -> Option<&BTreeSet<(u64, String)>> {
+        self.listed.as_ref()
+    }
+
+    /// What an earlier PID 1 saw last.
+    pub(super) fn adopt(&mut self, listed: Option<BTreeSet<(u64, String)>>) {
+        self.listed = listed;
+    }
+
     /// The helper says that this unit is mounted: if the list does not show it, it was lost.
     pub(super) fn expect(&mut self, node: Node) {
         self.seen.insert(node, true);

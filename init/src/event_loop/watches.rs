@@ -2,7 +2,7 @@
 //! looks no path up. What is where, [`cm_core::watch`] knows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent};
 
 use super::token::{Token, Turn};
 use super::{Shell, now};
-use crate::sys::raw;
+use crate::sys::{inherit, raw};
 
 /// Most buffers (of some hundred events) that one turn reads.
 const BUFFERS: usize = 64;
@@ -70,6 +70,32 @@ impl Watches {
     pub fn unit_gone(&mut self, node: Node) {
         self.missing.remove(&node);
         self.gone.insert(node);
+    }
+
+    /// All of it for the next PID 1: the watches themselves are the kernel's, and stay with their descriptors. Nothing
+    /// while an instance is not heard, after which everything is looked at anyway.
+    pub fn hand_over(&self) -> Option<Vec<u8>> {
+        if self.deadline().is_some() {
+            return None;
+        }
+        let mut held: Vec<(Key, RawFd)> = Vec::with_capacity(self.held.len());
+        for (key, fd) in &self.held {
+            inherit::set_close_on_exec(fd.as_fd(), false).ok()?;
+            held.push((*key, fd.as_raw_fd()));
+        }
+        postcard::to_allocvec(&(&self.index, held, &self.missing, &self.gone)).ok()
+    }
+
+    /// What an earlier PID 1 has handed over, if all of it is there.
+    pub fn adopted(bytes: &[u8], mut take: impl FnMut(RawFd) -> Option<OwnedFd>) -> Option<Watches> {
+        type Handed = (Index, Vec<(Key, RawFd)>, BTreeMap<Node, String>, BTreeSet<Node>);
+        let (index, held, missing, gone): Handed = postcard::from_bytes(bytes).ok()?;
+        let held = held.into_iter().map(|(key, number)| {
+            let fd = take(number)?;
+            inherit::set_close_on_exec(fd.as_fd(), true).ok()?;
+            Some((key, fd))
+        });
+        Some(Watches { index, held: held.collect::<Option<_>>()?, missing, gone, ..Watches::default() })
     }
 }
 
