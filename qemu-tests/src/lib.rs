@@ -7,6 +7,7 @@ pub mod check;
 pub mod console;
 pub mod context;
 pub mod demonstration;
+pub mod guest;
 pub mod instance;
 pub mod measure;
 pub mod oci;
@@ -16,6 +17,7 @@ pub mod rig;
 pub mod runner;
 pub mod scenario;
 pub mod sim;
+pub mod write_log;
 
 /// The result of a test step: what failed is told in one sentence.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -41,6 +41,13 @@ impl Accelerator {
     }
 }
 
+/// A disk, and where every write to it is written down, if it is.
+#[derive(Debug, Clone)]
+struct Disk {
+    file: PathBuf,
+    log: Option<PathBuf>,
+}
+
 /// A machine that is not yet started.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -49,7 +56,7 @@ pub struct Machine {
     memory: u32,
     processors: u32,
     command_line: String,
-    disks: Vec<PathBuf>,
+    disks: Vec<Disk>,
     count_instructions: bool,
     forward: Vec<(u16, u16)>,
     watchdog: bool,
@@ -98,7 +105,13 @@ impl Machine {
 
     /// Adds a virtio disk (`/dev/vda`, then `/dev/vdb` …) with this raw file as its content.
     pub fn disk(mut self, file: &Path) -> Machine {
-        self.disks.push(file.to_path_buf());
+        self.disks.push(Disk { file: file.to_path_buf(), log: None });
+        self
+    }
+
+    /// Adds such a disk, and writes down in `log` every write to it ([`crate::write_log`]).
+    pub fn recorded_disk(mut self, file: &Path, log: &Path) -> Machine {
+        self.disks.push(Disk { file: file.to_path_buf(), log: Some(log.to_path_buf()) });
         self
     }
 
@@ -155,7 +168,17 @@ impl Machine {
         c.arg("-append").arg(&self.command_line);
         c.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
         for (n, disk) in self.disks.iter().enumerate() {
-            c.arg("-drive").arg(format!("if=none,id=disk{n},format=raw,file={}", disk.display()));
+            let Disk { file, log } = disk;
+            match log {
+                None => c.arg("-blockdev").arg(file_node(&format!("disk{n}"), file)),
+                Some(log) => {
+                    c.arg("-blockdev").arg(file_node(&format!("file{n}"), file));
+                    c.arg("-blockdev").arg(file_node(&format!("log{n}"), log));
+                    c.arg("-blockdev").arg(format!(
+                        "driver=blklogwrites,node-name=disk{n},file=file{n},log=log{n},log-sector-size=512"
+                    ))
+                }
+            };
             c.arg("-device").arg(format!("virtio-blk-pci,drive=disk{n}"));
         }
         if self.count_instructions {
@@ -211,6 +234,12 @@ impl Machine {
         }
         Ok(Qemu { child, console, second, use_second: self.shell, monitor, started, limit: self.limit })
     }
+}
+
+/// A node of QEMU's for a raw file; it goes through the host's cache, which outlives QEMU.
+fn file_node(name: &str, file: &Path) -> String {
+    // A comma in a value is written twice.
+    format!("driver=file,node-name={name},filename={}", file.display().to_string().replace(',', ",,"))
 }
 
 /// The child is killed when the thread that starts it ends.
@@ -342,6 +371,17 @@ impl Qemu {
         Ok(())
     }
 
+    /// Plugs a disk in while the machine runs.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn plug_in(&mut self, name: &str, file: &Path) -> Result {
+        let node = json!({ "driver": "file", "node-name": name, "filename": file });
+        self.monitor.command("blockdev-add", node)?;
+        let device = json!({ "driver": "virtio-blk-pci", "id": format!("{name}-device"), "drive": name });
+        self.monitor.command("device_add", device).map(drop)
+    }
+
     /// Presses Ctrl, Alt and Del.
     ///
     /// # Errors
@@ -361,6 +401,11 @@ impl Qemu {
         self.console.closed(limit)?;
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { Err(format!("QEMU ended with {status}").into()) }
+    }
+
+    /// Longest wait for anything, stretched for an emulated processor.
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Since power-on.

@@ -1,11 +1,12 @@
 //! What the engine tells about a unit.
 
 use serde::{Deserialize, Serialize};
+use units::kind::Spec;
 use units::{Address, EdgeKind, UnitId};
 
 use super::event::Exit;
 use super::graph::{hard, soft};
-use super::unit::{Latch, MountPhase, Phase, Shown, State, Want, Work, bits};
+use super::unit::{Latch, Mount, MountPhase, Phase, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 use crate::proto::ManifestRef;
 
@@ -199,6 +200,11 @@ impl Engine {
         if let Some(detail) = self.details.get(&node) {
             return detail.clone();
         }
+        if let State::Mount(Mount { phase: MountPhase::Mounting { .. }, .. }) = &unit.state
+            && let Some(device) = self.device(node)
+        {
+            return format!("mounting {device}, once that is there");
+        }
         if let State::Service(s) = &unit.state
             && s.running()
             && s.loaded != s.inputs
@@ -226,6 +232,15 @@ impl Engine {
             return "not wanted".to_owned();
         }
         String::new()
+    }
+
+    /// What a mount's helper may have to wait for.
+    fn device(&self, node: Node) -> Option<String> {
+        let (manifest, id) = self.unit_of(node);
+        match self.manifest_of(manifest)?.spec(id)? {
+            Spec::Mount(mount) => Some(mount.source).filter(|source| *source != mount.fstype),
+            _ => None,
+        }
     }
 
     /// The status of a unit.

@@ -417,3 +417,29 @@ fn a_service_without_its_user_fails_and_starts_when_the_user_is_declared() {
     w.send(Event::Swapped { request: 3, manifest, generation: 3, kind: Swap::Apply });
     assert_eq!(w.state(Kind::Service, "web"), "ready", "{:#?}", w.seen);
 }
+
+#[test]
+fn a_mount_that_waits_for_its_device_says_which() {
+    use units::kind::mount::Mount;
+    let disk = |path: &str, source: &str, fstype: &str| Mount {
+        path: path.into(),
+        source: source.into(),
+        fstype: fstype.into(),
+        options: vec![],
+        device_timeout: 0,
+    };
+    let mut b = ManifestBuilder::new();
+    b.unit(NewUnit::new(Kind::Mount, "/var", Spec::Mount(disk("/var", "LABEL=data", "ext4"))));
+    b.unit(NewUnit::new(Kind::Mount, "/tmp", Spec::Mount(disk("/tmp", "tmpfs", "tmpfs"))));
+    let mut engine = Engine::new();
+    let number = engine.install(b.finish());
+    let mut out = Vec::new();
+    let swapped = Event::Swapped { request: 0, manifest: number, generation: 0, kind: Swap::Boot };
+    engine.step(Mono(1), swapped, &mut out);
+    let cause = |path: &str| {
+        let node = engine.node(&Address::new(Kind::Mount, path)).unwrap();
+        (engine.status(node).state, engine.status(node).cause)
+    };
+    assert_eq!(cause("/var"), ("starting", "mounting LABEL=data, once that is there".to_owned()));
+    assert_eq!(cause("/tmp"), ("starting", String::new()));
+}

@@ -140,20 +140,35 @@ fn look(wanted: &Wanted) -> Option<PathBuf> {
 }
 
 /// The device behind a mount's source, waiting until it is there: at most `limit`, or without end. What names no
-/// device (`tmpfs`, `server:/path`, a directory to bind) is returned as it is.
+/// device (`tmpfs`, `server:/path`, a directory to bind) is returned as it is. `late` is called once, when it has not
+/// come within `patience`.
 ///
 /// # Errors
 /// `TimedOut`, or why events cannot be heard.
-pub fn await_source(source: &str, limit: Option<Duration>) -> io::Result<PathBuf> {
+pub fn await_source(
+    source: &str,
+    limit: Option<Duration>,
+    patience: Duration,
+    late: impl FnOnce(),
+) -> io::Result<PathBuf> {
     let Some(wanted) = wanted(source) else { return Ok(PathBuf::from(source)) };
     // ORDER: listening before looking: what appears in between is heard.
     let mut events = Uevents::open()?;
-    let deadline = limit.and_then(|l| Instant::now().checked_add(l));
+    let begun = Instant::now();
+    let deadline = limit.and_then(|l| begun.checked_add(l));
+    // None once it was called, or when the deadline comes first.
+    let mut late = begun.checked_add(patience).filter(|p| deadline.is_none_or(|d| d > *p)).map(|p| (p, late));
     loop {
         if let Some(found) = look(&wanted) {
             return Ok(found);
         }
-        await_block_event(&mut events, deadline)?;
+        match await_block_event(&mut events, late.as_ref().map(|(p, _)| *p).or(deadline)) {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => match late.take() {
+                Some((_, late)) => late(),
+                None => return Err(e),
+            },
+            other => other?,
+        }
     }
 }
 
@@ -217,8 +232,12 @@ mod tests {
         assert_eq!(wanted("UUID=\"x\""), Some(Wanted::Tag("uuid", "x".into())));
         assert_eq!(wanted("tmpfs"), None);
         assert_eq!(wanted("/srv/dir"), None);
-        assert_eq!(await_source("proc", None).unwrap(), PathBuf::from("proc"));
-        let error = await_source("/dev/no-such-disk", Some(Duration::from_millis(20))).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let soon = Duration::from_millis(5);
+        let at_once = || panic!("nothing is waited for");
+        assert_eq!(await_source("proc", None, soon, at_once).unwrap(), PathBuf::from("proc"));
+        let mut told = 0;
+        let limit = Some(Duration::from_millis(20));
+        let error = await_source("/dev/no-such-disk", limit, soon, || told += 1).unwrap_err();
+        assert_eq!((error.kind(), told), (io::ErrorKind::TimedOut, 1));
     }
 }

@@ -17,6 +17,8 @@ use super::{device, mount, unmount};
 
 /// The name under which the executable is a helper.
 pub const NAME: &str = "holdfast-helper";
+/// A device that takes longer to appear is worth a line on the console.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Exit code: it cannot be done.
 const FAILED: i32 = 1;
 /// Exit code: bad usage.
@@ -87,7 +89,8 @@ fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) 
     if options.split(',').any(|o| o == "loop" || o.starts_with("loop=")) {
         return Err(cannot(&"loop devices are not set up here; name the device"));
     }
-    let device = device::await_source(source, limit).map_err(|e| match e.kind() {
+    let late = || say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
+    let device = device::await_source(source, limit, PATIENCE, late).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
         _ => cannot(&format!("cannot wait for the device: {e}")),
     })?;

@@ -7,11 +7,20 @@ use units::load::MemoryLoader;
 
 use crate::Result;
 
-/// Compiles a state without sources, and writes manifest and contents into `directory`.
+/// What an image builder would put beside `init`.
+#[derive(Debug)]
+pub struct Boot {
+    /// The compiled manifest.
+    pub manifest: Vec<u8>,
+    /// Its contents, each by its digest in hexadecimal.
+    pub contents: Vec<(String, Vec<u8>)>,
+}
+
+/// Compiles a state without sources.
 ///
 /// # Errors
 /// With every diagnostic, when it has mistakes.
-pub fn write_boot(directory: &Path, text: &str) -> Result {
+pub fn compile_boot(text: &str) -> Result<Boot> {
     let mut loader = MemoryLoader::new().file("/state.toml", text);
     let compiled = units::compile("/state.toml", &mut loader);
     let Some(manifest) = compiled.manifest else {
@@ -19,14 +28,27 @@ pub fn write_boot(directory: &Path, text: &str) -> Result {
             compiled.diagnostics.iter().map(|d| units::diagnostic::render(d, &compiled.sources)).collect();
         return Err(all.join("\n").into());
     };
-    let blobs = directory.join("blobs");
-    std::fs::create_dir_all(&blobs)?;
+    let mut contents = Vec::new();
     for (content, place) in &compiled.contents {
         if let Where::Inline(bytes) = place {
             let name: String = content.digest.iter().map(|b| format!("{b:02x}")).collect();
-            std::fs::write(blobs.join(name), bytes)?;
+            contents.push((name, bytes.to_vec()));
         }
     }
-    std::fs::write(directory.join("manifest"), manifest.as_bytes())?;
+    Ok(Boot { manifest: manifest.as_bytes().to_vec(), contents })
+}
+
+/// Compiles a state without sources, and writes manifest and contents into `directory`.
+///
+/// # Errors
+/// As [`compile_boot`], or when it cannot be written.
+pub fn write_boot(directory: &Path, text: &str) -> Result {
+    let boot = compile_boot(text)?;
+    let blobs = directory.join("blobs");
+    std::fs::create_dir_all(&blobs)?;
+    for (name, bytes) in boot.contents {
+        std::fs::write(blobs.join(name), bytes)?;
+    }
+    std::fs::write(directory.join("manifest"), boot.manifest)?;
     Ok(())
 }

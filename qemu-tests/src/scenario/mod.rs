@@ -6,6 +6,12 @@ pub mod container;
 pub mod container_state;
 pub mod image;
 pub mod machine;
+pub mod qemu_boot;
+pub mod qemu_change;
+pub mod qemu_down;
+pub mod qemu_full;
+pub mod qemu_load;
+pub mod qemu_power;
 pub mod rest;
 pub mod rig;
 pub mod rig_change;
@@ -44,6 +50,12 @@ pub fn all() -> Vec<Scenario> {
         container_state::ALL,
         image::ALL,
         machine::ALL,
+        qemu_boot::ALL,
+        qemu_change::ALL,
+        qemu_down::ALL,
+        qemu_load::ALL,
+        qemu_full::ALL,
+        qemu_power::ALL,
         rest::ALL,
         rig::ALL,
         rig_change::ALL,
