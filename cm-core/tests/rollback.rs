@@ -352,3 +352,20 @@ fn what_a_leaving_unit_takes_away_is_made_again() {
     let results = bench.swap(Some((n3, &both)), (n1, &one), Intent::Return);
     assert_eq!(timeless(fingerprint(&bench.path("/"))), before, "{results:?}");
 }
+
+#[test]
+fn names_that_parted_in_different_generations_come_together_again() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "theirs");
+    fs::hard_link(bench.path("/etc/a"), bench.path("/etc/b")).unwrap();
+    let before = fingerprint(&bench.path("/"));
+    let (none, one) = (Decl::new(), Decl::new().file("/etc/a", "ours"));
+    let two = Decl::new().file("/etc/a", "ours").file("/etc/b", "ours too");
+    let (n1, _) = bench.apply(None, &none);
+    let (n2, _) = bench.apply(Some((n1, &none)), &one);
+    let (n3, _) = bench.apply(Some((n2, &one)), &two);
+    bench.switching(n1);
+    bench.swap(Some((n3, &two)), (n1, &none), Intent::Return);
+    assert_eq!(fingerprint(&bench.path("/")), before);
+    assert_eq!(inode(&bench, "/etc/a"), inode(&bench, "/etc/b"));
+}

@@ -22,18 +22,14 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
     world.mount_present(path)?;
     let mut want = Want::declared(&spec.attributes);
     let mut content = spec.content;
-    let mut others: &[String] = &[];
+    let mut others = Vec::new();
     match &context.backing {
-        Some(
-            prior @ (Prior::File { digest, size, metadata } | Prior::Linked { digest, size, metadata, .. }),
-        ) => {
+        Some(Prior::File { digest, size, metadata } | Prior::Linked { digest, size, metadata, .. }) => {
             let old = Content { digest: *digest, size: *size };
             // What is declared may be just what was there.
             if *content.get_or_insert(old) == old {
                 want.mtime = Some(metadata.mtime);
-                if let Prior::Linked { others: names, .. } = prior {
-                    others = names;
-                }
+                others = world.other_names(path);
             }
             want = want.or(metadata);
         }
@@ -120,7 +116,7 @@ fn missing(
     path: &str,
     content: Option<Content>,
     want: Want,
-    others: &[String],
+    others: Vec<String>,
 ) -> Result<Finding, Trouble> {
     if content.is_none() {
         return Err(Trouble::NotKept(format!("{path} is missing, and no content is declared")));
@@ -130,7 +126,7 @@ fn missing(
     Ok(finding)
 }
 
-fn write(path: &str, content: Option<Content>, want: Want, others: &[String], content_changes: bool) -> Op {
+fn write(path: &str, content: Option<Content>, want: Want, others: Vec<String>, content_changes: bool) -> Op {
     let own = OwnChange::Take { digest: content.map(|c| c.digest) };
-    Op::put(path, Put::File { content, want, others: others.to_vec() }, content_changes, own)
+    Op::put(path, Put::File { content, want, others }, content_changes, own)
 }

@@ -181,10 +181,7 @@ pub fn put_back(world: &mut World, undo: &Undo) -> Result<Vec<Op>, Trouble> {
             ops.extend(parents(world, path));
         }
         Prior::File { digest, size, metadata } | Prior::Linked { digest, size, metadata, .. } => {
-            let others = match &undo.prior {
-                Prior::Linked { others, .. } => others.clone(),
-                _ => Vec::new(),
-            };
+            let others = world.other_names(path);
             let same = match world.places.entry(path).map(|p| tree::find(&p)) {
                 Ok(Ok(Found::File(mut file, stat))) if u64::try_from(stat.st_size).ok() == Some(*size) => {
                     world.digest(&mut file).is_ok_and(|(d, _)| d == *digest)

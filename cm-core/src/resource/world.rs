@@ -1,6 +1,6 @@
 //! The machine as resources see it: paths below a root, the user databases, the store, what is mounted.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{OwnedFd, RawFd};
@@ -93,6 +93,8 @@ pub struct World {
     beat: Option<Instant>,
     /// Directories below the root.
     pub places: Places,
+    /// On a return: names that were one file in the generation that is returned to, each with the others.
+    pub linked: BTreeMap<String, BTreeSet<String>>,
     /// The user databases as they were last read.
     pub accounts: Accounts,
     /// The store, if there is one yet.
@@ -134,6 +136,7 @@ impl World {
             setup,
             pulse: Pulse::None,
             beat: None,
+            linked: BTreeMap::new(),
             private: Vec::new(),
             reads: 0,
             managed: Vec::new(),
@@ -208,6 +211,11 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Other names of the file at a path, in the generation that is returned to.
+    pub fn other_names(&self, path: &str) -> Vec<String> {
+        self.linked.get(path).into_iter().flatten().cloned().collect()
     }
 
     /// Whether a path lies below a managed mount.

@@ -272,6 +272,22 @@ impl Index {
         out
     }
 
+    /// Names that were one file in `generation` and parted since: each with all others.
+    pub fn linked_in(&self, generation: u64) -> BTreeMap<String, BTreeSet<String>> {
+        let later = self.later(generation);
+        let mut out: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for undo in self.undo.values().flatten().filter(|u| later.contains(&u.transition)) {
+            let Prior::Linked { others, .. } = &undo.prior else { continue };
+            // The last one to part has no other name left, and knows of none.
+            let names: BTreeSet<&String> = others.iter().chain([&undo.thing]).collect();
+            for name in &names {
+                let of = out.entry((*name).clone()).or_default();
+                of.extend(names.iter().filter(|n| *n != name).map(|n| (*n).clone()));
+            }
+        }
+        out
+    }
+
     /// Whether a transition has the prior state of this thing already, as far as `prior` touches it.
     pub fn has_undo(&self, transition: u64, unit: &str, thing: &str, prior: &Prior) -> bool {
         let covers = |old: &Prior| match old {

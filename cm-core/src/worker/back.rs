@@ -1,6 +1,6 @@
 //! The way back: what a return to an earlier generation puts back, beside converging what that one declares.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use units::kind::Spec;
 use units::{Address, Manifest, UnitId};
@@ -20,6 +20,10 @@ pub(super) fn look_back(world: &mut World, batch: &Batch) {
     world.first_touches = match &world.store {
         Some(store) if batch.intent == Intent::Return => store.index().first_touches(batch.generation),
         _ => FirstTouches::new(),
+    };
+    world.linked = match &world.store {
+        Some(store) if batch.intent == Intent::Return => store.index().linked_in(batch.generation),
+        _ => BTreeMap::new(),
     };
 }
 

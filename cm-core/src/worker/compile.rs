@@ -227,7 +227,7 @@ fn output_error(e: io::Error) -> CompileError {
 /// When no process can be made, or it died.
 pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> Result<Vec<u8>, CompileError> {
     let mut left = apart(job, |channel, staging, _, paper| {
-        let bytes = read(&mut Sources { channel, staging, temporary: 0 });
+        let bytes = read(&mut Sources { channel, staging, place: &job.staging, temporary: 0 });
         i32::from(paper.write_all(&bytes).is_err())
     })?;
     let mut bytes = Vec::new();
@@ -498,6 +498,8 @@ fn confine_compiler(staging: &File) -> Result<(), confine::ConfineError> {
 struct Sources<'a> {
     channel: Channel,
     staging: &'a File,
+    /// Where that is, for people.
+    place: &'a Path,
     temporary: u32,
 }
 
@@ -517,7 +519,17 @@ impl Sources<'_> {
     }
 
     /// Stages what `source` holds.
-    fn stage(&mut self, source: &mut dyn Read) -> io::Result<Content> {
+    fn stage(&mut self, source: &mut dyn Read) -> Result<Content, LoadError> {
+        self.write(source).map_err(|e| {
+            let help = match e.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => "; make room on the store's file system and apply again",
+                _ => "",
+            };
+            LoadError::Other(format!("{e}, in {}{help}", self.place.display()))
+        })
+    }
+
+    fn write(&mut self, source: &mut dyn Read) -> io::Result<Content> {
         self.temporary += 1;
         let name = format!("new-{}", self.temporary);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
@@ -579,18 +591,18 @@ impl Loader for Sources<'_> {
     }
 
     fn contents(&mut self, content: Content, mut bytes: &[u8]) -> Result<(), LoadError> {
-        let staged = self.stage(&mut bytes).map_err(|e| LoadError::Other(e.to_string()))?;
+        let staged = self.stage(&mut bytes)?;
         if staged == content { Ok(()) } else { Err(LoadError::Other("its digest is wrong".to_owned())) }
     }
 
     fn source(&mut self, path: &str) -> Result<Content, LoadError> {
         let mut file = self.ask(&Ask::File(path.to_owned()))?;
-        self.stage(&mut file).map_err(|e| LoadError::Other(e.to_string()))
+        self.stage(&mut file)
     }
 }
 
 fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &mut File) -> i32 {
-    let mut loader = Sources { channel, staging, temporary: 0 };
+    let mut loader = Sources { channel, staging, place: &job.staging, temporary: 0 };
     let compiled = units::compile::compile(&job.entry, &mut loader);
     let diagnostics: Vec<diagnostic::Located> =
         compiled.diagnostics.iter().map(|d| diagnostic::locate(d, &compiled.sources)).collect();

@@ -257,6 +257,8 @@ impl Worker {
             watcher.begin();
         }
         self.watch(changed.iter())?;
+        // A directory that is open keeps its file system from being unmounted, and this process stays for a while.
+        self.world.places.forget();
         self.results(number, late)?;
         if let Some(store) = &mut self.world.store {
             let tidied = store.lock().and_then(|()| store.compact(false));

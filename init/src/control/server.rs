@@ -54,6 +54,8 @@ pub struct Server {
     counter: u64,
     abandoned: Vec<u64>,
     notes: Vec<String>,
+    /// Clients have left since it was asked the last time.
+    left: bool,
 }
 
 impl Server {
@@ -75,6 +77,7 @@ impl Server {
             counter: 0,
             abandoned: Vec::new(),
             notes: Vec::new(),
+            left: false,
         }
     }
 
@@ -171,8 +174,14 @@ impl Server {
         }
     }
 
+    /// Whether the last client has left since the last call: what their frames took can go back.
+    pub fn take_deserted(&mut self) -> bool {
+        self.clients.is_empty() && std::mem::take(&mut self.left)
+    }
+
     fn drop_client(&mut self, id: u64, why: Option<&str>) {
         let Some(client) = self.clients.remove(&id) else { return };
+        self.left = true;
         if let Serving::Call(call) = client.serving {
             self.calls.remove(&call);
             self.abandoned.push(call);

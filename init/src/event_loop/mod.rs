@@ -153,6 +153,9 @@ impl Shell {
                 return left;
             }
             let busy = !self.ready.is_empty() || !self.queue.is_empty();
+            if !busy && self.server.as_mut().is_some_and(Server::take_deserted) {
+                crate::sys::raw::trim_memory();
+            }
             let timeout = if busy { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}

@@ -325,7 +325,9 @@ impl Daemon {
                 }
             }
             Err(error) => {
-                let text = format!("cannot write the log of {}: {error}", stream.unit);
+                let place = self.logs.display();
+                let text =
+                    format!("cannot write the log of {} in {place}: {error}; it waits for room", stream.unit);
                 if stream.failed(now) {
                     self.reports.push_back(Report::Trouble { stream: id, text });
                 }

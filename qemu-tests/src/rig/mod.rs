@@ -7,7 +7,9 @@
 
 pub mod program;
 pub mod state;
+pub mod store;
 mod stream;
+pub mod tree;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,10 @@ pub struct Setup<'a> {
     pub first: Option<&'a str>,
     /// In a user namespace too, where cgroups are not to be had.
     pub user: bool,
+    /// With a copy of /etc of its own, for states that change users.
+    pub etc: bool,
+    /// tmpfs mounted before init starts: below the instance's directory, with options.
+    pub disks: &'a [(&'a str, &'a str)],
     /// It leaves by itself, perhaps before anybody could ask it anything.
     pub leaves: bool,
     /// Another place of the store than one outside the run-time directory.
@@ -287,6 +293,25 @@ impl Rig {
         Lines::of(self.initctl_command(&["--json", "events"]))
     }
 
+    /// Waits for the event that a unit has come to an outcome, on a stream that was opened before.
+    ///
+    /// # Errors
+    /// When it does not come within [`LIMIT`]; with what came.
+    pub fn until_outcome(&self, events: &mut Lines, unit: &str, outcome: &str) -> Result<Value> {
+        let deadline = Instant::now() + LIMIT;
+        let mut seen = Vec::new();
+        while let Some(line) = events.next(deadline)? {
+            let value: Value = serde_json::from_str(&line)?;
+            let event = value.get("event").cloned().unwrap_or_default();
+            if word(&event, "unit") == unit && word(&event, "outcome") == outcome {
+                return Ok(event);
+            }
+            seen.push(line);
+        }
+        let seen = seen.join("\n");
+        Err(format!("{unit} is not {outcome}; events:\n{seen}\ninit said:\n{}", self.init_said()).into())
+    }
+
     /// The main process of a unit, in the instance's numbers.
     ///
     /// # Errors
@@ -428,7 +453,18 @@ fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>
     }
     let managed = directory.join("managed");
     std::fs::create_dir_all(&managed)?;
-    let script = format!("mount --bind '{}' {MANAGED} && exec \"$@\"", managed.display());
+    let mut script = format!("mount --bind '{}' {MANAGED} && ", managed.display());
+    if setup.etc {
+        let own = directory.join("etc");
+        let own = own.display();
+        script += &format!("{{ [ -d '{own}' ] || cp -a /etc '{own}'; }} && mount --bind '{own}' /etc && ");
+    }
+    for (name, options) in setup.disks {
+        let at = directory.join(name);
+        let at = at.display();
+        script += &format!("mkdir -p '{at}' && mount -t tmpfs -o {options} tmpfs '{at}' && ");
+    }
+    script += "exec \"$@\"";
     command
         .args([
             "--fork",
@@ -449,6 +485,24 @@ fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>
         .stdout(log.try_clone()?)
         .stderr(log);
     Ok(command.spawn().map_err(|e| format!("cannot run setpriv(1): {e}"))?)
+}
+
+/// Refuses with what init said, when something does not hold.
+///
+/// # Errors
+/// Just then.
+pub fn want(holds: bool, what: &str, rig: &Rig) -> Result {
+    if holds { Ok(()) } else { Err(format!("{what}\ninit said:\n{}", rig.init_said()).into()) }
+}
+
+/// A text of a status or an event; empty where there is none.
+pub fn word<'v>(value: &'v Value, key: &str) -> &'v str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a file holds just this.
+pub fn holds(path: &Path, text: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|t| t == text)
 }
 
 /// Runs a command to its end, within [`LIMIT`].

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use crate::Result;
 
@@ -23,6 +24,33 @@ pub fn play(what: &str) -> Result {
         "notify" => {
             notify("STATUS=warming up")?;
             notify("READY=1\nSTATUS=serving")?;
+            forever()
+        }
+        // Has a child say it, that is gone at once.
+        "notify-child" => {
+            let status = std::process::Command::new(std::env::current_exe()?)
+                .args(["--service", "notify-once"])
+                .status()?;
+            if status.success() { forever() } else { Err("the child failed".into()) }
+        }
+        "notify-once" => notify("READY=1"),
+        // Takes longer than it was given, and says so as it goes.
+        "slow" => {
+            for _ in 0..8 {
+                notify("EXTEND_TIMEOUT_USEC=400000")?;
+                crate::measure::pause(Duration::from_millis(100))?;
+            }
+            notify("READY=1")?;
+            forever()
+        }
+        // Asks for more time once, and is not heard of again.
+        "slow-and-silent" => {
+            notify("EXTEND_TIMEOUT_USEC=600000")?;
+            forever()
+        }
+        // Sets its own watchdog, and then gives no sign of life.
+        "watchdog" => {
+            notify("READY=1\nWATCHDOG_USEC=300000")?;
             forever()
         }
         // Writes without end.

@@ -14,9 +14,14 @@ pub mod qemu_load;
 pub mod qemu_power;
 pub mod rest;
 pub mod rig;
+pub mod rig_bad_input;
 pub mod rig_change;
 pub mod rig_cli;
 pub mod rig_crash;
+pub mod rig_drift;
+pub mod rig_fight;
+pub mod rig_ready;
+pub mod rig_rollback;
 pub mod rig_watch;
 pub mod web;
 
@@ -58,9 +63,14 @@ pub fn all() -> Vec<Scenario> {
         qemu_power::ALL,
         rest::ALL,
         rig::ALL,
+        rig_bad_input::ALL,
         rig_change::ALL,
         rig_cli::ALL,
         rig_crash::ALL,
+        rig_drift::ALL,
+        rig_fight::ALL,
+        rig_ready::ALL,
+        rig_rollback::ALL,
         rig_watch::ALL,
         web::ALL,
     ]

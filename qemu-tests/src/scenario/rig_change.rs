@@ -1,15 +1,13 @@
 //! PID 1 and the worker in the fast rig: apply, drift, rollback, and states with mistakes.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use sha2::{Digest, Sha256};
 
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
-use crate::rig::{Rig, Setup};
+use crate::rig::{Rig, Setup, holds, tree, want};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -21,11 +19,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 pub const ALL: &[Scenario] = &[
     scenario("rig-apply", apply),
     scenario("rig-apply-again-after-restart", apply_again),
-    scenario("rig-drift", drift),
     scenario("rig-drift-after-reexec", drift_after_reexec),
-    scenario("rig-hold", hold),
-    scenario("rig-rollback", rollback),
-    scenario("rig-return", returns),
     scenario("rig-bad-state", bad_state),
     scenario("rig-reload", reload),
     scenario("rig-large", large),
@@ -43,14 +37,6 @@ content = "one\n"
 exec = ["sleep", "infinity"]
 requires = ["file:/srv/motd"]
 "#;
-
-fn want(holds: bool, what: &str, rig: &Rig) -> Result {
-    if holds { Ok(()) } else { Err(format!("{what}\ninit said:\n{}", rig.init_said()).into()) }
-}
-
-fn holds(path: &Path, text: &str) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|t| t == text)
-}
 
 /// A state file is applied; the file is there and the service runs. The same state again does nothing.
 fn apply(context: &Context) -> Result {
@@ -95,37 +81,6 @@ mode = "0750"
 target = "page"
 "#;
 
-/// One kind of damage: a name, and what does it to the tree at the given path.
-type Damage = (&'static str, fn(&Path) -> std::io::Result<()>);
-
-const DAMAGE: &[Damage] = &[
-    ("an edit", |at| std::fs::write(at.join("page"), "other\n")),
-    ("an edit of equal size with the old time", |at| {
-        let page = at.join("page");
-        let time = std::fs::metadata(&page)?.modified()?;
-        std::fs::write(&page, "gape\n")?;
-        std::fs::File::options().write(true).open(&page)?.set_modified(time)
-    }),
-    ("a removal", |at| std::fs::remove_file(at.join("page"))),
-    ("a chmod", |at| std::fs::set_permissions(at.join("page"), std::fs::Permissions::from_mode(0o777))),
-    ("a chown", |at| std::os::unix::fs::chown(at.join("page"), Some(7), Some(7))),
-    ("a link in its place", |at| {
-        std::fs::remove_file(at.join("page"))?;
-        symlink("/etc/passwd", at.join("page"))
-    }),
-    ("a move over it", |at| {
-        std::fs::write(at.join("new"), "moved\n")?;
-        std::fs::rename(at.join("new"), at.join("page"))
-    }),
-    ("another link", |at| {
-        std::fs::remove_file(at.join("link"))?;
-        symlink("elsewhere", at.join("link"))
-    }),
-    ("a removal of its directory", |at| std::fs::remove_dir_all(at.join("deep"))),
-    ("a move of its directory", |at| std::fs::rename(at.join("deep/er"), at.join("deep/gone"))),
-    ("a removal of everything", |at| std::fs::remove_dir_all(at)),
-];
-
 fn is_whole(at: &Path) -> bool {
     let page = at.join("page");
     let about = std::fs::symlink_metadata(&page).is_ok_and(|m| {
@@ -140,24 +95,6 @@ fn is_whole(at: &Path) -> bool {
         && std::fs::read_link(at.join("link")).is_ok_and(|t| t == Path::new("page"))
 }
 
-/// Every kind of damage is repaired.
-fn drift(context: &Context) -> Result {
-    for group in DAMAGE.chunks(4) {
-        let rig = Rig::start(context, &Setup::default())?;
-        rig.apply(TREE)?;
-        let site = rig.inside("/srv/site")?;
-        for (name, act) in group {
-            let begun = std::time::Instant::now();
-            act(&site).map_err(|e| format!("{name}: {e}"))?;
-            want(!is_whole(&site), &format!("{name} did no damage"), &rig)?;
-            rig.until_true(&format!("{name} repaired"), || is_whole(&site))?;
-            println!("{name}: repaired after {} ms", begun.elapsed().as_millis());
-        }
-        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
-    }
-    Ok(())
-}
-
 /// A re-exec loses no watch.
 fn drift_after_reexec(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
@@ -169,107 +106,12 @@ fn drift_after_reexec(context: &Context) -> Result {
     rig.until_true("the edit is repaired", || is_whole(&site))
 }
 
-/// A held unit is left alone until it is released.
-fn hold(context: &Context) -> Result {
-    let rig = Rig::start(context, &Setup::default())?;
-    rig.apply(ONE)?;
-    rig.ok(&["hold", "file:/srv/motd"])?;
-    let motd = rig.inside("/srv/motd")?;
-    std::fs::write(&motd, "mine\n")?;
-    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
-    want(holds(&motd, "mine\n"), "a held file was repaired", &rig)?;
-    rig.ok(&["release", "file:/srv/motd"])?;
-    rig.until_true("the file is repaired after its release", || holds(&motd, "one\n"))
-}
-
-const TWO: &str = r#"
-[file."/srv/motd"]
-content = "two\n"
-mode    = "0600"
-
-[file."/srv/more/of/it"]
-content = "more\n"
-
-[symlink."/srv/alias"]
-target = "motd"
-
-[service.other]
-exec = ["sleep", "infinity"]
-"#;
-
-/// Names, kinds, contents, owners, modes and links of everything below a directory, as one hash.
-fn tree_hash(root: &Path) -> Result<String> {
-    fn visit(path: &Path, root: &Path, hash: &mut Sha256) -> Result {
-        let about = std::fs::symlink_metadata(path)?;
-        let name = path.strip_prefix(root)?.display().to_string();
-        hash.update(format!("{name} {:o} {}:{}\n", about.mode(), about.uid(), about.gid()));
-        if about.is_symlink() {
-            hash.update(std::fs::read_link(path)?.to_string_lossy().as_bytes());
-        } else if about.is_dir() {
-            let mut inside: Vec<_> = std::fs::read_dir(path)?.collect::<std::io::Result<_>>()?;
-            inside.sort_by_key(std::fs::DirEntry::file_name);
-            for entry in inside {
-                visit(&entry.path(), root, hash)?;
-            }
-        } else {
-            hash.update(std::fs::read(path)?);
-        }
-        Ok(())
-    }
-    let mut hash = Sha256::new();
-    visit(root, root, &mut hash)?;
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// Back to the generation before: the whole tree is as it was, byte for byte.
-fn rollback(context: &Context) -> Result {
-    let rig = Rig::start(context, &Setup::default())?;
-    let root = rig.inside("/srv")?;
-    // Something was there before, and nobody declares it.
-    std::fs::write(root.join("stranger"), "not ours\n")?;
-    rig.apply(ONE)?;
-    let before = tree_hash(&root)?;
-    rig.apply(TWO)?;
-    want(tree_hash(&root)? != before, "the second state changed nothing", &rig)?;
-    rig.until_state("service:other", "ready")?;
-    rig.ok(&["rollback"])?;
-    let after = tree_hash(&root)?;
-    println!("tree before {before}\ntree after  {after}");
-    want(after == before, "the tree is another one after the rollback", &rig)?;
-    rig.until_state("service:sleeper", "ready")?;
-    want(rig.initctl(&["status", "service:other"])?.code != 0, "service:other is still there", &rig)
-}
-
-const BROKEN: &str = r#"
-[file."/srv/motd"]
-content = "three\n"
-
-[service.sleeper]
-exec = ["/nowhere/at/all"]
-requires = ["file:/srv/motd"]
-"#;
-
-/// An apply whose service cannot start returns to the old generation by itself.
-fn returns(context: &Context) -> Result {
-    let rig = Rig::start(context, &Setup::default())?;
-    rig.apply(ONE)?;
-    let root = rig.inside("/srv")?;
-    let before = tree_hash(&root)?;
-    let path = rig.state_file("broken.toml", BROKEN)?;
-    let said = rig.initctl(&["apply", &path])?;
-    println!("{}{}", said.out, said.err);
-    want(said.code == 5, &format!("apply ended with {}", said.code), &rig)?;
-    want(tree_hash(&root)? == before, "the tree is another one after the return", &rig)?;
-    rig.until_state("service:sleeper", "ready")?;
-    Ok(())
-}
-
 /// States with mistakes are refused as a whole, with every mistake, and nothing changes.
 fn bad_state(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
     rig.apply(ONE)?;
     let root = rig.inside("/srv")?;
-    let before = tree_hash(&root)?;
+    let before = tree::lines(&root)?;
     for (text, expected) in [
         ("[file.\"/srv/motd\"\n", "1:"),
         ("[service.a]\nexec = \"x\"\nreqires = []\n[filee.\"/x\"]\ncontent = \"\"\n", "requires"),
@@ -284,20 +126,12 @@ fn bad_state(context: &Context) -> Result {
         let all = format!("{}{}", said.out, said.err);
         want(all.contains(expected), &format!("{text:?}: no word of {expected:?} in: {all}"), &rig)?;
     }
-    // Far larger than anything that a person writes: refused or compiled, but never in init.
-    let memory = rig.memory()?;
-    let huge = format!("[vars]\na = \"{}\"\n{ONE}", "x".repeat(50 << 20));
-    let path = rig.state_file("huge.toml", &huge)?;
-    let said = rig.initctl(&["apply", &path])?;
-    println!("50 MB: code {}, {}", said.code, said.err.lines().next().unwrap_or_default());
-    want(rig.memory()? < memory + (4 << 20), "init has grown", &rig)?;
-    want(said.code != 0 || tree_hash(&root)? == before, "the tree has changed", &rig)?;
     // A file where a directory should be.
     let state = format!("{ONE}\n[file.\"/srv/motd/inside\"]\ncontent = \"x\"\n");
     let path = rig.state_file("below.toml", &state)?;
     let said = rig.initctl(&["apply", &path])?;
     want(said.code != 0, "a file below a file was accepted", &rig)?;
-    want(tree_hash(&root)? == before, "the tree has changed", &rig)?;
+    want(tree::lines(&root)? == before, "the tree has changed", &rig)?;
     rig.until_state("service:sleeper", "ready")?;
     Ok(())
 }
@@ -379,7 +213,7 @@ fn power_loss(context: &Context) -> Result {
     let mut rig = Rig::start(context, &Setup::default())?;
     rig.apply(&many(count, "old"))?;
     let root = rig.inside("/srv")?;
-    let old = tree_hash(&root)?;
+    let old = tree::lines(&root)?;
     let path = rig
         .state_file("new.toml", &format!("{}[file.\"/srv/extra\"]\ncontent = \"x\"\n", many(count, "new")))?;
     let mut outcomes = Vec::new();
@@ -401,7 +235,7 @@ fn power_loss(context: &Context) -> Result {
         rig.start_again(&Setup::default())?;
         rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
         let root = rig.inside("/srv")?;
-        let now = tree_hash(&root)?;
+        let now = tree::lines(&root)?;
         let extra = root.join("extra").exists();
         let whole = if extra {
             (0..count).all(|n| holds(&root.join(format!("many/{}/{n}", n % 20)), &format!("new {n}\n")))

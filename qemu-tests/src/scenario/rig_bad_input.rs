@@ -1,0 +1,190 @@
+//! Bad input in the fast rig: clients, state files and disks that are not as they should be. Each time the error says
+//! what is wrong and what to do, the rest of the machine goes on, and PID 1 is as small as before.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::program::command;
+use crate::rig::{Rig, Setup, holds, tree, want, word};
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: super::minutes(2), run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[
+    scenario("rig-bad-clients", clients),
+    scenario("rig-huge-state", huge_state),
+    scenario("rig-store-full", store_full),
+    scenario("rig-store-read-only", store_read_only),
+    scenario("rig-logs-full", logs_full),
+];
+
+const SLEEPER: &str = "[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n";
+/// What PID 1 may have more than before: what the allocator keeps of one turn.
+const SLACK: u64 = 64 << 10;
+
+/// Clients that send garbage, half a message, too much, or nothing, and stay; and one that never reads.
+fn rude(rig: &Rig) -> Result {
+    let mut stuck = Vec::new();
+    for n in 0..200_u32 {
+        // More come than are served at a time; those that are dropped learn it by an error.
+        let Ok(mut client) = UnixStream::connect(rig.socket()) else { continue };
+        let _ = match n % 4 {
+            0 => client.write_all(b"\xff\xfe garbage \0\0\0"),
+            1 => client.write_all(b"{\"method\":\"io.holdfast.Sta"),
+            2 => client.write_all(&vec![b'x'; 200_000]),
+            _ => Ok(()),
+        };
+        stuck.push(client);
+    }
+    let mut deaf = UnixStream::connect(rig.socket())?;
+    deaf.write_all(b"{\"method\":\"io.holdfast.Events\",\"more\":true}\0")?;
+    for _ in 0..20 {
+        rig.ok(&["restart", "service:sleeper"])?;
+    }
+    let mut garbage = UnixStream::connect(rig.socket())?;
+    garbage.write_all(b"nonsense\0")?;
+    garbage.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let said = garbage.read(&mut [0; 64])?;
+    want(said > 0, "garbage got no answer", rig)?;
+    rig.ok(&["status"])?;
+    Ok(())
+}
+
+/// Rude clients harm nobody, however often they come.
+fn clients(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup { first: Some(SLEEPER), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let memory = || -> Result<u64> {
+        // When it sleeps it has dealt with everybody who left.
+        crate::measure::at_rest(&[rig.pid()?], Duration::ZERO)?;
+        rig.memory()
+    };
+    let start = memory()?;
+    rude(&rig)?;
+    // So many clients at a time take some stack and some pages of the heap, once.
+    let before = memory()?;
+    want(before < start + (1 << 20), &format!("from {start} to {before} bytes at once"), &rig)?;
+    for _ in 0..5 {
+        rude(&rig)?;
+    }
+    let after = memory()?;
+    println!("memory of init: {start} bytes, {before} after 200 clients, {after} after 1000 more");
+    want(after <= before + SLACK, &format!("init has grown from {before} to {after} bytes"), &rig)
+}
+
+/// A state file of 50 MB is refused with the limit; one just below the limit is applied. PID 1 sees neither.
+fn huge_state(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.apply("[file.\"/srv/motd\"]\ncontent = \"one\\n\"\n")?;
+    let root = rig.inside("/srv")?;
+    let tree_before = tree::lines(&root)?;
+    let before = rig.memory()?;
+    let huge =
+        format!("[vars]\na = \"{}\"\n[file.\"/srv/motd\"]\ncontent = \"two\\n\"\n", "x".repeat(50 << 20));
+    let path = rig.state_file("huge.toml", &huge)?;
+    let said = rig.initctl(&["apply", &path])?;
+    let all = format!("{}{}", said.out, said.err);
+    println!("{}", all.get(..400.min(all.len())).unwrap_or_default());
+    want(said.code == 2, &format!("50 MB ended with {}", said.code), &rig)?;
+    want(all.contains("16 MiB"), "the limit is not told", &rig)?;
+    want(all.contains("huge.toml"), "the file is not named", &rig)?;
+    want(all.len() < 4096, &format!("the error has {} bytes", all.len()), &rig)?;
+    want(tree::lines(&root)? == tree_before, "the tree has changed", &rig)?;
+    let after = rig.memory()?;
+    want(after <= before + SLACK, &format!("init has grown from {before} to {after} bytes"), &rig)?;
+
+    let mut legal = String::from("[file.\"/srv/motd\"]\ncontent = \"one\\n\"\n");
+    let long = "y".repeat(28_000);
+    for n in 0..500 {
+        writeln!(legal, "[file.\"/srv/many/{n}\"]\ncontent = \"{n} {long}\"")?;
+    }
+    let path = rig.state_file("legal.toml", &legal)?;
+    rig.ok(&["apply", &path])?;
+    want(holds(&root.join("many/499"), &format!("499 {long}")), "the last file is another", &rig)?;
+    let large = rig.memory()?;
+    println!("{} bytes of state file; memory of init: {before} bytes before, {large} after", legal.len());
+    // 500 units more, some hundred bytes each; none of their 14 MB.
+    want(large <= before + (1 << 20), &format!("init has grown from {before} to {large} bytes"), &rig)
+}
+
+/// Whatever the store does: who runs goes on running, is restarted, and everybody gets answers.
+fn goes_on(rig: &Rig) -> Result {
+    rig.until_state("service:sleeper", "ready")?;
+    let before = rig.main_pid("service:sleeper")?;
+    rig.ok(&["restart", "service:sleeper"])?;
+    want(rig.main_pid("service:sleeper")? != before, "nothing can be restarted", rig)?;
+    rig.ok(&["status"])?;
+    Ok(())
+}
+
+/// An apply that the store does not take: it says where and what, changes nothing, and works when there is room again.
+fn refused(rig: &Rig, words: &str, repair: &[&str]) -> Result {
+    let store = rig.directory().join("store");
+    let root = rig.inside("/srv")?;
+    let before = tree::lines(&root)?;
+    let state = format!("{SLEEPER}[file.\"/srv/large\"]\ncontent = \"{}\"\n", "x".repeat(400_000));
+    let path = rig.state_file("next.toml", &state)?;
+    let said = rig.initctl(&["apply", &path])?;
+    let all = format!("{}{}", said.out, said.err);
+    println!("code {}: {all}", said.code);
+    want(said.code != 0, "it was accepted", rig)?;
+    want(all.to_lowercase().contains(words), &format!("the cause is not told: {all}"), rig)?;
+    want(all.contains(&*store.to_string_lossy()), &format!("the path is not told: {all}"), rig)?;
+    want(tree::lines(&root)? == before, "the tree has changed", rig)?;
+    goes_on(rig)?;
+    let done = rig.run(repair)?;
+    want(done.code == 0, &done.err, rig)?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    rig.ok(&["apply", &path])?;
+    want(root.join("large").exists(), "the apply did nothing", rig)
+}
+
+/// A full store.
+fn store_full(context: &Context) -> Result {
+    let setup =
+        Setup { first: Some(SLEEPER), disks: &[("store", "size=256k,mode=0700")], ..Setup::default() };
+    let rig = Rig::start(context, &setup)?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let store = rig.directory().join("store").to_string_lossy().into_owned();
+    refused(&rig, "no space left", &["mount", "-o", "remount,size=16m", &store])
+}
+
+/// A store that became read-only.
+fn store_read_only(context: &Context) -> Result {
+    let setup = Setup { first: Some(SLEEPER), disks: &[("store", "size=16m,mode=0700")], ..Setup::default() };
+    let rig = Rig::start(context, &setup)?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let store = rig.directory().join("store").to_string_lossy().into_owned();
+    // A worker that has the journal open for writing leaves a moment after its work.
+    crate::instance::rest(&rig)?;
+    let done = rig.run(&["mount", "-o", "remount,ro", &store])?;
+    want(done.code == 0, &done.err, &rig)?;
+    refused(&rig, "read-only file system", &["mount", "-o", "remount,rw", &store])
+}
+
+/// No room for logs: services write on, init says so once, and lines are kept again when there is room.
+fn logs_full(context: &Context) -> Result {
+    let flood = command("flood")?;
+    let state = format!("{SLEEPER}[service.flood]\nexec = {flood}\nlog-size = \"16M\"\n");
+    let setup = Setup { first: Some(&state), disks: &[("logs", "size=256k")], ..Setup::default() };
+    let rig = Rig::start(context, &setup)?;
+    rig.until_state("service:flood", "ready")?;
+    let before = rig.memory()?;
+    rig.until_said("No space left")?;
+    let logs = rig.directory().join("logs");
+    want(rig.init_said().contains(&*logs.to_string_lossy()), "the path is not told", &rig)?;
+    goes_on(&rig)?;
+    let status = rig.status("service:flood")?;
+    want(word(&status, "state") == "ready", &format!("it does not write on: {status}"), &rig)?;
+    let times = rig.init_said().matches("No space left").count();
+    want(times < 10, &format!("it is told {times} times"), &rig)?;
+    let after = rig.memory()?;
+    want(after <= before + SLACK, &format!("init has grown from {before} to {after} bytes"), &rig)
+}

@@ -1,0 +1,406 @@
+//! Drift in the fast rig: every kind of damage, what is repaired, what is kept of the other side, and who is left in
+//! peace.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::{Lines, Rig, Setup, holds, tree, want, word};
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: super::minutes(2), run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[
+    scenario("rig-drift-files", files),
+    scenario("rig-drift-directories", directories),
+    scenario("rig-drift-purged-directory", purged),
+    scenario("rig-drift-settings", settings),
+    scenario("rig-drift-users", users),
+    scenario("rig-drift-mount", mount),
+    scenario("rig-drift-overflow", overflow),
+];
+
+/// What a damage does to the file at a path.
+type Act = fn(&Path) -> std::io::Result<()>;
+
+/// A damage to a file: its name, what it does, and the content that is replaced by the repair, if one is.
+struct Damage {
+    name: &'static str,
+    act: Act,
+    theirs: Option<&'static str>,
+}
+
+/// Each has a file of its own, so that none of them is a fight.
+const FILES: &[Damage] = &[
+    Damage { name: "edit", act: |p| std::fs::write(p, "an edit\n"), theirs: Some("an edit\n") },
+    Damage {
+        name: "equal-size",
+        act: |p| {
+            let time = std::fs::metadata(p)?.modified()?;
+            std::fs::write(p, "sruo\n")?;
+            std::fs::File::options().write(true).open(p)?.set_modified(time)
+        },
+        theirs: Some("sruo\n"),
+    },
+    Damage { name: "append", act: |p| append(p, "more\n"), theirs: Some("ours\nmore\n") },
+    Damage { name: "truncate", act: |p| std::fs::write(p, ""), theirs: Some("") },
+    Damage { name: "delete", act: |p| std::fs::remove_file(p), theirs: None },
+    Damage {
+        name: "chmod",
+        act: |p| std::fs::set_permissions(p, std::fs::Permissions::from_mode(0o666)),
+        theirs: None,
+    },
+    Damage { name: "chown", act: |p| std::os::unix::fs::chown(p, Some(7), Some(7)), theirs: None },
+    Damage { name: "xattr", act: |p| xattr(p, b"theirs"), theirs: None },
+    Damage {
+        name: "link-in-its-place",
+        act: |p| {
+            std::fs::remove_file(p)?;
+            symlink("/etc/passwd", p)
+        },
+        theirs: Some("/etc/passwd"),
+    },
+    Damage {
+        name: "move-over",
+        act: |p| {
+            let other = p.with_file_name("other");
+            std::fs::write(&other, "moved here\n")?;
+            std::fs::rename(other, p)
+        },
+        theirs: Some("moved here\n"),
+    },
+    Damage {
+        name: "hard-link",
+        act: |p| std::fs::write(p.with_file_name("elsewhere"), "through another name\n"),
+        theirs: Some("through another name\n"),
+    },
+];
+
+fn append(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    std::fs::File::options().append(true).open(path)?.write_all(text.as_bytes())
+}
+
+fn xattr(path: &Path, value: &[u8]) -> std::io::Result<()> {
+    cm_core::sys::set_xattr(std::fs::File::open(path)?, "user.note", value)
+}
+
+/// An instance whose generation 0 is this, with a service that requires all the named units.
+fn with_dependent(context: &Context, state: &str, needs: &[String], etc: bool) -> Result<(Rig, i32)> {
+    let state =
+        format!("{state}\n[service.dependent]\nexec = [\"sleep\", \"infinity\"]\nrequires = {needs:?}\n");
+    let rig = Rig::start(context, &Setup { first: Some(&state), etc, ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let pid = rig.main_pid("service:dependent")?;
+    Ok((rig, pid))
+}
+
+/// The dependent runs as before: not restarted, not reloaded, not asked anything.
+fn in_peace(rig: &Rig, pid: i32) -> Result {
+    let status = rig.status("service:dependent")?;
+    let same = status.get("pid").and_then(Value::as_i64) == Some(i64::from(pid));
+    want(same && word(&status, "state") == "ready", &format!("the dependent was bounced: {status}"), rig)?;
+    want(
+        status.get("restarts").and_then(Value::as_i64) == Some(0),
+        &format!("it was restarted: {status}"),
+        rig,
+    )
+}
+
+/// A repair is told as one: by its event, by the unit's status, and in init's words.
+fn repaired(rig: &Rig, events: &mut Lines, unit: &str) -> Result {
+    rig.until_outcome(events, unit, "repaired")?;
+    let status = rig.status(unit)?;
+    want(word(&status, "outcome") == "repaired", &format!("not told as repaired: {status}"), rig)?;
+    want(word(&status, "state") == "ready", &format!("not ready: {status}"), rig)?;
+    rig.until_said(&format!("repaired {unit}"))
+}
+
+/// Each kind of damage to a file: content, mode, owner, attributes are right again, and their content is to be had.
+fn files(context: &Context) -> Result {
+    let mut state = String::new();
+    let mut needs = Vec::new();
+    for Damage { name, .. } in FILES {
+        let path = format!("/srv/site/{name}/page");
+        state += &format!(
+            "[file.\"{path}\"]\ncontent = \"ours\\n\"\nmode = \"0640\"\nowner = \"root\"\ngroup = \"root\"\n\
+             xattrs = {{ \"user.note\" = \"ours\" }}\n"
+        );
+        needs.push(format!("file:{path}"));
+    }
+    let (rig, pid) = with_dependent(context, &state, &needs, false)?;
+    let site = rig.inside("/srv/site")?;
+    // That it has another name is seen when the file is looked at the next time.
+    let page = site.join("hard-link/page");
+    std::fs::hard_link(&page, site.join("hard-link/elsewhere"))?;
+    let mut events = rig.events()?;
+    std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600))?;
+    rig.until_outcome(&mut events, "file:/srv/site/hard-link/page", "repaired")?;
+    let others = |at: &Path| tree::lines(at).map(|l| tree::timeless(&l));
+    for Damage { name, act, theirs } in FILES {
+        let unit = format!("file:/srv/site/{name}/page");
+        let page = site.join(name).join("page");
+        let before = others(&site)?;
+        let mut events = rig.events()?;
+        act(&page).map_err(|e| format!("{name}: {e}"))?;
+        repaired(&rig, &mut events, &unit)?;
+        let about = std::fs::symlink_metadata(&page)?;
+        let facts = (about.is_file(), about.mode() & 0o7777, about.uid(), about.gid());
+        want(facts == (true, 0o640, 0, 0), &format!("{name}: {facts:?}"), &rig)?;
+        want(holds(&page, "ours\n"), &format!("{name}: the content is another"), &rig)?;
+        let note = cm_core::sys::xattr(std::fs::File::open(&page)?, "user.note")?;
+        want(note.as_deref() == Some(b"ours"), &format!("{name}: the attribute is {note:?}"), &rig)?;
+        let (expected, now) = if *name == "hard-link" {
+            // What is not declared keeps what they wrote.
+            want(holds(&site.join("hard-link/elsewhere"), "through another name\n"), "theirs is lost", &rig)?;
+            (Vec::new(), Vec::new())
+        } else {
+            (before, others(&site)?)
+        };
+        want(expected == now, &format!("{name}:\n{}", tree::difference(&expected, &now)), &rig)?;
+        let saved = rig.repaired_from(&unit)?;
+        let wanted: Vec<&str> = theirs.iter().copied().collect();
+        want(saved == wanted, &format!("{name}: the store has {saved:?}"), &rig)?;
+        in_peace(&rig, pid)?;
+        println!("{name}: repaired");
+    }
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    Ok(())
+}
+
+const TREE: &str = r#"
+[directory."/srv/a/deep"]
+mode = "0750"
+
+[file."/srv/a/deep/er/file"]
+content = "deep\n"
+
+[symlink."/srv/a/link"]
+target = "deep"
+
+[file."/srv/grand/parent/child"]
+content = "child\n"
+"#;
+
+const TREE_UNITS: &[&str] = &[
+    "directory:/srv/a/deep",
+    "file:/srv/a/deep/er/file",
+    "symlink:/srv/a/link",
+    "file:/srv/grand/parent/child",
+];
+
+/// Damage to what lies above and around: a parent is removed or moved, a link points elsewhere.
+fn directories(context: &Context) -> Result {
+    let damage: &[(&str, &str, Act)] = &[
+        ("a parent is removed", "file:/srv/a/deep/er/file", |s| std::fs::remove_dir_all(s.join("a/deep/er"))),
+        ("the directory is removed", "directory:/srv/a/deep", |s| std::fs::remove_dir_all(s.join("a/deep"))),
+        ("the whole tree is removed", "directory:/srv/a/deep", |s| std::fs::remove_dir_all(s.join("a"))),
+        ("a directory's mode", "directory:/srv/a/deep", |s| {
+            std::fs::set_permissions(s.join("a/deep"), std::fs::Permissions::from_mode(0o777))
+        }),
+        ("a parent is moved away", "file:/srv/grand/parent/child", |s| {
+            std::fs::rename(s.join("grand/parent"), s.join("grand/gone"))
+        }),
+        ("a grandparent is moved away", "file:/srv/grand/parent/child", |s| {
+            std::fs::rename(s.join("grand"), s.join("gone"))
+        }),
+        ("a link points elsewhere", "symlink:/srv/a/link", |s| {
+            std::fs::remove_file(s.join("a/link"))?;
+            symlink("elsewhere", s.join("a/link"))
+        }),
+        ("a file in the place of a link", "symlink:/srv/a/link", |s| {
+            std::fs::remove_file(s.join("a/link"))?;
+            std::fs::write(s.join("a/link"), "no link\n")
+        }),
+        ("a link in the place of a parent", "file:/srv/grand/parent/child", |s| {
+            std::fs::rename(s.join("grand/parent"), s.join("moved"))?;
+            symlink("../moved", s.join("grand/parent"))
+        }),
+    ];
+    let needs: Vec<String> = TREE_UNITS.iter().map(|u| (*u).to_owned()).collect();
+    let (rig, pid) = with_dependent(context, TREE, &needs, false)?;
+    let srv = rig.inside("/srv")?;
+    let right = |s: &Path| {
+        std::fs::symlink_metadata(s.join("a/deep")).is_ok_and(|m| m.is_dir() && m.mode() & 0o7777 == 0o750)
+            && holds(&s.join("a/deep/er/file"), "deep\n")
+            && std::fs::read_link(s.join("a/link")).is_ok_and(|t| t == Path::new("deep"))
+            && holds(&s.join("grand/parent/child"), "child\n")
+    };
+    for (name, unit, act) in damage {
+        if *name == "a link in the place of a parent" {
+            // A link that root made on the way is followed: the same file is found behind it.
+            let before = rig.status(unit)?;
+            act(&srv)?;
+            rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+            want(right(&srv), &format!("{name}: {before}"), &rig)?;
+            continue;
+        }
+        let mut events = rig.events()?;
+        act(&srv).map_err(|e| format!("{name}: {e}"))?;
+        repaired(&rig, &mut events, unit)?;
+        rig.until_true(name, || right(&srv))?;
+        in_peace(&rig, pid)?;
+        println!("{name}: repaired");
+    }
+    // What was moved away is theirs.
+    want(holds(&srv.join("gone/parent/child"), "child\n"), "what was moved away is gone", &rig)?;
+    let mut saved = rig.repaired_from("symlink:/srv/a/link")?;
+    saved.sort();
+    want(saved == ["elsewhere", "no link\n"], &format!("the store has {saved:?}"), &rig)
+}
+
+/// What nobody declared in a purged directory goes, and is to be had from the store.
+fn purged(context: &Context) -> Result {
+    let state = r#"
+[directory."/srv/own"]
+purge = true
+
+[file."/srv/own/ours"]
+content = "ours\n"
+"#;
+    let needs = ["directory:/srv/own".to_owned(), "file:/srv/own/ours".to_owned()];
+    let (rig, pid) = with_dependent(context, state, &needs, false)?;
+    let own = rig.inside("/srv/own")?;
+    let only_ours =
+        || std::fs::read_dir(&own).is_ok_and(|d| d.count() == 1) && holds(&own.join("ours"), "ours\n");
+    let mut events = rig.events()?;
+    std::fs::write(own.join("stranger"), "a stranger's\n")?;
+    repaired(&rig, &mut events, "directory:/srv/own")?;
+    rig.until_true("an extra file is removed", only_ours)?;
+    let mut events = rig.events()?;
+    std::fs::create_dir_all(own.join("new/sub"))?;
+    std::fs::write(own.join("new/sub/file"), "in a new directory\n")?;
+    repaired(&rig, &mut events, "directory:/srv/own")?;
+    rig.until_true("a new directory is removed", only_ours)?;
+    let mut saved = rig.repaired_from("directory:/srv/own")?;
+    saved.sort();
+    want(saved == ["a stranger's\n", "in a new directory\n"], &format!("the store has {saved:?}"), &rig)?;
+    in_peace(&rig, pid)
+}
+
+/// Kernel settings, the host name, one line of a file of somebody else's.
+fn settings(context: &Context) -> Result {
+    let state = r#"
+[sysctl."net.ipv4.ip_default_ttl"]
+value = 70
+
+[hostname.machine]
+value = "rig"
+
+[line.ours]
+path = "/srv/theirs"
+line = "ours"
+create = true
+"#;
+    let needs = ["sysctl:net.ipv4.ip_default_ttl", "hostname:machine", "line:ours"].map(str::to_owned);
+    let (rig, pid) = with_dependent(context, state, &needs, false)?;
+    let shell = |script: &str| -> Result<String> {
+        let said = rig.run(&["sh", "-c", script])?;
+        if said.code == 0 { Ok(said.out) } else { Err(format!("{script}: {}", said.err).into()) }
+    };
+    let mut events = rig.events()?;
+    shell("echo 99 > /proc/sys/net/ipv4/ip_default_ttl")?;
+    repaired(&rig, &mut events, "sysctl:net.ipv4.ip_default_ttl")?;
+    want(shell("cat /proc/sys/net/ipv4/ip_default_ttl")? == "70\n", "the setting is another", &rig)?;
+    let saved = rig.repaired_from("sysctl:net.ipv4.ip_default_ttl")?;
+    want(saved.iter().any(|v| v == "99"), &format!("the store has {saved:?}"), &rig)?;
+
+    let mut events = rig.events()?;
+    shell("echo other > /proc/sys/kernel/hostname")?;
+    repaired(&rig, &mut events, "hostname:machine")?;
+    want(shell("hostname")? == "rig\n", "the name is another", &rig)?;
+
+    let file = rig.inside("/srv/theirs")?;
+    for theirs in ["first\nlast\n", "first\nOURS\nlast\n"] {
+        let mut events = rig.events()?;
+        std::fs::write(&file, theirs)?;
+        repaired(&rig, &mut events, "line:ours")?;
+        let text = std::fs::read_to_string(&file)?;
+        want(text == format!("{theirs}ours\n"), &format!("the file holds {text:?}"), &rig)?;
+    }
+    in_peace(&rig, pid)
+}
+
+/// An entry of /etc/passwd that was edited, and one that was removed; everybody else's stay.
+fn users(context: &Context) -> Result {
+    let state = "[user.keeper]\nuid = 4321\nhome = \"/srv/keeper\"\nshell = \"/bin/sh\"\n";
+    let (rig, pid) = with_dependent(context, state, &["user:keeper".to_owned()], true)?;
+    let passwd = rig.inside("/etc/passwd")?;
+    let right = std::fs::read_to_string(&passwd)?;
+    let entry = right.lines().find(|l| l.starts_with("keeper:")).ok_or("no entry")?.to_owned();
+    let gone = right.replace(&format!("{entry}\n"), "");
+    for damaged in [right.replace(&entry, &entry.replace("/bin/sh", "/bin/false")), gone] {
+        let mut events = rig.events()?;
+        std::fs::write(&passwd, format!("{damaged}stranger:x:4999:4999::/:/bin/sh\n"))?;
+        repaired(&rig, &mut events, "user:keeper")?;
+        let now = std::fs::read_to_string(&passwd)?;
+        want(now.lines().any(|l| l == entry), &format!("the entry is not right again:\n{now}"), &rig)?;
+        want(now.contains("stranger:x:4999"), "another entry is lost", &rig)?;
+    }
+    in_peace(&rig, pid)
+}
+
+/// A mount that somebody takes away comes back; who is bound to it goes and comes with it, others stay.
+fn mount(context: &Context) -> Result {
+    let state = r#"
+[mount."/srv/disk"]
+fstype = "tmpfs"
+options = ["size=1m"]
+
+[file."/srv/disk/file"]
+content = "on it\n"
+
+[file."/srv/beside"]
+content = "beside\n"
+
+[service.bound]
+exec = ["sleep", "infinity"]
+binds = ["mount:/srv/disk"]
+"#;
+    let (rig, pid) = with_dependent(context, state, &["file:/srv/beside".to_owned()], false)?;
+    let bound = rig.main_pid("service:bound")?;
+    let umount = rig.run(&["umount", "/srv/disk"])?;
+    want(umount.code == 0, &umount.err, &rig)?;
+    let file = rig.inside("/srv/disk/file")?;
+    rig.until_true("it is mounted again, with what belongs on it", || holds(&file, "on it\n"))?;
+    rig.until("service:bound", "running again", |s| {
+        word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64) != Some(i64::from(bound))
+    })?;
+    let table = rig.run(&["findmnt", "-n", "-o", "FSTYPE", "/srv/disk"])?;
+    want(table.out.trim() == "tmpfs", &format!("mounted is {:?}", table.out), &rig)?;
+    in_peace(&rig, pid)
+}
+
+/// More events than the kernel's queue takes: what was lost is found by a rescan.
+fn overflow(context: &Context) -> Result {
+    let state = "[file.\"/srv/busy/first\"]\ncontent = \"ours\\n\"\n[file.\"/srv/busy/last\"]\ncontent = \"ours\\n\"\n";
+    let needs = ["file:/srv/busy/first".to_owned(), "file:/srv/busy/last".to_owned()];
+    let (rig, pid) = with_dependent(context, state, &needs, false)?;
+    let busy = rig.inside("/srv/busy")?;
+    let queue: usize = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
+    let names = [busy.join("noise-a"), busy.join("noise-b")];
+    for name in &names {
+        std::fs::write(name, "")?;
+    }
+    let mut events = rig.events()?;
+    // It cannot read while it is stopped. Equal events in a row would be one, so two names take turns.
+    rig.signal(libc::SIGSTOP)?;
+    let flooded = (0..=queue).zip(names.iter().cycle()).try_for_each(|(n, name)| {
+        std::fs::set_permissions(name, std::fs::Permissions::from_mode(if n % 4 < 2 { 0o600 } else { 0o644 }))
+    });
+    let damaged = std::fs::write(busy.join("last"), "nobody hears of this\n");
+    rig.signal(libc::SIGCONT)?;
+    flooded?;
+    damaged?;
+    repaired(&rig, &mut events, "file:/srv/busy/last")?;
+    rig.until_said("overflowed")?;
+    want(holds(&busy.join("last"), "ours\n"), "the file is not right", &rig)?;
+    println!("{} events, more than the {queue} of the queue: repaired", queue + 1);
+    in_peace(&rig, pid)
+}

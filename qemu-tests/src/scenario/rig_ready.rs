@@ -1,0 +1,206 @@
+//! Readiness in the fast rig: each way to say it, and what comes of a service that never does.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::program::command;
+use crate::rig::{Rig, Setup, want, word};
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: super::minutes(2), run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[
+    scenario("rig-ready-started", started),
+    scenario("rig-ready-notify", notify),
+    scenario("rig-ready-notify-from-child", notify_from_child),
+    scenario("rig-ready-fd", fd),
+    scenario("rig-ready-forked", forked),
+    scenario("rig-ready-exited", exited),
+    scenario("rig-ready-path", path),
+    scenario("rig-notify-extend-timeout", extend_timeout),
+    scenario("rig-notify-watchdog", watchdog),
+];
+
+/// Starts a state in which `good` becomes ready and `behind` requires it, and `never` stays silent.
+fn protocol(context: &Context, ready: &str, good: &str, never: &str) -> Result<Rig> {
+    let state = format!(
+        r#"
+[service.good]
+exec  = {good}
+ready = "{ready}"
+
+[service.behind]
+exec     = ["sleep", "infinity"]
+requires = ["service:good"]
+
+[service.never]
+exec          = {never}
+ready         = "{ready}"
+start-timeout = "300ms"
+restart-delay = "100s"
+restart-max   = "100s"
+
+[service.behind-never]
+exec     = ["sleep", "infinity"]
+requires = ["service:never"]
+"#
+    );
+    Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })
+}
+
+/// Who never says it is given up after its time, tried again, and then left for longer; nobody starts behind it.
+fn never_ready(rig: &Rig, why: &str) -> Result {
+    let status = rig.until("service:never", "in backoff", |s| word(s, "state") == "backoff")?;
+    let text = status.to_string();
+    want(text.contains(why), &format!("it does not say {why:?}: {status}"), rig)?;
+    let restarts = status.get("restarts").and_then(Value::as_i64);
+    want(restarts.is_some_and(|n| n >= 1), &format!("the first restart was not at once: {status}"), rig)?;
+    let status = rig.until_state("service:behind-never", "waiting")?;
+    want(word(&status, "cause").contains("service:never"), &format!("no cause in {status}"), rig)?;
+    want(status.get("pid").is_none_or(Value::is_null), &format!("it was started: {status}"), rig)
+}
+
+const SILENT: &str = r#"["sleep", "infinity"]"#;
+
+/// `started`: as soon as its program runs; a program that cannot run is never ready.
+fn started(context: &Context) -> Result {
+    let rig = protocol(context, "started", SILENT, r#"["/nowhere/at/all"]"#)?;
+    rig.until_state("service:behind", "ready")?;
+    let status = rig.until_state("service:never", "failed")?;
+    want(word(&status, "cause").contains("/nowhere/at/all"), &format!("no cause in {status}"), &rig)?;
+    rig.until_state("service:behind-never", "waiting")?;
+    Ok(())
+}
+
+/// `notify`: READY=1, with its status shown.
+fn notify(context: &Context) -> Result {
+    let rig = protocol(context, "notify", &command("notify")?, SILENT)?;
+    rig.until_state("service:behind", "ready")?;
+    rig.until("service:good", "telling its status", |s| word(s, "detail") == "serving")?;
+    never_ready(&rig, "not ready in time")
+}
+
+/// A child of the main process may say it, even one that is gone by the time it is heard; a stranger may not.
+fn notify_from_child(context: &Context) -> Result {
+    let rig = protocol(context, "notify", &command("notify-child")?, SILENT)?;
+    rig.until_state("service:behind", "ready")?;
+    // Somebody else speaks to the socket of the one that is silent.
+    let sockets = rig.run(&["sh", "-c", "grep -o '/[^ ]*never[^ ]*' /proc/net/unix | head -n 1"])?;
+    let socket = sockets.out.trim().to_owned();
+    want(!socket.is_empty(), "service:never has no notify socket", &rig)?;
+    let program = std::env::current_exe()?.to_string_lossy().into_owned();
+    let socket = format!("NOTIFY_SOCKET={socket}");
+    let stranger = ["setpriv", "--reuid", "nobody", "--clear-groups", "env", &socket];
+    let words = [&stranger[..], &[program.as_str(), "--service", "notify-once"]].concat();
+    println!("a stranger: {:?}", rig.run(&words)?);
+    never_ready(&rig, "not ready in time")?;
+    want(word(&rig.status("service:never")?, "state") != "ready", "a stranger made it ready", &rig)
+}
+
+/// `fd=N`: a line on a descriptor; closing it says nothing.
+fn fd(context: &Context) -> Result {
+    let good = r#"["sh", "-c", "echo >&5; exec 5>&-; exec sleep infinity"]"#;
+    let never = r#"["sh", "-c", "exec 5>&-; exec sleep infinity"]"#;
+    let rig = protocol(context, "fd=5", good, never)?;
+    rig.until_state("service:behind", "ready")?;
+    never_ready(&rig, "not ready in time")
+}
+
+/// `forked`: the parent ends with 0 and leaves a daemon; with another code, or with nobody left, it is not ready.
+fn forked(context: &Context) -> Result {
+    let good = r#"["sh", "-c", "sleep infinity & sleep infinity & echo $! > /srv/pid; exit 0"]"#;
+    let rig = protocol(context, "forked\"\npid-file = \"/srv/pid", good, r#"["sh", "-c", "exit 0"]"#)?;
+    rig.until_state("service:behind", "ready")?;
+    // The process that the file names, not the one that was started, nor the other child.
+    let written: i64 = std::fs::read_to_string(rig.inside("/srv/pid")?)?.trim().parse()?;
+    rig.until("service:good", "following its pid file", |s| {
+        s.get("pid").and_then(Value::as_i64) == Some(written)
+    })?;
+    rig.until("service:never", "in backoff", |s| word(s, "state") == "backoff")?;
+    // The daemon is no child of init's own making, and is missed all the same.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(host_pid(&rig, written)?),
+        nix::sys::signal::Signal::SIGKILL,
+    )?;
+    rig.until("service:good", "running again", |s| {
+        word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64).is_some_and(|p| p != written)
+    })?;
+    Ok(())
+}
+
+/// A process of the instance in the host's numbers.
+fn host_pid(rig: &Rig, inside: i64) -> Result<i32> {
+    let init = std::fs::read_link(format!("/proc/{}/ns/pid", rig.pid()?))?;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        if std::fs::read_link(entry.path().join("ns/pid")).is_ok_and(|n| n == init) {
+            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default();
+            if numbers.split_whitespace().next_back().and_then(|n| n.parse().ok()) == Some(inside) {
+                return Ok(pid);
+            }
+        }
+    }
+    Err(format!("there is no process {inside}").into())
+}
+
+/// `exited`: done once it has ended with 0; one that fails or hangs is not.
+fn exited(context: &Context) -> Result {
+    let rig = protocol(context, "exited", r#"["true"]"#, SILENT)?;
+    rig.until_state("service:good", "done")?;
+    rig.until_state("service:behind", "ready")?;
+    never_ready(&rig, "not ready in time")
+}
+
+/// `path=`: a path is there; also one whose directory comes later.
+fn path(context: &Context) -> Result {
+    let good = r#"["sh", "-c", "mkdir -p /srv/later/on; echo > /srv/later/on/there; exec sleep infinity"]"#;
+    let state = format!(
+        "[service.good]\nexec = {good}\nready = \"path=/srv/later/on/there\"\n\
+         [service.behind]\nexec = {SILENT}\nrequires = [\"service:good\"]\n\
+         [service.never]\nexec = {SILENT}\nready = \"path=/srv/never\"\nstart-timeout = \"300ms\"\n\
+         restart = \"never\"\n\
+         [service.behind-never]\nexec = {SILENT}\nrequires = [\"service:never\"]\n"
+    );
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until_state("service:behind", "ready")?;
+    let status = rig.until_state("service:never", "failed")?;
+    want(status.to_string().contains("not ready in time"), &format!("no cause in {status}"), &rig)?;
+    rig.until_state("service:behind-never", "waiting")?;
+    Ok(())
+}
+
+/// EXTEND_TIMEOUT_USEC= gives a slow start more time than was declared, as long as it goes on asking.
+fn extend_timeout(context: &Context) -> Result {
+    let state = format!(
+        "[service.slow]\nexec = {}\nready = \"notify\"\nstart-timeout = \"400ms\"\nrestart = \"never\"\n\
+         [service.liar]\nexec = {}\nready = \"notify\"\nstart-timeout = \"400ms\"\nrestart = \"never\"\n",
+        command("slow")?,
+        command("slow-and-silent")?,
+    );
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    let begun = Instant::now();
+    rig.until_state("service:slow", "ready")?;
+    want(begun.elapsed() > Duration::from_millis(400), "it was not slow", &rig)?;
+    let status = rig.until_state("service:liar", "failed")?;
+    want(status.to_string().contains("not ready in time"), &format!("no cause in {status}"), &rig)?;
+    want(rig.status("service:slow")?.get("restarts").and_then(Value::as_i64) == Some(0), "restarted", &rig)
+}
+
+/// WATCHDOG_USEC= sets an interval that was not declared; who misses it is ended and runs again.
+fn watchdog(context: &Context) -> Result {
+    let state = format!("[service.dog]\nexec = {}\nready = \"notify\"\n", command("watchdog")?);
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until_state("service:dog", "ready")?;
+    rig.until_said("service:dog gave no sign of life in time")?;
+    rig.until("service:dog", "running again", |s| {
+        s.get("restarts").and_then(Value::as_i64).is_some_and(|n| n >= 1)
+    })?;
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Back to an earlier generation in the fast rig, compared as whole trees.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::{Rig, Setup, tree, want};
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: super::minutes(3), run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] =
+    &[scenario("rig-rollback", rollback), scenario("rig-rollback-far", far), scenario("rig-return", returns)];
+
+const ONE: &str = r#"
+[file."/srv/motd"]
+content = "one\n"
+
+[file."/srv/kept/as-it-is"]
+content = "the same\n"
+mode    = "0640"
+xattrs  = { "user.note" = "one" }
+
+[file."/srv/twins/a"]
+content = "two names\n"
+
+[directory."/srv/place"]
+mode = "0750"
+
+[symlink."/srv/alias"]
+target = "motd"
+
+[line.setting]
+path  = "/srv/theirs.conf"
+line  = "setting = 1"
+matches = "^setting"
+
+[sysctl."net.ipv4.ip_default_ttl"]
+value = 70
+
+[user.first]
+uid = 4321
+shell = "/bin/sh"
+
+[service.sleeper]
+exec = ["sleep", "infinity"]
+requires = ["file:/srv/motd"]
+"#;
+
+/// Differs from the first in every way: contents, modes, attributes, kinds of things, what is there at all.
+const TWO: &str = r#"
+[file."/srv/motd"]
+content = "two\n"
+mode    = "0600"
+owner   = "daemon"
+xattrs  = { "user.note" = "two" }
+
+[file."/srv/kept/as-it-is"]
+content = "the same\n"
+mode    = "0400"
+xattrs  = { "user.note" = "two" }
+
+[file."/srv/twins/a"]
+content = "on its own\n"
+
+[file."/srv/twins/c"]
+content = "one more\n"
+
+[file."/srv/stranger"]
+content = "taken over\n"
+
+[file."/srv/place/new/deep/file"]
+content = "deep\n"
+
+[directory."/srv/place"]
+mode = "0700"
+owner = "daemon"
+
+[symlink."/srv/alias"]
+target = "elsewhere"
+
+[symlink."/srv/another"]
+target = "motd"
+
+[line.setting]
+path  = "/srv/theirs.conf"
+line  = "setting = 2"
+matches = "^setting"
+
+[line.more]
+path  = "/srv/theirs.conf"
+line  = "more"
+
+[sysctl."net.ipv4.ip_default_ttl"]
+value = 80
+
+[sysctl."net.ipv4.tcp_syn_retries"]
+value = 3
+
+[user.first]
+uid = 4321
+shell = "/bin/false"
+
+[user.second]
+uid = 4322
+
+[service.sleeper]
+exec = ["sleep", "1000000"]
+requires = ["file:/srv/motd"]
+
+[service.other]
+exec = ["sleep", "infinity"]
+"#;
+
+/// What is on the machine before anybody declares anything.
+fn furnish(srv: &Path) -> Result {
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    std::fs::create_dir(srv.join("twins"))?;
+    for (name, text, mode) in [
+        ("stranger", "not ours\n", 0o4711),
+        ("theirs.conf", "first\nsetting = 0\nlast\n", 0o664),
+        ("twins/a", "two names\n", 0o644),
+        ("twins/c", "three names\n", 0o600),
+    ] {
+        let path = srv.join(name);
+        std::fs::write(&path, text)?;
+        let file = std::fs::File::open(&path)?;
+        cm_core::sys::set_xattr(&file, "user.theirs", name.as_bytes())?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        std::fs::File::options().write(true).open(&path)?.set_modified(long_ago)?;
+    }
+    std::fs::hard_link(srv.join("twins/a"), srv.join("twins/b"))?;
+    std::fs::create_dir(srv.join("far"))?;
+    std::fs::hard_link(srv.join("twins/c"), srv.join("twins/d"))?;
+    std::fs::hard_link(srv.join("twins/c"), srv.join("far/c"))?;
+    symlink("nowhere", srv.join("dangling"))?;
+    Ok(())
+}
+
+/// Everything that can be seen: the tree, the user databases, the settings.
+fn machine(rig: &Rig) -> Result<Vec<String>> {
+    let mut out = tree::lines(&rig.inside("/srv")?)?;
+    for name in ["passwd", "group", "shadow", "gshadow"] {
+        let text = std::fs::read_to_string(rig.inside("/etc")?.join(name))?;
+        out.extend(text.lines().map(|l| format!("{name}: {l}")));
+    }
+    let settings =
+        rig.run(&["cat", "/proc/sys/net/ipv4/ip_default_ttl", "/proc/sys/net/ipv4/tcp_syn_retries"])?;
+    out.push(format!("settings: {}", settings.out.trim().replace('\n', " ")));
+    Ok(out)
+}
+
+/// A machine with the first state, and what it looks like.
+fn first(context: &Context) -> Result<(Rig, Vec<String>)> {
+    let rig = Rig::start(context, &Setup { etc: true, ..Setup::default() })?;
+    furnish(&rig.inside("/srv")?)?;
+    rig.apply(ONE)?;
+    let before = machine(&rig)?;
+    Ok((rig, before))
+}
+
+/// Nothing differs but what cannot come back: a user that the newer generation made is locked, not removed.
+fn same(rig: &Rig, before: &[String], after: &[String], locked: &[&str]) -> Result {
+    let made = |l: &&String| locked.iter().any(|u| l.contains(&format!(": {u}:")));
+    let after: Vec<String> = after.iter().filter(|l| !made(l)).cloned().collect();
+    println!("before {}\nafter  {}", tree::hash(before), tree::hash(&after));
+    let (was, is) = (comparable(before), comparable(&after));
+    want(was == is, &format!("not as it was:\n{}", tree::difference(&was, &is)), rig)
+}
+
+/// The times of links and of files that an edit of a line has made again are their own.
+fn comparable(lines: &[String]) -> Vec<String> {
+    let line = |l: &String| {
+        let own = l.starts_with("theirs.conf:") || l.starts_with("alias:");
+        if own { tree::timeless(std::slice::from_ref(l)).concat() } else { l.clone() }
+    };
+    lines.iter().map(line).collect()
+}
+
+/// Back to the generation before: contents, kinds, owners, modes, attributes, links of both sorts, times, users, lines
+/// and settings are as they were; who was made since is locked.
+fn rollback(context: &Context) -> Result {
+    let (rig, before) = first(context)?;
+    rig.apply(TWO)?;
+    rig.until_state("service:other", "ready")?;
+    let between = machine(&rig)?;
+    want(before != between, "the second state changed nothing", &rig)?;
+    rig.ok(&["rollback"])?;
+    same(&rig, &before, &machine(&rig)?, &["second"])?;
+    let shadow = std::fs::read_to_string(rig.inside("/etc/shadow")?)?;
+    let second = shadow.lines().find(|l| l.starts_with("second:")).unwrap_or_default();
+    want(second.starts_with("second:!"), &format!("who was made since is not locked: {second:?}"), &rig)?;
+    rig.until_state("service:sleeper", "ready")?;
+    want(rig.initctl(&["status", "service:other"])?.code != 0, "service:other is still there", &rig)
+}
+
+/// Over several generations at once, and forward again.
+fn far(context: &Context) -> Result {
+    let files = |text: &str| {
+        let end = text.find("[service.sleeper]").unwrap_or(text.len());
+        text.get(..end).unwrap_or_default().to_owned()
+    };
+    let rig = Rig::start(context, &Setup { etc: true, ..Setup::default() })?;
+    furnish(&rig.inside("/srv")?)?;
+    rig.apply(&files(ONE))?;
+    let one = machine(&rig)?;
+    rig.apply(&files(TWO))?;
+    rig.apply("[file.\"/srv/twins/b\"]\ncontent = \"b\\n\"\n[file.\"/srv/far/c\"]\ncontent = \"c\\n\"\n")?;
+    rig.apply("")?;
+    rig.ok(&["rollback", "1"])?;
+    same(&rig, &one, &machine(&rig)?, &["second"])
+}
+
+/// An apply whose service cannot start returns to the old generation by itself.
+fn returns(context: &Context) -> Result {
+    let (rig, before) = first(context)?;
+    let broken = TWO.replace("[\"sleep\", \"1000000\"]", "[\"/nowhere/at/all\"]");
+    let path = rig.state_file("broken.toml", &broken)?;
+    let said = rig.initctl(&["apply", &path])?;
+    println!("{}{}", said.out, said.err);
+    want(said.code == 5, &format!("apply ended with {}", said.code), &rig)?;
+    same(&rig, &before, &machine(&rig)?, &["second"])?;
+    rig.until_state("service:sleeper", "ready")?;
+    Ok(())
+}
