@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use units::UnitId;
+use units::pick::Pick;
 
 /// Version that both sides say first; they refuse each other when it differs.
 pub const VERSION: u32 = 1;
@@ -236,6 +237,8 @@ pub enum Request {
         uid: u32,
         /// And this group's.
         gid: u32,
+        /// Only a part of it, on top of the manifest whose descriptor is the last one beside the packet.
+        pick: Option<Pick>,
     },
     /// Mark what a contested unit owns in the fanotify group beside the packet; answered by [`Reply::Marked`].
     Mark {

@@ -124,7 +124,7 @@ impl Init {
 
     fn compile(&mut self, path: &Path, uid: u32) -> (Result<u32, String>, Option<OwnedFd>) {
         let source = Source::Path(path.to_string_lossy().into_owned());
-        self.ask(&Request::Compile { token: 77, source, uid, gid: uid });
+        self.ask(&Request::Compile { token: 77, source, uid, gid: uid, pick: None });
         match self.answer() {
             Some((Reply::Compiled { token: 77, result }, fds)) => (result, fds.into_iter().next()),
             other => panic!("{other:?}"),
@@ -303,7 +303,7 @@ fn a_memfd_is_compiled_below_its_directory() {
     fs::write(dir.path().join("part"), "text").unwrap();
     let memfd = sealed("state", b"[file.\"/etc/x\"]\nsource = \"part\"\n").unwrap();
     let source = Source::Memfd { directory: dir.path().to_string_lossy().into_owned() };
-    let request = Request::Compile { token: 3, source, uid: 0, gid: 0 };
+    let request = Request::Compile { token: 3, source, uid: 0, gid: 0, pick: None };
     init.channel.send(&request, &[memfd.as_raw_fd()]).unwrap();
     match init.answer() {
         Some((Reply::Compiled { result, .. }, _)) => assert_eq!(result, Ok(1)),

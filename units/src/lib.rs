@@ -27,6 +27,8 @@ pub mod load;
 pub mod manifest;
 mod nearest;
 #[cfg(feature = "language")]
+pub mod pick;
+#[cfg(feature = "language")]
 mod reader;
 pub mod reference;
 #[cfg(feature = "language")]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use units::Manifest;
+use units::pick::Pick;
 
 use super::back;
 use super::batch::{self, Batch, Confinement, Manifests};
@@ -147,7 +148,9 @@ impl Worker {
                 let raw: Vec<RawFd> = beside.iter().map(AsRawFd::as_raw_fd).collect();
                 Ok(self.channel.send(&Reply::Stored { token, result }, &raw)?)
             }
-            Request::Compile { token, source, uid, gid } => self.compile(token, source, fds, uid, gid),
+            Request::Compile { token, source, uid, gid, pick } => {
+                self.compile(token, source, fds, (uid, gid), pick)
+            }
             Request::Mark { token, manifest, unit } => {
                 let spec = self.manifests.get(&manifest).and_then(|(_, m)| m.spec(unit));
                 self.world.begin(batch::managed_mounts(&self.manifests));
@@ -480,10 +483,11 @@ impl Worker {
         &mut self,
         token: u64,
         source: Source,
-        fds: Vec<OwnedFd>,
-        uid: u32,
-        gid: u32,
+        mut fds: Vec<OwnedFd>,
+        (uid, gid): (u32, u32),
+        pick: Option<Pick>,
     ) -> Result<(), ServeError> {
+        let base = pick.and_then(|pick| Some((pick, fds.pop()?)));
         // Beside the store, where there is room; in memory until there is one.
         let above = if self.marker().exists() { self.store.join("staging") } else { self.run.clone() };
         let (entry, input) = match source {
@@ -495,7 +499,20 @@ impl Worker {
         };
         let job = Job { entry, input, uid, gid, staging: above.join(name_of(token)) };
         match compile::compile(&job) {
-            Ok(compiled) => {
+            Ok(mut compiled) => {
+                if let (Some((pick, base)), Ok(_)) = (base, &compiled.result) {
+                    compiled.result = match picked(&base, &compiled.fd, &pick) {
+                        Ok((count, fd)) => {
+                            compiled.fd = fd;
+                            Ok(count)
+                        }
+                        Err(text) => {
+                            let _ = fs::remove_dir_all(&job.staging);
+                            let reply = Reply::Compiled { token, result: Err(text) };
+                            return Ok(self.channel.send(&reply, &[])?);
+                        }
+                    };
+                }
                 let shown = compiled.sources.len().min(20);
                 let names = compiled.sources.get(..shown).unwrap_or_default().join(", ");
                 let more = compiled.sources.len() - shown;
@@ -513,6 +530,17 @@ impl Worker {
             }
         }
     }
+}
+
+/// A part of what was compiled on top of what there was.
+fn picked(base: &OwnedFd, compiled: &OwnedFd, pick: &Pick) -> Result<(u32, OwnedFd), String> {
+    let manifest = |fd: &OwnedFd| {
+        let file = fs::File::from(fd.try_clone().map_err(|e| e.to_string())?);
+        let mapped = sys::Mapping::sealed(&file).map_err(|e| e.to_string())?;
+        Manifest::parse(Arc::new(mapped)).map_err(|e| e.to_string())
+    };
+    let made = units::pick::pick(&manifest(base)?, &manifest(compiled)?, pick).map_err(|e| e.to_string())?;
+    Ok((u32::try_from(made.len()).unwrap_or(u32::MAX), memory(&made).map_err(|e| e.to_string())?))
 }
 
 fn name_of(token: u64) -> String {

@@ -27,6 +27,12 @@ pub struct Apply {
     /// Lift all holds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub release: bool,
+    /// Only these units, with what they depend on; the rest stays as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+    /// Everything but these units, which stay as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
 }
 
 /// Go back to an earlier generation.
@@ -283,6 +289,9 @@ impl Request {
             }
             Request::Apply(a) if a.directory.as_ref().is_some_and(|p| !p.starts_with('/')) => {
                 wrong("directory", "not an absolute path")
+            }
+            Request::Apply(a) if !a.only.is_empty() && !a.except.is_empty() => {
+                wrong("except", "not together with only")
             }
             Request::Command(c) if c.units.is_empty() => wrong("units", "no unit"),
             Request::Command(c) if c.signal.is_some() && c.verb != Verb::Kill => {

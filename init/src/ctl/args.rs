@@ -195,11 +195,11 @@ pub struct Apply {
     /// Not there yet.
     #[arg(long, hide = true, value_name = "DURATION")]
     pub confirm: Option<String>,
-    /// Not there yet.
-    #[arg(long, hide = true, value_name = "UNIT")]
+    /// This unit and what it depends on; the rest stays as it is; may be repeated
+    #[arg(long, value_name = "UNIT", conflicts_with = "except")]
     pub only: Vec<String>,
-    /// Not there yet.
-    #[arg(long, hide = true, value_name = "UNIT")]
+    /// Everything but this unit, which stays as it is; may be repeated
+    #[arg(long, value_name = "UNIT")]
     pub except: Vec<String>,
     /// Not there yet.
     #[arg(long, hide = true, value_name = "DIR")]

@@ -45,6 +45,10 @@ pub enum Task {
         if_generation: Option<u64>,
         /// Lift all holds.
         release: bool,
+        /// Only these units and what they depend on.
+        only: Vec<String>,
+        /// All but these units.
+        except: Vec<String>,
     },
     /// Show what an apply would do.
     Plan {
@@ -197,21 +201,27 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
 }
 
 fn apply_task(apply: args::Apply, environment: &Environment) -> Result<Task, Stop> {
-    let later = [
-        ("--watch", apply.watch),
-        ("--confirm", apply.confirm.is_some()),
-        ("--only", !apply.only.is_empty()),
-        ("--except", !apply.except.is_empty()),
-        ("--root", apply.root.is_some()),
-    ];
+    let later =
+        [("--watch", apply.watch), ("--confirm", apply.confirm.is_some()), ("--root", apply.root.is_some())];
     if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
         return Err(Stop::Usage(format!("apply {flag} is not supported yet")));
+    }
+    let part = !apply.only.is_empty() || !apply.except.is_empty();
+    if part && apply.dry_run {
+        let text = "--dry-run shows whole states; leave --only and --except out";
+        return Err(Stop::Usage(text.to_owned()));
     }
     let file = file(&apply.file, environment)?;
     let task = if apply.dry_run {
         Task::Plan { file, all: false }
     } else {
-        Task::Apply { file, if_generation: apply.if_generation, release: apply.release }
+        Task::Apply {
+            file,
+            if_generation: apply.if_generation,
+            release: apply.release,
+            only: apply.only,
+            except: apply.except,
+        }
     };
     Ok(task)
 }
@@ -291,7 +301,8 @@ mod tests {
     #[test]
     fn lines_mean_what_they_say() {
         let path = |p: &str| File::Path(p.to_owned());
-        let apply = |file| Task::Apply { file, if_generation: None, release: false };
+        let apply =
+            |file| Task::Apply { file, if_generation: None, release: false, only: vec![], except: vec![] };
         assert_eq!(task("initctl apply ./a.toml"), Ok(apply(path("/root/a.toml"))));
         assert_eq!(task("initctl apply -"), Ok(apply(File::Stdin { directory: "/root".to_owned() })));
         assert_eq!(
@@ -336,7 +347,8 @@ mod tests {
     fn mistakes_are_named() {
         for (line, says) in [
             ("initctl apply a.toml --watch", "not supported yet"),
-            ("initctl apply a.toml --only x", "not supported yet"),
+            ("initctl apply a.toml --only x --except y", "cannot be used with"),
+            ("initctl apply a.toml --dry-run --only x", "leave --only"),
             ("initctl hold a --for 5", "say the unit"),
             ("initctl kill a -s NOPE", "NOPE"),
             ("initctl stop", "required"),

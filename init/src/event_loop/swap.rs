@@ -11,6 +11,7 @@ use cm_core::engine::effect::Level;
 use cm_core::engine::event::{Event, Swap};
 use cm_core::proto::{ManifestRef, Source, StoreOp, StoreReply};
 use units::Kind;
+use units::pick::Pick;
 
 use super::link::Task;
 use super::manifests;
@@ -149,16 +150,27 @@ impl Shell {
                     .refuse(call, &Failure::InvalidParameter { parameter: "directory".to_owned(), text });
             }
         };
+        let part = |units: Vec<String>, word: &str| (format!("apply --{word} {} of", units.join(" ")), units);
+        let (how, pick) = if !asked.only.is_empty() {
+            let (how, units) = part(asked.only, "only");
+            (how, Some(Pick::Only(units)))
+        } else if !asked.except.is_empty() {
+            let (how, units) = part(asked.except, "except");
+            (how, Some(Pick::Except(units)))
+        } else {
+            ("apply".to_owned(), None)
+        };
         let plan = Plan {
             call,
             kind: Swap::Apply,
-            if_generation: asked.if_generation,
+            // What a part is put on top of must still be there then.
+            if_generation: asked.if_generation.or(pick.as_ref().map(|_| current)),
             release: asked.release,
-            note: format!("apply {name} by uid {}", peer.uid),
+            note: format!("{how} {name} by uid {}", peer.uid),
             name,
             optional: false,
         };
-        self.compile(plan, source, fd, (peer.uid, peer.gid));
+        self.compile(plan, source, fd, (peer.uid, peer.gid), pick);
     }
 
     /// Why something that needs the store cannot be done. `initctl` waits until it can be, before it asks.
@@ -171,10 +183,17 @@ impl Shell {
         }
     }
 
-    fn compile(&mut self, plan: Plan, source: Source, fd: Option<OwnedFd>, ids: (u32, u32)) {
+    fn compile(
+        &mut self,
+        plan: Plan,
+        source: Source,
+        fd: Option<OwnedFd>,
+        ids: (u32, u32),
+        pick: Option<Pick>,
+    ) {
         let token = self.own_token();
         self.await_flow(token, Flow::Compile(plan));
-        self.ask_compile(token, source, fd, ids);
+        self.ask_compile(token, source, fd, ids, pick);
     }
 
     /// `Rollback` of the control socket.
@@ -423,7 +442,7 @@ impl Shell {
             (_, Some(path)) if self.options.container => {
                 self.set_boot(BootStage::Compiles);
                 let name = path.display().to_string();
-                self.compile(plan(name.clone(), false), Source::Path(name), None, (0, 0));
+                self.compile(plan(name.clone(), false), Source::Path(name), None, (0, 0), None);
             }
             (Some((generation, fd)), _) => {
                 self.set_boot(BootStage::Compiles);
@@ -434,7 +453,7 @@ impl Shell {
                 let optional = named.is_none();
                 let path = named.unwrap_or_else(|| "/etc/holdfast/state.toml".into());
                 let name = path.display().to_string();
-                self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0));
+                self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0), None);
             }
         }
         if let Some((number, fd)) = interrupted_one {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
+use units::pick::Pick;
 
 use units::UnitId;
 
@@ -168,10 +169,18 @@ impl Shell {
         source: proto::Source,
         fd: Option<OwnedFd>,
         ids: (u32, u32),
+        pick: Option<Pick>,
     ) {
-        let request = Request::Compile { token, source, uid: ids.0, gid: ids.1 };
+        // A part of a state goes on top of what is wanted now.
+        let base = pick.as_ref().and_then(|_| self.manifests.get(self.engine.desired().0));
+        let base = base.map(|held| Rc::clone(&held.fd));
+        if pick.is_some() && base.is_none() {
+            let text = "cannot apply a part: there is no generation yet, apply the whole state first";
+            return self.compiled(token, Err(text.to_owned()), Vec::new());
+        }
+        let request = Request::Compile { token, source, uid: ids.0, gid: ids.1, pick };
         match self.worker(Role::Compiler) {
-            Ok(worker) => worker.link.ask(&request, fd.map(Rc::new).into_iter().collect()),
+            Ok(worker) => worker.link.ask(&request, fd.map(Rc::new).into_iter().chain(base).collect()),
             Err(text) => self.compiled(token, Err(text), Vec::new()),
         }
     }

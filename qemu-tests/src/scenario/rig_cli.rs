@@ -20,6 +20,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-cli-store-comes-late", store_comes_late),
     scenario("rig-cli-store-in-run", store_in_run),
     scenario("rig-cli-history", history),
+    scenario("rig-cli-part", part),
 ];
 
 fn want(holds: bool, what: &str, rig: &Rig) -> Result {
@@ -110,4 +111,41 @@ fn history(context: &Context) -> Result {
     want(offline == "theirs\n", &format!("without init it printed {offline:?}"), &rig)?;
     let list = rig.ok(&["--store", &store, "generations"])?;
     want(list.contains("current"), &format!("no generations without init: {list}"), &rig)
+}
+
+/// `apply --only` and `--except` make generations of their own, which a rollback returns from.
+fn part(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    let state = |text: &str| {
+        format!(
+            "[file.\"/srv/a\"]\ncontent = \"{text}\"\n[file.\"/srv/b\"]\ncontent = \"{text}\"\n\
+             [service.talk]\nexec = [\"sleep\", \"infinity\"]\nrequires = [\"file:/srv/a\"]\n\
+             environment = {{ TEXT = \"{text}\" }}\n"
+        )
+    };
+    rig.apply(&state("one"))?;
+    rig.until_state("service:talk", "ready")?;
+    let holds = |a: &str, b: &str| -> Result {
+        let read = |name: &str| -> Result<String> { Ok(std::fs::read_to_string(rig.inside(name)?)?) };
+        let is = (read("/srv/a")?, read("/srv/b")?);
+        want(is == (a.to_owned(), b.to_owned()), &format!("the files are {is:?}, not {a} and {b}"), &rig)
+    };
+    let pid = rig.main_pid("service:talk")?;
+    let path = rig.state_file("next.toml", &state("two"))?;
+    let said = rig.ok(&["apply", &path, "--only", "/srv/b"])?;
+    want(said.contains("generation 2"), &format!("no generation of its own: {said}"), &rig)?;
+    holds("one", "two")?;
+    want(rig.main_pid("service:talk")? == pid, "the service was restarted", &rig)?;
+    rig.ok(&["apply", &path, "--only", "talk"])?;
+    holds("two", "two")?;
+    want(rig.main_pid("service:talk")? != pid, "the service runs its old declaration", &rig)?;
+    let path = rig.state_file("next.toml", &state("three"))?;
+    rig.ok(&["apply", &path, "--except", "/srv/a", "--except", "talk"])?;
+    holds("two", "three")?;
+    let wrong = rig.initctl(&["apply", &path, "--only", "/srv/nothing"])?;
+    want(wrong.code == 2 && wrong.err.contains("no such unit"), &format!("{wrong:?}"), &rig)?;
+    rig.ok(&["rollback", "1"])?;
+    holds("one", "one")?;
+    let list = rig.ok(&["generations"])?;
+    want(list.contains("apply --only /srv/b of"), &format!("nobody says how it was made:\n{list}"), &rig)
 }

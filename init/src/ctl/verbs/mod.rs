@@ -51,7 +51,10 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
         screen,
     };
     match todo.task {
-        Task::Apply { file, if_generation, release } => run.apply(file, if_generation, release),
+        Task::Apply { file, if_generation, release, only, except } => {
+            let asked = Apply { if_generation, release, only, except, ..Apply::default() };
+            run.apply(file, asked)
+        }
         Task::Rollback(rollback) => {
             run.await_store()?;
             run.change(&Request::Rollback(rollback), None)
@@ -127,7 +130,7 @@ impl Run<'_, '_> {
         Ok(Exit::Done)
     }
 
-    fn apply(&mut self, file: File, if_generation: Option<u64>, release: bool) -> Result<Exit, Stop> {
+    fn apply(&mut self, file: File, asked: Apply) -> Result<Exit, Stop> {
         let (path, directory, descriptor) = match file {
             File::Path(path) => {
                 readable(&path)?;
@@ -138,7 +141,7 @@ impl Run<'_, '_> {
             }
         };
         self.await_store()?;
-        let request = Request::Apply(Apply { path, directory, if_generation, release });
+        let request = Request::Apply(Apply { path, directory, ..asked });
         self.change(&request, descriptor.as_ref())
     }
 
