@@ -603,10 +603,10 @@ fn what_is_on_the_machine_can_be_adopted() {
         (name.as_str(), &parameters["nearest"]),
         ("io.holdfast.Store.NoSuchUnit", &json!("file:/etc/motd"))
     );
-    assert_eq!(
-        host.call("Adopt", json!({ "unit": "service:web" })).unwrap_err().0,
-        "io.holdfast.Store.Failed"
-    );
+    let (name, why) = host.call("Adopt", json!({ "unit": "service:web" })).unwrap_err();
+    assert_eq!(name, "io.holdfast.Store.Failed");
+    // Why not, and what to do instead.
+    assert!(why["text"].as_str().unwrap().contains("change its table in the state file"), "{why}");
 }
 
 #[test]

@@ -190,9 +190,30 @@ fn theirs(machine: &mut Machine, manifest: &Manifest, id: UnitId) -> Result<Thei
             }
             Some(_) => {}
         },
-        Spec::Service(_) | Spec::Exec(_) | Spec::Mount(_) | Spec::Module(_) | Spec::Target(_) => {
-            return Err("units of its kind have no version on the machine that could be declared".to_owned());
+        Spec::Service(_) => {
+            return Err(
+                "what runs is what was declared; change its table in the state file, or leave it alone \
+                        as it is now with `initctl hold`"
+                    .to_owned(),
+            );
         }
+        Spec::Mount(spec) => {
+            return Err(format!(
+                "the kernel does not tell options as they were written; `findmnt {}` shows how it is mounted: \
+                 write that into `source`, `fstype` and `options`",
+                spec.path
+            ));
+        }
+        Spec::Exec(_) => {
+            return Err(
+                "a command leaves nothing that could be declared; adopt the files that it made".to_owned()
+            );
+        }
+        Spec::Module(_) => {
+            return Err("a module is loaded or not; take its table out of the state file if it shall not be"
+                .to_owned());
+        }
+        Spec::Target(_) => return Err("a target is only a name for others; adopt those".to_owned()),
     }
     Ok(out)
 }
