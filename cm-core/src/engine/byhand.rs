@@ -134,7 +134,18 @@ impl Engine {
             Some(at) => self.timers.set(node, Timer::Hold, at),
             None => self.timers.clear(node, Timer::Hold),
         }
+        if kind != HoldKind::Stopped {
+            self.stop_whenever(node);
+        }
         self.publish(node, "held");
+        self.users_look(node);
+    }
+
+    /// Whether it is held decides what those who are bound to it may expect.
+    fn users_look(&mut self, node: Node) {
+        for (user, _) in self.rdeps(node).into_iter().chain(self.running_rdeps(node)) {
+            self.mark_outdated(user);
+        }
     }
 
     fn thaw(&mut self, node: Node) {
@@ -156,6 +167,7 @@ impl Engine {
             self.set_work(node, Work::Waiting);
         }
         self.publish(node, "released");
+        self.users_look(node);
     }
 
     fn retry_now(&mut self, node: Node) {
@@ -248,15 +260,18 @@ impl Engine {
                 if unit.want != Want::Up {
                     return failed();
                 }
+                let stays = self.waits_for_good(ask.node) || self.left_alone(ask.node);
                 if unit.has(bits::BOUNCE) {
-                    return if unit.dead > 0 { failed() } else { None };
+                    return if stays { failed() } else { None };
                 }
                 match &unit.state {
                     State::Service(s) => match s.phase {
                         Phase::Ready if s.serial > after => done,
                         Phase::Done if self.is_oneshot(ask.node) => done,
                         Phase::Failed | Phase::Done | Phase::Backoff { .. } => failed(),
-                        Phase::Waiting if unit.dead > 0 || self.left_alone(ask.node) => failed(),
+                        Phase::Waiting | Phase::Down if stays => failed(),
+                        // Frozen, it may never say that it is ready.
+                        Phase::Starting if self.is_paused(ask.node) => failed(),
                         Phase::Waiting
                         | Phase::Down
                         | Phase::Starting
@@ -267,7 +282,7 @@ impl Engine {
                     State::Latch(l) => match l.work {
                         Work::Idle => done,
                         Work::Backoff { .. } | Work::Contested { .. } => failed(),
-                        Work::Waiting if unit.dead > 0 || self.left_alone(ask.node) => failed(),
+                        Work::Waiting if stays => failed(),
                         Work::Waiting
                         | Work::Settling { .. }
                         | Work::Queued
@@ -289,9 +304,14 @@ impl Engine {
             Goal::Loaded => match self.svc(ask.node) {
                 Some(s) => match s.phase {
                     Phase::Ready if s.reload_failed => failed(),
-                    Phase::Waiting if unit.dead > 0 || self.left_alone(ask.node) => failed(),
+                    Phase::Waiting if self.waits_for_good(ask.node) || self.left_alone(ask.node) => failed(),
                     Phase::Ready if !s.reload_asked && s.loaded == s.inputs => done,
+                    // The reload waits for what may never come; it stays owed.
+                    Phase::Ready if self.waits_for_good(ask.node) => failed(),
+                    Phase::Ready if self.is_paused(ask.node) => failed(),
+                    Phase::Ready if self.left_alone(ask.node) && self.restarts_to_load(ask.node) => failed(),
                     Phase::Failed | Phase::Done | Phase::Backoff { .. } | Phase::Down => failed(),
+                    Phase::Starting | Phase::Reloading { .. } if self.is_paused(ask.node) => failed(),
                     Phase::Ready
                     | Phase::Reloading { .. }
                     | Phase::Waiting

@@ -5,7 +5,7 @@ use units::manifest::flags;
 use units::{EdgeKind, UnitId};
 
 use super::effect::{Effect, Job};
-use super::unit::{Latch, Mount, MountPhase, Phase, State, Want, Work, bits};
+use super::unit::{Latch, Mount, MountPhase, Phase, State, Unit, Want, Work, bits};
 use super::{Engine, HoldKind, Node};
 use crate::proto::ManifestRef;
 
@@ -47,7 +47,13 @@ impl Engine {
                 State::Gone => {}
             }
             self.mark_outdated(node);
+            self.takers_look(node);
         }
+    }
+
+    /// Whether a gate of a unit is closed by what has settled and is not ok, or does not give up its claim.
+    pub(crate) fn waits_for_good(&self, node: Node) -> bool {
+        self.u(node).dead > 0 || self.claim_is_stuck(node)
     }
 
     /// Brings every predicate that may be out of date up to date.
@@ -142,7 +148,7 @@ impl Engine {
         let unit = self.u(node);
         let held = self.holds.get(&node);
         let not_wanted = unit.want != Want::Up;
-        let blocked_for_good = unit.dead > 0;
+        let blocked_for_good = self.waits_for_good(node);
         let (ok, ready, settled) = match &unit.state {
             State::Service(s) => match s.phase {
                 Phase::Ready | Phase::Reloading { .. } => (true, true, true),
@@ -153,7 +159,7 @@ impl Engine {
                 Phase::Failed | Phase::Backoff { .. } => (false, false, true),
                 Phase::Down => (false, false, not_wanted || held.is_some()),
                 Phase::Waiting => (false, false, not_wanted || held.is_some() || blocked_for_good),
-                Phase::Starting | Phase::Stopping { .. } => (false, false, false),
+                Phase::Starting | Phase::Stopping { .. } => (false, false, not_wanted),
             },
             State::Latch(l) => {
                 let idle = matches!(l.work, Work::Idle) || held.is_some();
@@ -170,15 +176,15 @@ impl Engine {
             State::Mount(m) => match m.phase {
                 MountPhase::Up => (true, true, true),
                 MountPhase::Down => (false, false, not_wanted || held.is_some()),
-                MountPhase::Waiting => (false, false, not_wanted || blocked_for_good),
+                MountPhase::Waiting => (false, false, not_wanted || held.is_some() || blocked_for_good),
                 MountPhase::Backoff { .. } | MountPhase::Stuck => (false, false, true),
-                MountPhase::Mounting { .. } | MountPhase::Unmounting { .. } => (false, false, false),
+                MountPhase::Mounting { .. } | MountPhase::Unmounting { .. } => (false, false, not_wanted),
             },
             State::Target => {
                 let wanted = unit.want == Want::Up;
                 let ok = wanted && unit.not_ok == 0 && unit.unsettled == 0;
                 let ready = wanted && unit.not_ready == 0;
-                (ok, ready, ok || !wanted || unit.dead > 0)
+                (ok, ready, ok || !wanted || blocked_for_good)
             }
             State::Gone => (false, false, true),
         };
@@ -189,10 +195,27 @@ impl Engine {
                     .made_deps(node)
                     .iter()
                     .any(|(dep, kind)| hard(*kind) && self.u(*dep).has(bits::GOING)));
-        // What is about to go, or to be restarted, carries nobody new.
-        let bounces = unit.has(bits::BOUNCE) || (settled && self.runs_again(node));
+        // What is about to go, to be restarted or to lose what it is bound to carries nobody new.
+        let bounces = unit.has(bits::BOUNCE)
+            || (going && !not_wanted && unit.has(bits::UP))
+            || (settled && self.runs_again(node))
+            || self.loses_bound(node);
         let rests = blocked_for_good || held.is_some() || unit.blocked > 0;
         Predicates { ok: ok && !going && !bounces, ready, settled: settled && (!bounces || rests), going }
+    }
+
+    /// Whether a service runs that is bound to what is gone, or to a service that is about to be restarted.
+    fn loses_bound(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        let lost = |node: Node| {
+            let dep = self.u(node);
+            // One that is held is not restarted, whatever it owes.
+            let restarts = dep.class() == Class::Service && !dep.has(bits::OK) && !self.left_alone(node);
+            !dep.has(bits::READY) || restarts
+        };
+        self.svc(node).is_some_and(|s| s.running() && !matches!(s.phase, Phase::Stopping { .. }))
+            && unit.has(bits::UP)
+            && self.made_deps(node).iter().any(|(dep, kind)| *kind == EdgeKind::Binds && lost(*dep))
     }
 
     /// A mount that has to be unmounted and mounted anew takes its users down in order, as if it were not wanted.
@@ -207,9 +230,7 @@ impl Engine {
         match &unit.state {
             State::Service(s) => match s.phase {
                 // What somebody froze cannot get on, and is left out.
-                Phase::Starting | Phase::Reloading { .. } => {
-                    self.holds.get(&node).is_none_or(|h| h.kind != HoldKind::Paused)
-                }
+                Phase::Starting | Phase::Reloading { .. } => !self.is_paused(node),
                 Phase::Backoff { .. } => true,
                 Phase::Stopping { stuck, .. } => !stuck || self.down.is_none(),
                 Phase::Down | Phase::Waiting | Phase::Ready | Phase::Failed | Phase::Done => false,
@@ -268,7 +289,9 @@ impl Engine {
             // It may have come up only to learn that it has to go.
             self.enqueue(node);
         }
-        if old.going != going || (old.ready && !ready) {
+        // Where there is one manifest, running edges are those of the desired one.
+        let travels = old.going != going || old.ready != ready || old.ok != ok;
+        if travels && self.gens.len() > 1 {
             for (user, _) in self.running_rdeps(node) {
                 self.enqueue(user);
             }
@@ -303,6 +326,9 @@ impl Engine {
             }
             self.enqueue(dep);
         }
+        if self.svc(node).is_some() && self.u(node).id.is_some() {
+            self.give_up(node);
+        }
         // What is down has no edges of an earlier manifest any more.
         self.made_from_desired(node);
         self.users_follow(node);
@@ -313,11 +339,6 @@ impl Engine {
         let unit = self.derived(node);
         unit.blocked = unit.blocked.saturating_sub(1);
         self.enqueue(node);
-    }
-
-    /// Takes the uses of a unit that joins while leaving.
-    pub(crate) fn take_uses(&mut self, node: Node) {
-        self.use_deps(node, true);
     }
 
     fn use_deps(&mut self, node: Node, take: bool) {
@@ -362,7 +383,9 @@ impl Engine {
         if unit.users > 0 {
             return false;
         }
-        !self.running_rdeps(node).iter().any(|(user, kind)| soft(*kind) && self.u(*user).want != Want::Up)
+        // Who stays and has not followed may come after what by now comes after it.
+        let counts = |user: &Unit| user.want != Want::Up && (user.made == self.desired || user.id.is_none());
+        !self.running_rdeps(node).iter().any(|(user, kind)| soft(*kind) && counts(self.u(*user)))
     }
 
     /// What is wanted of a unit, from scratch.

@@ -102,7 +102,12 @@ impl Engine {
                     Work::Queued if !unit.gate_open() || self.stays_put(node) => {
                         self.set_work(node, Work::Waiting);
                     }
-                    Work::Idle if latch.right && !up => self.go_up(node),
+                    Work::Idle if latch.right => {
+                        self.give_up(node);
+                        if !up {
+                            self.go_up(node);
+                        }
+                    }
                     Work::Queued
                     | Work::Idle
                     | Work::Settling { .. }
@@ -235,7 +240,7 @@ impl Engine {
             Some(Work::Job { serial }) => {
                 let text = format!("{} did not end in time: killed", self.address(node));
                 self.log(Level::Error, Some(node), text);
-                self.details.insert(node, "did not end in time".to_owned());
+                self.set_detail(node, "did not end in time".to_owned());
                 self.out.push(Effect::Kill { serial });
             }
             Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch) | None => {}
@@ -303,7 +308,7 @@ impl Engine {
     /// It is right, and what depends on it may go on.
     fn right(&mut self, node: Node, shown: Shown) {
         let again = self.latch(node).is_some_and(|l| l.again);
-        self.details.remove(&node);
+        self.clear_detail(node);
         self.with_latch(node, |l| {
             l.right = true;
             l.again = false;
@@ -321,7 +326,7 @@ impl Engine {
     pub(crate) fn not_kept(&mut self, node: Node, why: String) {
         let text = format!("{} is not kept: {why}", self.address(node));
         self.log(Level::Error, Some(node), text);
-        self.details.insert(node, why.clone());
+        self.set_detail(node, why.clone());
         let fails = self.latch(node).map_or(1, |l| l.fails.saturating_add(1));
         let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
         self.with_latch(node, |l| {
@@ -391,7 +396,7 @@ impl Engine {
                 }
                 self.right(node, shown);
                 if !detail.is_empty() {
-                    self.details.insert(node, detail);
+                    self.set_detail(node, detail);
                 }
                 if !intended && latch.right {
                     self.repaired(node);
@@ -403,7 +408,7 @@ impl Engine {
                 self.with_latch(node, |l| l.right = right);
                 let text = format!("{} has drifted: {detail}", self.address(node));
                 self.log(Level::Notice, Some(node), text);
-                self.details.insert(node, detail);
+                self.set_detail(node, detail);
             }
             Outcome::Blocked | Outcome::MountAbsent if !gate_open => {
                 self.with_latch(node, |l| l.again = false);
@@ -481,7 +486,7 @@ impl Engine {
             self.address(node)
         );
         self.log(Level::Warning, Some(node), text);
-        self.details.insert(node, "contested: somebody keeps changing it".to_owned());
+        self.set_detail(node, "contested: somebody keeps changing it".to_owned());
         self.with_latch(node, |l| l.shown = Shown::NotKept);
         self.set_work(node, Work::Contested { until });
         self.timers.set(node, Timer::State, until);

@@ -41,7 +41,17 @@
 //!   of such a unit would wait for ever.
 //! - At shutdown `wants` and `after` order stops too, in reverse, as the users of every peer expect.
 //! - A stop because a bound dependency was lost does not wait for the unit's own requirers: what it needs is gone.
-//! - What is about to go, or owes a restart, is not ok: it carries nobody new. What runs on it stays.
+//! - What is about to go, owes a restart, or is bound to what does, is not ok: it carries nobody new. What runs on it
+//!   stays.
+//! - What is still starting is started anew by every specification that a running process would notice: it has
+//!   nothing yet to reload with.
+//! - A claim passes from whoever gives it up, by leaving or by staying without it, to whoever newly takes it, coming or
+//!   staying (`claims`): "old down, then new up". A service that somebody waits for stops first.
+//! - A reload has loaded the inputs as they were when it began, and what the service announced by itself only if they
+//!   were in place then.
+//! - What is held is not restarted to load its inputs, by hand neither, and nothing waits for its stop.
+//! - At shutdown soft edges of an earlier generation order nothing for a unit that stays: they may be the other way
+//!   round by now.
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
 //!   is down (`swap::follow`), so that the running edges of several generations never form a cycle.
 //! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
@@ -50,6 +60,7 @@ mod apply;
 mod audit;
 mod batch;
 mod byhand;
+mod claims;
 pub mod effect;
 pub mod event;
 mod graph;
@@ -163,7 +174,7 @@ pub struct Engine {
     pub(crate) details: BTreeMap<Node, String>,
     /// Hashes of the inputs of execs, as of the last swap.
     pub(crate) exec_inputs: BTreeMap<Node, u64>,
-    /// Leaving unit → units that share its claim and wait for it.
+    /// Unit that gives a claim up → units that take it and wait for that.
     pub(crate) claims: BTreeMap<Node, Vec<Node>>,
     pub(crate) down: Option<Down>,
     pub(crate) left: bool,
@@ -457,6 +468,18 @@ impl Engine {
         self.out.push(Effect::Publish { node, text: text.into() });
     }
 
+    /// Why a unit is not right, for people; it is part of the unit's record.
+    pub(crate) fn set_detail(&mut self, node: Node, text: String) {
+        self.changed.insert(node);
+        self.details.insert(node, text);
+    }
+
+    pub(crate) fn clear_detail(&mut self, node: Node) {
+        if self.details.remove(&node).is_some() {
+            self.changed.insert(node);
+        }
+    }
+
     /// A pair that cannot be: it is logged with the state, and the loop goes on.
     pub(crate) fn defect(&mut self, node: Node, text: &str) {
         let state = format!("{:?}", self.u(node).state);
@@ -608,5 +631,7 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod regressions;
 #[cfg(test)]
 mod tests;

@@ -89,7 +89,7 @@ impl Engine {
                     if let State::Mount(m) = &mut self.m(node).state {
                         m.fails = 0;
                     }
-                    self.details.remove(&node);
+                    self.clear_detail(node);
                     self.set_phase(node, MountPhase::Up);
                 } else {
                     self.mount_failed(node, exit);
@@ -102,7 +102,7 @@ impl Engine {
                 } else {
                     let text = format!("cannot unmount {}: it is in use ({exit:?})", self.address(node));
                     self.log(Level::Error, Some(node), text);
-                    self.details.insert(node, "in use: cannot be unmounted".to_owned());
+                    self.set_detail(node, "in use: cannot be unmounted".to_owned());
                     self.apply_failure(node, "cannot be unmounted");
                     // It does not hold up a shutdown: the last step unmounts everything by force.
                     self.go_down(node);

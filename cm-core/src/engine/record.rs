@@ -271,6 +271,12 @@ impl Engine {
             self.mark_outdated(node);
         }
         self.refresh_outdated();
+        // Who waits for a claim looks at who has it, which may wait for one itself.
+        let holders: Vec<Node> = self.claims.keys().copied().collect();
+        for _ in &holders {
+            holders.iter().for_each(|holder| self.takers_look(*holder));
+            self.refresh_outdated();
+        }
         for node in std::mem::take(&mut self.queue) {
             if let Some(unit) = self.nodes.get_mut(node.index()) {
                 unit.set(bits::QUEUED, false);

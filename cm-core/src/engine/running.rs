@@ -4,6 +4,7 @@ use units::UnitId;
 use units::diff::Switch;
 use units::kind::service::{Ready, Reload};
 
+use super::byhand::Goal;
 use super::effect::{Effect, Job, Level};
 use super::graph::hard;
 use super::timer::Timer;
@@ -90,9 +91,11 @@ impl Engine {
             return;
         }
         let unit = self.u(node);
+        // Somebody who waits for what it gives up may be what it waits for itself: it makes room first.
+        let first = unit.has(bits::STOP_FIRST) || self.claims.contains_key(&node);
         if unit.has(bits::BOUNCE)
             && !self.left_alone(node)
-            && (unit.has(bits::STOP_FIRST) || unit.gate_open() || phase == Phase::Starting)
+            && (first || unit.gate_open() || phase == Phase::Starting)
         {
             self.m(node).set(bits::BOUNCE, false);
             if let Some(service) = self.svc_mut(node) {
@@ -102,19 +105,18 @@ impl Engine {
             return;
         }
         let Some(service) = self.svc(node) else { return };
-        // A hold keeps automation away, not the hand that asks for a reload.
-        let asked = service.reload_asked;
-        let stale = service.loaded != service.inputs && !service.reload_failed && !self.left_alone(node);
+        // A hold keeps automation away, not the hand that asks for a reload; but who is held is not restarted for it.
+        let held = self.left_alone(node);
+        let by_hand =
+            self.asks.iter().any(|a| a.node == node && a.goal == Goal::Loaded) && !self.is_paused(node);
+        let asked = service.reload_asked && (!held || (by_hand && !self.restarts_to_load(node)));
+        let stale = service.loaded != service.inputs && !service.reload_failed && !held;
         if !(stale || asked) {
             return;
         }
         match phase {
             Phase::Ready if self.u(node).gate_open() => self.reload(node),
-            Phase::Reloading { job, again: false } if stale => {
-                if let Some(service) = self.svc_mut(node) {
-                    service.phase = Phase::Reloading { job, again: true };
-                }
-            }
+            // What differs since it began to reload is loaded by the next one.
             Phase::Ready
             | Phase::Reloading { .. }
             | Phase::Starting
@@ -140,8 +142,14 @@ impl Engine {
         let restarts = matches!(s.phase, Phase::Ready | Phase::Reloading { .. })
             && !s.reload_failed
             && !self.left_alone(node)
-            && (s.loaded.1 != s.inputs.1 || self.desired_spec(node).is_none_or(|d| d.reload.is_none()));
+            && self.restarts_to_load(node);
         restarts || self.must_run_again(node, s.phase)
+    }
+
+    /// Whether only a new process loads the inputs: one of them is to restart it, or it has no way to reload.
+    pub(crate) fn restarts_to_load(&self, node: Node) -> bool {
+        self.svc(node).is_some_and(|s| s.loaded.1 != s.inputs.1)
+            || self.desired_spec(node).is_none_or(|d| d.reload.is_none())
     }
 
     /// Whether a unit it is bound to is not ready. A running service asks in the manifest it was made from.
@@ -153,6 +161,11 @@ impl Engine {
     /// Held in place: no start, no restart, no reload.
     pub(crate) fn left_alone(&self, node: Node) -> bool {
         self.holds.get(&node).is_some_and(|h| matches!(h.kind, HoldKind::Held | HoldKind::Paused))
+    }
+
+    /// Frozen by hand.
+    pub(crate) fn is_paused(&self, node: Node) -> bool {
+        self.holds.get(&node).is_some_and(|h| h.kind == HoldKind::Paused)
     }
 
     pub(crate) fn if_not_held(&self, node: Node, next: Next) -> Next {
@@ -219,7 +232,7 @@ impl Engine {
         if let Some(service) = self.svc_mut(node) {
             service.ready_at = now;
         }
-        self.details.remove(&node);
+        self.clear_detail(node);
         self.timers.clear(node, Timer::State);
         self.end_side_jobs(node);
         self.enter(node, Phase::Ready);
@@ -264,18 +277,17 @@ impl Engine {
             Some(Reload::Command(_)) => {
                 let at = self.u(node).id.map_or(run, |id| (self.desired, id));
                 let job = self.spawn(node, Job::Reload, at, "its inputs changed");
-                self.enter(node, Phase::Reloading { job, again: false });
+                self.enter(node, Phase::Reloading { job, inputs });
                 self.deadline(node, spec.map_or(0, |s| s.reload_timeout));
             }
         }
     }
 
-    pub(crate) fn reloaded(&mut self, node: Node, again: bool) {
+    /// It has loaded what was there when it began to reload.
+    pub(crate) fn reloaded(&mut self, node: Node, inputs: (u64, u64)) {
         self.timers.clear(node, Timer::State);
         if let Some(service) = self.svc_mut(node) {
-            if !again {
-                service.loaded = service.inputs;
-            }
+            service.loaded = inputs;
             service.assumed = false;
             service.reload_failed = false;
         }
@@ -287,7 +299,7 @@ impl Engine {
         if let Some(service) = self.svc_mut(node) {
             service.reload_failed = true;
         }
-        self.details.insert(node, why.to_owned());
+        self.set_detail(node, why.to_owned());
         let text = format!("{} {why}: it still runs with what it loaded before", self.address(node));
         self.log(Level::Error, Some(node), text);
         self.enter(node, Phase::Ready);
@@ -308,6 +320,10 @@ impl Engine {
         match switch {
             Switch::Nothing => self.run_desired(node),
             Switch::Keep => self.m(node).set(bits::KEEP, true),
+            // What still starts does so as the earlier specification says: it has nothing yet to reload with.
+            Switch::Reload if self.svc(node).is_some_and(|s| s.phase == Phase::Starting) => {
+                self.m(node).set(bits::BOUNCE, true);
+            }
             Switch::Reload => {
                 self.run_desired(node);
                 if let Some(service) = self.svc_mut(node) {
@@ -316,6 +332,8 @@ impl Engine {
                 }
             }
             Switch::Restart => self.m(node).set(bits::BOUNCE, true),
+            // What is held stops when the hold ends, and nobody waits for that.
+            Switch::StopStart if self.left_alone(node) => self.m(node).set(bits::BOUNCE, true),
             Switch::StopStart => {
                 self.m(node).set(bits::BOUNCE | bits::STOP_FIRST, true);
                 for (dep, kind) in self.made_deps(node) {

@@ -72,7 +72,7 @@ impl Engine {
         let Some((node, job)) = self.serials.get(&serial).copied() else { return };
         let text = format!("cannot start {}: {stage} (errno {errno})", self.address(node));
         self.log(Level::Error, Some(node), text);
-        self.details.insert(node, format!("{stage} (errno {errno})"));
+        self.set_detail(node, format!("{stage} (errno {errno})"));
         match job {
             Job::Main => {
                 self.fact_of(node, Fact::SpawnFailed { retry: !HOPELESS.contains(&errno) });
@@ -211,13 +211,13 @@ impl Engine {
                     self.become_ready(node);
                 }
             }
-            (Fact::Ready, Phase::Reloading { job: 0, again }) => self.reloaded(node, again),
+            (Fact::Ready, Phase::Reloading { job: 0, inputs }) => self.reloaded(node, inputs),
             // A service may say READY=1 as often as it likes; a reload by command ends with the command.
             (Fact::Ready, Phase::Ready | Phase::Reloading { .. } | Phase::Stopping { .. }) => {}
 
             (Fact::PathSeen, Phase::Starting) => self.become_ready(node),
             (Fact::PathFailed, Phase::Starting) => {
-                self.details.insert(node, "its path cannot be waited for".to_owned());
+                self.set_detail(node, "its path cannot be waited for".to_owned());
                 let next = self.after_failure(node);
                 self.stop_with(node, next, None, "its path cannot be waited for");
             }
@@ -235,7 +235,13 @@ impl Engine {
 
             (Fact::Reloading, Phase::Ready) => {
                 let timeout = self.running_spec(node).map_or(0, |s| s.reload_timeout);
-                self.enter(node, Phase::Reloading { job: 0, again: false });
+                // What restarts it is not loaded by a reload, and what is not in place yet is not loaded either.
+                let inputs = match self.svc(node) {
+                    Some(s) if self.u(node).gate_open() => (s.inputs.0, s.loaded.1),
+                    Some(s) => s.loaded,
+                    None => return,
+                };
+                self.enter(node, Phase::Reloading { job: 0, inputs });
                 self.deadline(node, timeout);
             }
             (Fact::Reloading, Phase::Starting | Phase::Reloading { .. } | Phase::Stopping { .. }) => {}
@@ -333,7 +339,7 @@ impl Engine {
             (Fact::Deadline, Phase::Starting) => {
                 let text = format!("{} was not ready in time", self.address(node));
                 self.log(Level::Error, Some(node), text.clone());
-                self.details.insert(node, "was not ready in time".to_owned());
+                self.set_detail(node, "was not ready in time".to_owned());
                 let next = self.after_failure(node);
                 self.stop_with(node, next, None, "not ready in time");
             }
@@ -352,9 +358,9 @@ impl Engine {
             (Fact::Deadline, Phase::Backoff { .. }) => self.enter(node, Phase::Waiting),
             (Fact::Deadline, Phase::Ready | Phase::Down | Phase::Waiting | Phase::Failed | Phase::Done) => {}
 
-            (Fact::ReloadEnded { serial, ok }, Phase::Reloading { job, again }) if serial == job => {
+            (Fact::ReloadEnded { serial, ok }, Phase::Reloading { job, inputs }) if serial == job => {
                 if ok {
-                    self.reloaded(node, again);
+                    self.reloaded(node, inputs);
                 } else {
                     self.reload_failed(node, "its reload command failed");
                 }

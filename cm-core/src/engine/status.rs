@@ -184,6 +184,9 @@ impl Engine {
             if let Some(blocker) = self.blocker(node) {
                 return format!("waiting: {} ({})", self.address(blocker), self.state_word(blocker));
             }
+            if let Some(holder) = self.waits_for_claim(node) {
+                return format!("waiting: {} has to give up what it claims", self.address(holder));
+            }
             if unit.blocked > 0 {
                 return "waiting: something that leaves has to go first".to_owned();
             }

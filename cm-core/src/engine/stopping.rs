@@ -6,7 +6,7 @@ use super::effect::{Effect, Job, Level};
 use super::event::Exit;
 use super::timer::Timer;
 use super::unit::{Next, Phase, bits};
-use super::{Engine, HoldKind, Node};
+use super::{Engine, Node};
 
 impl Engine {
     /// Asks a running service to stop.
@@ -17,7 +17,7 @@ impl Engine {
         let spec = run.and_then(|at| self.spec_at(at));
         self.end_side_jobs(node);
         self.timers.clear(node, Timer::Watchdog);
-        if self.holds.get(&node).is_some_and(|h| h.kind == HoldKind::Paused) {
+        if self.is_paused(node) {
             self.out.push(Effect::Freeze { serial, frozen: false });
         }
         self.service_step_taken();
@@ -119,6 +119,7 @@ impl Engine {
     pub(crate) fn finish_stop(&mut self, node: Node, next: Next) {
         self.end_side_jobs(node);
         self.timers.clear(node, Timer::State);
+        self.timers.clear(node, Timer::Watchdog);
         if let Some(service) = self.svc(node) {
             let serial = service.serial;
             self.end_serial(serial);

@@ -9,6 +9,7 @@ use units::kind::Spec;
 use units::kind::exec::Once;
 use units::{Address, EdgeKind, Manifest, UnitId};
 
+use super::claims::Handover;
 use super::graph::{hard, soft};
 use super::unit::{ExecStep, Latch, Mount, MountPhase, Phase, Service, Shown, State, Unit, Want, Work, bits};
 use super::{Engine, Node};
@@ -89,38 +90,34 @@ impl Engine {
         self.desired = manifest;
 
         let mut changed = Vec::new();
-        let mut claims: BTreeMap<u64, Node> =
-            still_leaving.values().map(|n| (self.claim_of(*n), *n)).collect();
-        let mut coming = Vec::new();
+        let mut handover = Handover::default();
         for pair in merge(&before, &after) {
             match pair {
                 Pair::Leaving(id) => {
                     let Some(node) = self.node_in(old, id) else { continue };
                     self.leave_manifest(node, old, id);
-                    claims.insert(before.claim(id), node);
                     changed.push(node);
                 }
                 Pair::Coming(id) => {
                     let known = still_leaving.get(&after.address(id)).copied();
+                    let held = known.map_or(0, |node| self.held_claim(node));
                     let node = match known {
                         Some(node) => node,
                         None => self.create(manifest, id, &after),
                     };
                     self.place(manifest, id, node, &after);
                     if known.is_some() {
-                        for waiting in self.claims.remove(&node).unwrap_or_default() {
-                            self.unblock(waiting);
-                        }
                         self.respecify(node, None);
-                    } else {
-                        coming.push((node, after.claim(id)));
                     }
+                    handover.passes(node, held, after.claim(id));
+                    handover.takes(node, after.claim(id));
                     changed.push(node);
                 }
                 Pair::Both(before_id, id) => {
                     let Some(node) = self.node_in(old, before_id) else { continue };
                     self.place(manifest, id, node, &after);
                     let same = before.unit_digest(before_id) == after.unit_digest(id);
+                    handover.passes(node, before.claim(before_id), after.claim(id));
                     if self.respecify(node, Some(same))
                         || self.may_work_now(node, (&before, before_id), (&after, id))
                     {
@@ -130,6 +127,7 @@ impl Engine {
             }
         }
         self.release(old);
+        self.hand_over(handover);
         self.recount();
         for node in self.all() {
             self.adopt_edges(node, intended);
@@ -140,14 +138,6 @@ impl Engine {
         for node in changed {
             self.m(node).set(bits::INTENDED, intended);
             self.m(node).set(bits::WAS_BAD, false);
-        }
-        claims.remove(&0);
-        for (node, claim) in coming {
-            if let Some(leaving) = claims.get(&claim).copied().filter(|l| *l != node) {
-                self.derived(node).blocked += 1;
-                self.claims.entry(leaving).or_default().push(node);
-                self.changed.insert(leaving);
-            }
         }
         for node in self.all() {
             self.rethink_want(node);
@@ -191,16 +181,18 @@ impl Engine {
         }
         let joined: Vec<Node> =
             self.all().filter(|n| self.u(*n).id.is_none() && self.u(*n).made == manifest).collect();
+        let mut handover = Handover::default();
+        for id in desired.ids() {
+            if let Some(node) = self.node_in(self.desired, id) {
+                handover.takes(node, desired.claim(id));
+            }
+        }
+        self.hand_over(handover);
+        self.recount();
         for node in joined {
-            self.take_uses(node);
             self.rethink_want(node);
             self.enqueue(node);
         }
-    }
-
-    fn claim_of(&self, node: Node) -> u64 {
-        let (manifest, unit) = self.unit_of(node);
-        self.manifest_of(manifest).map_or(0, |m| m.claim(unit))
     }
 
     /// A unit that is not in the new manifest keeps the old one alive until it is gone.
@@ -352,6 +344,14 @@ impl Engine {
 
     /// Takes back a bounce that an earlier swap had ordered.
     fn settle_service(&mut self, node: Node) {
+        self.stop_whenever(node);
+        let asked = self.restart_is_asked(node);
+        self.m(node).set(bits::BOUNCE, asked);
+        self.m(node).set(bits::KEEP, false);
+    }
+
+    /// What it requires need not wait for its stop any more.
+    pub(crate) fn stop_whenever(&mut self, node: Node) {
         if self.u(node).has(bits::STOP_FIRST) {
             self.m(node).set(bits::STOP_FIRST, false);
             for (dep, kind) in self.made_deps(node) {
@@ -360,9 +360,6 @@ impl Engine {
                 }
             }
         }
-        let asked = self.restart_is_asked(node);
-        self.m(node).set(bits::BOUNCE, asked);
-        self.m(node).set(bits::KEEP, false);
     }
 
     /// Moves running edges to the new manifest where the unit stays up, and learns the new inputs.
@@ -582,15 +579,7 @@ impl Engine {
         if let Some((run, _)) = run {
             self.release(run);
         }
-        for waiting in self.claims.remove(&node).unwrap_or_default() {
-            self.unblock(waiting);
-        }
-        for (leaving, waiting) in &mut self.claims {
-            if waiting.contains(&node) {
-                waiting.retain(|n| *n != node);
-                self.changed.insert(*leaving);
-            }
-        }
+        self.forget_claims(node);
         for timer in [super::Timer::State, super::Timer::Watchdog, super::Timer::Hold] {
             self.timers.clear(node, timer);
         }

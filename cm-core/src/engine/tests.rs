@@ -11,7 +11,7 @@ use super::event::{Exit, Swap};
 use super::*;
 use crate::proto::{Outcome, UnitResult};
 
-fn service() -> Service {
+pub(super) fn service() -> Service {
     Service {
         exec: vec!["/bin/true".into()],
         ready: units::kind::service::Ready::Started,
@@ -50,7 +50,7 @@ fn service() -> Service {
     }
 }
 
-fn file(path: &str, size: u64) -> File {
+pub(super) fn file(path: &str, size: u64) -> File {
     File {
         path: path.into(),
         content: Some(units::kind::Content { digest: [7; 32], size }),

@@ -219,8 +219,8 @@ pub(crate) enum Phase {
     /// With the serial of the reload command; 0 for a reload that the service announced.
     Reloading {
         job: u64,
-        /// The inputs differed again meanwhile.
-        again: bool,
+        /// What it has loaded when this reload succeeds: the inputs as they were when it began.
+        inputs: (u64, u64),
     },
     Stopping {
         next: Next,

@@ -2,13 +2,15 @@
 //! believes the engine only where it says what it says to people.
 
 mod batches;
+mod changes;
+mod questions;
 mod rest;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cm_core::engine::effect::{Effect, Job, Verdict};
-use cm_core::engine::event::{Event, Exit, Swap};
+use cm_core::engine::event::{Event, Exit, Swap, Verb};
 use cm_core::engine::{Engine, Glance, Mono, Node, SHUTDOWN_MS};
 use cm_core::proto::{Action, ManifestRef, Outcome, Step};
 use units::kind::Spec;
@@ -17,6 +19,7 @@ use units::{EdgeKind, Kind, UnitId};
 
 use super::graph::slot_of;
 use super::world::World;
+use questions::{Observed, by_word, declared, depends, keeps_old, running_ready};
 
 /// What must always hold. Each has a test in which it is made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +68,10 @@ pub enum Invariant {
     ConvergedIsTrue,
     /// A manifest is forgotten only when nothing needs it.
     ManifestsKept,
+    /// Who takes a claim waits until whoever gives it up is gone.
+    ClaimsInOrder,
+    /// Nobody is made to load what it has loaded.
+    LoadsOnce,
 }
 
 impl Invariant {
@@ -132,6 +139,9 @@ pub struct Checks {
     work: u64,
     most_units: usize,
     batch: Option<(u64, StepsByUnit)>,
+    loads: BTreeMap<Node, changes::Load>,
+    desired: Option<ManifestRef>,
+    returns: bool,
 }
 
 impl Checks {
@@ -290,6 +300,7 @@ impl Checks {
                 _ => None,
             })
             .collect();
+        self.may_load(engine, event, effects);
         if self.down_at == Some(Mono(0)) {
             self.down_at = Some(now);
         }
@@ -333,6 +344,8 @@ impl Checks {
                         }
                         self.ready.remove(&slot);
                         self.starts(engine, world, *manifest, *unit, &BTreeSet::new())?;
+                        self.claims(engine, world, *manifest, *unit)?;
+                        self.loads(engine, *node, true)?;
                         self.left_alone(engine, *node)
                     }
                     Job::Mount | Job::Module | Job::Unless | Job::Exec => {
@@ -346,11 +359,16 @@ impl Checks {
                     }
                     Job::Undo => self.stops(engine, world, *node, causes),
                     // A hold keeps automation away, not the hand that asks for a reload.
-                    Job::Reload | Job::AwaitPath => Ok(()),
+                    Job::Reload => self.loads(engine, *node, false),
+                    Job::AwaitPath => Ok(()),
                 }
             }
             Effect::Signal { serial, signal: 15 } => match engine.job(*serial) {
                 Some((node, Job::Main)) => self.stops(engine, world, node, causes),
+                _ => Ok(()),
+            },
+            Effect::Signal { serial, signal: 1 } => match engine.job(*serial) {
+                Some((node, Job::Main)) => self.loads(engine, node, false),
                 _ => Ok(()),
             },
             Effect::Batch { batch, steps, .. } => self.batch(engine, world, *batch, steps),
@@ -516,7 +534,9 @@ impl Checks {
 
     /// Nothing is asked to stop before those who require it are down.
     fn stops(&self, engine: &Engine, world: &World, node: Node, causes: &BTreeMap<Node, &str>) -> Found {
-        if engine.glance(node).wanted {
+        // One more signal for what is on its way out changes no order.
+        let again = self.was(node).is_some_and(|g| g.state == "stopping");
+        if engine.glance(node).wanted || again {
             return Ok(());
         }
         let reverse = causes.get(&node).is_none_or(|c| matches!(*c, "not wanted" | "what it requires goes"));
@@ -529,7 +549,9 @@ impl Checks {
             let Some(m) = engine.manifest(engine.edges_from(user)) else { continue };
             let mine = engine.address(user);
             let Some(unit) = m.find(mine.kind, &mine.name) else { continue };
-            let down = engine.going_down().is_some();
+            // Soft edges of an earlier generation may be the other way round by now; only who leaves keeps to them.
+            let follows = engine.edges_from(user) == engine.desired().0 || engine.glance(user).leaving;
+            let down = engine.going_down().is_some() && follows;
             let uses = m.deps(unit).any(|e| {
                 let counts = match e.kind {
                     EdgeKind::Requires | EdgeKind::Binds => true,
@@ -574,7 +596,10 @@ impl Checks {
         }
         if engine.is_converged() && !self.left {
             let job = world.procs.iter().find(|(serial, p)| {
-                !matches!(p.job, Job::Main | Job::AwaitPath | Job::Stop) && engine.job(**serial).is_some()
+                let frozen = engine.job(**serial).is_none_or(|(node, _)| engine.glance(node).held);
+                !matches!(p.job, Job::Main | Job::AwaitPath | Job::Stop)
+                    && engine.job(**serial).is_some()
+                    && !(p.job == Job::Reload && frozen)
             });
             if world.work.is_some() || job.is_some() {
                 return broken(Invariant::ConvergedIsTrue, "converged, and something is under way");
@@ -598,87 +623,5 @@ impl Checks {
             }
             _ => Ok(()),
         }
-    }
-}
-
-fn declared(engine: &Engine, node: Node) -> [u8; 16] {
-    let (manifest, unit) = engine.unit_of(node);
-    engine.manifest(manifest).map_or([0; 16], |m| m.unit_digest(unit))
-}
-
-fn running_ready(engine: &Engine, node: Node) -> Option<Ready> {
-    let (manifest, unit) = engine.running_from(node)?;
-    match engine.manifest(manifest)?.spec(unit)? {
-        Spec::Service(s) => Some(s.ready),
-        _ => None,
-    }
-}
-
-/// Whether a unit runs with an earlier specification: by its own declaration, or because it waits to be restarted.
-fn keeps_old(engine: &Engine, node: Node) -> bool {
-    let (manifest, unit) = engine.unit_of(node);
-    let digest = |m: ManifestRef, u: UnitId| engine.manifest(m).map(|m| m.unit_digest(u));
-    engine.running(node).is_some_and(|(m, u)| digest(m, u) != digest(manifest, unit))
-}
-
-fn by_word(engine: &Engine, node: Node) -> bool {
-    matches!(running_ready(engine, node), Some(Ready::Notify | Ready::Fd(_)))
-}
-
-/// Whether a unit depends on a slot, in any manifest there is.
-fn depends(engine: &Engine, node: Node, slot: u8) -> bool {
-    engine.manifests().any(|(_, m)| {
-        let address = engine.address(node);
-        let Some(start) = m.find(address.kind, &address.name) else { return false };
-        let mut seen = BTreeSet::new();
-        let mut open = vec![start];
-        while let Some(at) = open.pop() {
-            if !seen.insert(at) {
-                continue;
-            }
-            if at != start && slot_of(&m.address(at)) == slot {
-                return true;
-            }
-            open.extend(m.deps(at).map(|e| e.unit));
-        }
-        false
-    })
-}
-
-/// Questions that only the observer has.
-trait Observed {
-    fn node_of_slot(&self, slot: u8) -> Option<Node>;
-    fn main_serial(&self, node: Node) -> Option<u64>;
-    fn running_from(&self, node: Node) -> Option<(ManifestRef, UnitId)>;
-    fn running_manifest(&self, serial: u64) -> Option<ManifestRef>;
-    fn degree(&self, node: Node) -> usize;
-}
-
-impl Observed for Engine {
-    fn node_of_slot(&self, slot: u8) -> Option<Node> {
-        self.nodes().find(|n| slot_of(&self.address(*n)) == slot)
-    }
-
-    fn main_serial(&self, node: Node) -> Option<u64> {
-        Some(self.status(node).serial).filter(|s| *s != 0)
-    }
-
-    fn running_from(&self, node: Node) -> Option<(ManifestRef, UnitId)> {
-        self.running(node)
-    }
-
-    fn running_manifest(&self, serial: u64) -> Option<ManifestRef> {
-        let (node, _) = self.job(serial)?;
-        self.running(node).map(|r| r.0)
-    }
-
-    fn degree(&self, node: Node) -> usize {
-        let address = self.address(node);
-        self.manifests()
-            .filter_map(|(_, m)| {
-                let id = m.find(address.kind, &address.name)?;
-                Some(m.deps(id).count() + m.rdeps(id).count())
-            })
-            .sum()
     }
 }

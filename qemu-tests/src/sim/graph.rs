@@ -196,7 +196,7 @@ impl Graph {
         let mut seen = BTreeSet::new();
         for unit in self.units.values_mut() {
             if !unit.claim.is_empty() && !seen.insert(unit.claim.clone()) {
-                unit.claim.clear();
+                claim(unit, None);
             }
         }
     }
@@ -311,15 +311,29 @@ fn unit(dice: &mut Dice, universe: &Universe, slot: u8) -> NewUnit {
     new.flags = flag;
     new.settle = dice.pick(&[0, 50, 50, 200]);
     if dice.chance(150) {
-        new.claim = format!("claim{}", dice.below(2));
+        claim(&mut new, Some(dice.below(2)));
     }
     new
+}
+
+/// Claims something, or nothing: as in a state file, that is part of what the unit says.
+pub fn claim(unit: &mut NewUnit, what: Option<u64>) {
+    let text = what.map(|n| format!("claim{n}"));
+    match &mut unit.spec {
+        Spec::Service(s) => s.tty.clone_from(&text),
+        Spec::File(f) => f.attributes.group.clone_from(&text),
+        _ => return,
+    }
+    unit.claim = text.unwrap_or_default();
 }
 
 /// Changes what a unit is, a little.
 fn touch_spec(unit: &mut NewUnit, dice: &mut Dice) {
     let slot = slot_of(&unit.address);
     let version = dice.below(4);
+    if dice.chance(100) {
+        return claim(unit, dice.pick(&[None, Some(0), Some(1)]));
+    }
     match &mut unit.spec {
         Spec::Service(s) => match dice.below(4) {
             0 => s.stop_timeout = dice.pick(&[1_000, 2_000, 10_000]),
@@ -328,7 +342,13 @@ fn touch_spec(unit: &mut NewUnit, dice: &mut Dice) {
         Spec::Exec(e) => {
             e.environment = (0..version).map(|v| (format!("V{v}"), String::new())).collect();
         }
-        Spec::File(_) => unit.spec = file(slot, version),
+        Spec::File(f) => {
+            let group = f.attributes.group.take();
+            unit.spec = file(slot, version);
+            if let Spec::File(f) = &mut unit.spec {
+                f.attributes.group = group;
+            }
+        }
         Spec::Mount(_) => unit.spec = mount(slot, version),
         Spec::Module(_) => unit.spec = module(slot, version),
         _ => {}

@@ -137,7 +137,9 @@ fn plain(best: &mut Script, fails: &mut impl FnMut(&Script) -> bool) {
     let simpler: [fn(&mut units::manifest::NewUnit); 9] = [
         |u| {
             if let Spec::Service(s) = &mut u.spec {
+                let claim = s.tty.take();
                 **s = service(0);
+                s.tty = claim;
                 u.flags = 0;
             }
         },
@@ -148,7 +150,7 @@ fn plain(best: &mut Script, fails: &mut impl FnMut(&Script) -> bool) {
         |u| with(u, |s| s.stop_timeout = service(0).stop_timeout),
         |u| with(u, |s| s.restart_limit = service(0).restart_limit),
         |u| with(u, |s| s.switch = service(0).switch),
-        |u| u.claim.clear(),
+        |u| super::graph::claim(u, None),
     ];
     for slot in slots {
         for simpler in simpler {

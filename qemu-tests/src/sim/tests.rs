@@ -120,8 +120,9 @@ fn nothing_stands_still_can_fail() {
     let pick = |n| if n == second { before.clone() } else { machine.engine.record(n).unwrap() };
     let records: Vec<_> = machine.engine.nodes().map(|n| (n, pick(n))).collect();
     let engine = Engine::restore(manifests, &machine.engine.globals(), records).unwrap();
-    assert!(engine.stands_still().is_some(), "waiting with an open gate");
-    assert!(engine.audit().is_some(), "and the engine's tables do not agree with it");
+    machine.engine = engine;
+    let broken = machine.step(Event::Overflowed).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::NothingStandsStill, "waiting with an open gate: {broken}");
 }
 
 #[test]
@@ -392,6 +393,40 @@ fn manifests_kept_can_fail() {
     let history = script(vec![boot(chain(&[(Sort::Plain, false)]))]);
     breaks(Invariant::ManifestsKept, &history, |engine, effects, _| {
         effects.push(Effect::Forget { manifest: engine.desired().0 });
+    });
+}
+
+#[test]
+fn claims_in_order_can_fail() {
+    let mut first = chain(&[(Sort::Plain, false)]);
+    let mut second = chain(&[]);
+    second.units.insert(1, unit(Sort::Plain, 1));
+    for (graph, slot) in [(&mut first, 0), (&mut second, 1)] {
+        super::graph::claim(graph.units.get_mut(&slot).unwrap(), Some(0));
+    }
+    let history = script(vec![boot(first), (100, Act::Swap(second, Swap::Boot))]);
+    breaks(Invariant::ClaimsInOrder, &history, |engine, effects, _| {
+        if has(effects, |e| matches!(e, Effect::Signal { signal: 15, .. })) {
+            effects.extend(spawn(engine, 1, Job::Main, 999));
+        }
+    });
+}
+
+#[test]
+fn loads_once_can_fail() {
+    let mut graph = chain(&[(Sort::Plain, false)]);
+    if let Some(Spec::Service(s)) = graph.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.reload = Some(units::kind::service::Reload::Signal(1));
+    }
+    let history = script(vec![boot(graph), (100, Act::Ask(0, Verb::Reload, None)), (200, Act::Overflow)]);
+    breaks(Invariant::LoadsOnce, &history, |engine, effects, _| {
+        let asked = has(effects, |e| matches!(e, Effect::Signal { signal: 1, .. }));
+        if !asked
+            && effects.is_empty()
+            && let Some(serial) = main_serial(engine, 0)
+        {
+            effects.push(Effect::Signal { serial, signal: 1 });
+        }
     });
 }
 

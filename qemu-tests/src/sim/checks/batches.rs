@@ -19,6 +19,7 @@ impl Checks {
             let node = engine.node_in(step.manifest, step.unit);
             match step.action {
                 Action::Converge | Action::Guard(_) | Action::Ran(_) => {
+                    self.claims(engine, world, step.manifest, step.unit)?;
                     // A batch that is sent again after a loss may hold steps whose gate has closed since.
                     self.starts(engine, world, step.manifest, step.unit, &earlier)?;
                     if let (Some(node), false) = (node, matches!(step.action, Action::Ran(_))) {
@@ -67,6 +68,14 @@ impl Checks {
         if failed.is_empty() || returns || engine.going_down().is_some() {
             return Ok(());
         }
+        let meant = |n: &Node| {
+            matches!(
+                causes.get(n),
+                Some(&"it is restarted" | &"its inputs changed" | &"what it requires goes")
+            )
+        };
+        let meant: Vec<u8> =
+            causes.keys().filter(|n| meant(n)).map(|n| slot_of(&engine.address(*n))).collect();
         for effect in effects {
             let stopped = match effect {
                 Effect::Signal { serial, signal } if *signal != 1 => engine.job(*serial).map(|j| j.0),
@@ -78,12 +87,14 @@ impl Checks {
                 _ => None,
             };
             let Some(node) = stopped else { continue };
-            let was = self.was(node).is_some_and(|g| g.wanted && g.ready);
-            let asked = matches!(causes.get(&node), Some(&"it is restarted" | &"its inputs changed"));
-            if !was || !engine.glance(node).wanted || asked {
+            // What was about to go anyway may have waited for just this.
+            let was = self.was(node).is_some_and(|g| g.wanted && g.ready && !g.going);
+            let slot = slot_of(&engine.address(node));
+            // Who is bound to what is restarted on purpose goes with it.
+            let follows = || meant.iter().any(|m| *m == slot || depends(engine, node, *m));
+            if !was || !engine.glance(node).wanted || follows() {
                 continue;
             }
-            let slot = slot_of(&engine.address(node));
             if failed.contains(&slot) || failed.iter().any(|f| depends(engine, node, *f)) {
                 continue;
             }

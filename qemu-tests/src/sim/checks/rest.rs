@@ -26,7 +26,8 @@ impl Checks {
         for (what, is, most) in [
             ("units", sizes.units, desired),
             ("places", sizes.places, 2 * self.most_units + 2),
-            ("manifests", sizes.manifests, 1 + kept),
+            // One that was started from, and one whose edges it follows.
+            ("manifests", sizes.manifests, 1 + 2 * kept),
             ("serials", sizes.serials, world.procs.len()),
             ("deadlines", sizes.timers, 2 * desired),
             ("requests", sizes.asks, 0),
@@ -80,6 +81,7 @@ impl Checks {
             let glance = engine.glance(at);
             let to_blame = glance.held
                 || !glance.wanted
+                || keeps_old(engine, at)
                 || matches!(
                     glance.state,
                     "failed" | "done" | "not kept" | "contested" | "drifted" | "backoff"
@@ -88,6 +90,7 @@ impl Checks {
                 return Ok(());
             }
             open.extend(engine.gates(at).iter().filter(|g| !g.open).map(|g| g.node));
+            open.extend(engine.waits_for_claim(at));
         }
         let text = format!("{} waits, and nobody at the end of its chain is to blame", engine.address(node));
         broken(Invariant::DirtyEnds, text)

@@ -1,0 +1,547 @@
+//! Stories of defects that the simulator or a reader found: each fails without its mending.
+
+use units::kind::Spec;
+use units::kind::service::{Ready, Reload, Service, SwitchMethod};
+use units::manifest::{NewUnit, flags};
+use units::{EdgeKind, Kind, Manifest, ManifestBuilder};
+
+use super::effect::Verdict;
+use super::event::{Exit, Swap, Verb};
+use super::tests::{file, service};
+use super::*;
+use crate::proto::{Action, Outcome, UnitResult};
+
+/// A machine that is told what happens, one event at a time, and looked at after each.
+struct Story {
+    engine: Engine,
+    now: u64,
+    generation: u64,
+}
+
+/// Units with their edges.
+struct Units(ManifestBuilder);
+
+impl Units {
+    fn new() -> Units {
+        Units(ManifestBuilder::new())
+    }
+
+    fn service(mut self, name: &str, change: impl FnOnce(&mut Service)) -> Units {
+        let mut spec = service();
+        change(&mut spec);
+        let claim = spec.tty.clone().unwrap_or_default();
+        let flag = match spec.start {
+            units::kind::service::Start::Manual => flags::MANUAL,
+            units::kind::service::Start::Boot | units::kind::service::Start::OnDemand => 0,
+        };
+        let mut unit = NewUnit::new(Kind::Service, name, Spec::Service(Box::new(spec)));
+        (unit.claim, unit.flags) = (claim, flag);
+        self.0.unit(unit);
+        self
+    }
+
+    fn plain(self, name: &str) -> Units {
+        self.service(name, |_| {})
+    }
+
+    /// A file; the version is part of what it says, and so is the claim.
+    fn file(mut self, path: &str, version: u64, claim: &str) -> Units {
+        let mut spec = file(path, version);
+        spec.attributes.group = Some(claim.to_owned());
+        let mut unit = NewUnit::new(Kind::File, path, Spec::File(spec));
+        unit.settle = 0;
+        unit.claim = claim.to_owned();
+        self.0.unit(unit);
+        self
+    }
+
+    fn mount(mut self, path: &str) -> Units {
+        let mount = units::kind::mount::Mount {
+            path: path.into(),
+            source: "tmpfs".into(),
+            fstype: "tmpfs".into(),
+            options: vec![],
+            device_timeout: 0,
+        };
+        self.0.unit(NewUnit::new(Kind::Mount, path, Spec::Mount(mount)));
+        self
+    }
+
+    fn edge(mut self, from: &str, kind: EdgeKind, to: &str) -> Units {
+        self.0.edge(&address(from), &address(to), kind, "");
+        self
+    }
+
+    fn finish(self) -> Manifest {
+        self.0.finish()
+    }
+}
+
+fn address(text: &str) -> Address {
+    let kind = if text.starts_with("/m") {
+        Kind::Mount
+    } else if text.starts_with('/') {
+        Kind::File
+    } else {
+        Kind::Service
+    };
+    Address::new(kind, text)
+}
+
+impl Story {
+    fn new() -> Story {
+        Story { engine: Engine::new(), now: 1, generation: 0 }
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.now += 1;
+        self.engine.step(Mono(self.now), event, &mut out);
+        assert_eq!(self.engine.audit(), None);
+        assert_eq!(self.engine.stands_still(), None);
+        out
+    }
+
+    fn swap(&mut self, units: Units, kind: Swap) -> Vec<Effect> {
+        let manifest = self.engine.install(units.finish());
+        self.generation += 1;
+        let (request, generation) = (100 + self.generation, self.generation);
+        self.tell(Event::Swapped { request, manifest, generation, kind })
+    }
+
+    fn boot(&mut self, units: Units) -> Vec<Effect> {
+        self.swap(units, Swap::Boot)
+    }
+
+    fn node(&self, name: &str) -> Node {
+        self.engine.node(&address(name)).unwrap()
+    }
+
+    fn state(&self, name: &str) -> &'static str {
+        self.engine.node(&address(name)).map_or("absent", |n| self.engine.status(n).state)
+    }
+
+    fn serial(&self, name: &str) -> u64 {
+        self.engine.status(self.node(name)).serial
+    }
+
+    fn ask(&mut self, request: u64, verb: Verb, name: &str) -> Vec<Effect> {
+        let node = self.node(name);
+        self.tell(Event::Asked { request, verb, node, note: "me".into(), until: None })
+    }
+
+    /// The service runs.
+    fn runs(&mut self, name: &str) -> Vec<Effect> {
+        let serial = self.serial(name);
+        self.tell(Event::Spawned { serial })
+    }
+
+    /// The service has ended, and nothing of it is left.
+    fn ends(&mut self, name: &str) -> Vec<Effect> {
+        let serial = self.serial(name);
+        let mut out = self.tell(Event::CgroupEmpty { serial });
+        out.extend(self.tell(Event::Exited { serial, exit: Exit::Signal(15) }));
+        out
+    }
+
+    /// The worker carries out every batch that is in these effects, and what follows from it.
+    fn work(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        let mut all = Vec::new();
+        let mut open = effects;
+        while let Some((batch, steps)) = open.iter().find_map(|e| match e {
+            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
+            _ => None,
+        }) {
+            all.append(&mut open);
+            let results = steps
+                .iter()
+                .map(|s| UnitResult {
+                    manifest: s.manifest,
+                    unit: s.unit,
+                    outcome: if s.action == Action::Remove { Outcome::Removed } else { Outcome::Changed },
+                    detail: String::new(),
+                })
+                .collect();
+            open = self.tell(Event::Results { batch, results });
+            open.extend(self.tell(Event::BatchDone { batch }));
+        }
+        all.append(&mut open);
+        all
+    }
+
+    fn tick(&mut self) -> Vec<Effect> {
+        self.now = self.now.max(self.engine.next_deadline().unwrap().0);
+        self.tell(Event::Tick)
+    }
+}
+
+fn answered(effects: &[Effect], wanted: u64) -> Option<Verdict> {
+    effects.iter().find_map(|e| match e {
+        Effect::Answer { request, verdict, .. } if *request == wanted => Some(*verdict),
+        _ => None,
+    })
+}
+
+/// Which unit is started by these effects, and what for.
+fn spawned(story: &Story, effects: &[Effect]) -> Vec<(String, Job)> {
+    let of = |e: &Effect| match e {
+        Effect::Spawn { node, job, .. } => Some((story.engine.address(*node).name, *job)),
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+fn steps(effects: &[Effect]) -> usize {
+    effects.iter().map(|e| if let Effect::Batch { steps, .. } = e { steps.len() } else { 0 }).sum()
+}
+
+/// Seeds 13919 and 205465: the reload waits for what has failed.
+#[test]
+fn a_reload_by_hand_that_waits_for_what_failed_is_answered() {
+    let mut s = Story::new();
+    let units = |stays: bool| {
+        let units = Units::new().plain("web").service("db", |s| {
+            s.restart = units::kind::service::Restart::Never;
+        });
+        if stays { units.edge("web", EdgeKind::Requires, "db") } else { units }
+    };
+    s.boot(units(true));
+    s.runs("db");
+    s.runs("web");
+    s.ends("db");
+    assert_eq!((s.state("db"), s.state("web")), ("done", "ready"));
+    let out = s.ask(7, Verb::Reload, "web");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+}
+
+/// Seed 217254: the hold comes between the ask and the end of the stop.
+#[test]
+fn a_start_that_a_hold_leaves_down_is_answered() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    s.ask(7, Verb::Restart, "web");
+    assert_eq!(s.state("web"), "stopping");
+    s.ask(8, Verb::Hold, "web");
+    let out = s.ends("web");
+    assert_eq!(s.state("web"), "down");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+}
+
+#[test]
+fn a_restart_that_waits_for_its_gate_is_answered_when_it_is_held() {
+    let mut s = Story::new();
+    let units = || Units::new().plain("web").service("db", |s| s.ready = Ready::Notify);
+    s.boot(units());
+    s.runs("web");
+    s.swap(units().edge("web", EdgeKind::Wants, "db"), Swap::Boot);
+    let out = s.ask(7, Verb::Restart, "web");
+    assert_eq!(answered(&out, 7), None, "it waits for db to settle");
+    let out = s.ask(8, Verb::Hold, "web");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+}
+
+#[test]
+fn a_mount_that_is_held_before_it_is_mounted_has_settled() {
+    let mut s = Story::new();
+    let units = Units::new()
+        .mount("/m")
+        .plain("web")
+        .service("db", |s| s.ready = Ready::Notify)
+        .edge("/m", EdgeKind::Requires, "db")
+        .edge("web", EdgeKind::Wants, "/m");
+    s.boot(units);
+    s.runs("db");
+    assert_eq!((s.state("/m"), s.state("web")), ("waiting", "waiting"));
+    s.ask(7, Verb::Start, "/m");
+    let out = s.ask(8, Verb::Hold, "/m");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "who wants it goes on without it");
+}
+
+#[test]
+fn a_reload_by_hand_does_not_end_what_is_held() {
+    let mut s = Story::new();
+    s.boot(Units::new().service("web", |s| s.reload = None));
+    s.runs("web");
+    s.ask(7, Verb::Hold, "web");
+    let out = s.ask(8, Verb::Reload, "web");
+    assert_eq!(s.state("web"), "ready", "only a restart could load anything, and it is held");
+    assert_eq!(answered(&out, 8), Some(Verdict::Failed), "{out:?}");
+}
+
+fn by_command(version: u64) -> Units {
+    Units::new()
+        .service("web", |s| s.reload = Some(Reload::Command(vec!["/bin/reload".into()])))
+        .file("/etc/web", version, "")
+        .edge("web", EdgeKind::Requires, "/etc/web")
+        .edge("web", EdgeKind::ReloadOn, "/etc/web")
+}
+
+#[test]
+fn a_reload_by_command_runs_once_a_change() {
+    let mut s = Story::new();
+    let out = s.boot(by_command(1));
+    s.work(out);
+    s.runs("web");
+    let out = s.boot(by_command(2));
+    let out = s.work(out);
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Reload)]);
+    let out = s.tell(Event::Exited { serial: 2, exit: Exit::Code(0) });
+    assert_eq!(spawned(&s, &out), [], "once");
+    assert!(!s.engine.status(s.node("web")).stale);
+}
+
+#[test]
+fn what_changed_during_a_reload_is_loaded_by_one_more() {
+    let mut s = Story::new();
+    let out = s.boot(by_command(1));
+    s.work(out);
+    s.runs("web");
+    for version in [2, 3] {
+        let out = s.boot(by_command(version));
+        s.work(out);
+    }
+    assert_eq!(s.state("web"), "reloading");
+    let out = s.tell(Event::Exited { serial: 2, exit: Exit::Code(0) });
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Reload)], "again, once");
+    let out = s.tell(Event::Exited { serial: 3, exit: Exit::Code(0) });
+    assert_eq!(spawned(&s, &out), []);
+}
+
+#[test]
+fn a_reload_that_the_service_announced_has_not_loaded_what_was_not_there_yet() {
+    let mut s = Story::new();
+    let units = |version| {
+        Units::new()
+            .service("web", |s| s.ready = Ready::Notify)
+            .file("/etc/web", version, "")
+            .edge("web", EdgeKind::Requires, "/etc/web")
+            .edge("web", EdgeKind::ReloadOn, "/etc/web")
+    };
+    let out = s.boot(units(1));
+    s.work(out);
+    s.runs("web");
+    s.tell(Event::Ready { serial: 1 });
+    let batch = s.boot(units(2));
+    s.tell(Event::Reloading { serial: 1 });
+    s.tell(Event::Ready { serial: 1 });
+    assert!(s.engine.status(s.node("web")).stale, "the new file is not written yet");
+    let out = s.work(batch);
+    assert!(out.iter().any(|e| matches!(e, Effect::Signal { serial: 1, signal: 1 })), "{out:?}");
+}
+
+/// Seed 214845: the process that starts knows nothing of the new kind of readiness.
+#[test]
+fn what_is_starting_is_started_anew_by_another_specification() {
+    let mut s = Story::new();
+    s.boot(Units::new().service("web", |s| s.start_timeout = 0));
+    let other = Units::new().service("web", |s| {
+        s.ready = Ready::Notify;
+        s.switch = SwitchMethod::Reload;
+    });
+    s.boot(other);
+    assert_eq!(s.state("web"), "stopping");
+    let out = s.ends("web");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)]);
+}
+
+/// Seed 223514: its path was seen before its process could not be made.
+#[test]
+fn a_watchdog_ends_with_a_spawn_that_failed() {
+    let mut s = Story::new();
+    s.boot(Units::new().service("web", |s| {
+        s.ready = Ready::Path("/run/web".into());
+        s.watchdog = 2_000;
+    }));
+    s.tell(Event::Exited { serial: 1, exit: Exit::Code(0) });
+    assert_eq!(s.state("web"), "ready");
+    s.tell(Event::SpawnFailed { serial: 2, stage: "fork".into(), errno: 13 });
+    assert_eq!(s.state("web"), "failed");
+    assert_eq!(s.engine.next_deadline(), None);
+}
+
+/// Seeds 228137 and 214081.
+#[test]
+fn nobody_starts_on_what_is_about_to_lose_what_it_is_bound_to() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("base"));
+    s.runs("base");
+    let units = Units::new()
+        .plain("base")
+        .service("late", |s| s.ready = Ready::Notify)
+        .plain("a")
+        .edge("base", EdgeKind::Binds, "late")
+        .edge("a", EdgeKind::Requires, "base");
+    let out = s.boot(units);
+    assert_eq!(s.state("base"), "stopping");
+    assert!(!spawned(&s, &out).contains(&("a".to_owned(), Job::Main)), "{out:?}");
+}
+
+/// Seed 105462: what was leaving with a claim came back without it.
+#[test]
+fn who_came_back_without_its_claim_keeps_nobody_waiting() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/f", 1, "uid:7"));
+    s.work(out);
+    let batch = s.boot(Units::new());
+    let more = s.boot(Units::new().plain("web").file("/f", 1, "").service("tty", |s| {
+        s.tty = Some("uid:7".into());
+    }));
+    assert!(!spawned(&s, &more).contains(&("tty".to_owned(), Job::Main)), "the file is there yet");
+    s.work(batch);
+    assert_eq!(s.state("tty"), "starting");
+}
+
+#[test]
+fn a_unit_that_stays_takes_a_claim_only_when_the_other_one_is_gone() {
+    let mut s = Story::new();
+    let tty = |s: &mut Service| s.tty = Some("/dev/tty1".into());
+    s.boot(Units::new().plain("stays").service("leaves", tty));
+    s.runs("stays");
+    s.runs("leaves");
+    s.boot(Units::new().service("stays", tty));
+    assert_eq!((s.state("stays"), s.state("leaves")), ("ready", "stopping"), "it runs on as it was");
+    s.ends("leaves");
+    assert_eq!((s.state("stays"), s.state("leaves")), ("stopping", "absent"));
+    let out = s.ends("stays");
+    assert_eq!(spawned(&s, &out), [("stays".to_owned(), Job::Main)]);
+}
+
+#[test]
+fn a_file_that_stays_takes_a_claim_only_when_the_other_one_is_gone() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/stays", 1, "").file("/leaves", 1, "uid:7"));
+    s.work(out);
+    let removal = s.boot(Units::new().file("/stays", 1, "uid:7"));
+    assert_eq!(steps(&removal), 1, "the removal alone");
+    assert_eq!(s.engine.waits_for_claim(s.node("/stays")), Some(s.node("/leaves")));
+    s.work(removal);
+    assert_eq!(s.state("/stays"), "repaired");
+}
+
+#[test]
+fn two_services_that_change_terminals_both_stop_first() {
+    let mut s = Story::new();
+    let on = |tty: &'static str| move |s: &mut Service| s.tty = Some(tty.to_owned());
+    s.boot(Units::new().service("a", on("tty1")).service("b", on("tty2")));
+    s.runs("a");
+    s.runs("b");
+    s.boot(Units::new().service("a", on("tty2")).service("b", on("tty1")));
+    assert_eq!((s.state("a"), s.state("b")), ("stopping", "stopping"));
+    let out = s.ends("a");
+    assert_eq!(spawned(&s, &out), [], "b has its terminal yet");
+    let out = s.ends("b");
+    assert_eq!(spawned(&s, &out).len(), 2);
+}
+
+#[test]
+fn two_files_that_change_claims_do_not_wait_for_each_other() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, "uid:1").file("/b", 1, "uid:2"));
+    s.work(out);
+    let out = s.boot(Units::new().file("/a", 1, "uid:2").file("/b", 1, "uid:1"));
+    s.work(out);
+    assert_eq!((s.state("/a"), s.state("/b")), ("repaired", "repaired"));
+}
+
+/// Seed 221975: nobody may wait without an answer for what a person has to restart.
+#[test]
+fn a_start_that_waits_for_what_is_kept_is_answered() {
+    let mut s = Story::new();
+    let on = |s: &mut Service| s.tty = Some("tty1".into());
+    s.boot(Units::new().service("old", on));
+    s.runs("old");
+    s.boot(Units::new().service("old", |s| s.switch = SwitchMethod::Keep).service("new", on));
+    assert_eq!(s.state("new"), "waiting");
+    let out = s.ask(7, Verb::Start, "new");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+    s.ask(8, Verb::Restart, "old");
+    s.ends("old");
+    assert_eq!((s.state("old"), s.state("new")), ("starting", "starting"));
+}
+
+/// Seed 535869: what is held stops when the hold ends, and its inputs need not wait for that.
+#[test]
+fn who_is_held_keeps_nobody_waiting_for_its_stop() {
+    let mut s = Story::new();
+    let units = |version| {
+        Units::new()
+            .service("web", move |s| {
+                s.nice = i32::try_from(version).unwrap();
+                s.switch = SwitchMethod::StopStart;
+            })
+            .file("/etc/web", version, "")
+            .edge("web", EdgeKind::Requires, "/etc/web")
+    };
+    let out = s.boot(units(1));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Hold, "web");
+    let out = s.boot(units(2));
+    s.work(out);
+    assert_eq!((s.state("/etc/web"), s.state("web")), ("repaired", "ready"));
+}
+
+/// Seed 552604: soft edges of two generations, the one the other way round.
+#[test]
+fn a_shutdown_does_not_wait_in_a_circle_of_two_generations() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("a").plain("b").edge("b", EdgeKind::After, "a"));
+    s.runs("a");
+    s.runs("b");
+    let never = |s: &mut Service| s.start = units::kind::service::Start::Manual;
+    let flipped = Units::new()
+        .plain("a")
+        .service("b", |s| s.nice = 1)
+        .service("never", never)
+        .edge("a", EdgeKind::After, "b")
+        .edge("b", EdgeKind::Requires, "never");
+    s.boot(flipped);
+    assert_eq!(s.state("b"), "ready", "it cannot be restarted yet, and runs on");
+    s.ends("a");
+    s.runs("a");
+    s.tell(Event::ShutdownAsked { down: event::Down::Poweroff });
+    for _ in 0..2 {
+        let stopping: Vec<&str> = ["a", "b"].into_iter().filter(|n| s.state(n) == "stopping").collect();
+        for name in stopping {
+            s.ends(name);
+        }
+    }
+    assert_eq!((s.state("a"), s.state("b")), ("down", "down"));
+}
+
+/// Seed 526960: a cause that is shown is part of the record.
+#[test]
+fn why_a_command_was_killed_survives_a_reexec() {
+    let mut s = Story::new();
+    let exec = units::kind::exec::Exec {
+        command: vec!["/bin/once".into()],
+        creates: Some("/made".into()),
+        unless: None,
+        once: None,
+        user: None,
+        group: None,
+        environment: vec![],
+        directory: None,
+        timeout: 1_000,
+        undo: None,
+    };
+    let mut units = Units::new();
+    units.0.unit(NewUnit::new(Kind::Exec, "once", Spec::Exec(Box::new(exec))));
+    let out = s.boot(units);
+    let Some(Effect::Batch { batch, steps, .. }) = out.iter().find(|e| matches!(e, Effect::Batch { .. }))
+    else {
+        panic!("{out:?}")
+    };
+    let (manifest, unit) = (steps[0].manifest, steps[0].unit);
+    let outcome = Outcome::Drifted;
+    let results = vec![UnitResult { manifest, unit, outcome, detail: String::new() }];
+    s.tell(Event::Results { batch: *batch, results });
+    s.tell(Event::BatchDone { batch: *batch });
+    s.engine.take_changed();
+    s.tick();
+    let node = s.engine.nodes().next().unwrap();
+    assert_eq!(s.engine.status(node).cause, "did not end in time");
+    assert!(s.engine.take_changed().nodes.contains(&node));
+}
