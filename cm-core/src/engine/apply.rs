@@ -9,6 +9,9 @@ use super::unit::{NOBODY, Phase, Shown, State, Want, Work, bits};
 use super::{BATCH_MS, Engine, Node, STABLE_MS};
 use crate::proto::{ManifestRef, StoreOp};
 
+/// Restarts without proven health after which nobody waits any more for a service whose restarts have no limit.
+const FLAPS: u32 = 3;
+
 /// An apply, a rollback or a boot under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Apply {
@@ -149,6 +152,23 @@ impl Engine {
                 .is_some_and(|a| a.kind == Swap::Rollback || matches!(a.phase, ApplyPhase::Returning))
     }
 
+    /// Whether nothing is under way that an apply could wait for: what is restarted for ever is bad, not busy.
+    fn is_quiet(&self) -> bool {
+        let idle = self.runnable.is_empty() && self.batch.is_none();
+        idle && (self.busy == 0 || self.all().all(|n| !self.u(n).has(bits::BUSY) || self.is_flapping(n)))
+    }
+
+    /// Whether a service has been restarted again and again, and will be for as long as it does not stay up.
+    pub(crate) fn is_flapping(&self, node: Node) -> bool {
+        let Some(service) = self.svc(node).filter(|s| s.tries >= FLAPS) else { return false };
+        let ready = service.ready_at;
+        self.u(node).want == Want::Up
+            && self.running_spec(node).is_some_and(|spec| {
+                let healthy = ready.0 != 0 && self.now >= ready.after_ms(spec.healthy);
+                spec.restart_limit == 0 && !healthy
+            })
+    }
+
     pub(crate) fn service_step_taken(&mut self) {
         if let Some(apply) = &mut self.apply {
             apply.service_step = true;
@@ -182,8 +202,7 @@ impl Engine {
     pub(crate) fn advance_apply(&mut self) -> bool {
         let Some(apply) = &self.apply else { return false };
         let (kind, phase, service_step) = (apply.kind, apply.phase, apply.service_step);
-        let quiet =
-            self.busy == 0 && self.runnable.is_empty() && self.batch.is_none() && self.queue.is_empty();
+        let quiet = self.queue.is_empty() && self.is_quiet();
         match phase {
             ApplyPhase::Changing | ApplyPhase::Stable if apply.failed.is_some() => {
                 self.begin_return();
@@ -245,7 +264,7 @@ impl Engine {
     }
 
     pub(crate) fn stable_timer(&mut self) {
-        let quiet = self.busy == 0 && self.runnable.is_empty() && self.batch.is_none();
+        let quiet = self.is_quiet();
         let Some(apply) = &mut self.apply else { return };
         if apply.phase != ApplyPhase::Stable {
             return;

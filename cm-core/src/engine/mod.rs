@@ -55,6 +55,9 @@
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
 //!   is down (`swap::follow`), so that the running edges of several generations never form a cycle.
 //! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
+//! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
+//!   and does not return because of one that was so before.
+//! - How a `forked` daemon without a known main process has ended nobody can tell: it counts as a bad exit.
 
 mod apply;
 mod audit;

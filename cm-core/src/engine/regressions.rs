@@ -1,7 +1,7 @@
 //! Stories of defects that the simulator or a reader found: each fails without its mending.
 
 use units::kind::Spec;
-use units::kind::service::{Ready, Reload, Service, SwitchMethod};
+use units::kind::service::{Ready, Reload, Restart, Service, SwitchMethod};
 use units::manifest::{NewUnit, flags};
 use units::{EdgeKind, Kind, Manifest, ManifestBuilder};
 
@@ -544,4 +544,80 @@ fn why_a_command_was_killed_survives_a_reexec() {
     let node = s.engine.nodes().next().unwrap();
     assert_eq!(s.engine.status(node).cause, "did not end in time");
     assert!(s.engine.take_changed().nodes.contains(&node));
+}
+
+/// A daemon that nobody could name is missed by its empty cgroup; how it ended nobody knows, and its policy holds.
+#[test]
+fn a_forked_daemon_without_a_main_process_is_restarted_only_as_it_declares() {
+    for (restart, then) in [
+        (Restart::Never, ("failed", 0)),
+        (Restart::OnFailure, ("starting", 1)),
+        (Restart::Always, ("starting", 1)),
+    ] {
+        let mut s = Story::new();
+        s.boot(Units::new().service("web", |s| {
+            s.ready = Ready::Forked;
+            s.restart = restart;
+        }));
+        s.runs("web");
+        let serial = s.serial("web");
+        s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+        assert_eq!(s.state("web"), "ready");
+        let out = s.tell(Event::CgroupEmpty { serial });
+        assert_eq!((s.state("web"), spawned(&s, &out).len()), then, "{restart:?}");
+    }
+}
+
+/// A service that notifies, is restarted without limit, and has been in vain so far.
+fn flapping() -> Story {
+    let mut s = Story::new();
+    let out = s.boot(beside_flapping(1));
+    s.work(out);
+    for _ in 0..4 {
+        falls(&mut s);
+    }
+    s
+}
+
+fn beside_flapping(version: u64) -> Units {
+    let flaps = |s: &mut Service| (s.restart_limit, s.ready) = (0, Ready::Notify);
+    Units::new().service("flaps", flaps).file("/etc/x", version, "")
+}
+
+/// It starts, and ends before it is ready.
+fn falls(s: &mut Story) -> Vec<Effect> {
+    let mut out = if s.state("flaps") == "backoff" { s.tick() } else { Vec::new() };
+    out.extend(s.runs("flaps"));
+    out.extend(s.ends("flaps"));
+    out
+}
+
+#[test]
+fn an_apply_does_not_wait_for_what_is_restarted_for_ever() {
+    let mut s = flapping();
+    let mut open = s.swap(beside_flapping(2), Swap::Apply);
+    let mut answer = None;
+    for _ in 0..10 {
+        let token = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
+        let tokens: Vec<u64> = open.iter().filter_map(token).collect();
+        let mut next = s.work(std::mem::take(&mut open));
+        for token in tokens {
+            next.extend(s.tell(Event::Recorded { token, error: None }));
+        }
+        next.extend(falls(&mut s));
+        answer = answer.or(answered(&next, 102));
+        open = next;
+    }
+    assert_eq!(answer, Some(Verdict::Done), "it was bad before, and is none of the apply's");
+}
+
+#[test]
+fn a_boot_ends_although_something_is_restarted_for_ever() {
+    let mut s = Story::new();
+    let out = s.boot(beside_flapping(1));
+    let mut all = s.work(out);
+    for _ in 0..5 {
+        all.extend(falls(&mut s));
+    }
+    assert_eq!(answered(&all, 101), Some(Verdict::Failed));
 }

@@ -331,7 +331,8 @@ impl Engine {
                 // The daemon of a `forked` service has gone; of others the exit of the main process follows.
                 let gone = self.svc(node).is_some_and(|s| !s.alive);
                 if gone && phase != Phase::Starting {
-                    let next = self.if_not_held(node, Next::Backoff);
+                    // Nobody knows how it ended: it did not end because it was asked to.
+                    let next = self.after_failure(node);
                     self.clear_out(node, next);
                 }
             }

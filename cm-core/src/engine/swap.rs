@@ -371,7 +371,7 @@ impl Engine {
         let bounces = self.u(node).has(bits::BOUNCE);
         let hash = self.input_hash(node);
         let unit = self.u(node);
-        let was_bad = unit.has(bits::BAD);
+        let was_bad = unit.has(bits::BAD) || self.is_flapping(node);
         match &unit.state {
             State::Service(service) => {
                 let differ = service.inputs != inputs;
