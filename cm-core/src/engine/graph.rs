@@ -161,6 +161,8 @@ impl Engine {
                 Phase::Waiting => (false, false, not_wanted || held.is_some() || blocked_for_good),
                 Phase::Starting | Phase::Stopping { .. } => (false, false, not_wanted),
             },
+            // Whoever is looked at before it must know already that it will wait.
+            State::Latch(l) if l.loses_ground(unit) => (false, false, held.is_some() || blocked_for_good),
             State::Latch(l) => {
                 let idle = matches!(l.work, Work::Idle) || held.is_some();
                 let stopped = matches!(l.work, Work::Backoff { .. } | Work::Contested { .. });

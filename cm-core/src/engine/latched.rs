@@ -81,7 +81,7 @@ impl Engine {
                 }
             }
             Want::Up => {
-                let lost = unit.not_ready > 0 && latch.right;
+                let lost = latch.loses_ground(unit);
                 let bounced = up && self.predicates(node).going && self.may_stop(node);
                 if lost || bounced {
                     // What it lies on is gone or going: it is looked at again when that is back.

@@ -55,15 +55,24 @@ impl Units {
         self
     }
 
-    fn mount(mut self, path: &str) -> Units {
+    fn mount(self, path: &str) -> Units {
+        self.mount_with(path, &[])
+    }
+
+    fn mount_with(mut self, path: &str, options: &[&str]) -> Units {
         let mount = units::kind::mount::Mount {
             path: path.into(),
             source: "tmpfs".into(),
             fstype: "tmpfs".into(),
-            options: vec![],
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
             device_timeout: 0,
         };
         self.0.unit(NewUnit::new(Kind::Mount, path, Spec::Mount(mount)));
+        self
+    }
+
+    fn target(mut self, name: &str) -> Units {
+        self.0.unit(NewUnit::new(Kind::Target, name, Spec::Target(units::kind::target::Target {})));
         self
     }
 
@@ -82,6 +91,8 @@ fn address(text: &str) -> Address {
         Kind::Mount
     } else if text.starts_with('/') {
         Kind::File
+    } else if text.starts_with("all") {
+        Kind::Target
     } else {
         Kind::Service
     };
@@ -620,4 +631,29 @@ fn a_boot_ends_although_something_is_restarted_for_ever() {
         all.extend(falls(&mut s));
     }
     assert_eq!(answered(&all, 101), Some(Verdict::Failed));
+}
+
+/// Seed 505287: the file was right until the mount went in the same step, and the target ready for a moment.
+#[test]
+fn nothing_starts_on_a_file_whose_new_mount_goes_in_the_same_step() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    let out = s.boot(Units::new().mount("/m").file("/f", 1, ""));
+    s.ends("web");
+    s.work(out);
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    assert_eq!((s.state("/m"), s.state("/f")), ("ready", "repaired"));
+    let moved = Units::new()
+        .mount_with("/m", &["size=1m"])
+        .file("/f", 1, "")
+        .target("all")
+        .plain("web")
+        .edge("/f", EdgeKind::Binds, "/m")
+        .edge("all", EdgeKind::Wants, "/f")
+        .edge("web", EdgeKind::Requires, "all");
+    let out = s.boot(moved);
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    assert_eq!((s.state("all"), s.state("web")), ("waiting", "waiting"));
 }

@@ -371,6 +371,12 @@ impl Service {
 }
 
 impl Latch {
+    /// Whether it was right and is so no more, because what it lies on is gone.
+    pub(crate) fn loses_ground(&self, unit: &Unit) -> bool {
+        let with_worker = matches!(self.work, Work::Batch | Work::Job { .. });
+        self.right && unit.want == Want::Up && unit.not_ready > 0 && !with_worker
+    }
+
     pub(crate) fn new() -> Latch {
         Latch {
             right: false,
