@@ -26,6 +26,8 @@ pub use super::serving::Source;
 pub const MAX_CLIENTS: usize = 64;
 /// Mode of the socket: who may connect may read; who may change is decided by uid.
 pub const SOCKET_MODE: u32 = 0o666;
+/// Most newcomers that one turn takes.
+const NEWCOMERS: usize = 32;
 /// Notes kept until somebody takes them.
 const MAX_NOTES: usize = 64;
 
@@ -122,39 +124,45 @@ impl Server {
         std::mem::take(&mut self.abandoned)
     }
 
-    /// Takes new clients; answers their numbers and descriptors, to be registered for readable and writable.
-    /// The descriptors close, and thereby leave the poll, when the server drops the client.
-    pub fn accept(&mut self) -> Vec<(u64, RawFd)> {
+    /// Takes some new clients; answers their numbers and descriptors, to be registered for readable and writable,
+    /// and whether there may be more, for whom it has to be called again. The descriptors close, and thereby leave
+    /// the poll, when the server drops the client.
+    pub fn accept(&mut self) -> (Vec<(u64, RawFd)>, bool) {
         let mut new = Vec::new();
-        loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e)
-                    if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) =>
-                {
-                    continue;
-                }
-                Err(e) => {
-                    self.note(format!("cannot accept a client of the control socket: {e}"));
-                    break;
-                }
-            };
-            let owner = std::fs::metadata(&self.path).map(|m| m.uid()).unwrap_or(0);
-            let known = stream.set_nonblocking(true).and_then(|()| socket::credentials(&stream));
-            let Ok((pid, uid, gid)) = known else { continue };
-            let peer = Peer { pid, uid, gid, privileged: uid == 0 || uid == owner };
-            if self.clients.len() >= MAX_CLIENTS && !self.make_room(peer) {
-                self.note(format!("refused a control client of uid {uid}: {MAX_CLIENTS} are served"));
-                continue;
+        // Whoever may connect can do so faster than this is done.
+        let more = (0..NEWCOMERS).all(|_| self.accept_one(&mut new));
+        // One that had to make room is gone, and its descriptor may be that of a later one.
+        new.retain(|(id, _)| self.has_client(*id));
+        (new, more)
+    }
+
+    /// Answers whether there may be more.
+    fn accept_one(&mut self, new: &mut Vec<(u64, RawFd)>) -> bool {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
+                return true;
             }
-            let id = self.count();
-            let fd = stream.as_raw_fd();
-            let client = Client::new(stream, peer, id);
-            self.clients.insert(id, client);
-            new.push((id, fd));
+            Err(e) => {
+                self.note(format!("cannot accept a client of the control socket: {e}"));
+                return false;
+            }
+        };
+        let owner = std::fs::metadata(&self.path).map(|m| m.uid()).unwrap_or(0);
+        let known = stream.set_nonblocking(true).and_then(|()| socket::credentials(&stream));
+        let Ok((pid, uid, gid)) = known else { return true };
+        let peer = Peer { pid, uid, gid, privileged: uid == 0 || uid == owner };
+        if self.clients.len() >= MAX_CLIENTS && !self.make_room(peer) {
+            self.note(format!("refused a control client of uid {uid}: {MAX_CLIENTS} are served"));
+            return true;
         }
-        new
+        let id = self.count();
+        let fd = stream.as_raw_fd();
+        let client = Client::new(stream, peer, id);
+        self.clients.insert(id, client);
+        new.push((id, fd));
+        true
     }
 
     /// Drops the client that is missed least: idle before busy, unprivileged before privileged, oldest first.

@@ -1,7 +1,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::time::Duration;
-
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use units::{Address, Kind};
 
@@ -12,6 +12,7 @@ use super::super::name;
 use super::super::request::{self, Command, Empty, Verb};
 use super::super::wire::Reply;
 use super::*;
+use crate::sys::message;
 
 /// A machine with so many services, named `service:0` and so on.
 struct Machine(u64);
@@ -63,7 +64,7 @@ impl Rig {
     fn connect(&mut self) -> (u64, UnixStream) {
         let stream = UnixStream::connect(&self.path).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let new = self.server.accept();
+        let (new, _) = self.server.accept();
         (new.last().unwrap().0, stream)
     }
 
@@ -86,6 +87,54 @@ fn reply<P: serde::de::DeserializeOwned>(stream: &mut impl BufRead) -> Reply<P> 
     stream.read_until(0, &mut bytes).unwrap();
     assert_eq!(bytes.pop(), Some(0));
     serde_json::from_slice(&bytes).unwrap()
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_closed() {
+    let mut rig = Rig::new(1);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    for count in [1, 4, 5, 253] {
+        let (id, stream) = rig.connect();
+        let many = vec![writer.as_fd(); count];
+        assert!(message::send(stream.as_fd(), b"{", &many).unwrap());
+        rig.turn(id);
+        drop(stream);
+        rig.turn(id);
+        assert!(!rig.server.has_client(id));
+    }
+    drop(writer);
+    let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(&reader, flags).unwrap();
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0, "somebody still holds the other end");
+}
+
+#[test]
+fn newcomers_are_taken_in_turns() {
+    let mut rig = Rig::new(1);
+    let _crowd: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&rig.path).unwrap()).collect();
+    let mut turns = Vec::new();
+    while let (new, true) = rig.server.accept() {
+        turns.push(new.len());
+    }
+    assert_eq!(turns, [NEWCOMERS; 3], "others have their turn in between");
+    assert_eq!(rig.server.clients(), MAX_CLIENTS);
+}
+
+#[test]
+fn who_came_and_went_in_one_turn_is_not_watched() {
+    let mut rig = Rig::new(1);
+    let mut busy = Vec::new();
+    for _ in 1..MAX_CLIENTS {
+        let (id, mut stream) = rig.connect();
+        stream.write_all(&Request::Events(Empty {}).frame(true)).unwrap();
+        rig.turn(id);
+        busy.push(stream);
+    }
+    let _crowd: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&rig.path).unwrap()).collect();
+    let (new, _) = rig.server.accept();
+    // The first two made room for the last, who may have got their descriptor.
+    assert_eq!(new.len(), 1);
+    assert!(rig.server.has_client(new[0].0));
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! The system calls under the control protocol: listen, who is there, receive with a descriptor, send with one.
-#![allow(unsafe_code)]
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg, sockopt,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockopt, sendmsg, sockopt};
+
+use crate::sys::message;
 
 /// Listens on `path`, in place of whatever socket was there. Non-blocking.
 ///
@@ -41,21 +40,12 @@ pub fn credentials(stream: &UnixStream) -> io::Result<(i32, u32, u32)> {
 /// # Errors
 /// Those of recvmsg(2), `WouldBlock` among them.
 pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 4]);
-    let mut vectors = [IoSliceMut::new(buffer)];
-    // MSG_CMSG_CLOEXEC: what a client sends must not reach the services that are spawned meanwhile.
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut vectors, Some(&mut space), flags)?;
-    let mut descriptor = None;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            for fd in fds {
-                // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-                descriptor = Some(unsafe { OwnedFd::from_raw_fd(fd) });
-            }
-        }
+    // With room for as many descriptors as the kernel lets anybody send: what it has no room for is an error to some
+    // libraries, which then forget those that have arrived.
+    match message::receive(stream.as_fd(), buffer)? {
+        Some(envelope) => Ok((envelope.length, envelope.descriptors.into_iter().next_back())),
+        None => Err(io::ErrorKind::WouldBlock.into()),
     }
-    Ok((message.bytes, descriptor))
 }
 
 /// Sends without blocking and without SIGPIPE; answers how much was taken.

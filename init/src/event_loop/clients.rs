@@ -84,11 +84,11 @@ impl Shell {
     }
 
     pub(super) fn accept_clients(&mut self) -> Turn {
-        let new = self.server.as_mut().map(|s| s.accept()).unwrap_or_default();
+        let (new, more) = self.server.as_mut().map(|s| s.accept()).unwrap_or_default();
         for (id, fd) in new {
             self.register(fd, Token::Client(id));
         }
-        Turn::Drained
+        if more { Turn::More } else { Turn::Drained }
     }
 
     pub(super) fn hear_client(&mut self, id: u64) -> Turn {

@@ -187,7 +187,7 @@ impl Host {
                     poll(&mut fds, PollTimeout::from(20u8)).unwrap();
                     fds.iter().map(|f| f.any().unwrap_or(true)).collect()
                 };
-                clients.extend(server.accept());
+                clients.extend(server.accept().0);
                 let mut incoming = Vec::new();
                 for (id, ready) in ids.into_iter().zip(ready.into_iter().skip(1)) {
                     if ready {
