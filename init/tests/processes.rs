@@ -37,6 +37,7 @@ const CASES: &[Case] = &[
     ("notify_from_a_child", As::Process, notify_from_a_child),
     ("signals_say_who_sent_them", As::Process, signals_say_who_sent_them),
     ("cgroup_is_entered_at_birth", As::Process, cgroup_is_entered_at_birth),
+    ("killed_cgroup_is_not_entered_again", As::Process, killed_cgroup_is_not_entered_again),
     ("fork_bomb_dies_with_its_cgroup", As::Process, fork_bomb_dies_with_its_cgroup),
     ("cgroup_settings_name_what_is_missing", As::Process, cgroup_settings_name_what_is_missing),
     ("sessions_are_found_without_cgroups", As::Process, sessions_are_found_without_cgroups),
@@ -385,6 +386,43 @@ fn cgroup_is_entered_at_birth() {
     tree.remove("service:one").unwrap();
     assert!(!tree.populated("service:one").unwrap());
     assert_eq!(watch.changed().unwrap(), Vec::<String>::new());
+    drop_tree(tree);
+}
+
+fn killed_cgroup_is_not_entered_again() {
+    let tree = tree("killed");
+    let (name, directory) = tree.create_fresh("service:k", 1, false).unwrap();
+    assert_eq!(name, "service:k");
+    let sleep = |directory: &std::os::fd::OwnedFd| {
+        let mut spawned = spawn(&Launch {
+            argv: &words(&["sleep", "1000"]),
+            cgroup: Some(directory.as_fd()),
+            ..Launch::default()
+        })
+        .unwrap();
+        assert_eq!(outcome(&mut spawned), Status::Executed, "killed at birth");
+        spawned
+    };
+    let first = sleep(&directory);
+    tree.kill("service:k").unwrap();
+    // Its end is not even known yet.
+    let (name, directory) = tree.create_fresh("service:k", 2, true).unwrap();
+    assert_eq!(name, "service:k.2");
+    let second = sleep(&directory);
+    assert_eq!(ended(&first), ExitStatus::Signal { signal: libc::SIGKILL, core: false });
+    // What only lies there is taken away first.
+    let (name, directory) = tree.create_fresh("service:k", 3, false).unwrap();
+    assert_eq!(name, "service:k");
+    let third = sleep(&directory);
+    // One that is not noted, but there: nobody is put beside it.
+    assert_eq!(tree.create_fresh("service:k", 4, false).unwrap().0, "service:k.4");
+    assert_eq!(tree.members("service:k").unwrap(), [third.pid]);
+    assert_eq!(tree.members("service:k.2").unwrap(), [second.pid]);
+    for (name, spawned) in [("service:k", &third), ("service:k.2", &second)] {
+        tree.kill(name).unwrap();
+        assert_eq!(ended(spawned), ExitStatus::Signal { signal: libc::SIGKILL, core: false });
+    }
+    eventually("all is empty", || ["service:k", "service:k.2"].iter().all(|n| !tree.populated(n).unwrap()));
     drop_tree(tree);
 }
 

@@ -54,8 +54,8 @@ impl Shell {
             self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
         }
         let cgroup = launch::cgroup_name(&address, job);
-        let directory = match self.prepare_cgroup(&cgroup, &command) {
-            Ok(directory) => directory,
+        let (cgroup, directory) = match self.prepare_cgroup(cgroup, serial, &command) {
+            Ok(prepared) => prepared,
             Err(text) => return self.spawn_failed(serial, text, libc::EIO),
         };
 
@@ -195,15 +195,21 @@ impl Shell {
         self.options.run.join("notify").join(cgroup::directory_name(address))
     }
 
-    fn prepare_cgroup(&self, name: &str, command: &launch::Command) -> Result<Option<OwnedFd>, String> {
-        let Some(tree) = &self.tree else { return Ok(None) };
-        let directory = tree.create(name).map_err(|e| e.to_string())?;
+    fn prepare_cgroup(
+        &self,
+        name: String,
+        serial: u64,
+        command: &launch::Command,
+    ) -> Result<(String, Option<OwnedFd>), String> {
+        let Some(tree) = &self.tree else { return Ok((name, None)) };
+        let in_use = self.spawns.in_cgroup(&name);
+        let (name, directory) = tree.create_fresh(&name, serial, in_use).map_err(|e| e.to_string())?;
         if let Some(service) = &command.service {
             for (setting, value) in &service.cgroup {
-                tree.set(name, setting, value).map_err(|e| e.to_string())?;
+                tree.set(&name, setting, value).map_err(|e| e.to_string())?;
             }
         }
-        Ok(Some(directory))
+        Ok((name, Some(directory)))
     }
 
     fn spawn_failed(&mut self, serial: u64, stage: String, errno: i32) {
@@ -565,7 +571,7 @@ impl Shell {
             }
         }
         // A cgroup is left when a later spawn of the unit has entered it; it goes with that one.
-        let shared = self.spawns.iter().any(|s| s.record.cgroup == cgroup);
+        let shared = self.spawns.in_cgroup(&cgroup);
         if let (Some(tree), false) = (&self.tree, shared) {
             drop(tree.remove(&cgroup));
         }

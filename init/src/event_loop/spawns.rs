@@ -162,6 +162,11 @@ impl Spawns {
         self.iter().filter(matching).map(|s| s.record.serial).collect()
     }
 
+    /// Whether something that was started is, or was last, in this cgroup.
+    pub fn in_cgroup(&self, name: &str) -> bool {
+        self.iter().any(|s| s.record.cgroup == name)
+    }
+
     /// The latest spawn of a unit for a job.
     pub fn of_node(&self, node: Node, job: Job) -> Option<&Spawn> {
         self.by_serial.values().rev().find(|s| s.record.node == node && s.record.job == job)

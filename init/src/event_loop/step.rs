@@ -13,6 +13,7 @@ use cm_core::engine::{Mono, Node};
 use serde::{Deserialize, Serialize};
 
 use super::{Shell, launch, now};
+use crate::sys::cgroup;
 
 /// One minute, in nanoseconds: what happened longer ago says nothing about now.
 pub(super) const WINDOW: u64 = 60_000_000_000;
@@ -101,12 +102,15 @@ impl Shell {
 
     /// Init died while it carried this out: what it had started and not noted is not left beside what is started now.
     fn clear_away(&mut self, effect: &Effect) {
-        if let Effect::Spawn { node, job, .. } = effect
+        if let Effect::Spawn { node, serial, job, .. } = effect
             && let Some(tree) = &self.tree
         {
-            let cgroup = launch::cgroup_name(&self.engine.address(*node).to_string(), *job);
-            if tree.populated(&cgroup).unwrap_or(false) {
-                drop(tree.kill(&cgroup));
+            let name = launch::cgroup_name(&self.engine.address(*node).to_string(), *job);
+            for cgroup in [cgroup::spare_name(&name, *serial), name] {
+                // What was noted stays: it is an earlier spawn's.
+                if !self.spawns.in_cgroup(&cgroup) && tree.populated(&cgroup).unwrap_or(false) {
+                    drop(tree.kill(&cgroup));
+                }
             }
         }
     }

@@ -128,6 +128,11 @@ pub fn unit_name(directory: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// The cgroup of a spawn whose unit's own is still taken.
+pub fn spare_name(unit: &str, serial: u64) -> String {
+    format!("{unit}.{serial}")
+}
+
 impl Tree {
     /// Makes the root: `parent`/holdfast, or below this process's own cgroup when no parent is given.
     ///
@@ -187,6 +192,35 @@ impl Tree {
         let path = self.path(unit);
         make_directory(&path)?;
         open_directory(&path)
+    }
+
+    /// Makes a cgroup that nothing was ever killed in, and opens its directory for [`super::spawn`]; answers its name
+    /// too, which is another one when an earlier spawn is still in that of the unit (`in_use`, or seen here).
+    ///
+    /// cgroups(7) does not say so, but Linux since 6.14 tells a child that was born while its cgroup was killed by
+    /// a count of kills, and for a child that is cloned *into* a cgroup it compares that of the parent's: whoever
+    /// enters a cgroup that was ever killed is killed at birth.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn create_fresh(
+        &self,
+        unit: &str,
+        serial: u64,
+        in_use: bool,
+    ) -> Result<(String, OwnedFd), CgroupError> {
+        let path = self.path(unit);
+        let is_new = || match std::fs::create_dir(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(file_error("create", &path)(e)),
+        };
+        if !in_use && (is_new()? || (self.remove(unit).is_ok() && is_new()?)) {
+            return Ok((unit.to_owned(), open_directory(&path)?));
+        }
+        let spare = spare_name(unit, serial);
+        let directory = self.create(&spare)?;
+        Ok((spare, directory))
     }
 
     /// Makes a cgroup for a helper (a stop or reload command) inside a unit's.
