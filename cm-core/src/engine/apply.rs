@@ -19,6 +19,8 @@ pub(crate) struct Apply {
     pub kind: Swap,
     pub manifest: ManifestRef,
     pub generation: u64,
+    /// Every hold is lifted with the change.
+    pub release: bool,
     /// What it returns to.
     pub from: (ManifestRef, u64),
     pub phase: ApplyPhase,
@@ -54,10 +56,18 @@ pub(crate) struct Next {
     pub manifest: ManifestRef,
     pub generation: u64,
     pub kind: Swap,
+    pub release: bool,
 }
 
 impl Engine {
-    pub(crate) fn swapped(&mut self, request: u64, manifest: ManifestRef, generation: u64, kind: Swap) {
+    pub(crate) fn swapped(
+        &mut self,
+        request: u64,
+        manifest: ManifestRef,
+        generation: u64,
+        kind: Swap,
+        release: bool,
+    ) {
         if self.down.is_some() {
             self.answer(request, Verdict::Failed, "the machine goes down".to_owned());
             return;
@@ -78,7 +88,7 @@ impl Engine {
         });
         if waiting {
             self.retain(manifest);
-            let next = Next { request, manifest, generation, kind };
+            let next = Next { request, manifest, generation, kind, release };
             if let Some(earlier) = self.next_swap.replace(next) {
                 self.release(earlier.manifest);
                 self.answer(earlier.request, Verdict::Superseded, "a newer apply came".to_owned());
@@ -90,6 +100,9 @@ impl Engine {
         if same && self.apply.is_none() {
             self.generation = generation;
             self.globals_changed = true;
+            if release {
+                self.lift_all();
+            }
             let bad = self.bad_units();
             let verdict = if bad.is_empty() { Verdict::Done } else { Verdict::Failed };
             self.answer(request, verdict, bad);
@@ -119,6 +132,7 @@ impl Engine {
             kind,
             manifest,
             generation,
+            release,
             from,
             phase,
             service_step: false,
@@ -135,6 +149,10 @@ impl Engine {
         let Some(apply) = &mut self.apply else { return };
         apply.phase = ApplyPhase::Changing;
         let (manifest, generation, kind) = (apply.manifest, apply.generation, apply.kind);
+        if std::mem::take(&mut apply.release) {
+            // ORDER: before the switch, which leaves alone what is held; nothing is done between the two.
+            self.lift_all();
+        }
         for node in self.all() {
             if let Some(service) = self.svc_mut(node) {
                 service.strikes = 0;
@@ -403,7 +421,7 @@ impl Engine {
             self.m(node).set(bits::INTENDED | bits::WAS_BAD, false);
         }
         if let Some(next) = self.next_swap.take() {
-            self.swapped(next.request, next.manifest, next.generation, next.kind);
+            self.swapped(next.request, next.manifest, next.generation, next.kind, next.release);
             self.release(next.manifest);
         }
     }

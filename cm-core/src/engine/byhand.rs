@@ -183,6 +183,14 @@ impl Engine {
         }
     }
 
+    /// Lifts every hold, for `apply --release`.
+    pub(crate) fn lift_all(&mut self) {
+        let held: Vec<Node> = self.holds.keys().copied().collect();
+        for node in held {
+            self.hold_ended(node);
+        }
+    }
+
     pub(crate) fn hold_ended(&mut self, node: Node) {
         self.lift(node);
         self.rethink_want(node);

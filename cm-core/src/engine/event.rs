@@ -76,6 +76,9 @@ pub enum Event {
         generation: u64,
         /// What kind of swap.
         kind: Swap,
+        /// Whether it lifts every hold: with the change and not before it, so that nothing that was held is put back
+        /// to what the present manifest says on the way.
+        release: bool,
     },
     /// The process of a spawn exists and runs its program.
     Spawned {

@@ -286,8 +286,8 @@ impl Engine {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Swapped { request, manifest, generation, kind } => {
-                self.swapped(request, manifest, generation, kind);
+            Event::Swapped { request, manifest, generation, kind, release } => {
+                self.swapped(request, manifest, generation, kind, release);
                 if self.pending.remove(&manifest) {
                     self.release(manifest);
                 }

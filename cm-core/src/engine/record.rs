@@ -319,7 +319,7 @@ mod tests {
         let mut engine = Engine::new();
         let manifest = engine.install(builder.finish());
         let mut out = Vec::new();
-        let swap = Event::Swapped { request: 0, manifest, generation: 1, kind: Swap::Boot };
+        let swap = Event::Swapped { request: 0, manifest, generation: 1, kind: Swap::Boot, release: false };
         engine.step(Mono(1), swap, &mut out);
         let steps = out.iter().find_map(|e| match e {
             Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),

@@ -117,7 +117,7 @@ impl Story {
         let manifest = self.engine.install(units.finish());
         self.generation += 1;
         let (request, generation) = (100 + self.generation, self.generation);
-        self.tell(Event::Swapped { request, manifest, generation, kind })
+        self.tell(Event::Swapped { request, manifest, generation, kind, release: false })
     }
 
     fn boot(&mut self, units: Units) -> Vec<Effect> {
@@ -656,4 +656,57 @@ fn nothing_starts_on_a_file_whose_new_mount_goes_in_the_same_step() {
     let out = s.boot(moved);
     assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
     assert_eq!((s.state("all"), s.state("web")), ("waiting", "waiting"));
+}
+
+/// A hold that is lifted before the change would have the file put back to the present version on the way.
+#[test]
+fn a_hold_is_lifted_with_the_change_and_not_before() {
+    let version = |v: u64| Units::new().file("/a", v, "").plain("web");
+    let mut s = Story::new();
+    let out = s.boot(version(1));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Hold, "/a");
+    s.ask(8, Verb::Stop, "web");
+    s.ends("web");
+    let node = s.node("/a");
+    let out = s.tell(Event::Touched { nodes: vec![node] });
+    s.work(out);
+    let (manifest, generation) = (s.engine.install(version(2).finish()), 2);
+    let swap = Event::Swapped { request: 9, manifest, generation, kind: Swap::Apply, release: true };
+    let out = s.tell(swap);
+    assert_eq!(steps(&out), 0, "nothing is done before the record: {out:?}");
+    assert!(s.engine.status(node).hold.is_some(), "still held");
+    let token =
+        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
+    // What was asked for survives a re-exec.
+    let manifests = s.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+    let records: Vec<_> = s.engine.nodes().map(|n| (n, s.engine.record(n).unwrap())).collect();
+    s.engine = Engine::restore(manifests, &s.engine.globals(), records).unwrap();
+    let out = s.tell(Event::Recorded { token: token.unwrap(), error: None });
+    assert_eq!(s.engine.status(node).hold, None);
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "what was stopped by hand is started");
+    let done: Vec<_> = out
+        .iter()
+        .filter_map(|e| if let Effect::Batch { steps, .. } = e { Some(steps) } else { None })
+        .flatten()
+        .map(|s| (s.manifest, s.action))
+        .collect();
+    assert_eq!(done, [(manifest, Action::Converge)], "the new version, and only that");
+    let out = s.work(out);
+    assert_eq!(s.state("/a"), "changed", "{out:?}");
+}
+
+/// An apply that changes nothing lifts them all the same.
+#[test]
+fn a_hold_is_lifted_by_an_apply_of_the_same() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, ""));
+    s.work(out);
+    s.ask(7, Verb::Hold, "/a");
+    let manifest = s.engine.install(Units::new().file("/a", 1, "").finish());
+    let swap = Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true };
+    let out = s.tell(swap);
+    assert_eq!(s.engine.status(s.node("/a")).hold, None);
+    assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
 }

@@ -146,14 +146,14 @@ impl World {
 fn boots_applies_reloads_and_stops() {
     let mut w = World::new();
     let first = w.engine.install(manifest(1));
-    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot });
+    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot, release: false });
     assert_eq!(w.state(Kind::Service, "web"), "ready", "{:?}", w.seen);
     assert_eq!(w.state(Kind::File, "/etc/web"), "repaired");
     assert!(w.engine.is_converged());
     assert!(w.seen.iter().any(|e| matches!(e, Effect::Answer { request: 1, verdict: Verdict::Done, .. })));
 
     let second = w.engine.install(manifest(2));
-    w.send(Event::Swapped { request: 2, manifest: second, generation: 2, kind: Swap::Apply });
+    w.send(Event::Swapped { request: 2, manifest: second, generation: 2, kind: Swap::Apply, release: false });
     w.run_timers();
     let done = w.seen.iter().any(|e| matches!(e, Effect::Answer { request: 2, verdict: Verdict::Done, .. }));
     assert!(done, "{:#?}", w.seen);
@@ -162,7 +162,7 @@ fn boots_applies_reloads_and_stops() {
     assert_eq!(w.state(Kind::File, "/etc/web"), "changed");
 
     let third = w.engine.install(units::Manifest::empty());
-    w.send(Event::Swapped { request: 3, manifest: third, generation: 3, kind: Swap::Apply });
+    w.send(Event::Swapped { request: 3, manifest: third, generation: 3, kind: Swap::Apply, release: false });
     w.run_timers();
     assert_eq!(w.state(Kind::Service, "web"), "absent", "{:#?}", w.seen);
     assert_eq!(w.state(Kind::File, "/etc/web"), "absent");
@@ -177,7 +177,7 @@ fn boots_applies_reloads_and_stops() {
 fn restarts_at_once_and_then_backs_off() {
     let mut w = World::new();
     let first = w.engine.install(manifest(1));
-    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot });
+    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot, release: false });
     let node = w.engine.node(&Address::new(Kind::Service, "web")).unwrap();
     for round in 0..2 {
         let serial = w.engine.status(node).serial;
@@ -193,7 +193,7 @@ fn restarts_at_once_and_then_backs_off() {
 fn records_restore_the_same_engine() {
     let mut w = World::new();
     let first = w.engine.install(manifest(1));
-    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot });
+    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot, release: false });
     let manifests = w.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
     let records: Vec<_> = w.engine.nodes().map(|n| (n, w.engine.record(n).unwrap())).collect();
     let again = Engine::restore(manifests, &w.engine.globals(), records).unwrap();
@@ -209,7 +209,7 @@ fn records_restore_the_same_engine() {
 fn a_repair_that_is_undone_again_and_again_is_contested() {
     let mut w = World::new();
     let first = w.engine.install(manifest(1));
-    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot });
+    w.send(Event::Swapped { request: 1, manifest: first, generation: 1, kind: Swap::Boot, release: false });
     let node = w.engine.node(&Address::new(Kind::File, "/etc/web")).unwrap();
     for _ in 0..FIGHT_REPAIRS {
         assert_ne!(w.state(Kind::File, "/etc/web"), "contested");
@@ -256,7 +256,10 @@ fn one_service(change: impl FnOnce(&mut Service)) -> (World, Vec<Effect>) {
     b.unit(NewUnit::new(Kind::Service, "web", Spec::Service(Box::new(spec))));
     let mut w = World::new();
     let manifest = w.engine.install(b.finish());
-    let out = tell(&mut w, Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot });
+    let out = tell(
+        &mut w,
+        Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false },
+    );
     (w, out)
 }
 
@@ -319,7 +322,10 @@ fn a_record_that_dies_with_the_worker_is_written_again() {
     let manifest = w.engine.install(units::Manifest::empty());
     let store =
         |out: &[Effect]| out.iter().any(|e| matches!(e, Effect::Store { op: StoreOp::Switching { .. }, .. }));
-    assert!(store(&tell(&mut w, Event::Swapped { request: 2, manifest, generation: 2, kind: Swap::Apply })));
+    assert!(store(&tell(
+        &mut w,
+        Event::Swapped { request: 2, manifest, generation: 2, kind: Swap::Apply, release: false }
+    )));
     assert!(store(&tell(&mut w, Event::WorkerLost)));
     let out = tell(&mut w, Event::WorkerLost);
     assert!(
@@ -334,10 +340,16 @@ fn a_superseding_apply_that_cannot_begin_returns_what_it_superseded() {
     let (mut w, _) = one_service(|_| {});
     tell(&mut w, Event::Spawned { serial: 1 });
     let first = w.engine.install(units::Manifest::empty());
-    tell(&mut w, Event::Swapped { request: 2, manifest: first, generation: 2, kind: Swap::Apply });
+    tell(
+        &mut w,
+        Event::Swapped { request: 2, manifest: first, generation: 2, kind: Swap::Apply, release: false },
+    );
     tell(&mut w, Event::Recorded { token: 1, error: None });
     let second = w.engine.install(manifest(3));
-    tell(&mut w, Event::Swapped { request: 3, manifest: second, generation: 3, kind: Swap::Apply });
+    tell(
+        &mut w,
+        Event::Swapped { request: 3, manifest: second, generation: 3, kind: Swap::Apply, release: false },
+    );
     tell(&mut w, Event::Recorded { token: 2, error: Some("no space".into()) });
     assert_eq!(w.engine.desired().1, 1, "back where the first of the two began");
 }
@@ -406,15 +418,15 @@ fn a_service_without_its_user_fails_and_starts_when_the_user_is_declared() {
     };
     let mut w = World::new();
     let manifest = w.engine.install(with(false));
-    tell(&mut w, Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot });
+    tell(&mut w, Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false });
     tell(&mut w, Event::SpawnFailed { serial: 1, stage: "user web does not exist".into(), errno: 3 });
     assert_eq!((w.state(Kind::Service, "web"), w.engine.next_deadline()), ("failed", None));
     let manifest = w.engine.install(with(false));
-    w.send(Event::Swapped { request: 2, manifest, generation: 2, kind: Swap::Apply });
+    w.send(Event::Swapped { request: 2, manifest, generation: 2, kind: Swap::Apply, release: false });
     assert_eq!(w.state(Kind::Service, "web"), "failed", "nothing that it needs has come");
     w.run_timers();
     let manifest = w.engine.install(with(true));
-    w.send(Event::Swapped { request: 3, manifest, generation: 3, kind: Swap::Apply });
+    w.send(Event::Swapped { request: 3, manifest, generation: 3, kind: Swap::Apply, release: false });
     assert_eq!(w.state(Kind::Service, "web"), "ready", "{:#?}", w.seen);
 }
 
@@ -434,7 +446,8 @@ fn a_mount_that_waits_for_its_device_says_which() {
     let mut engine = Engine::new();
     let number = engine.install(b.finish());
     let mut out = Vec::new();
-    let swapped = Event::Swapped { request: 0, manifest: number, generation: 0, kind: Swap::Boot };
+    let swapped =
+        Event::Swapped { request: 0, manifest: number, generation: 0, kind: Swap::Boot, release: false };
     engine.step(Mono(1), swapped, &mut out);
     let cause = |path: &str| {
         let node = engine.node(&Address::new(Kind::Mount, path)).unwrap();

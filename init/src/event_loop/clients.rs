@@ -203,15 +203,6 @@ impl Shell {
         }
     }
 
-    /// Lifts every hold, for `apply --release`.
-    pub(super) fn release_all(&mut self) {
-        let held: Vec<Node> = self.engine.nodes().filter(|n| view::is_held(&self.engine, *n)).collect();
-        for node in held {
-            let note = "apply --release".to_owned();
-            self.queue.push_back(Event::Asked { request: 0, verb: Verb::Release, node, note, until: None });
-        }
-    }
-
     /// [`cm_core::engine::effect::Effect::Answer`].
     pub(super) fn answered(&mut self, request: u64, verdict: Verdict, tally: Tally, text: String) {
         self.clients.stirred = true;

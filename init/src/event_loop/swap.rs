@@ -313,10 +313,8 @@ impl Shell {
             manifest: number,
             generation,
             kind: plan.kind,
+            release: plan.release,
         });
-        if plan.release {
-            self.release_all();
-        }
         if self.boot == BootStage::Compiles && plan.call == 0 && plan.kind == Swap::Boot {
             self.set_boot(BootStage::Done);
         }
@@ -370,6 +368,7 @@ impl Shell {
                     manifest: number,
                     generation: 0,
                     kind: Swap::Boot,
+                    release: false,
                 });
             }
             Err(text) => self.emergency(&format!("cannot load generation 0 from {}: {text}", path.display())),

@@ -40,11 +40,6 @@ fn words(word: &str, wanted: bool) -> (State, Option<Outcome>) {
     }
 }
 
-/// Whether somebody holds the unit.
-pub fn is_held(engine: &Engine, node: Node) -> bool {
-    engine.status(node).hold.is_some()
-}
-
 /// Whether the unit will not come up by itself.
 pub fn is_failed(engine: &Engine, node: Node) -> bool {
     matches!(engine.status(node).state, "failed" | "not kept" | "contested")

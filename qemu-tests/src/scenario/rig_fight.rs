@@ -227,8 +227,7 @@ fn adopt(context: &Context) -> Result {
         Ok(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(rig.inside(name)?)?))
     };
     let before = [inode("/srv/motd")?, inode("/srv/page")?];
-    rig.ok(&["apply", &file])?;
-    rig.ok(&["release", "file:/srv/motd", "file:/srv/page"])?;
+    rig.ok(&["apply", "--release", &file])?;
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     want(before == [inode("/srv/motd")?, inode("/srv/page")?], "what was right was written again", &rig)?;
     for (name, theirs) in [("/srv/motd", "theirs\n"), ("/srv/page", "the page\nas they like it\n")] {

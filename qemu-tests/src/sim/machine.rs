@@ -101,7 +101,7 @@ impl Machine {
             Swap::Undo => 0,
             Swap::Apply | Swap::Rollback | Swap::Boot => self.request(Some((generation, digest, kind))),
         };
-        self.step(Event::Swapped { request, manifest: number, generation, kind })
+        self.step(Event::Swapped { request, manifest: number, generation, kind, release: false })
     }
 
     /// One event from the world.

@@ -257,7 +257,7 @@ fn work_for_one_change_does_not_grow_with_the_machine() {
         let mut engine = Engine::new();
         let manifest = engine.install(builder.finish());
         let mut out = Vec::new();
-        let swap = Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot };
+        let swap = Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false };
         engine.step(Mono(1), swap, &mut out);
         let before = engine.work();
         let node = engine.nodes().next().unwrap();
@@ -493,7 +493,11 @@ fn what_is_driven_is_what_ships() {
     let manifest = engine.install(chain(&[(Sort::File, false), (Sort::Plain, true)]).manifest());
     assert_eq!(manifest, ManifestRef(1));
     let mut out = Vec::new();
-    engine.step(Mono(1), Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot }, &mut out);
+    engine.step(
+        Mono(1),
+        Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false },
+        &mut out,
+    );
     // The file comes first, in a batch; its dependent waits and says so.
     assert!(has(&out, |e| matches!(e, Effect::Batch { batch: 1, steps, .. } if steps.len() == 1)), "{out:?}");
     assert!(!has(&out, is_main));
