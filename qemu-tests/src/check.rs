@@ -198,46 +198,51 @@ pub fn file_sizes(context: &Context) -> Result {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// In the engine, a match over a state and an event names every pair.
+/// In the engine, a match over the phase of a unit and what happens to it names every pair.
 ///
 /// # Errors
-/// Names each catch-all arm in such a match.
+/// Names each catch-all arm in such a match; and when there is no such match, for then nothing is checked.
 pub fn engine_matches(context: &Context) -> Result {
     let mut files = Vec::new();
     sources(&context.workspace().join("cm-core/src/engine"), &mut files)?;
     let mut wrong = Vec::new();
+    let mut tables = 0;
     for file in files {
-        for line in catch_alls(&std::fs::read_to_string(&file)?) {
-            wrong.push(format!(
-                "{}:{line}: a catch-all arm in a match over states and events",
-                file.display()
-            ));
-        }
+        let (found, lines) = catch_alls(&std::fs::read_to_string(&file)?);
+        tables += found;
+        let text = |l| format!("{}:{l}: a catch-all arm in a match over phases", file.display());
+        wrong.extend(lines.into_iter().map(text));
+    }
+    if tables == 0 {
+        wrong.push(
+            "no match over phases was found in the engine: is it called something else now?".to_owned(),
+        );
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// Lines with a catch-all arm directly in a `match (…state…, …event…)`. Reads like rustfmt writes: arms are
-/// indented one step deeper than their match.
-fn catch_alls(source: &str) -> Vec<usize> {
+/// How many matches over a tuple with a phase there are, and the lines with a catch-all arm directly in one. Reads like
+/// rustfmt writes: arms are indented one step deeper than their match.
+fn catch_alls(source: &str) -> (usize, Vec<usize>) {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut inside: Option<usize> = None;
-    let mut out = Vec::new();
+    let (mut tables, mut out) = (0, Vec::new());
     for (number, line) in (1..).zip(source.lines()) {
-        if line.contains("match (") && line.contains("state") && line.contains("event") {
+        if line.contains("match (") && line.contains("phase") {
             inside = Some(indent(line));
+            tables += 1;
         } else if let Some(depth) = inside
             && !line.trim().is_empty()
         {
             let arm = line.trim_start();
             if indent(line) <= depth {
                 inside = None;
-            } else if indent(line) == depth + 4 && (arm.starts_with("_ =>") || arm.starts_with("(_, _)")) {
+            } else if indent(line) == depth + 4 && (arm.starts_with("_ ") || arm.starts_with("(_, _)")) {
                 out.push(number);
             }
         }
     }
-    out
+    (tables, out)
 }
 
 /// PID 1 is small, and no code that reads what people write is in it.
@@ -287,8 +292,19 @@ mod tests {
 
     #[test]
     fn catch_all_arms_are_found() {
-        let source = "    match (&self.state, event) {\n        (A, B) => match x {\n            _ => 1,\n        },\n        \
-                      _ => 2,\n    }\n    match other {\n        _ => 3,\n    }\n";
-        assert_eq!(catch_alls(source), [5]);
+        let source = "    match (fact, phase) {\n        (A, B) => match x {\n            _ => 1,\n        },\n        \
+                      _ => 2,\n        (_, _) if x => 3,\n    }\n    match other {\n        _ => 4,\n    }\n";
+        assert_eq!(catch_alls(source), (1, vec![5, 6]));
+    }
+
+    #[test]
+    fn the_engine_s_tables_are_looked_at() {
+        let table = include_str!("../../cm-core/src/engine/service.rs");
+        let (found, wrong) = catch_alls(table);
+        assert!(found > 0 && wrong.is_empty(), "{found} tables, {wrong:?}");
+        let line = "                Phase::Down | Phase::Waiting | Phase::Backoff { .. } | Phase::Failed | Phase::Done,\n            ) =>";
+        assert!(table.contains(line), "the last arm is another");
+        let lazy = table.replace(line, &format!("{line} {{}}\n            _ =>"));
+        assert_eq!(catch_alls(&lazy).1.len(), 1, "an arm for all the rest is found");
     }
 }

@@ -4,6 +4,7 @@
 //! what lay there before. A machine keeps any of the renames that were not synced. After each loss the journal is
 //! replayed, what is not committed is undone, and the machine must be one of the two generations, never else.
 
+use std::any::{type_name, type_name_of_val};
 use std::collections::BTreeMap;
 
 use cm_core::store::index::Index;
@@ -11,6 +12,15 @@ use cm_core::store::journal::{Encoder, MAGIC, recover, replay};
 use cm_core::store::record::{Prior, Record};
 
 use super::dice::Dice;
+
+/// Names of what is driven here, for a test that it is what ships.
+pub const DRIVEN: [fn() -> &'static str; 5] = [
+    type_name::<Encoder>,
+    type_name::<Index>,
+    type_name::<Record>,
+    || type_name_of_val(&replay),
+    || type_name_of_val(&recover),
+];
 
 /// What things there are, and what they hold.
 type Things = BTreeMap<String, String>;
