@@ -268,6 +268,9 @@ fn a_plan_names_each_change_with_its_diff() {
     assert_eq!(diff("file:/etc/key"), "secret: not shown\n");
     assert_eq!(changes.last().unwrap()["oneWay"], true);
     assert!(!format!("{changes:?}").contains("hush"));
+    let (changes, _) = host.plan_of(&FIRST.replace("secret = true", "").replace("hush one", "public"));
+    assert_eq!(lines(&changes), ["change file:/etc/key: content differs"]);
+    assert!(!format!("{changes:?}").contains("hush"), "it was secret: {changes:?}");
     // Asking changes nothing: neither the machine nor the store, and what was staged is gone.
     drop(host.connect());
     host.ended();

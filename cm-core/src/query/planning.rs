@@ -174,15 +174,17 @@ fn difference(machine: &mut Machine, old: Option<&Spec>, spec: &Spec, seen: &Obs
             if !differs {
                 return Difference::default();
             }
+            // That it is no longer declared secret does not make public what it held.
+            let secret = file.secret || old.is_some_and(describe::is_secret);
             let theirs = match machine.theirs(&file.path) {
                 Body::Absent => Body::Absent,
-                _ if file.secret => Body::Secret,
+                _ if secret => Body::Secret,
                 body => body,
             };
-            if file.secret && theirs == Body::Secret {
+            if secret && theirs == Body::Secret {
                 return Difference::of("secret: not shown\n".to_owned());
             }
-            let ours = shown(machine, Some(content), file.secret);
+            let ours = shown(machine, Some(content), secret);
             between(&theirs, &ours, &file.path)
         }
         Spec::Line(spec) => {
