@@ -17,6 +17,7 @@ use crate::proto::Outcome;
 use crate::resource::op::Trouble;
 use crate::resource::world::{Setup, World};
 use crate::resource::{self, Context, exec, retire, thing, tree};
+use crate::store::pack::Packs;
 use crate::store::{Store, StoreError, hex};
 
 /// The machine, the store, and what PID 1 says.
@@ -26,6 +27,7 @@ pub struct Machine {
     pub world: World,
     live: Option<Units>,
     staged: Option<PathBuf>,
+    packs: Packs,
     boot_manifest: PathBuf,
     /// Mount points with their file system types.
     mounts: BTreeMap<String, String>,
@@ -68,6 +70,7 @@ impl Machine {
             world,
             live,
             staged: staged.map(Path::to_owned),
+            packs: Packs::of(staged),
             boot_manifest: options.boot.join("manifest"),
             mounts: mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
             builtin: None,
@@ -244,6 +247,9 @@ impl Machine {
 
     /// What a content of a manifest holds: staged, in the store, or beside `init`.
     pub fn content(&self, content: &Content) -> Body {
+        if let Some(bytes) = self.packs.content(&content.digest) {
+            return Body::read(&mut bytes.as_slice());
+        }
         let staged = self.staged.as_ref().and_then(|dir| File::open(dir.join(hex(&content.digest))).ok());
         match staged.or_else(|| self.world.content(&content.digest)) {
             Some(mut file) => Body::read(&mut file),

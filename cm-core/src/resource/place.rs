@@ -127,6 +127,8 @@ pub struct Walk {
 pub struct Places {
     root: OwnedFd,
     open: HashMap<String, Rc<Dir>>,
+    /// Directories that were missing when they were last looked for, with all that was missing on the way.
+    missing: HashMap<String, Vec<String>>,
     last: Option<(String, Rc<Dir>)>,
 }
 
@@ -140,7 +142,7 @@ fn relative(path: &str) -> &str {
 impl Places {
     /// Paths are below this directory.
     pub fn new(root: OwnedFd) -> Places {
-        Places { root, open: HashMap::new(), last: None }
+        Places { root, open: HashMap::new(), missing: HashMap::new(), last: None }
     }
 
     /// The root.
@@ -151,7 +153,13 @@ impl Places {
     /// Forgets what is open: between batches a directory may have been moved away.
     pub fn forget(&mut self) {
         self.open.clear();
+        self.missing.clear();
         self.last = None;
+    }
+
+    /// Looks again for what was missing: before something is made, since somebody else may have made it.
+    pub fn forget_missing(&mut self) {
+        self.missing.clear();
     }
 
     fn open_canonical(&self, path: &str) -> Result<OwnedFd, Errno> {
@@ -220,6 +228,9 @@ impl Places {
     /// # Errors
     /// When it does not exist, is no directory, or lies behind a link that may not be followed.
     pub fn directory(&mut self, path: &str) -> Result<Rc<Dir>, PlaceError> {
+        if let Some(missing) = self.missing.get(path) {
+            return Err(PlaceError::Missing(missing.clone()));
+        }
         if let Some((last, dir)) = &self.last
             && last == path
         {
@@ -231,7 +242,14 @@ impl Places {
                 if self.open.len() >= MAX_OPEN {
                     self.open.clear();
                 }
-                let dir = Rc::new(self.open_directory(path)?);
+                let dir = match self.open_directory(path) {
+                    Ok(dir) => Rc::new(dir),
+                    Err(PlaceError::Missing(missing)) => {
+                        self.missing.insert(path.to_owned(), missing.clone());
+                        return Err(PlaceError::Missing(missing));
+                    }
+                    Err(e) => return Err(e),
+                };
                 self.open.insert(path.to_owned(), Rc::clone(&dir));
                 dir
             }

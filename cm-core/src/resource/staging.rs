@@ -37,6 +37,7 @@ pub struct Area {
 pub struct Areas {
     list: Vec<Area>,
     names: u64,
+    process: Option<u32>,
 }
 
 impl Areas {
@@ -97,7 +98,7 @@ impl Areas {
     /// A name that nobody uses.
     pub fn name(&mut self) -> String {
         self.names += 1;
-        format!("{}.{}", std::process::id(), self.names)
+        format!("{}.{}", *self.process.get_or_insert_with(std::process::id), self.names)
     }
 
     /// Removes the areas that were made for this batch.

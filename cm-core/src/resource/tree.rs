@@ -206,9 +206,15 @@ pub struct Touched {
 /// # Errors
 /// When one cannot be made.
 pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Result<Place, Trouble> {
+    if let Ok(place) = world.places.entry(path) {
+        return Ok(place);
+    }
+    // Somebody may have made it since it was looked for.
+    world.places.forget_missing();
     match world.places.entry(path) {
         Ok(place) => return Ok(place),
         Err(PlaceError::Missing(dirs)) => {
+            world.places.forget_missing();
             for dir in dirs {
                 let place = world.places.entry(&dir)?;
                 let made = make_directory(&place, &attributes::base(None, 0o755), &Want::default(), world)?;
@@ -386,6 +392,7 @@ fn put_directory(
     }
     let base = attributes::base(None, 0o755);
     touched.files.push(make_directory(&place, &base, want, world)?);
+    world.places.forget_missing();
     touched.dirs.push(place.dir);
     Ok(())
 }

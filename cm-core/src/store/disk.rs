@@ -16,6 +16,7 @@ use units::{Kind, Manifest};
 
 use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
+use super::pack::{self, Packs};
 use super::record::{Digest, Record};
 use super::{hex, unhex};
 use crate::sys;
@@ -456,17 +457,30 @@ impl Store {
     }
 
     /// Moves what a content's name promises into the store, from a staged file.
-    fn take_in(&mut self, content: &Content, candidates: &[PathBuf], unit: &str) -> Result<(), StoreError> {
+    fn take_in(
+        &mut self,
+        content: &Content,
+        candidates: &[PathBuf],
+        packs: &Packs,
+        unit: &str,
+    ) -> Result<(), StoreError> {
         let (path, dir) = self.blob_path(&content.digest);
         if fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
             self.found(&path, &dir);
             return Ok(());
         }
+        // Read and hashed here, from a pack or a file: whoever staged it is not trusted.
+        if let Some(bytes) = packs.content(&content.digest) {
+            let saved = self.save(&mut bytes.as_slice())?;
+            if saved.digest == content.digest {
+                return Ok(());
+            }
+            return Err(StoreError::Damaged { path: pack::NAME.into() });
+        }
         for dir in candidates {
             let staged = dir.join(hex(&content.digest));
             let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&staged);
             let Ok(mut file) = opened else { continue };
-            // Read and hashed here: whoever staged it is not trusted.
             let saved = self.save(&mut file)?;
             if saved.digest != content.digest {
                 return Err(StoreError::Damaged { path: staged });
@@ -496,12 +510,13 @@ impl Store {
         {
             return Ok(found);
         }
+        let packs = Packs::of(candidates);
         for id in manifest.ids() {
             if manifest.kind(id) == Kind::File
                 && let Some(Spec::File(file)) = manifest.spec(id)
                 && let Some(content) = file.content
             {
-                self.take_in(&content, candidates, &manifest.address(id).to_string())?;
+                self.take_in(&content, candidates, &packs, &manifest.address(id).to_string())?;
             }
         }
         let generation = self.index.last_generation.max(self.highest_directory()) + 1;

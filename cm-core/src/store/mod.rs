@@ -15,6 +15,7 @@
 pub mod disk;
 pub mod index;
 pub mod journal;
+pub mod pack;
 pub mod record;
 
 pub use disk::{Store, StoreError};

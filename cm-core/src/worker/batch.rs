@@ -500,6 +500,8 @@ pub(super) fn carry_out(
     if let Some(store) = &mut world.store {
         store.refresh()?;
     }
+    // The child has made some of it.
+    world.places.forget_missing();
     world.stamps.extend(report.stamps);
     areas.close();
     for (step, (outcome, detail)) in steps.iter().zip(report.results) {

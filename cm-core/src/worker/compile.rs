@@ -10,6 +10,7 @@
 //!
 //! Contents are staged under their digest. Nobody trusts the names: who moves them into the store reads them.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -34,7 +35,8 @@ use super::channel::{self, Channel};
 use super::confine;
 use super::named::{Admitted, Named};
 use crate::resource::accounts::{Database, members};
-use crate::store::hex;
+use crate::store::pack::{self, Packer};
+use crate::store::{Digest, hex};
 use crate::sys::{self, Forked, fork};
 
 /// The user that the compiler is.
@@ -227,7 +229,7 @@ fn output_error(e: io::Error) -> CompileError {
 /// When no process can be made, or it died.
 pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> Result<Vec<u8>, CompileError> {
     let mut left = apart(job, |channel, staging, _, paper| {
-        let bytes = read(&mut Sources { channel, staging, place: &job.staging, temporary: 0 });
+        let bytes = read(&mut Sources::new(channel, staging, &job.staging));
         i32::from(paper.write_all(&bytes).is_err())
     })?;
     let mut bytes = Vec::new();
@@ -501,9 +503,16 @@ struct Sources<'a> {
     /// Where that is, for people.
     place: &'a Path,
     temporary: u32,
+    /// Small contents, once there is one, and which of them.
+    pack: Option<Packer<File>>,
+    packed: HashSet<Digest>,
 }
 
-impl Sources<'_> {
+impl<'a> Sources<'a> {
+    fn new(channel: Channel, staging: &'a File, place: &'a Path) -> Sources<'a> {
+        Sources { channel, staging, place, temporary: 0, pack: None, packed: HashSet::new() }
+    }
+
     fn ask(&mut self, ask: &Ask) -> Result<File, LoadError> {
         let other = |e: &dyn std::fmt::Display| LoadError::Other(e.to_string());
         self.channel.send(ask, &[]).map_err(|e| other(&e))?;
@@ -520,21 +529,43 @@ impl Sources<'_> {
 
     /// Stages what `source` holds.
     fn stage(&mut self, source: &mut dyn Read) -> Result<Content, LoadError> {
-        self.write(source).map_err(|e| {
-            let help = match e.raw_os_error() {
-                Some(libc::ENOSPC | libc::EDQUOT) => "; make room on the store's file system and apply again",
-                _ => "",
-            };
-            LoadError::Other(format!("{e}, in {}{help}", self.place.display()))
-        })
+        self.write(source).map_err(|e| self.no_room(&e))
+    }
+
+    fn no_room(&self, e: &io::Error) -> LoadError {
+        let help = match e.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => "; make room on the store's file system and apply again",
+            _ => "",
+        };
+        LoadError::Other(format!("{e}, in {}{help}", self.place.display()))
     }
 
     fn write(&mut self, source: &mut dyn Read) -> io::Result<Content> {
+        let mut start = Vec::new();
+        source.take(pack::LIMIT as u64 + 1).read_to_end(&mut start)?;
+        if start.len() > pack::LIMIT {
+            return self.write_file(&mut start.as_slice().chain(source));
+        }
+        let digest: Digest = Sha256::digest(&start).into();
+        if self.packed.insert(digest) {
+            let pack = match &mut self.pack {
+                Some(pack) => pack,
+                None => self.pack.insert(Packer::new(self.create(pack::NAME)?)),
+            };
+            pack.add(&digest, &start)?;
+        }
+        Ok(Content { digest, size: start.len() as u64 })
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(self.staging, name, flags, Mode::from_bits_truncate(0o600))?))
+    }
+
+    fn write_file(&mut self, source: &mut dyn Read) -> io::Result<Content> {
         self.temporary += 1;
         let name = format!("new-{}", self.temporary);
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let fd = openat(self.staging, name.as_str(), flags, Mode::from_bits_truncate(0o600))?;
-        let mut file = File::from(fd);
+        let mut file = self.create(&name)?;
         let mut hash = Sha256::new();
         let mut size = 0u64;
         let mut buffer = vec![0; 128 << 10];
@@ -550,9 +581,14 @@ impl Sources<'_> {
             file.write_all(chunk)?;
             size += count as u64;
         }
-        let digest: [u8; 32] = hash.finalize().into();
+        let digest: Digest = hash.finalize().into();
         renameat(self.staging, name.as_str(), self.staging, hex(&digest).as_str())?;
         Ok(Content { digest, size })
+    }
+
+    /// Writes what still waits to be.
+    fn finish(&mut self) -> Result<(), LoadError> {
+        self.pack.as_mut().map_or(Ok(()), Packer::flush).map_err(|e| self.no_room(&e))
     }
 }
 
@@ -602,14 +638,15 @@ impl Loader for Sources<'_> {
 }
 
 fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &mut File) -> i32 {
-    let mut loader = Sources { channel, staging, place: &job.staging, temporary: 0 };
+    let mut loader = Sources::new(channel, staging, &job.staging);
     let compiled = units::compile::compile(&job.entry, &mut loader);
     let diagnostics: Vec<diagnostic::Located> =
         compiled.diagnostics.iter().map(|d| diagnostic::locate(d, &compiled.sources)).collect();
     let result = match &compiled.manifest {
-        Some(manifest) => match output.write_all(manifest.as_bytes()) {
-            Ok(()) => Ok(u32::try_from(manifest.len()).unwrap_or(u32::MAX)),
-            Err(e) => Err(format!("cannot write the manifest: {e}")),
+        Some(manifest) => match (loader.finish(), output.write_all(manifest.as_bytes())) {
+            (Ok(()), Ok(())) => Ok(u32::try_from(manifest.len()).unwrap_or(u32::MAX)),
+            (Err(e), _) => Err(format!("cannot stage contents: {e}")),
+            (_, Err(e)) => Err(format!("cannot write the manifest: {e}")),
         },
         None => {
             let text: Vec<String> = (compiled.diagnostics.iter().filter(|d| d.is_error()).take(20))

@@ -288,12 +288,17 @@ impl Shell {
             return;
         }
         let unheard = worker.link.take_unheard();
-        if !tasks.is_empty()
-            && !unheard.is_empty()
-            && let Ok(fresh) = self.worker(worker.role)
-        {
-            fresh.link.ask_again(unheard);
-            return;
+        if !tasks.is_empty() && !unheard.is_empty() && self.worker(worker.role).is_ok() {
+            // What it was told long before and the questions rest upon.
+            for manifest in worker.link.manifests() {
+                if self.manifests.get(*manifest).is_some() {
+                    drop(self.introduce(worker.role, *manifest));
+                }
+            }
+            if let Ok(fresh) = self.worker(worker.role) {
+                fresh.link.ask_again(unheard);
+                return;
+            }
         }
         let why = match worker.stage.as_mut().map(StatusPipe::read) {
             Some(Status::Failed(failure)) => format!("cannot start cm-worker: {failure}"),
