@@ -491,8 +491,9 @@ impl Store {
     }
 
     /// Makes a generation of a manifest: contents, manifest and record are durable when it returns. The same
-    /// manifest as the current one's gives the current number; with `known`, one that any generation has gives
-    /// the number of that.
+    /// manifest as the current one's gives the current number, and so does that of a generation that was left or never
+    /// came to be; one that led to the current one is made anew, since to go to that would be a return. With `known`, any
+    /// generation's number is given.
     ///
     /// # Errors
     /// When a content is missing or damaged, or the disk says no.
@@ -505,7 +506,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let digest = manifest.digest();
         if let Some(found) = self.index.find(&digest)
-            && (known || self.index.current() == Some(found))
+            && (known || self.index.current() == Some(found) || !self.index.is_back(found))
             && self.load(Some(found)).is_ok()
         {
             return Ok(found);

@@ -73,3 +73,32 @@ fn after_a_failed_sync_nothing_passes_for_durable() {
     fs::write(&path, "text").unwrap();
     store.sync().unwrap();
 }
+
+#[test]
+fn a_generation_that_was_left_keeps_its_number_and_one_that_led_here_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let manifest = |name: &str| {
+        let mut builder = units::ManifestBuilder::new();
+        let spec = Spec::Target(units::kind::target::Target {});
+        builder.unit(units::manifest::NewUnit::new(Kind::Target, name, spec));
+        builder.finish()
+    };
+    let go = |store: &mut Store, generation: u64| {
+        let transition = store.index().transitions + 1;
+        store.record(&[Record::Switching { generation, transition }]).unwrap();
+        store.record(&[Record::Committed { generation }]).unwrap();
+    };
+    let (one, two) = (manifest("one"), manifest("two"));
+    for (manifest, number) in [(&one, 1), (&two, 2)] {
+        assert_eq!(store.prepare(manifest, &[], "", false).unwrap(), number);
+        go(&mut store, number);
+    }
+    assert_eq!(store.prepare(&two, &[], "", false).unwrap(), 2, "the current one");
+    assert_eq!(store.prepare(&one, &[], "", false).unwrap(), 3, "one that led here, applied anew");
+    go(&mut store, 1);
+    assert_eq!(store.index().current(), Some(1));
+    assert_eq!(store.prepare(&two, &[], "", false).unwrap(), 2, "one that was left by a rollback");
+    go(&mut store, 2);
+    assert_eq!((store.index().current(), store.index().previous()), (Some(2), Some(1)));
+}
