@@ -438,20 +438,23 @@ impl Shell {
         };
         let named = self.options.state.clone();
         match (current, named) {
-            (_, Some(path)) if self.options.container => {
-                self.set_boot(BootStage::Compiles);
-                let name = path.display().to_string();
-                self.compile(plan(name.clone(), false), Source::Path(name), None, (0, 0), None);
-            }
-            (Some((generation, fd)), _) => {
+            (Some((generation, fd)), None) => {
                 self.set_boot(BootStage::Compiles);
                 self.swap(plan(format!("generation {generation}"), false), fd, generation);
             }
-            (None, named) => {
+            // What somebody names for this boot wins: it may be how a machine is rescued from what the store holds.
+            (current, named) => {
                 self.set_boot(BootStage::Compiles);
                 let optional = named.is_none();
                 let path = named.unwrap_or_else(|| "/etc/holdfast/state.toml".into());
                 let name = path.display().to_string();
+                if let (Some((generation, _)), false) = (current, self.options.container) {
+                    let text = format!(
+                        "{name} was named for this boot, in place of generation {generation}; \
+                         `initctl rollback {generation}` goes back to that"
+                    );
+                    self.say(Level::Warning, None, &text);
+                }
                 self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0), None);
             }
         }

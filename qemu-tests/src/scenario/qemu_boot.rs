@@ -38,7 +38,7 @@ fn hostname(vm: &mut Qemu, wanted: &str) -> Result {
 }
 
 /// On an empty store the state that the kernel's command line names is applied over generation 0; at the next boot the
-/// store's own generation is, everything is kept, and nothing was written.
+/// store's own generation is, everything is kept, and nothing was written; and where a state is named again, that wins.
 fn boot(context: &Context) -> Result {
     let files = [("/etc/holdfast/state.toml", &*named("usual")), ("/root/other.toml", &*named("other"))];
     let guest = Guest::new(context, &format!("{DISK}{ZERO}"), &files)?;
@@ -97,6 +97,20 @@ fn boot(context: &Context) -> Result {
     demand(changed == wanted, format!("not kept: {changed:?}"))?;
     same("the file's inode and times", &before, &vm.ok("stat -c '%i %y %z' /var/site/which")?)?;
     same("the generations", "1", &vm.ok("initctl generations | tail -n +2 | wc -l")?)?;
+    vm.power_off()?;
+    crate::guest::left_clean(&disk)?;
+
+    // Whoever names a state at the boot loader wants that one, whatever the store holds.
+    let words = "holdfast.state=/etc/holdfast/state.toml";
+    let mut vm = guest.machine(context)?.disk(&disk).append(words).start()?;
+    vm.converged()?;
+    hostname(&mut vm, "usual")?;
+    demand(vm.ok("initctl status")?.starts_with("generation 2, converged"), "generation 2 is not converged")?;
+    let said = vm.console.text();
+    demand(said.contains("was named for this boot, in place of generation 1"), "it is not said")?;
+    vm.ok("initctl rollback")?;
+    hostname(&mut vm, "other")?;
+    same("the managed file", "other", &vm.ok("cat /var/site/which")?)?;
     vm.power_off()?;
     crate::guest::left_clean(&disk)
 }
