@@ -330,7 +330,8 @@ pub enum Reply {
         result: Result<StoreReply, String>,
     },
     /// Answer to [`Request::Compile`]; on success the sealed manifest is the descriptor beside the packet. On
-    /// failure the descriptor beside it is a sealed memfd with the diagnostics as JSON.
+    /// failure that is of the state's making, the descriptor beside it is a sealed memfd with the diagnostics as JSON;
+    /// without one, it is the machine's.
     Compiled {
         /// The token of the request.
         token: u64,

@@ -90,6 +90,9 @@ pub enum CompileError {
     /// No process.
     #[error("cannot start the compiler: {0}")]
     Start(io::Error),
+    /// There is no place for the contents, or for the manifest.
+    #[error("cannot stage contents: {0}")]
+    Stage(String),
     /// The compiler died.
     #[error(
         "cannot compile {entry}: the compiler ended with {status}; it may use {SECONDS} s and {} MiB",
@@ -104,6 +107,13 @@ pub enum CompileError {
     /// What it left cannot be read.
     #[error("cannot read what the compiler made: {0}")]
     Output(String),
+}
+
+impl CompileError {
+    /// Whether the state is to blame, which asks for more than the compiler may use, and not the machine.
+    pub fn is_of_the_state(&self) -> bool {
+        matches!(self, CompileError::Died { .. })
+    }
 }
 
 impl From<nix::Error> for CompileError {
@@ -145,6 +155,8 @@ struct Paper {
     result: Result<u32, String>,
     /// As JSON.
     diagnostics: Vec<u8>,
+    /// What kept contents from being staged: no mistake of the state file's.
+    unstaged: Option<String>,
 }
 
 /// What the two processes leave behind.
@@ -249,6 +261,9 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
     let paper: Paper = postcard::from_bytes(&bytes).map_err(|e| CompileError::Output(e.to_string()))?;
     let diagnostics =
         serde_json::from_slice(&paper.diagnostics).map_err(|e| CompileError::Output(e.to_string()))?;
+    if let Some(text) = paper.unstaged {
+        return Err(CompileError::Stage(text));
+    }
     if let Err(text) = paper.result {
         let file = sealed("diagnostics", &paper.diagnostics).map_err(output_error)?;
         return Ok(Compiled { result: Err(text), fd: file.into(), diagnostics, sources });
@@ -298,7 +313,6 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// An empty directory that belongs to nobody.
 /// Whether there is another user to become: an ordinary user's container has one only, and so may a user namespace.
 fn somebody_else() -> bool {
     let mapped = |map: &str| {
@@ -314,6 +328,7 @@ fn somebody_else() -> bool {
     geteuid().is_root() && mapped("/proc/self/uid_map") && mapped("/proc/self/gid_map")
 }
 
+/// An empty directory that belongs to nobody.
 fn staging(path: &Path) -> io::Result<File> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -506,11 +521,14 @@ struct Sources<'a> {
     /// Small contents, once there is one, and which of them.
     pack: Option<Packer<File>>,
     packed: HashSet<Digest>,
+    /// The first thing that kept contents from being staged.
+    unstaged: Option<String>,
 }
 
 impl<'a> Sources<'a> {
     fn new(channel: Channel, staging: &'a File, place: &'a Path) -> Sources<'a> {
-        Sources { channel, staging, place, temporary: 0, pack: None, packed: HashSet::new() }
+        let packed = HashSet::new();
+        Sources { channel, staging, place, temporary: 0, pack: None, packed, unstaged: None }
     }
 
     fn ask(&mut self, ask: &Ask) -> Result<File, LoadError> {
@@ -532,17 +550,22 @@ impl<'a> Sources<'a> {
         self.write(source).map_err(|e| self.no_room(&e))
     }
 
-    fn no_room(&self, e: &io::Error) -> LoadError {
+    /// An error of reading has lost its number ([`Sources::write`]): it is the source's, not the staging directory's.
+    fn no_room(&mut self, e: &io::Error) -> LoadError {
         let help = match e.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => "; make room on the store's file system and apply again",
             _ => "",
         };
-        LoadError::Other(format!("{e}, in {}{help}", self.place.display()))
+        let text = format!("{e}, in {}{help}", self.place.display());
+        if e.raw_os_error().is_some() {
+            self.unstaged.get_or_insert_with(|| text.clone());
+        }
+        LoadError::Other(text)
     }
 
     fn write(&mut self, source: &mut dyn Read) -> io::Result<Content> {
         let mut start = Vec::new();
-        source.take(pack::LIMIT as u64 + 1).read_to_end(&mut start)?;
+        source.take(pack::LIMIT as u64 + 1).read_to_end(&mut start).map_err(io::Error::other)?;
         if start.len() > pack::LIMIT {
             return self.write_file(&mut start.as_slice().chain(source));
         }
@@ -574,7 +597,7 @@ impl<'a> Sources<'a> {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
+                Err(e) => return Err(io::Error::other(e)),
             };
             let chunk = buffer.get(..count).unwrap_or_default();
             hash.update(chunk);
@@ -645,8 +668,12 @@ fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &
     let result = match &compiled.manifest {
         Some(manifest) => match (loader.finish(), output.write_all(manifest.as_bytes())) {
             (Ok(()), Ok(())) => Ok(u32::try_from(manifest.len()).unwrap_or(u32::MAX)),
-            (Err(e), _) => Err(format!("cannot stage contents: {e}")),
-            (_, Err(e)) => Err(format!("cannot write the manifest: {e}")),
+            (Err(e), _) => Err(e.to_string()),
+            (_, Err(e)) => {
+                let text = format!("cannot write the manifest: {e}");
+                loader.unstaged = Some(text.clone());
+                Err(text)
+            }
         },
         None => {
             let text: Vec<String> = (compiled.diagnostics.iter().filter(|d| d.is_error()).take(20))
@@ -661,6 +688,7 @@ fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &
         }
     };
     let diagnostics = serde_json::to_vec(&diagnostics).unwrap_or_default();
-    let bytes = postcard::to_allocvec(&Paper { result, diagnostics }).unwrap_or_default();
+    let unstaged = loader.unstaged;
+    let bytes = postcard::to_allocvec(&Paper { result, diagnostics, unstaged }).unwrap_or_default();
     i32::from(paper.write_all(&bytes).is_err())
 }

@@ -509,7 +509,7 @@ impl Worker {
                         Err(text) => {
                             let _ = fs::remove_dir_all(&job.staging);
                             let reply = Reply::Compiled { token, result: Err(text) };
-                            return Ok(self.channel.send(&reply, &[])?);
+                            return self.refuse(&reply);
                         }
                     };
                 }
@@ -526,9 +526,17 @@ impl Worker {
             }
             Err(e) => {
                 let _ = fs::remove_dir_all(&job.staging);
-                Ok(self.channel.send(&Reply::Compiled { token, result: Err(e.to_string()) }, &[])?)
+                let reply = Reply::Compiled { token, result: Err(e.to_string()) };
+                if e.is_of_the_state() { self.refuse(&reply) } else { Ok(self.channel.send(&reply, &[])?) }
             }
         }
+    }
+
+    /// Says that the state, or what was asked of it, is to blame: with diagnostics, though there are none.
+    fn refuse(&mut self, reply: &Reply) -> Result<(), ServeError> {
+        let none = compile::sealed("diagnostics", b"[]").ok();
+        let beside: Vec<_> = none.iter().map(AsRawFd::as_raw_fd).collect();
+        Ok(self.channel.send(reply, &beside)?)
     }
 }
 

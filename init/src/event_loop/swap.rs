@@ -221,8 +221,10 @@ impl Shell {
                 let text = "cannot take a manifest: none came from the compiler".to_owned();
                 return self.not_swapped(plan, &Failure::Failed { text });
             }
-            (Err(text), fd) => {
-                let diagnostics = fd.map(read_diagnostics).unwrap_or_default();
+            // Nothing beside it: no fault of the state's, but of the machine's.
+            (Err(text), None) => return self.not_swapped(plan, &Failure::Failed { text }),
+            (Err(text), Some(fd)) => {
+                let diagnostics = read_diagnostics(fd);
                 return self.not_swapped(plan, &Failure::CompileFailed { text, diagnostics });
             }
         };
