@@ -92,6 +92,14 @@ fn a_holder_is_named() {
     let (code, text) = run(&["umount", &at]);
     assert_eq!(code, Some(1));
     assert!(text.contains(&format!("held by sleep (pid {})", holder.id())), "{text}");
+    let told = command(&["--why", "1", "umount", &at]).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert!(out.ends_with(&format!("held by sleep (pid {})\n", holder.id())) && err.is_empty(), "{out}{err}");
+    let (code, text) = run(&["--why", "77", "umount", &at]);
+    assert!(
+        code == Some(1) && text.contains("held by sleep"),
+        "no such descriptor: it is said aloud: {text}"
+    );
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(run(&["umount", &at]).0, Some(0));

@@ -202,4 +202,11 @@ pub enum Event {
         /// How.
         down: Down,
     },
+    /// What a helper does for a unit cannot be done, and this is why; its exit follows.
+    Explained {
+        /// Of which spawn.
+        serial: u64,
+        /// In words.
+        why: String,
+    },
 }

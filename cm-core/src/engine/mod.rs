@@ -324,6 +324,7 @@ impl Engine {
             Event::Tick => self.tick(),
             Event::Asked { request, verb, node, note, until } => self.asked(request, verb, node, note, until),
             Event::ShutdownAsked { down } => self.shutdown(down),
+            Event::Explained { serial, why } => self.explained(serial, why),
         }
     }
 

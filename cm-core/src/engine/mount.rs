@@ -100,10 +100,12 @@ impl Engine {
                     self.go_down(node);
                     self.set_phase(node, MountPhase::Down);
                 } else {
-                    let text = format!("cannot unmount {}: it is in use ({exit:?})", self.address(node));
+                    let why = (self.details.get(&node).cloned())
+                        .unwrap_or_else(|| format!("unmount helper ended with {exit:?}"));
+                    let text = format!("cannot unmount {}: {why}", self.address(node));
                     self.log(Level::Error, Some(node), text);
-                    self.set_detail(node, "in use: cannot be unmounted".to_owned());
-                    self.apply_failure(node, "cannot be unmounted");
+                    self.apply_failure(node, &format!("cannot be unmounted: {why}"));
+                    self.set_detail(node, why);
                     // It does not hold up a shutdown: the last step unmounts everything by force.
                     self.go_down(node);
                     self.m(node).set(bits::BOUNCE, false);
@@ -129,15 +131,16 @@ impl Engine {
             m.fails = m.fails.saturating_add(1);
             fails = m.fails;
         }
-        let why = format!("mount helper ended with {exit:?}");
+        let why =
+            (self.details.get(&node).cloned()).unwrap_or_else(|| format!("mount helper ended with {exit:?}"));
         let text = format!("cannot mount {}: {why}", self.address(node));
         self.log(Level::Error, Some(node), text);
-        self.details.entry(node).or_insert(why);
+        self.set_detail(node, why.clone());
         self.go_down(node);
         let until = self.now.after_ms(super::latched::doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
         self.timers.set(node, Timer::State, until);
         self.set_phase(node, MountPhase::Backoff { until });
-        self.apply_failure(node, "cannot be mounted");
+        self.apply_failure(node, &format!("cannot be mounted: {why}"));
     }
 
     pub(crate) fn mount_timer(&mut self, node: Node) {

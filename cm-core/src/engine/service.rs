@@ -89,6 +89,13 @@ impl Engine {
         }
     }
 
+    /// A helper says why it fails; what its exit means uses the words.
+    pub(crate) fn explained(&mut self, serial: u64, why: String) {
+        if let Some((node, Job::Mount | Job::Unmount | Job::Module)) = self.serials.get(&serial).copied() {
+            self.set_detail(node, why);
+        }
+    }
+
     /// A process ended.
     pub(crate) fn exited(&mut self, serial: u64, exit: Exit) {
         let Some((node, job)) = self.serials.get(&serial).copied() else { return };

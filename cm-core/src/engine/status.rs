@@ -171,7 +171,11 @@ impl Engine {
     pub(crate) fn why(&self, node: Node) -> String {
         let unit = self.u(node);
         if let Some(hold) = self.holds.get(&node) {
-            return format!("held: {}", hold.why);
+            // A mount that was to go and is in use: by whom is what the person who stopped it has to know.
+            return match self.details.get(&node) {
+                Some(detail) if matches!(unit.state, State::Mount(_)) => detail.clone(),
+                _ => format!("held: {}", hold.why),
+            };
         }
         let waiting = match &unit.state {
             State::Service(s) => matches!(s.phase, Phase::Waiting),

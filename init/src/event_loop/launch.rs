@@ -43,6 +43,9 @@ pub enum NothingToRun {
     Undeclared(Job),
 }
 
+/// The descriptor on which a helper says why it fails.
+const WHY: u32 = 3;
+
 /// The command for a job. `since` is a moment before the service's process was there, in microseconds after 1970:
 /// `ready = "path=…"` means a path that is younger.
 ///
@@ -54,6 +57,12 @@ pub fn command(spec: Option<&Spec>, job: Job, since: u64) -> Result<Command, Not
         let mut argv = vec!["holdfast-helper".to_owned(), verb.to_owned()];
         argv.extend(rest);
         Command { argv, helper: true, log: Log::Null, ..Command::default() }
+    };
+    // What these cannot do, somebody is told who asks for the unit's status.
+    let explaining = |verb: &str, mut rest: Vec<String>| {
+        rest.insert(0, verb.to_owned());
+        rest.insert(0, WHY.to_string());
+        Command { ready_fd: Some(WHY), ..helper("--why", rest) }
     };
     Ok(match (spec.ok_or(NothingToRun::Unreadable)?, job) {
         (Spec::Service(s), Job::Main) => Command {
@@ -80,13 +89,13 @@ pub fn command(spec: Option<&Spec>, job: Job, since: u64) -> Result<Command, Not
         (Spec::Mount(m), Job::Mount) => {
             let options = m.options.join(",");
             let timeout = m.device_timeout.to_string();
-            helper("mount", vec![m.source.clone(), m.path.clone(), m.fstype.clone(), options, timeout])
+            explaining("mount", vec![m.source.clone(), m.path.clone(), m.fstype.clone(), options, timeout])
         }
-        (Spec::Mount(m), Job::Unmount) => helper("umount", vec![m.path.clone()]),
+        (Spec::Mount(m), Job::Unmount) => explaining("umount", vec![m.path.clone()]),
         (Spec::Module(m), Job::Module) => {
             let mut words = vec![m.name.clone()];
             words.extend(m.parameters.iter().cloned());
-            helper("module", words)
+            explaining("module", words)
         }
         (Spec::Exec(e), Job::Exec | Job::Unless | Job::Undo) => Command {
             argv: match job {
@@ -139,8 +148,8 @@ mod tests {
     fn helpers_and_refusals() {
         let module = Spec::Module(Module { name: "loop".into(), parameters: vec!["max_loop=8".into()] });
         let made = command(Some(&module), Job::Module, 0).unwrap();
-        assert_eq!(made.argv, ["holdfast-helper", "module", "loop", "max_loop=8"]);
-        assert!(made.helper);
+        assert_eq!(made.argv, ["holdfast-helper", "--why", "3", "module", "loop", "max_loop=8"]);
+        assert!(made.helper && made.ready_fd == Some(3));
         assert_eq!(command(Some(&module), Job::Main, 0).unwrap_err(), NothingToRun::Undeclared(Job::Main));
         assert_eq!(command(None, Job::Main, 0).unwrap_err(), NothingToRun::Unreadable);
     }

@@ -320,19 +320,27 @@ impl Shell {
         Turn::Drained
     }
 
-    /// The readiness pipe of the s6 protocol: one newline.
+    /// The readiness pipe of the s6 protocol: one newline. A helper's says why it fails, in one line.
     pub(super) fn hear_ready(&mut self, serial: u64) -> Turn {
         let Some(spawn) = self.spawns.get_mut(serial) else { return Turn::Drained };
         let Some(pipe) = &spawn.ready else { return Turn::Drained };
         let mut buffer = [0; 512];
         let (mut seen, mut open) = (false, true);
+        let explains = matches!(spawn.record.job, Job::Mount | Job::Unmount | Job::Module);
+        let mut why = Vec::new();
         for _ in 0..16 {
             match nix::unistd::read(pipe, &mut buffer) {
                 Ok(0) => {
                     open = false;
                     break;
                 }
-                Ok(n) => seen |= buffer.get(..n).is_some_and(|b| b.contains(&b'\n')),
+                Ok(n) => {
+                    let bytes = buffer.get(..n).unwrap_or_default();
+                    seen |= bytes.contains(&b'\n');
+                    if explains {
+                        why.extend_from_slice(bytes);
+                    }
+                }
                 Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) => break,
                 Err(_) => {
@@ -349,7 +357,11 @@ impl Shell {
         }
         if seen {
             self.hear_stage(serial);
-            self.queue.push_back(Event::Ready { serial });
+            self.queue.push_back(if explains {
+                Event::Explained { serial, why: String::from_utf8_lossy(&why).trim_end().to_owned() }
+            } else {
+                Event::Ready { serial }
+            });
         }
         Turn::Drained
     }

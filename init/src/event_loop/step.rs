@@ -212,6 +212,7 @@ impl Shell {
             | Event::Watchdog { serial }
             | Event::Extended { serial, .. }
             | Event::WatchdogSet { serial, .. }
+            | Event::Explained { serial, .. }
             | Event::CgroupEmpty { serial } => {
                 let node = self.engine.job(*serial).map(|(node, _)| node);
                 let spawn = || self.spawns.get(*serial).map(|s| s.record.node);

@@ -1,7 +1,8 @@
 //! What waits for disks and devices, outside of PID 1: the executable of `init` under the name `holdfast-helper`.
 //!
 //! One verb a process: 0 is done; 3 is "there was nothing to do it to" (`umount` of what is not mounted); else a
-//! line on standard error, and in the kernel's log where standard error goes nowhere, says why not.
+//! line says why not: on the descriptor that `--why` names, for PID 1; else on standard error, and in the kernel's log
+//! where standard error goes nowhere.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -26,13 +27,20 @@ const USAGE: i32 = 2;
 /// Exit code: it was not mounted.
 const NOT_MOUNTED: i32 = 3;
 
-/// Runs a verb: `holdfast-helper VERB ARG…`; returns the exit code.
+/// Longest line for PID 1: what a pipe takes in one piece.
+const WHY_MAX: usize = 4095;
+
+/// Runs a verb: `holdfast-helper [--why DESCRIPTOR] VERB ARG…`; returns the exit code.
 ///
 /// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS`, `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
 /// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment after 1970), `read-pid PATH`.
 pub fn main(arguments: &[String]) -> i32 {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
-    let result = match words.as_slice() {
+    let (why, words) = match words.as_slice() {
+        ["--why", number, verb @ ..] => (Some(*number), verb),
+        verb => (None, verb),
+    };
+    let result = match words {
         ["mount", source, path, fstype, options, limit] => do_mount(source, path, fstype, options, limit),
         ["umount", path] => match unmount::one(path) {
             Err(UnmountError::NotMounted(_)) => return NOT_MOUNTED,
@@ -63,10 +71,23 @@ pub fn main(arguments: &[String]) -> i32 {
     match result {
         Ok(()) => 0,
         Err(text) => {
-            text.lines().for_each(say);
+            if why.is_none_or(|number| explain(number, &text).is_err()) {
+                text.lines().for_each(say);
+            }
             FAILED
         }
     }
+}
+
+/// In one line and one piece, so that PID 1 never has half of it.
+fn explain(descriptor: &str, text: &str) -> std::io::Result<()> {
+    let mut line = text.replace('\n', "; ");
+    while line.len() > WHY_MAX {
+        line.pop();
+    }
+    line.push('\n');
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{descriptor}"))?;
+    pipe.write_all(line.as_bytes())
 }
 
 fn say(text: &str) {
