@@ -25,6 +25,13 @@ pub fn programs(tree: &mut Tree, directory: &Path) -> Result<(), Error> {
         })?;
         tree.insert(place, Node::file(bytes, 0o755))?;
     }
+    for name in ["poweroff", "reboot", "halt"] {
+        let place = format!("/sbin/{name}");
+        // A package's own stays: it may be one that its other programs expect.
+        if tree.get(&tree.resolve(&place)?).is_none() {
+            tree.insert(&place, Node::new(Kind::Symlink("/usr/bin/initctl".to_owned()), 0o777))?;
+        }
+    }
     // A hard link: the program is in memory once, and nothing between power-on and PID 1 follows a link.
     tree.link("/init", "/sbin/init")
 }

@@ -72,7 +72,20 @@ impl Environment {
 pub fn main() -> std::process::ExitCode {
     let environment = Environment::of_process();
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
-    run(std::env::args_os(), &environment, &mut out, &mut err).into()
+    run(by_name(std::env::args_os()), &environment, &mut out, &mut err).into()
+}
+
+/// The names by which a machine has been switched off for ever: they stand for the verb of the same name.
+const VERBS_BY_NAME: [&str; 3] = ["poweroff", "reboot", "halt"];
+
+/// Called by one of those names, through a link, the verb need not be typed.
+fn by_name(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let name = args.first().and_then(|a| PathBuf::from(a).file_name().map(OsString::from));
+    if let Some(verb) = name.filter(|n| VERBS_BY_NAME.iter().any(|v| n == v)) {
+        args.insert(1, verb);
+    }
+    args
 }
 
 /// Carries one command line out.

@@ -50,6 +50,32 @@ fn status_shows_the_machine() {
 }
 
 #[test]
+fn a_boot_that_makes_everything_anew_does_not_fill_the_screen() {
+    let shown = |count: usize, line: &str| {
+        let units = (0..count).map(|n| {
+            let mut unit = status(&format!("file:/srv/{n}"), State::Ready, 900);
+            unit.outcome = Some(Outcome::Repaired);
+            unit
+        });
+        let machine = Machine { units: units.collect(), store_waits: None };
+        Host::with(machine, Box::new(|_, incoming| panic!("{incoming:?}"))).run(line).1
+    };
+    assert_eq!(shown(10, "status").matches("/srv/").count(), 10);
+    let folded = shown(11, "status");
+    assert!(folded.ends_with("\nand 11 units repaired (11 file); --all lists them\n"), "{folded}");
+    assert!(!folded.contains("/srv/"), "{folded}");
+    assert_eq!(shown(11, "status --all").matches("/srv/").count(), 11);
+}
+
+#[test]
+fn the_old_names_are_verbs() {
+    let called = |words: &[&str]| super::by_name(words.iter().map(OsString::from));
+    assert_eq!(called(&["/sbin/poweroff", "--force"]), ["/sbin/poweroff", "poweroff", "--force"]);
+    assert_eq!(called(&["reboot"]), ["reboot", "reboot"]);
+    assert_eq!(called(&["/usr/bin/initctl", "halt"]), ["/usr/bin/initctl", "halt"]);
+}
+
+#[test]
 fn status_of_a_unit_is_in_full_and_3_if_it_is_not_ready() {
     let host = Host::quiet();
     host.shows(

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
+use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use qemu_tests::Result;
 use qemu_tests::context::Context;
 use qemu_tests::demonstration;
@@ -12,6 +13,9 @@ use qemu_tests::demonstration;
 const USAGE: &str = "usage: cargo boot [--demonstration]\n\n\
     Boots examples/web in QEMU: on a terminal to a root shell, else (or with --demonstration) through a\n\
     demonstration that ends by itself.";
+
+/// Lines wrap, pasted text is typed as it is, colours are the usual ones, the cursor is seen.
+const SANE: &str = "\x1b[?7h\x1b[?2004l\x1b[0m\x1b[?25h";
 
 fn main() -> ExitCode {
     let mut show = !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal());
@@ -48,7 +52,14 @@ fn shell(context: &Context) -> Result<ExitCode> {
         "starting the machine; its web server will be at http://127.0.0.1:{web}/\n\
          the shell that follows says what to try; `initctl poweroff` ends, Ctrl-A X pulls the plug\n"
     );
-    let status = machine.command()?.args(["-serial", "mon:stdio"]).status()?;
+    let before = tcgetattr(std::io::stdin()).ok();
+    let status = machine.command()?.args(["-serial", "mon:stdio"]).status();
+    // However QEMU ended, and whatever the machine's programs had told the terminal.
+    if let Some(before) = before {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &before);
+    }
+    println!("{SANE}");
+    let status = status?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

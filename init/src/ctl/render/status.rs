@@ -26,6 +26,15 @@ fn is_quiet(unit: &UnitStatus) -> bool {
         && matches!(unit.outcome, None | Some(Outcome::Kept | Outcome::Changed))
 }
 
+/// More units than this that are right and were repaired are only counted: after a boot from memory that is all of them.
+const REPAIRED_SHOWN: usize = 10;
+
+/// Whether all there is to say is that it was repaired.
+fn is_just_repaired(unit: &UnitStatus) -> bool {
+    let kept = UnitStatus { outcome: None, ..unit.clone() };
+    unit.outcome == Some(Outcome::Repaired) && is_quiet(&kept)
+}
+
 /// The whole machine.
 pub fn machine(info: &Info, units: &[UnitStatus], all: bool, clock: &Clock, style: Style) -> String {
     let mut out = headline(info, style);
@@ -36,7 +45,10 @@ pub fn machine(info: &Info, units: &[UnitStatus], all: bool, clock: &Clock, styl
             held.iter().map(|(u, h)| vec![cell(format!("  {}", u.unit)), cell(hold(h, clock))]).collect();
         out.push_str(&columns(&rows));
     }
-    let (quiet, mut shown): (Vec<_>, Vec<_>) = units.iter().partition(|u| !all && is_quiet(u));
+    let (quiet, shown): (Vec<_>, Vec<_>) = units.iter().partition(|u| !all && is_quiet(u));
+    let many = !all && shown.iter().filter(|u| is_just_repaired(u)).count() > REPAIRED_SHOWN;
+    let (repaired, mut shown): (Vec<_>, Vec<_>) =
+        shown.into_iter().partition(|u| many && is_just_repaired(u));
     // What is wrong comes first, what is on its way next; within that, the order of addresses.
     shown.sort_by_key(|u| {
         let rank = if is_wrong(u) {
@@ -55,18 +67,23 @@ pub fn machine(info: &Info, units: &[UnitStatus], all: bool, clock: &Clock, styl
         rows.extend(shown.iter().map(|u| row(u, clock, style)));
         out.push_str(&columns(&rows));
     }
-    if !quiet.is_empty() {
-        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        for unit in &quiet {
-            let n = kinds.entry(unit.kind.as_str()).or_default();
-            *n = n.saturating_add(1);
+    for (units, how) in [(&repaired, "repaired"), (&quiet, "as declared")] {
+        if !units.is_empty() {
+            out.push_str(&format!("{}\n", counted(units, how).dim(style)));
         }
-        let list: Vec<_> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
-        let text =
-            format!("and {} as declared ({}); --all lists them", count(quiet.len(), "unit"), list.join(", "));
-        out.push_str(&format!("{}\n", text.dim(style)));
     }
     out
+}
+
+/// Units that are not listed, by kind.
+fn counted(units: &[&UnitStatus], how: &str) -> String {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for unit in units {
+        let n = kinds.entry(unit.kind.as_str()).or_default();
+        *n = n.saturating_add(1);
+    }
+    let list: Vec<_> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    format!("and {} {how} ({}); --all lists them", count(units.len(), "unit"), list.join(", "))
 }
 
 /// The machine in a line.
