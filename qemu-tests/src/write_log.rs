@@ -147,10 +147,41 @@ mod tests {
     }
 
     fn after(log: &WriteLog, at: usize, survives: bool) -> Vec<u8> {
+        after_with(log, at, |_| survives)
+    }
+
+    fn after_with(log: &WriteLog, at: usize, survives: impl Fn(usize) -> bool) -> Vec<u8> {
         let disk = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(disk.path(), [b'-'; 4 * 512]).unwrap();
-        log.cut(at, disk.path(), |_| survives).unwrap();
+        log.cut(at, disk.path(), survives).unwrap();
         std::fs::read(disk.path()).unwrap().into_iter().step_by(512).collect()
+    }
+
+    /// What a change of contents writes: those, then the mark that they are whole.
+    fn a_change(barrier: bool) -> Vec<(u64, u64, Option<u8>)> {
+        let contents = [(1, 0, Some(b'x')), (2, 0, Some(b'y'))];
+        let flush = barrier.then_some((0, FLUSH, None));
+        contents.into_iter().chain(flush).chain([(0, 0, Some(b'M')), (0, FLUSH, None)]).collect()
+    }
+
+    /// Cuts at every moment, with every way in which unflushed writes can be there, that leave the mark without the contents.
+    fn broken(requests: &[(u64, u64, Option<u8>)]) -> usize {
+        let (_here, log) = log(requests);
+        let mut found = 0;
+        for at in log.moments(0, log.len()) {
+            for there in 0..1u32 << log.len() {
+                let disk = after_with(&log, at, |n| there & (1 << n) != 0);
+                found += usize::from(disk[0] == b'M' && disk[1..3] != *b"xy");
+            }
+        }
+        found
+    }
+
+    /// The scenario that pulls the plug finds what it looks for: a barrier that is missing.
+    #[test]
+    fn a_missing_barrier_is_found() {
+        assert_eq!(broken(&a_change(true)), 0);
+        assert!(broken(&a_change(false)) > 0);
     }
 
     #[test]

@@ -288,9 +288,14 @@ impl Rig {
     /// Everything that happens from now on, a line an event.
     ///
     /// # Errors
-    /// When initctl cannot be run.
+    /// When initctl cannot be run, or init does not answer it.
     pub fn events(&self) -> Result<Lines> {
-        Lines::of(self.initctl_command(&["--json", "events"]))
+        let mut events = Lines::of(self.initctl_command(&["--json", "events"]))?;
+        // ORDER: the first event says where things stand. Before it is there, what happens may be missed.
+        match events.next(Instant::now() + LIMIT)? {
+            Some(_) => Ok(events),
+            None => Err(format!("no answer to `initctl events`:\n{}", self.init_said()).into()),
+        }
     }
 
     /// Waits for the event that a unit has come to an outcome, on a stream that was opened before.

@@ -16,6 +16,7 @@ pub const ALL: &[Scenario] = &[
 pub const FURNISH: &str = "mkdir -p /var/site/theirs/open && cd /var/site && \
     echo old > conf && chown daemon:nogroup conf && chmod 640 conf && setfattr -n user.note -v keep conf && \
     touch -d '2001-02-03 04:05:06' conf && echo shared > theirs/a && ln theirs/a theirs/b && chmod 4755 theirs/a && echo whole > theirs/whole && chmod 2711 theirs/whole && \
+    echo twins > theirs/twin && ln theirs/twin theirs/other && chmod 604 theirs/twin && \
     ln -s theirs/a link && chmod 1777 theirs/open && echo one > theirs/lines && echo two >> theirs/lines && \
     setfattr -n user.dir -v 1 theirs/open && cd /";
 
@@ -39,6 +40,9 @@ mode = "0600"
 
 [file."/var/site/theirs/whole"]
 content = "ours\n"
+
+[file."/var/site/theirs/twin"]
+content = "no twin\n"
 
 [symlink."/var/site/link"]
 target = "new/deep/x"
