@@ -186,7 +186,10 @@ pub fn file_sizes(context: &Context) -> Result {
         for file in files {
             let text = std::fs::read_to_string(&file)?;
             let tests = file.components().any(|c| c.as_os_str() == "tests")
-                || file.file_stem().is_some_and(|s| s.to_string_lossy().ends_with("tests"));
+                || file.file_stem().is_some_and(|s| {
+                    let stem = s.to_string_lossy();
+                    stem.ends_with("tests") || stem == "regressions"
+                });
             let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
             let (lines, limit) =
                 if tests { (text.lines().count(), TEST_LINES) } else { (code.lines().count(), LINES) };
