@@ -537,6 +537,29 @@ fn a_client_that_goes_away_takes_its_call_along() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[test]
+fn a_call_that_hangs_ends_with_its_client() {
+    let mut host = Host::new();
+    host.apply(FIRST);
+    let files: String =
+        (0..2000).map(|n| format!("[file.\"/etc/many/{n}\"]\ncontent = \"{}\"\n", "x".repeat(400))).collect();
+    let path = host.bench.dir.path().join("next.toml");
+    fs::write(&path, &files).unwrap();
+    let mut client = host.connect();
+    client.send("io.holdfast.Store.Plan", &json!({ "path": path }), true);
+    // It has begun to answer, more than the socket takes.
+    assert_eq!(poll(&mut [PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE), Ok(1));
+    let server = host.child.as_ref().unwrap().id();
+    let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+    let call: i32 = children.trim().parse().unwrap();
+    // As if a disk did not answer any more.
+    let pid = nix::unistd::Pid::from_raw(call);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    drop(client);
+    assert!(host.ended().success());
+    assert!(!std::path::Path::new(&format!("/proc/{call}")).exists(), "the call is left behind");
+}
+
 /// What patch(1) does with the option `-p1` in `/`.
 fn apply_patch(patch: &str) {
     let mut lines = patch.lines();

@@ -74,6 +74,8 @@ pub struct Server {
     options: Options,
     clients: BTreeMap<u64, Client>,
     counter: u64,
+    /// [`IDLE`]; tests do not wait so long.
+    idle: Duration,
 }
 
 impl Server {
@@ -88,7 +90,7 @@ impl Server {
         let owner = path
             .and_then(|p| fs::metadata(p).ok())
             .map_or_else(|| nix::unistd::geteuid().as_raw(), |m| m.uid());
-        Ok(Server { listener, owner, options, clients: BTreeMap::new(), counter: 0 })
+        Ok(Server { listener, owner, options, clients: BTreeMap::new(), counter: 0, idle: IDLE })
     }
 
     /// Serves until nobody has been there for about a second.
@@ -126,7 +128,7 @@ impl Server {
                 None => {
                     let flags = if client.waiting.is_some() { PollFlags::empty() } else { PollFlags::POLLIN };
                     set.push(PollFd::new(client.stream.as_fd(), flags));
-                    let end = client.since.checked_add(IDLE);
+                    let end = client.since.checked_add(self.idle);
                     deadline = deadline.min(end).or(end);
                 }
             }
@@ -177,7 +179,7 @@ impl Server {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let next = match &client.working {
             Some(_) => finished(client),
-            None => client.read(),
+            None => client.read(self.idle),
         };
         if next == Next::Close
             && let Some(client) = self.clients.remove(&id)
@@ -277,8 +279,8 @@ impl Server {
 }
 
 impl Client {
-    /// Reads what is there.
-    fn read(&mut self) -> Next {
+    /// Reads what is there. Half a message is nothing asked, however often a bit of it comes.
+    fn read(&mut self, idle: Duration) -> Next {
         if self.waiting.is_some() {
             return if hung_up(self.stream.as_fd()) { Next::Close } else { Next::Keep };
         }
@@ -300,7 +302,7 @@ impl Client {
         if self.next_call() == Next::Close {
             return Next::Close;
         }
-        if self.waiting.is_none() && self.since.elapsed() >= IDLE { Next::Close } else { Next::Keep }
+        if self.waiting.is_none() && self.since.elapsed() >= idle { Next::Close } else { Next::Keep }
     }
 
     /// Takes the next whole frame out of what was read.
@@ -375,4 +377,41 @@ fn receive(stream: &UnixStream, buffer: &mut [u8]) -> nix::Result<(usize, Option
         }
     }
     Ok((message.bytes, descriptor))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn half_a_message_is_cut_off_although_it_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut server = Server::new(listener.into(), Options::default()).unwrap();
+        server.idle = Duration::from_millis(300);
+        let connect = || UnixStream::connect(&path).unwrap();
+        let (mut silent, mut half, mut slow) = (connect(), connect(), connect());
+        let serving = std::thread::spawn(move || server.run());
+        half.write_all(b"{\"method\":\"io.hold").unwrap();
+        slow.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let begun = Instant::now();
+        loop {
+            // It fails once the other end is closed, which the read tells for sure.
+            let _ = slow.write(b" ");
+            match slow.read(&mut [0]) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => break,
+                Ok(_) => panic!("half a message was answered"),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "it may go on for ever");
+        }
+        for client in [&mut silent, &mut half] {
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+        }
+        assert!(serving.join().unwrap().is_ok(), "and the process ends");
+    }
 }

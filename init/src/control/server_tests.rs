@@ -376,6 +376,30 @@ fn the_oldest_idle_client_makes_room() {
     assert_eq!(rig.server.take_notes().len(), 1);
 }
 
+/// Nothing in PID 1 waits with a clock for the rest of a message: what it costs is bounded, and it keeps nobody out.
+#[test]
+fn halves_of_messages_keep_nobody_out() {
+    let mut rig = Rig::new(1);
+    let mut half = Vec::new();
+    for _ in 0..MAX_CLIENTS {
+        let (id, mut stream) = rig.connect();
+        stream.write_all(b"{\"method\":\"io.holdfast.Control.In").unwrap();
+        assert!(rig.turn(id).is_empty());
+        half.push(stream);
+    }
+    let (id, stream) = rig.connect();
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(&Request::Info(Empty {}).frame(false)).unwrap();
+    rig.turn(id);
+    let info: Reply<Info> = reply(&mut stream);
+    assert_eq!(info.parameters.unwrap().version, "1");
+    assert_eq!(rig.server.clients(), MAX_CLIENTS);
+    let gone = half[0].read(&mut [0]);
+    assert!(matches!(gone, Ok(0) | Err(_)), "the first of them had to go: {gone:?}");
+    let notes = rig.server.take_notes();
+    assert!(notes[0].contains("there are too many clients"), "{notes:?}");
+}
+
 #[test]
 fn thousands_of_calls_at_once_are_served_within_the_bound() {
     let mut rig = Rig::new(1);

@@ -34,6 +34,12 @@ pub fn play(what: &str) -> Result {
             if status.success() { forever() } else { Err("the child failed".into()) }
         }
         "notify-once" => notify("READY=1"),
+        // Says that another service's process is its main one.
+        "notify-foreign" => {
+            let pid = std::fs::read_to_string("/srv/pid")?;
+            notify(&format!("READY=1\nMAINPID={}", pid.trim()))?;
+            forever()
+        }
         // Takes longer than it was given, and says so as it goes.
         "slow" => {
             for _ in 0..8 {

@@ -2,9 +2,11 @@
 //! what is wrong and what to do, the rest of the machine goes on, and PID 1 is as small as before.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::Scenario;
 use crate::Result;
@@ -19,6 +21,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 /// See the module.
 pub const ALL: &[Scenario] = &[
     scenario("rig-bad-clients", clients),
+    scenario("rig-deaf-client", deaf_client),
     scenario("rig-huge-state", huge_state),
     scenario("rig-store-full", store_full),
     scenario("rig-store-read-only", store_read_only),
@@ -167,6 +170,53 @@ fn store_read_only(context: &Context) -> Result {
     let done = rig.run(&["mount", "-o", "remount,ro", &store])?;
     want(done.code == 0, &done.err, &rig)?;
     refused(&rig, "read-only file system", &["mount", "-o", "remount,rw", &store])
+}
+
+/// Who listens to events and reads none of them costs what is kept for it, is told how many it missed, and hears what
+/// happens after that.
+fn deaf_client(context: &Context) -> Result {
+    const FILES: u32 = 600;
+    let rig = Rig::start(context, &Setup::default())?;
+    let state = |version: u32| -> Result<String> {
+        let file = |n| format!("[file.\"/srv/many/{n}\"]\ncontent = \"{version}\"\n");
+        let text = format!("{SLEEPER}{}", (0..FILES).map(file).collect::<String>());
+        rig.state_file(&format!("{version}.toml"), &text)
+    };
+    let versions = [state(1)?, state(2)?];
+    let mut deaf = UnixStream::connect(rig.socket())?;
+    deaf.set_read_timeout(Some(Duration::from_secs(20)))?;
+    deaf.write_all(b"{\"method\":\"io.holdfast.Events\",\"more\":true}\0")?;
+    // The first rounds fill what may wait for a client; whatever comes then is only counted.
+    let round = || -> Result<u64> {
+        for version in &versions {
+            rig.ok(&["apply", version])?;
+        }
+        rig.memory()
+    };
+    round()?;
+    let before = round()?;
+    let after = round()?;
+    println!("{before} bytes with a client that does not read, {after} when it has missed more");
+    // Each round is a quarter of a megabyte of events and more.
+    let bound = before + 2 * SLACK;
+    want(after <= bound, &format!("init has grown from {before} to {after} bytes"), &rig)?;
+
+    let mut events = BufReader::new(deaf).split(0);
+    let mut until = |wanted: &dyn Fn(&Value) -> bool| -> Result<Value> {
+        for frame in events.by_ref() {
+            let reply: Value = serde_json::from_slice(&frame?)?;
+            let event = reply.pointer("/parameters/event").cloned().unwrap_or_default();
+            if wanted(&event) {
+                return Ok(event);
+            }
+        }
+        Err("the connection was closed".into())
+    };
+    let missed = until(&|e| word(e, "about") == "missed")?;
+    println!("{missed}");
+    rig.ok(&["restart", "service:sleeper"])?;
+    until(&|e| word(e, "unit") == "service:sleeper")?;
+    Ok(())
 }
 
 /// No room for logs: services write on, init says so once, and lines are kept again when there is room.

@@ -19,6 +19,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-ready-started", started),
     scenario("rig-ready-notify", notify),
     scenario("rig-ready-notify-from-child", notify_from_child),
+    scenario("rig-notify-trust", notify_trust),
     scenario("rig-ready-fd", fd),
     scenario("rig-ready-forked", forked),
     scenario("rig-ready-exited", exited),
@@ -91,16 +92,47 @@ fn notify_from_child(context: &Context) -> Result {
     let rig = protocol(context, "notify", &command("notify-child")?, SILENT)?;
     rig.until_state("service:behind", "ready")?;
     // Somebody else speaks to the socket of the one that is silent.
-    let sockets = rig.run(&["sh", "-c", "grep -o '/[^ ]*never[^ ]*' /proc/net/unix | head -n 1"])?;
-    let socket = sockets.out.trim().to_owned();
-    want(!socket.is_empty(), "service:never has no notify socket", &rig)?;
-    let program = std::env::current_exe()?.to_string_lossy().into_owned();
-    let socket = format!("NOTIFY_SOCKET={socket}");
-    let stranger = ["setpriv", "--reuid", "nobody", "--clear-groups", "env", &socket];
-    let words = [&stranger[..], &[program.as_str(), "--service", "notify-once"]].concat();
-    println!("a stranger: {:?}", rig.run(&words)?);
+    tell(&rig, "never", "nobody")?;
+    rig.until_said("ignored a notification from process")?;
     never_ready(&rig, "not ready in time")?;
     want(word(&rig.status("service:never")?, "state") != "ready", "a stranger made it ready", &rig)
+}
+
+/// Says READY=1 to a service as somebody who is none of it.
+fn tell(rig: &Rig, service: &str, user: &str) -> Result {
+    let find = format!("grep -o '/[^ ]*service:{service}$' /proc/net/unix | head -n 1");
+    let socket = rig.run(&["sh", "-c", &find])?.out.trim().to_owned();
+    want(!socket.is_empty(), &format!("service:{service} has no notify socket"), rig)?;
+    let program = std::env::current_exe()?.to_string_lossy().into_owned();
+    let socket = format!("NOTIFY_SOCKET={socket}");
+    let stranger = ["setpriv", "--reuid", user, "--clear-groups", "env", &socket];
+    let words = [&stranger[..], &[program.as_str(), "--service", "notify-once"]].concat();
+    println!("as {user}: {:?}", rig.run(&words)?);
+    Ok(())
+}
+
+/// Of what comes to a notify socket only root's and the service's own user's, or its processes', is believed; and a
+/// process that is none of its own cannot become its main one.
+fn notify_trust(context: &Context) -> Result {
+    let state = format!(
+        "[service.own]\nexec = {SILENT}\nready = \"notify\"\nuser = \"daemon\"\n\
+         [service.other]\nexec = [\"sh\", \"-c\", \"echo $$ > /srv/pid; exec sleep infinity\"]\n\
+         ready = \"path=/srv/pid\"\n\
+         [service.liar]\nexec = {}\nready = \"notify\"\nrequires = [\"service:other\"]\n",
+        command("notify-foreign")?,
+    );
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until_state("service:own", "starting")?;
+    tell(&rig, "own", "nobody")?;
+    rig.until_said("ignored a notification from process")?;
+    want(word(&rig.status("service:own")?, "state") == "starting", "a stranger made it ready", &rig)?;
+    tell(&rig, "own", "daemon")?;
+    rig.until_state("service:own", "ready")?;
+
+    rig.until_state("service:liar", "ready")?;
+    let foreign = rig.main_pid("service:other")?;
+    rig.until_said(&format!("process {foreign} is none of its own"))?;
+    want(rig.main_pid("service:liar")? != foreign, "it took another one's process for its own", &rig)
 }
 
 /// `fd=N`: a line on a descriptor; closing it says nothing.
