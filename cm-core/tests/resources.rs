@@ -114,6 +114,26 @@ fn users_that_go_are_locked_and_their_number_is_not_given_again() {
 }
 
 #[test]
+fn only_the_group_that_came_with_a_user_goes_with_him() {
+    let mut bench = with_accounts();
+    let group = bench.read("/etc/group") + "ann:x:1500:\n";
+    bench.write("/etc/group", &group);
+    let leaves = |name: &str| User { purge: true, ..user(name) };
+    let own = Group { name: "cid".into(), gid: None, system: false };
+    let one = users(&[leaves("ann"), leaves("bob"), leaves("cid")]);
+    let (n1, _) = bench.apply(None, &one);
+    let two = one.clone().unit(Kind::Group, "cid", Spec::Group(own.clone()));
+    let (n2, _) = bench.apply(Some((n1, &one)), &two);
+    let three = Decl::new().unit(Kind::Group, "cid", Spec::Group(own));
+    bench.apply(Some((n2, &two)), &three);
+    let (passwd, group) = (bench.read("/etc/passwd"), bench.read("/etc/group"));
+    assert!(!passwd.contains("ann") && !passwd.contains("bob") && !passwd.contains("cid"), "{passwd}");
+    assert!(group.contains("ann:x:1500:\n"), "it was there before: {group}");
+    assert!(!group.contains("bob:"), "{group}");
+    assert!(group.contains("cid:"), "it is declared: {group}");
+}
+
+#[test]
 fn entries_come_back_as_they_were() {
     let mut bench = with_accounts();
     let before: BTreeMap<&str, String> =

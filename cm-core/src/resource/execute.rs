@@ -17,7 +17,7 @@ use super::world::World;
 use super::{group, line, sysctl, user};
 use crate::store::disk::now;
 use crate::store::record::LineEdit;
-use crate::store::{Prior, Record};
+use crate::store::{Own, Prior, Record};
 use crate::sys;
 
 /// Seconds that lckpwdf(3) waits for the lock of the user databases.
@@ -182,13 +182,29 @@ fn change_accounts(
     match account {
         Account::User { spec, password } => {
             user::apply(&mut after, spec, *password, &retired, now() / 86_400)?;
+            // The group of his own that came with him goes with him.
+            if spec.group.is_none()
+                && before.group.line(&spec.name).is_none()
+                && after.group.line(&spec.name).is_some()
+            {
+                let own = Own { unit: format!("user:{}", spec.name), created: true, digest: None, fs: 0 };
+                facts.push(Record::Own { thing: format!("group:{}", spec.name), own });
+            }
         }
         Account::Group(spec) => group::apply(&mut after, spec, &retired)?,
         Account::Lock(name) => {
             user::lock(&mut after, name);
             facts.extend(retire(false, name, before.uid(name)));
         }
-        Account::RemoveUser(name) => facts.extend(retire(false, name, user::remove(&mut after, name))),
+        Account::RemoveUser(name) => {
+            let (thing, unit) = (format!("group:{name}"), format!("user:{name}"));
+            let owner = world.store.as_ref().and_then(|s| s.index().own.get(&thing));
+            let with_group = owner.is_some_and(|o| o.created && o.unit == unit);
+            facts.extend(retire(false, name, user::remove(&mut after, name, with_group)));
+            if with_group {
+                facts.push(Record::Disown { thing });
+            }
+        }
         Account::RemoveGroup(name) => facts.extend(retire(true, name, group::remove(&mut after, name)?)),
         Account::Restore { group: is_group, name, entries } => put_back(&mut after, *is_group, name, entries),
     }

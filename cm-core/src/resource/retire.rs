@@ -117,10 +117,10 @@ fn remove_path(world: &mut World, path: &str, own: &Own) -> Result<Leaving, Trou
 /// Number of the file system of an open directory.
 pub fn file_system(dir: &super::place::Dir) -> u64 {
     nix::sys::statfs::fstatfs(dir).map_or(0, |s| {
-        use std::hash::{Hash, Hasher};
-        let mut hash = std::collections::hash_map::DefaultHasher::new();
-        format!("{:?}", s.filesystem_id()).hash(&mut hash);
-        hash.finish().max(1)
+        // FNV-1a: it is kept in the store, so that it has to be the same in every version of this program.
+        let bytes = format!("{:?}", s.filesystem_id());
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        bytes.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(1)
     })
 }
 

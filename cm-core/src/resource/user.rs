@@ -12,7 +12,7 @@ use super::tree::{self, Found};
 use super::world::World;
 
 /// Home directory of a user who declares none.
-fn home(spec: &User) -> String {
+pub(crate) fn home(spec: &User) -> String {
     spec.home.clone().unwrap_or_else(|| format!("/home/{}", spec.name))
 }
 
@@ -199,15 +199,15 @@ pub fn lock(accounts: &mut Accounts, name: &str) {
     accounts.passwd.set_field(name, 6, "/usr/sbin/nologin");
 }
 
-/// Removes a user with his memberships and, if nobody else is in it, the group of his name.
-pub fn remove(accounts: &mut Accounts, name: &str) -> Option<u32> {
+/// Removes a user with his memberships and, if that was made for him and nobody else is in it, the group of his name.
+pub fn remove(accounts: &mut Accounts, name: &str, with_group: bool) -> Option<u32> {
     let uid = accounts.passwd.field(name, 2).and_then(|f| f.parse().ok());
     accounts.passwd.remove(name);
     accounts.shadow.remove(name);
     for group in accounts.groups_of(name) {
         accounts.set_member(&group, name, false);
     }
-    if accounts.group.field(name, 3).is_some_and(str::is_empty) {
+    if with_group && accounts.group.field(name, 3).is_some_and(str::is_empty) {
         let _ = group::remove(accounts, name);
     }
     uid
@@ -255,7 +255,7 @@ mod tests {
         lock(&mut a, "bob");
         assert_eq!(a.shadow.line("bob"), Some("bob:!$6$x:20000:0:99999:7::1:"));
         assert_eq!(a.passwd.field("bob", 6), Some("/usr/sbin/nologin"));
-        assert_eq!(remove(&mut a, "bob"), Some(1000));
+        assert_eq!(remove(&mut a, "bob", true), Some(1000));
         assert_eq!(a, base());
     }
 

@@ -294,12 +294,13 @@ fn converge(
     Ok(None)
 }
 
-/// A directory that was made on the way to something becomes the unit's that declares it, so that it does not go with
-/// what it was made for.
+/// A directory that was made on the way to something, or a group that came with a user, becomes the unit's that declares
+/// it, so that it does not go with what it was made for.
 fn take_over(world: &World, work: &Work) -> Option<Op> {
     let thing = thing(&work.spec)?;
     let own = world.store.as_ref()?.index().own.get(&thing)?;
-    (own.unit == PARENT).then_some(Op { thing, what: What::Nothing, own: OwnChange::Take { digest: None } })
+    let lent = own.unit == PARENT || (matches!(work.spec, Spec::Group(_)) && own.unit != work.unit);
+    lent.then_some(Op { thing, what: What::Nothing, own: OwnChange::Take { digest: None } })
 }
 
 /// Directories on the way stay when a unit of the same batch wants to have them.

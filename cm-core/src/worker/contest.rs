@@ -28,12 +28,12 @@ const EVENTS: u64 = libc::FAN_MODIFY
 pub fn mark(world: &mut World, group: impl AsFd, spec: &Spec) -> Result<Vec<String>, String> {
     let mut names = BTreeSet::new();
     for path in paths(spec) {
-        let place = world.places.entry(path).map_err(|e| e.to_string())?;
+        let place = world.places.entry(&path).map_err(|e| e.to_string())?;
         sys::mark_directory(&group, &*place.dir, EVENTS).map_err(|e| words(&e))?;
         names.insert(place.name);
         if let Spec::Directory(directory) = spec
             && directory.purge
-            && let Ok(inside) = world.places.directory(path)
+            && let Ok(inside) = world.places.directory(&path)
         {
             sys::mark_directory(&group, &*inside, EVENTS).map_err(|e| words(&e))?;
             names.insert(String::new());

@@ -3,6 +3,7 @@
 //! A unit at a path is watched through the directory that holds it, by name; every directory above is watched too,
 //! since a moved or replaced ancestor is another tree. One watch a directory, whatever the number of files.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -15,10 +16,10 @@ use units::UnitId;
 use units::kind::Spec;
 
 use crate::proto::{ManifestRef, Watch};
-use crate::resource::hostname;
 use crate::resource::place::{Dir, PlaceError, join, split};
 use crate::resource::tree::LOOK;
 use crate::resource::world::World;
+use crate::resource::{hostname, user};
 use crate::sys;
 
 /// What changes a directory's entries or a file; not what only reads.
@@ -56,14 +57,21 @@ pub struct Watched {
 }
 
 /// The paths that a unit owns; kernel settings have none here.
-pub(super) fn paths(spec: &Spec) -> Vec<&str> {
+pub(super) fn paths(spec: &Spec) -> Vec<Cow<'_, str>> {
+    let of = |path| vec![Cow::Borrowed(path)];
     match spec {
-        Spec::File(s) => vec![&s.path],
-        Spec::Directory(s) => vec![&s.path],
-        Spec::Symlink(s) => vec![&s.path],
-        Spec::Line(s) => vec![&s.path],
-        Spec::User(_) => vec!["/etc/passwd", "/etc/group", "/etc/shadow"],
-        Spec::Group(_) => vec!["/etc/group"],
+        Spec::File(s) => of(s.path.as_str()),
+        Spec::Directory(s) => of(s.path.as_str()),
+        Spec::Symlink(s) => of(s.path.as_str()),
+        Spec::Line(s) => of(s.path.as_str()),
+        Spec::User(s) => {
+            let mut out: Vec<_> = ["/etc/passwd", "/etc/group", "/etc/shadow"].map(Cow::Borrowed).into();
+            if s.create_home {
+                out.push(user::home(s).into());
+            }
+            out
+        }
+        Spec::Group(_) => of("/etc/group"),
         Spec::Sysctl(_)
         | Spec::Hostname(_)
         | Spec::Exec(_)
@@ -99,8 +107,8 @@ impl Watcher {
             _ => {}
         }
         for path in paths(spec) {
-            if let Err(e) = self.path(world, path, (manifest, unit), &mut out.watches) {
-                self.failed(e, path, (manifest, unit), &mut out);
+            if let Err(e) = self.path(world, &path, (manifest, unit), &mut out.watches) {
+                self.failed(e, &path, (manifest, unit), &mut out);
             }
         }
         if let Spec::Directory(directory) = spec
