@@ -327,9 +327,10 @@ create = true
     in_peace(&rig, pid)
 }
 
-/// An entry of /etc/passwd that was edited, and one that was removed; everybody else's stay.
+/// An entry of /etc/passwd that was edited, one that was removed, and a home; everybody else's entries stay.
 fn users(context: &Context) -> Result {
-    let state = "[user.keeper]\nuid = 4321\nhome = \"/srv/keeper\"\nshell = \"/bin/sh\"\n";
+    let state = "[user.keeper]\nuid = 4321\nhome = \"/srv/keeper\"\nshell = \"/bin/sh\"\n\
+                 create-home = true\n";
     let (rig, pid) = with_dependent(context, state, &["user:keeper".to_owned()], true)?;
     let passwd = rig.inside("/etc/passwd")?;
     let right = std::fs::read_to_string(&passwd)?;
@@ -343,6 +344,12 @@ fn users(context: &Context) -> Result {
         want(now.lines().any(|l| l == entry), &format!("the entry is not right again:\n{now}"), &rig)?;
         want(now.contains("stranger:x:4999"), "another entry is lost", &rig)?;
     }
+    let home = rig.inside("/srv/keeper")?;
+    let mut events = rig.events()?;
+    std::fs::remove_dir_all(&home)?;
+    repaired(&rig, &mut events, "user:keeper")?;
+    let owner = std::fs::metadata(&home)?.uid();
+    want(owner == 4321, &format!("the home is {owner}'s"), &rig)?;
     in_peace(&rig, pid)
 }
 
