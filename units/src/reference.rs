@@ -84,6 +84,7 @@ from it.
 | value | written |
 |---|---|
 | duration | `"100ms"`, `"5s"`, `"1m30s"`, `"2h"`, `"1d"`; `0` or `"none"`. A bare number is a mistake. |
+| integer, `true` or `false` | `4096` or `"4096"`: as a string it can be a variable, `"${vars.port}"`. |
 | amount | `4096`, `"64K"`, `"1M"`, `"2G"`, `"1T"`: powers of 1024. |
 | mode | an octal string, `"0644"`. A number is a mistake. |
 | signal | `"HUP"`, `"SIGHUP"`, `1`, `"RTMIN+3"`. |

@@ -71,7 +71,8 @@ pub static TABLE: Table = Table {
     notes: "At most one of `content` and `source` may be there. Without both the content is left alone, and only the \
 attributes of a file that exists are managed. Variables (`${vars.name}`) are replaced in `content`, not in the bytes \
 of a `source`.\n\n\
-A `whole` file inside a path that a service declares in `writes` is a mistake: two would own it.",
+A `whole` file inside a path that a service declares in `writes` is a mistake: two would own it.\n\n\
+Directories above that are missing are created (0755, root); declare them where they shall be otherwise.",
     example: r#"[file."/etc/motd"]
 content = "managed; ask before you change it\n"
 mode    = "0644"

@@ -55,7 +55,12 @@ pub static TABLE: Table = Table {
             Without::Unset("the next free one"),
             "Number of the user.",
         ),
-        field("group", Type::Account, Without::Unset("a group of the same name"), "Primary group."),
+        field(
+            "group",
+            Type::Account,
+            Without::Unset("a group of the same name, made if missing"),
+            "Primary group. One that is named is not made: declare it.",
+        ),
         field("groups", Type::Accounts, Without::Unset("none"), "Further groups that the user must be in."),
         field("home", Type::Path, Without::Unset("left alone"), "Home directory."),
         field("shell", Type::Path, Without::Unset("left alone"), "Login shell."),
