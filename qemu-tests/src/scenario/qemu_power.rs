@@ -35,6 +35,8 @@ struct Cut {
     phase: usize,
     at: usize,
     partly: bool,
+    /// The disk has answered flushes since the phase began, and carried none out.
+    liar: bool,
 }
 
 /// Moments of each phase that are tried without `--full`.
@@ -63,10 +65,10 @@ fn power_off(context: &Context) -> Result {
         let chosen = moments.iter().skip(n).step_by(step).chain([&phase.to]);
         for (turn, at) in chosen.enumerate() {
             if context.full || turn % 2 == 0 {
-                cuts.push(Cut { phase: n, at: *at, partly: true });
+                cuts.push(Cut { phase: n, at: *at, partly: true, liar: false });
             }
             if context.full || turn % 2 == 1 {
-                cuts.push(Cut { phase: n, at: *at, partly: false });
+                cuts.push(Cut { phase: n, at: *at, partly: false, liar: false });
             }
         }
     }
@@ -80,8 +82,18 @@ fn power_off(context: &Context) -> Result {
             println!("{what}: {found}");
         }
     }
-    Ok(())
+    // A disk that lies loses what was promised, and that is found: so the rest has shown something.
+    let first = phases.first().ok_or("nothing was done")?;
+    let cut = Cut { phase: 0, at: first.to, partly: false, liar: true };
+    match after_cut(context, &guest, &fresh, &writes, first, &cut) {
+        Ok(found) => Err(format!("a disk that flushes nothing passes: {found}").into()),
+        Err(e) if e.to_string().contains(LOST) => Ok(()),
+        Err(e) => Err(e),
+    }
 }
+
+/// What is said of a change that was answered with success and is gone.
+const LOST: &str = "what was answered with success is not there";
 
 fn play(context: &Context, guest: &Guest, disk: &Path, log: &Path) -> Result<Vec<Phase>> {
     let mut vm = guest.machine(context)?.recorded_disk(disk, log).start()?;
@@ -131,7 +143,11 @@ fn after_cut(
     // Fixed, but without a pattern that a layout on the disk could follow.
     let survives =
         |n: usize| cut.partly && (n.wrapping_mul(0x9E37_79B9) ^ cut.at).count_ones().is_multiple_of(2);
-    writes.cut(cut.at, &disk, survives)?;
+    if cut.liar {
+        writes.cut(phase.from, &disk, |_| true)?;
+    } else {
+        writes.cut(cut.at, &disk, survives)?;
+    }
     let mut vm = guest.machine(context)?.disk(&disk).start()?;
     vm.converged()?;
     let (generation, tree) = settled(&mut vm)?;
@@ -141,7 +157,7 @@ fn after_cut(
     let found = [&phase.before, &phase.after].into_iter().find(|(g, _)| *g == generation);
     let (_, wanted) = found.ok_or_else(|| format!("{generation} is neither before nor after"))?;
     same("the tree", wanted, &tree).map_err(|e| vm.with_console(&*e))?;
-    demand(cut.at < phase.to || generation == phase.after.0, "what was answered with success is not there")?;
+    demand(cut.at < phase.to || generation == phase.after.0, LOST)?;
     demand(staged.is_empty(), format!("staged files are left: {staged}"))?;
     let recovered = vm.console.text().contains("was interrupted: undoing it");
     Ok(format!("{generation}{}", if recovered { ", undone" } else { "" }))
