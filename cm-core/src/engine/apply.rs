@@ -189,13 +189,14 @@ impl Engine {
 
     pub(crate) fn service_step_taken(&mut self) {
         if let Some(apply) = &mut self.apply {
+            self.globals_changed |= !apply.service_step;
             apply.service_step = true;
         }
     }
 
     /// A unit failed: an apply that is to blame returns.
     pub(crate) fn apply_failure(&mut self, node: Node, why: &str) {
-        if self.u(node).has(bits::WAS_BAD) || self.holds.contains_key(&node) {
+        if !self.is_to_blame(node) || self.holds.contains_key(&node) {
             return;
         }
         let text = format!("{}: {why}", self.address(node));
@@ -204,6 +205,13 @@ impl Engine {
             apply.failed.get_or_insert(text);
             self.globals_changed = true;
         }
+    }
+
+    /// Whether the apply under way answers for a unit: it changes that, or what that depends on, and has not found it
+    /// bad already.
+    fn is_to_blame(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        unit.has(bits::BLAMED) && !unit.has(bits::WAS_BAD)
     }
 
     /// Begins the return of an apply that cannot be good.
@@ -418,7 +426,7 @@ impl Engine {
         self.release(apply.manifest);
         self.release(apply.from.0);
         for node in self.all() {
-            self.m(node).set(bits::INTENDED | bits::WAS_BAD, false);
+            self.m(node).set(bits::INTENDED | bits::WAS_BAD | bits::BLAMED, false);
         }
         if let Some(next) = self.next_swap.take() {
             self.swapped(next.request, next.manifest, next.generation, next.kind, next.release);
@@ -443,15 +451,16 @@ impl Engine {
         }
     }
 
-    /// The units that are to blame when an apply cannot be good, as text; empty when there is none.
+    /// The units because of which an apply cannot be good, or because of which a boot is not, as text; empty when
+    /// there is none.
     fn bad_units(&self) -> String {
         if self.bad == 0 {
             return String::new();
         }
+        let all = self.apply.as_ref().is_none_or(|a| a.kind == Swap::Boot);
         let mut out = Vec::new();
         for node in self.all() {
-            let unit = self.u(node);
-            if unit.has(bits::BAD) && !unit.has(bits::WAS_BAD) {
+            if self.u(node).has(bits::BAD) && (all || self.is_to_blame(node)) {
                 out.push(format!("{}: {}", self.address(node), self.why(node)));
             }
             if out.len() == 8 {

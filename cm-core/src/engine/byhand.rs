@@ -74,9 +74,14 @@ impl Engine {
                         | Phase::Failed
                         | Phase::Done,
                     ) => self.m(node).set(bits::BOUNCE, true),
-                    None => self.retry_now(node),
+                    None => {
+                        self.retry_now(node);
+                        self.remount(node);
+                    }
                 }
-                Some(Goal::Up { after: serial })
+                let mount = matches!(self.u(node).state, State::Mount(_));
+                // A mount keeps no serial: whatever mounts it from now on is later.
+                Some(Goal::Up { after: if mount { self.next_serial.saturating_sub(1) } else { serial } })
             }
             Verb::Reload => {
                 if self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Ready | Phase::Reloading { .. })) {
@@ -206,7 +211,9 @@ impl Engine {
                 Some((verdict, text)) => {
                     self.globals_changed = true;
                     // A restart by hand that cannot be had is not owed for ever.
-                    if verdict == Verdict::Failed && self.runs_as_desired(ask.node) {
+                    if verdict == Verdict::Failed
+                        && (self.runs_as_desired(ask.node) || self.is_mounted_as_desired(ask.node))
+                    {
                         self.m(ask.node).set(bits::BOUNCE, false);
                         self.enqueue(ask.node);
                     }
@@ -216,6 +223,22 @@ impl Engine {
             }
         }
         self.asks = open;
+    }
+
+    /// Whether somebody waits for a mount to be mounted anew.
+    pub(crate) fn remount_is_asked(&self, node: Node) -> bool {
+        self.asks.iter().any(|a| a.node == node && matches!(a.goal, Goal::Up { after } if after > 0))
+    }
+
+    /// What was asked for cannot be had: whoever waits for the unit is told.
+    pub(crate) fn fail_starts(&mut self, node: Node, why: &str) {
+        let of = |a: &Ask| a.node == node && matches!(a.goal, Goal::Up { .. });
+        let (failed, rest): (Vec<Ask>, Vec<Ask>) = self.asks.iter().partition(|a| of(a));
+        self.globals_changed |= !failed.is_empty();
+        self.asks = rest;
+        for ask in failed {
+            self.answer(ask.request, Verdict::Failed, why.to_owned());
+        }
     }
 
     /// Whether somebody waits for a later process than the present one.

@@ -57,6 +57,8 @@
 //! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
 //!   and does not return because of one that was so before.
+//! - Who is only ordered after what an apply changes does not depend on it, and cannot fail the apply.
+//! - A mount that a hand wants mounted anew and that is in use stays as it is, and its users come back.
 //! - How a `forked` daemon without a known main process has ended nobody can tell: it counts as a bad exit.
 
 mod apply;

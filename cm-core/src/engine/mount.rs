@@ -65,6 +65,35 @@ impl Engine {
         }
     }
 
+    /// Somebody wants it unmounted and mounted again.
+    pub(crate) fn remount(&mut self, node: Node) {
+        match self.mount(node).map(|m| m.phase) {
+            Some(MountPhase::Up) => self.m(node).set(bits::BOUNCE, true),
+            Some(MountPhase::Stuck) => {
+                let at = self.unit_of(node);
+                let serial = self.spawn(node, Job::Unmount, at, "restarted");
+                self.go_up(node);
+                self.set_phase(node, MountPhase::Unmounting { serial });
+            }
+            Some(
+                MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Mounting { .. }
+                | MountPhase::Unmounting { .. }
+                | MountPhase::Backoff { .. },
+            )
+            | None => {}
+        }
+    }
+
+    /// Whether what is mounted was mounted as it is declared now.
+    pub(crate) fn is_mounted_as_desired(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        let digest = |m, u| self.manifest_of(m).map(|m| m.unit_digest(u));
+        self.mount(node).is_some()
+            && unit.id.is_some_and(|id| digest(unit.made, unit.made_id) == digest(self.desired, id))
+    }
+
     fn begin_mount(&mut self, node: Node) {
         let Some(id) = self.u(node).id else { return };
         self.go_up(node);
@@ -96,7 +125,8 @@ impl Engine {
                 }
             }
             (MountPhase::Unmounting { serial: s }, Job::Unmount) if s == serial => {
-                if exit == Exit::Code(0) || exit == Exit::Code(NOT_MOUNTED) {
+                // Somebody else may have been faster, and the kernel has said so.
+                if exit == Exit::Code(0) || exit == Exit::Code(NOT_MOUNTED) || mount.lost {
                     self.go_down(node);
                     self.set_phase(node, MountPhase::Down);
                 } else {
@@ -105,10 +135,16 @@ impl Engine {
                     let text = format!("cannot unmount {}: {why}", self.address(node));
                     self.log(Level::Error, Some(node), text);
                     self.apply_failure(node, &format!("cannot be unmounted: {why}"));
-                    self.set_detail(node, why);
+                    self.set_detail(node, why.clone());
+                    self.m(node).set(bits::BOUNCE, false);
+                    if self.u(node).want == Want::Up && self.is_mounted_as_desired(node) {
+                        // Only a hand wanted it mounted anew: it is as good as before.
+                        self.set_phase(node, MountPhase::Up);
+                        self.fail_starts(node, &why);
+                        return;
+                    }
                     // It does not hold up a shutdown: the last step unmounts everything by force.
                     self.go_down(node);
-                    self.m(node).set(bits::BOUNCE, false);
                     self.set_phase(node, MountPhase::Stuck);
                 }
             }

@@ -180,6 +180,27 @@ impl Story {
         all
     }
 
+    /// The worker carries out and writes down everything, and time passes, until a request is answered.
+    fn until_answered(&mut self, effects: Vec<Effect>, request: u64) -> Verdict {
+        let mut open = effects;
+        for _ in 0..20 {
+            let token = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
+            let tokens: Vec<u64> = open.iter().filter_map(token).collect();
+            let mut next = self.work(open);
+            if let Some(verdict) = answered(&next, request) {
+                return verdict;
+            }
+            for token in &tokens {
+                next.extend(self.tell(Event::Recorded { token: *token, error: None }));
+            }
+            if tokens.is_empty() {
+                next.extend(self.tick());
+            }
+            open = next;
+        }
+        panic!("request {request} has no answer")
+    }
+
     fn tick(&mut self) -> Vec<Effect> {
         self.now = self.now.max(self.engine.next_deadline().unwrap().0);
         self.tell(Event::Tick)
@@ -733,4 +754,167 @@ fn a_hold_is_lifted_by_an_apply_of_the_same() {
     let out = s.tell(swap);
     assert_eq!(s.engine.status(s.node("/a")).hold, None);
     assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
+}
+
+fn web_beside(version: u64) -> Units {
+    Units::new().service("web", |s| s.restart = Restart::Never).file("/etc/x", version, "")
+}
+
+/// An apply during which a service fails for good that was ready when it began.
+fn fails_meanwhile(before: Units, after: Units) -> (Verdict, &'static str) {
+    let mut s = Story::new();
+    let out = s.boot(before);
+    s.work(out);
+    s.runs("web");
+    s.swap(after, Swap::Apply);
+    let token = s.engine.next_token - 1;
+    let mut out = s.tell(Event::Recorded { token, error: None });
+    let serial = s.serial("web");
+    out.extend(s.tell(Event::CgroupEmpty { serial }));
+    out.extend(s.tell(Event::Exited { serial, exit: Exit::Code(1) }));
+    assert_eq!(s.state("web"), "failed");
+    (s.until_answered(out, 102), s.state("web"))
+}
+
+#[test]
+fn an_apply_answers_only_for_what_it_changes_and_what_depends_on_that() {
+    let web = |version, kind| web_beside(version).edge("web", kind, "/etc/x");
+    let none = fails_meanwhile(web_beside(1), web_beside(2));
+    assert_eq!(none, (Verdict::Done, "failed"), "it has nothing to do with what is applied");
+    let order = fails_meanwhile(web(1, EdgeKind::After), web(2, EdgeKind::After));
+    assert_eq!(order.0, Verdict::Done, "order is no dependency");
+    for kind in [EdgeKind::Requires, EdgeKind::Wants] {
+        let user = fails_meanwhile(web(1, kind), web(2, kind));
+        assert_ne!(user.0, Verdict::Done, "{kind:?}");
+    }
+    let two = |version| web_beside(version).file("/etc/y", 1, "");
+    let edges = fails_meanwhile(two(1), two(2).edge("web", EdgeKind::Wants, "/etc/y"));
+    assert_ne!(edges.0, Verdict::Done, "what it depends on is another thing");
+}
+
+/// Seed 612735: it owes a restart as soon as its gate opens, and the same gate lets the other one start.
+#[test]
+fn nothing_starts_on_what_is_about_to_be_restarted_to_load() {
+    let mut s = Story::new();
+    let units = Units::new()
+        .service("web", |s| s.reload = None)
+        .file("/f", 1, "")
+        .service("user", |s| s.start = units::kind::service::Start::Manual)
+        .edge("web", EdgeKind::Requires, "/f")
+        .edge("user", EdgeKind::Requires, "/f")
+        .edge("user", EdgeKind::Requires, "web");
+    let out = s.boot(units);
+    s.work(out);
+    s.runs("web");
+    let node = s.node("/f");
+    let out = s.tell(Event::Touched { nodes: vec![node] });
+    s.ask(7, Verb::Reload, "web");
+    s.ask(8, Verb::Start, "user");
+    assert_eq!((s.state("web"), s.state("user")), ("ready", "waiting"));
+    let out = s.work(out);
+    assert_eq!(spawned(&s, &out), [], "{out:?}");
+    assert_eq!((s.state("web"), s.state("user")), ("stopping", "waiting"));
+}
+
+/// Seed 610380: that it has to stay quiet after a reload by signal would be lost with a re-exec.
+#[test]
+fn a_reload_by_signal_is_part_of_the_record_of_an_apply() {
+    let mut s = Story::new();
+    let web = || Units::new().service("web", |s| s.ready = Ready::Notify);
+    let more = || {
+        web()
+            .plain("db")
+            .service("slow", |s| s.ready = Ready::Notify)
+            .edge("web", EdgeKind::Requires, "db")
+            .edge("web", EdgeKind::ReloadOn, "db")
+    };
+    s.boot(web());
+    s.runs("web");
+    for _ in 0..2 {
+        s.swap(more(), Swap::Apply);
+        let token = s.engine.next_token - 1;
+        s.tell(Event::Recorded { token, error: None });
+        if s.state("db") == "starting" {
+            s.runs("db");
+            s.runs("slow");
+        }
+    }
+    s.engine.take_changed();
+    let before = s.engine.apply.clone();
+    let serial = s.serial("web");
+    let out = s.tell(Event::Ready { serial });
+    assert!(out.iter().any(|e| matches!(e, Effect::Signal { signal: 1, .. })), "{out:?}");
+    assert_ne!(s.engine.apply, before);
+    assert!(s.engine.take_changed().globals);
+}
+
+/// Seeds 4500 and 11057: the restart that it owes since waits for what nobody starts.
+#[test]
+fn an_apply_does_not_answer_for_a_restart_that_an_earlier_change_left_owed() {
+    let mut s = Story::new();
+    let web = |nice: i32, version| Units::new().service("web", |s| s.nice = nice).file("/etc/x", version, "");
+    let never = |units: Units| {
+        units.service("never", |s| s.start = units::kind::service::Start::Manual).edge(
+            "web",
+            EdgeKind::Requires,
+            "never",
+        )
+    };
+    let out = s.boot(web(0, 1));
+    s.work(out);
+    s.runs("web");
+    s.boot(never(web(1, 1)));
+    assert_eq!(s.state("web"), "ready", "it cannot be restarted yet, and runs on");
+    let out = s.swap(never(web(1, 2)), Swap::Apply);
+    assert_eq!(s.until_answered(out, 103), Verdict::Done);
+}
+
+fn mounted_web() -> (Story, u64) {
+    let mut s = Story::new();
+    let units = |nice: i32| {
+        let units = Units::new().mount("/m").plain("web").service("other", |s| s.nice = nice);
+        units.edge("web", EdgeKind::Binds, "/m")
+    };
+    let out = s.boot(units(0));
+    s.runs("other");
+    let helper = |e: &Effect| match e {
+        Effect::Spawn { serial, job: Job::Mount, .. } => Some(*serial),
+        _ => None,
+    };
+    let serial = out.iter().find_map(helper).unwrap();
+    s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    s.runs("web");
+    assert_eq!((s.state("/m"), s.state("web")), ("ready", "ready"));
+    let out = s.ask(7, Verb::Restart, "/m");
+    assert_eq!(answered(&out, 7), None);
+    assert_eq!((s.state("/m"), s.state("web"), s.state("other")), ("ready", "stopping", "ready"));
+    // An unrelated swap meanwhile takes nothing back.
+    s.boot(units(1));
+    let out = s.ends("web");
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let unmount = s.engine.next_serial - 1;
+    (s, unmount)
+}
+
+#[test]
+fn a_restart_of_a_mount_unmounts_and_mounts_it_and_takes_its_users_along() {
+    let (mut s, serial) = mounted_web();
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    assert_eq!(answered(&out, 7), None);
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+    let serial = s.engine.next_serial - 1;
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    assert_eq!(answered(&out, 7), Some(Verdict::Done));
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)]);
+}
+
+#[test]
+fn a_mount_in_use_stays_mounted_when_its_restart_fails() {
+    let (mut s, serial) = mounted_web();
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed));
+    assert_eq!(s.state("/m"), "ready");
+    let cause = s.engine.status(s.node("/m")).cause;
+    assert!(cause.starts_with("unmount helper ended"), "{cause}");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "its users are back on it");
 }

@@ -138,9 +138,10 @@ impl Engine {
 
     /// Whether new inputs will end the process as it is: a one-shot's run, or one that cannot reload them.
     pub(crate) fn runs_again(&self, node: Node) -> bool {
-        let Some(s) = self.svc(node).filter(|s| s.loaded != s.inputs) else { return false };
+        let Some(s) = self.svc(node) else { return false };
+        let differs = s.loaded != s.inputs && !s.reload_failed;
         let restarts = matches!(s.phase, Phase::Ready | Phase::Reloading { .. })
-            && !s.reload_failed
+            && (differs || s.reload_asked)
             && !self.left_alone(node)
             && self.restarts_to_load(node);
         restarts || self.must_run_again(node, s.phase)

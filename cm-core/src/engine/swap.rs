@@ -90,6 +90,7 @@ impl Engine {
         self.desired = manifest;
 
         let mut changed = Vec::new();
+        let mut stay = Vec::new();
         let mut handover = Handover::default();
         for pair in merge(&before, &after) {
             match pair {
@@ -123,8 +124,12 @@ impl Engine {
                     {
                         changed.push(node);
                     }
+                    stay.push((node, before_id, id));
                 }
             }
+        }
+        if intended {
+            self.blame(old, &changed, &stay);
         }
         self.release(old);
         self.hand_over(handover);
@@ -192,6 +197,34 @@ impl Engine {
         for node in joined {
             self.rethink_want(node);
             self.enqueue(node);
+        }
+    }
+
+    /// Marks what an apply can fail by: what it changes, and whatever depends on that as it was or as it shall be.
+    fn blame(&mut self, old: ManifestRef, changed: &[Node], stay: &[(Node, UnitId, UnitId)]) {
+        for node in self.all() {
+            let unit = self.u(node);
+            // What an apply has broken that this one supersedes is no excuse.
+            if !unit.has(bits::BLAMED) {
+                let was_bad = unit.has(bits::BAD) || self.is_flapping(node);
+                self.m(node).set(bits::WAS_BAD, was_bad);
+            }
+        }
+        let new = self.desired;
+        let edges = |manifest, unit| -> BTreeSet<(Node, EdgeKind)> {
+            self.neighbours(manifest, unit, false).into_iter().collect()
+        };
+        let moved = stay.iter().filter(|(_, before, after)| edges(old, *before) != edges(new, *after));
+        let mut open: Vec<Node> = moved.map(|(node, _, _)| *node).chain(changed.iter().copied()).collect();
+        while let Some(node) = open.pop() {
+            if self.u(node).has(bits::BLAMED) {
+                continue;
+            }
+            self.m(node).set(bits::BLAMED, true);
+            let mut users = self.rdeps(node);
+            users.extend(self.running_rdeps(node));
+            // Order alone makes nobody depend on anything.
+            open.extend(users.iter().filter(|(_, kind)| *kind != EdgeKind::After).map(|(user, _)| *user));
         }
     }
 
@@ -274,7 +307,8 @@ impl Engine {
                     return !same;
                 }
                 if same {
-                    return self.u(node).has(bits::BOUNCE);
+                    // It may owe a restart to an earlier change, which this one does not answer for.
+                    return false;
                 }
                 let new = self.desired_spec(node);
                 let old = run.and_then(|at| self.spec_at(at));
@@ -314,12 +348,10 @@ impl Engine {
             }
             State::Mount(mount) => {
                 let holds = matches!(mount.phase, MountPhase::Up | MountPhase::Mounting { .. });
-                let unit = self.u(node);
-                let digest = |m: ManifestRef, u: UnitId| self.manifest_of(m).map(|m| m.unit_digest(u));
                 // What counts is how it was mounted: one that was leaving may come back as it is.
-                let as_mounted =
-                    unit.id.is_some_and(|id| digest(unit.made, unit.made_id) == digest(self.desired, id));
-                self.m(node).set(bits::BOUNCE, holds && !as_mounted);
+                let as_mounted = self.is_mounted_as_desired(node);
+                let asked = self.u(node).has(bits::BOUNCE) && self.remount_is_asked(node);
+                self.m(node).set(bits::BOUNCE, holds && (!as_mounted || asked));
                 !same
             }
             State::Target | State::Gone => false,
@@ -371,7 +403,6 @@ impl Engine {
         let bounces = self.u(node).has(bits::BOUNCE);
         let hash = self.input_hash(node);
         let unit = self.u(node);
-        let was_bad = unit.has(bits::BAD) || self.is_flapping(node);
         match &unit.state {
             State::Service(service) => {
                 let differ = service.inputs != inputs;
@@ -420,9 +451,6 @@ impl Engine {
                 }
             }
             State::Gone => {}
-        }
-        if intended {
-            self.m(node).set(bits::WAS_BAD, was_bad);
         }
     }
 

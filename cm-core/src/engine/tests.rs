@@ -456,3 +456,30 @@ fn a_mount_that_waits_for_its_device_says_which() {
     assert_eq!(cause("/var"), ("starting", "mounting LABEL=data, once that is there".to_owned()));
     assert_eq!(cause("/tmp"), ("starting", String::new()));
 }
+
+/// The counters are kept by telling the neighbours: an engine that tells nobody is found out by the audit.
+#[test]
+fn the_audit_finds_what_nobody_was_told() {
+    let mut builder = ManifestBuilder::new();
+    for name in ["db", "web"] {
+        builder.unit(NewUnit::new(Kind::Service, name, Spec::Service(Box::new(service()))));
+    }
+    let of = |name| Address::new(Kind::Service, name);
+    builder.edge(&of("web"), &of("db"), EdgeKind::Requires, "");
+    let mut engine = Engine::new();
+    let manifest = engine.install(builder.finish());
+    let swap = Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false };
+    engine.step(Mono(1), swap, &mut Vec::new());
+    let mut mutant = engine.clone();
+    engine.step(Mono(2), Event::Spawned { serial: 1 }, &mut Vec::new());
+    assert_eq!(engine.audit(), None);
+    // A step of the mutant is as any other, but that what would travel along the edges is dropped.
+    let node = mutant.node(&of("db")).unwrap();
+    mutant.handle(Event::Spawned { serial: 1 });
+    let cut = mutant.gens.get_mut(&manifest).map(|g| std::mem::replace(&mut g.node_of, vec![u32::MAX; 2]));
+    mutant.refresh(node);
+    mutant.gens.get_mut(&manifest).unwrap().node_of = cut.unwrap();
+    mutant.settle();
+    let found = mutant.audit();
+    assert!(found.as_ref().is_some_and(|f| f.contains("counter not_ok is 1, counted 0")), "{found:?}");
+}

@@ -42,6 +42,8 @@ pub(crate) mod bits {
     pub const KEEP: u32 = 16384;
     /// Its cached predicates may be out of date.
     pub const OUTDATED: u32 = 32768;
+    /// The apply under way changes it, or something that it depends on: only such a unit can fail the apply.
+    pub const BLAMED: u32 = 65536;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED;
 }

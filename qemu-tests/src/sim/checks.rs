@@ -2,6 +2,7 @@
 //! believes the engine only where it says what it says to people.
 
 mod batches;
+mod blame;
 mod changes;
 mod questions;
 mod rest;
@@ -72,6 +73,8 @@ pub enum Invariant {
     ClaimsInOrder,
     /// Nobody is made to load what it has loaded.
     LoadsOnce,
+    /// An apply returns only because of what it changes and what depends on that.
+    BlameIsRight,
 }
 
 impl Invariant {
@@ -142,6 +145,8 @@ pub struct Checks {
     loads: BTreeMap<Node, changes::Load>,
     desired: Option<ManifestRef>,
     returns: bool,
+    blame: blame::Blame,
+    signalled: Option<Node>,
 }
 
 impl Checks {
@@ -242,6 +247,7 @@ impl Checks {
             Event::Unmounted { node } => {
                 self.mounted.remove(&slot_of(&engine.address(*node)));
             }
+            Event::Swapped { manifest, .. } => self.swapped(engine, world, *manifest),
             Event::ShutdownAsked { .. } => {
                 self.down_at.get_or_insert(Mono(0));
             }
@@ -269,6 +275,10 @@ impl Checks {
             }
             Job::Mount if ok => {
                 self.mounted.insert(slot);
+            }
+            // One that is in use stays mounted.
+            Job::Unmount if ok || exit == Exit::Code(3) => {
+                self.mounted.remove(&slot);
             }
             Job::Module | Job::Unless if ok => {
                 let (manifest, unit) = engine.unit_of(node);
@@ -313,6 +323,7 @@ impl Checks {
             self.effect(engine, world, effect, &causes)?;
         }
         self.contained(engine, world, event, effects, &causes)?;
+        self.blamed_rightly(engine, effects)?;
         self.state(engine, world, now, event)?;
         let allowed = changed.iter().map(|n| 2 + engine.degree(*n)).sum::<usize>();
         let work = engine.work() - self.work;
@@ -353,11 +364,7 @@ impl Checks {
                         self.left_alone(engine, *node)
                     }
                     Job::Stop => self.stops(engine, world, *node, causes),
-                    Job::Unmount => {
-                        self.mounted.remove(&slot);
-                        self.stops(engine, world, *node, causes)
-                    }
-                    Job::Undo => self.stops(engine, world, *node, causes),
+                    Job::Unmount | Job::Undo => self.stops(engine, world, *node, causes),
                     // A hold keeps automation away, not the hand that asks for a reload.
                     Job::Reload => self.loads(engine, *node, false),
                     Job::AwaitPath => Ok(()),
@@ -368,7 +375,7 @@ impl Checks {
                 _ => Ok(()),
             },
             Effect::Signal { serial, signal: 1 } => match engine.job(*serial) {
-                Some((node, Job::Main)) => self.loads(engine, node, false),
+                Some((node, Job::Main)) if self.signalled != Some(node) => self.loads(engine, node, false),
                 _ => Ok(()),
             },
             Effect::Batch { batch, steps, .. } => self.batch(engine, world, *batch, steps),

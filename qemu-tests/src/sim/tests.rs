@@ -146,30 +146,21 @@ fn counters_agree_can_fail() {
 
 #[test]
 fn stale_ends_can_fail() {
-    // Reloads cannot be had, and the engine's word of it is swallowed: it stays stale without a cause.
     let mut first = chain(&[(Sort::File, false), (Sort::Plain, true)]);
     first.edges.insert((1, 0, EdgeKind::ReloadOn));
+    if let Some(Spec::Service(s)) = first.units.get_mut(&1).map(|u| &mut u.spec) {
+        s.reload = Some(units::kind::service::Reload::Command(vec!["/bin/reload".into()]));
+        s.reload_timeout = 0;
+    }
     let mut second = first.clone();
     if let Some(u) = second.units.get_mut(&0) {
         u.spec = super::graph::file(0, 3);
     }
-    let mut machine = Machine::new(World::new(1, 0), false);
-    machine.apply(&first, 1, Swap::Boot).unwrap();
-    run(&mut machine);
-    let service = machine.node(1).unwrap();
-    machine.apply(&second, 2, Swap::Boot).unwrap();
-    let fresh = |machine: &Machine| machine.engine.glance(machine.node(1).unwrap()).stale;
-    assert!(fresh(&machine), "stale while its input is changed");
-    let early = machine.engine.record(service).unwrap();
-    run(&mut machine);
-    assert!(!fresh(&machine), "and not for ever");
-    // A record of that moment stands in for an engine that forgot to reload.
-    let manifests = machine.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
-    let pick = |n| if n == service { early.clone() } else { machine.engine.record(n).unwrap() };
-    let records: Vec<_> = machine.engine.nodes().map(|n| (n, pick(n))).collect();
-    machine.engine = Engine::restore(manifests, &machine.engine.globals(), records).unwrap();
-    let broken = machine.step(Event::StoreOpened).unwrap_err();
-    assert_eq!(broken.invariant, Invariant::StaleEnds, "{broken}");
+    let history = script(vec![boot(first), (60_000, Act::Swap(second, Swap::Boot))]);
+    // The reload command is never run, and nobody is told.
+    breaks(Invariant::StaleEnds, &history, |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Spawn { job: Job::Reload, .. }));
+    });
 }
 
 /// Lets the world answer until it has nothing more to say.
@@ -435,6 +426,27 @@ fn loads_once_can_fail() {
             && let Some(serial) = main_serial(engine, 0)
         {
             effects.push(Effect::Signal { serial, signal: 1 });
+        }
+    });
+}
+
+#[test]
+fn blame_is_right_can_fail() {
+    let mut graph = chain(&[(Sort::Plain, false), (Sort::Plain, false), (Sort::File, false)]);
+    if let Some(Spec::Service(s)) = graph.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.restart = Restart::Never;
+    }
+    let mut second = graph.clone();
+    second.units.insert(3, unit(Sort::Notifies, 3));
+    let acts = vec![boot(graph), (60_000, Act::Swap(second, Swap::Apply)), (60_001, Act::Crash(0, 1))];
+    let history = script(acts);
+    // As if it had returned because of the one that failed meanwhile.
+    breaks(Invariant::BlameIsRight, &history, |_, effects, _| {
+        for effect in effects {
+            if let Effect::Answer { request: 2, verdict, text, .. } = effect {
+                *verdict = Verdict::Returned;
+                *text = "service:s0: failed".to_owned();
+            }
         }
     });
 }

@@ -60,7 +60,12 @@ impl Checks {
         if self.returns {
             self.loads.values_mut().for_each(Load::owe);
         }
-        if let Event::Asked { verb: Verb::Reload | Verb::Kill(_), node, .. } = event
+        // What a hand signals is neither the engine's doing nor known to it as a reload.
+        self.signalled = match event {
+            Event::Asked { verb: Verb::Kill(_), node, .. } => Some(*node),
+            _ => None,
+        };
+        if let Event::Asked { verb: Verb::Reload, node, .. } = event
             && let Some(load) = self.loads.get_mut(node)
         {
             load.owe();
