@@ -918,3 +918,15 @@ fn a_mount_in_use_stays_mounted_when_its_restart_fails() {
     assert!(cause.starts_with("unmount helper ended"), "{cause}");
     assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "its users are back on it");
 }
+
+/// Seed 10996: what went wrong before the hold is not what it waits for.
+#[test]
+fn a_held_mount_that_could_not_be_mounted_says_that_it_is_held() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+    s.ask(7, Verb::Hold, "/m");
+    s.tick();
+    assert_eq!((s.state("/m"), s.engine.status(s.node("/m")).cause), ("waiting", "held: me".to_owned()));
+}

@@ -173,7 +173,9 @@ impl Engine {
         if let Some(hold) = self.holds.get(&node) {
             // A mount that was to go and is in use: by whom is what the person who stopped it has to know.
             return match self.details.get(&node) {
-                Some(detail) if matches!(unit.state, State::Mount(_)) => detail.clone(),
+                Some(detail) if matches!(unit.state, State::Mount(_)) && hold.kind == HoldKind::Stopped => {
+                    detail.clone()
+                }
                 _ => format!("held: {}", hold.why),
             };
         }
