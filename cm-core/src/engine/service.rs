@@ -70,9 +70,11 @@ impl Engine {
     /// A process could not be started.
     pub(crate) fn spawn_failed(&mut self, serial: u64, stage: &str, errno: i32) {
         let Some((node, job)) = self.serials.get(&serial).copied() else { return };
-        let text = format!("cannot start {}: {stage} (errno {errno})", self.address(node));
+        // The shell's words for it may name the number already.
+        let why = if stage.ends_with(')') { stage.to_owned() } else { format!("{stage} (errno {errno})") };
+        let text = format!("cannot start {}: {why}", self.address(node));
         self.log(Level::Error, Some(node), text);
-        self.set_detail(node, format!("{stage} (errno {errno})"));
+        self.set_detail(node, why);
         match job {
             Job::Main => {
                 self.fact_of(node, Fact::SpawnFailed { retry: !HOPELESS.contains(&errno) });

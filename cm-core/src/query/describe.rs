@@ -64,9 +64,25 @@ fn add(out: &mut BTreeMap<String, String>, key: &str, value: &Value) {
             format!("\"{:04o}\"", n.as_u64().unwrap_or_default())
         }
         Value::Number(n) if TIMES.contains(&key.as_str()) => format!("\"{n}ms\""),
+        Value::Number(n) if key == "stop-signal" => signal(n),
+        // A choice with something in it, such as a reload by signal or by command.
+        Value::Object(choice) if choice.len() == 1 => match choice.iter().next() {
+            Some((name, Value::Number(n))) if name == "Signal" => signal(n),
+            Some((name, inner)) if key == "ready" => {
+                let inner = inner.as_str().map_or_else(|| inner.to_string(), str::to_owned);
+                format!("\"{}={inner}\"", name.to_lowercase())
+            }
+            Some((_, inner)) => inner.to_string(),
+            None => return,
+        },
         other => other.to_string(),
     };
     out.insert(key, shown);
+}
+
+fn signal(number: &serde_json::Number) -> String {
+    let known = number.as_i64().and_then(|n| i32::try_from(n).ok());
+    known.map_or_else(|| number.to_string(), |n| format!("{:?}", units::value::signal::format(n)))
 }
 
 /// How two declarations differ, a line a value; empty when they do not, or only in what is not shown here.
@@ -98,6 +114,19 @@ mod tests {
         let mut loader = MemoryLoader::new().file("s", text);
         let manifest = units::compile::compile("s", &mut loader).manifest.unwrap();
         manifest.spec(units::UnitId(0)).unwrap()
+    }
+
+    #[test]
+    fn choices_are_shown_as_they_are_written() {
+        let old = spec("[service.a]\nexec = [\"a\"]\nreload = \"HUP\"\nready = \"path=/run/a\"\n");
+        let new = spec(
+            "[service.a]\nexec = [\"a\"]\nreload = [\"a\", \"-r\"]\nready = \"fd=3\"\nstop-signal = \"INT\"\n",
+        );
+        assert_eq!(
+            differing(Some(&old), Some(&new)),
+            "-ready = \"path=/run/a\"\n+ready = \"fd=3\"\n-reload = \"HUP\"\n+reload = [\"a\",\"-r\"]\n\
+             -stop-signal = \"TERM\"\n+stop-signal = \"INT\"\n"
+        );
     }
 
     #[test]
