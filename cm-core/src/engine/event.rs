@@ -11,6 +11,8 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// Only its own parent was told.
+    Unknown,
 }
 
 /// What a person asked of a unit.

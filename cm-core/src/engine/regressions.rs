@@ -624,6 +624,28 @@ fn a_forked_daemon_without_a_main_process_is_restarted_only_as_it_declares() {
     }
 }
 
+/// The daemon that a forked service named is another process's child: of its end there is no status, and it is no
+/// clean one.
+#[test]
+fn an_end_that_nobody_saw_counts_as_a_failure() {
+    for (restart, then) in
+        [(Restart::Never, "failed"), (Restart::OnFailure, "starting"), (Restart::Always, "starting")]
+    {
+        let mut s = Story::new();
+        s.boot(Units::new().service("web", |s| {
+            s.ready = Ready::Forked;
+            s.restart = restart;
+        }));
+        s.runs("web");
+        let serial = s.serial("web");
+        s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+        assert_eq!(s.state("web"), "ready");
+        s.tell(Event::Exited { serial, exit: Exit::Unknown });
+        s.tell(Event::CgroupEmpty { serial });
+        assert_eq!(s.state("web"), then, "{restart:?}");
+    }
+}
+
 /// A service that notifies, is restarted without limit, and has been in vain so far.
 fn flapping() -> Story {
     let mut s = Story::new();

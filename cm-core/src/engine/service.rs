@@ -409,5 +409,7 @@ fn is_clean(spec: &Spec, exit: Exit) -> bool {
     match exit {
         Exit::Code(code) => code == 0 || spec.success.contains(&code),
         Exit::Signal(signal) => signal == spec.stop_signal && spec.ready != Ready::Exited,
+        // A crash that nobody saw must not pass for an orderly end.
+        Exit::Unknown => false,
     }
 }

@@ -235,6 +235,7 @@ impl Engine {
             return match exit {
                 Exit::Code(code) => format!("exited with {code}"),
                 Exit::Signal(signal) => format!("killed by signal {signal}"),
+                Exit::Unknown => "ended, nobody knows how".to_owned(),
             };
         }
         if unit.want == Want::Down && unit.id.is_some() && self.down.is_none() {

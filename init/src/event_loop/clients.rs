@@ -22,6 +22,9 @@ use crate::sys::spawn::{self, Launch, Output};
 /// Clients get so long to finish before init executes itself again.
 const CLIENTS_MS: u64 = 1_000;
 
+/// Most clients of the store that are hung up on at once: as many as the kernel lets wait.
+const HANGUPS: usize = 4096;
+
 /// Calls that wait for something.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -450,8 +453,11 @@ impl Shell {
                 self.deregister(fd);
             }
             Err(e) => {
-                drop_waiting(listener);
+                let more = drop_waiting(listener, HANGUPS) == HANGUPS;
                 self.say(Level::Error, None, &format!("cannot answer a query of the store: {e}"));
+                if more {
+                    return Turn::More;
+                }
             }
         }
         Turn::Drained
@@ -466,7 +472,7 @@ impl Shell {
         if status != ExitStatus::Code(0)
             && let Some(listener) = &self.store_listener
         {
-            let dropped = drop_waiting(listener);
+            let dropped = drop_waiting(listener, HANGUPS);
             let text = format!("the query of the store {status}; {dropped} more that waited were dropped");
             self.say(Level::Warning, None, &text);
         }
@@ -478,11 +484,12 @@ impl Shell {
 }
 
 /// Hangs up on who waits at a listener, so that they learn it by the end of their connection; answers how many.
-/// Left alone they would start the next process, and so on for ever.
-fn drop_waiting(listener: &OwnedFd) -> usize {
+/// Left alone they would start the next process, and so on for ever. Who comes faster than that is dropped the next
+/// time.
+fn drop_waiting(listener: &OwnedFd, most: usize) -> usize {
     let accepted =
         || nix::sys::socket::accept(listener.as_raw_fd()).is_ok_and(|fd| nix::unistd::close(fd).is_ok());
-    std::iter::repeat_with(accepted).take_while(|dropped| *dropped).count()
+    std::iter::repeat_with(accepted).take(most).take_while(|dropped| *dropped).count()
 }
 
 fn add(sum: &mut Tally, more: Tally) {
@@ -493,4 +500,25 @@ fn add(sum: &mut Tally, more: Tally) {
     sum.not_kept = sum.not_kept.saturating_add(not_kept);
     sum.held = sum.held.saturating_add(held);
     sum.waiting = sum.waiting.saturating_add(waiting);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn who_comes_too_fast_is_not_dropped_in_one_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = OwnedFd::from(crate::control::socket::listen(&path, 0o600).unwrap());
+        let mut clients: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        assert_eq!(drop_waiting(&listener, 3), 3);
+        assert_eq!(clients[0].read(&mut [0]).unwrap(), 0);
+        clients[3].set_nonblocking(true).unwrap();
+        assert!(clients[3].read(&mut [0]).is_err(), "it waits for its turn");
+        assert_eq!((drop_waiting(&listener, 3), drop_waiting(&listener, 3)), (2, 0));
+    }
 }

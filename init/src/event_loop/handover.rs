@@ -457,7 +457,7 @@ impl Shell {
             self.queue.push_back(Event::Spawned { serial });
         }
         if lost {
-            self.buried(serial, ExitStatus::Code(0));
+            self.buried(serial, ExitStatus::Unknown);
         } else {
             self.check_empty(serial);
         }

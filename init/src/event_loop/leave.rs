@@ -25,6 +25,8 @@ const LOGS_MS: u64 = 3_000;
 const STRAY_MS: u64 = 2_000;
 /// For each of unmounting and syncing.
 const DISK_MS: u64 = 20_000;
+/// Most signals in one turn.
+const SIGNALS: usize = 256;
 /// Most of a pid file that is read.
 const PID_FILE: usize = 32;
 
@@ -76,17 +78,18 @@ impl Leaving {
 impl Shell {
     /// Signals: children that ended, and wishes from outside.
     pub(super) fn hear_signals(&mut self) -> Turn {
-        loop {
+        let heard = Turn::take(SIGNALS, || {
             match self.signals.read() {
-                Ok(Some(signal)) => self.signalled(signal.signal, signal.pid),
-                Ok(None) => break,
-                Err(e) => {
-                    self.say(Level::Error, None, &format!("cannot read signals: {e}"));
-                    break;
+                Ok(Some(signal)) => {
+                    self.signalled(signal.signal, signal.pid);
+                    return Turn::More;
                 }
+                Ok(None) => {}
+                Err(e) => self.say(Level::Error, None, &format!("cannot read signals: {e}")),
             }
-        }
-        let turn = self.sweep();
+            Turn::Drained
+        });
+        let turn = if self.sweep() == Turn::More { Turn::More } else { heard };
         if self.tree.is_none() {
             for serial in self.spawns.ended(None) {
                 self.check_empty(serial);

@@ -24,11 +24,15 @@ use crate::sys::{cgroup, raw};
 const BURIALS: usize = 512;
 /// Most notifications of one service in one turn.
 const NOTIFICATIONS: usize = 64;
+/// Most turns that a service's notifications get before its end: as many as were queued then, up to a queue longer
+/// than kernels have by default. Others of the service may still be sending.
+const LAST_WORDS: usize = 64;
 
 fn engine_exit(status: ExitStatus) -> Exit {
     match status {
         ExitStatus::Code(code) => Exit::Code(code),
         ExitStatus::Signal { signal, .. } => Exit::Signal(signal),
+        ExitStatus::Unknown => Exit::Unknown,
     }
 }
 
@@ -325,7 +329,7 @@ impl Shell {
         let Some(spawn) = self.spawns.get_mut(serial) else { return Turn::Drained };
         let Some(pipe) = &spawn.ready else { return Turn::Drained };
         let mut buffer = [0; 512];
-        let (mut seen, mut open) = (false, true);
+        let (mut seen, mut open, mut more) = (false, true, true);
         let explains = matches!(spawn.record.job, Job::Mount | Job::Unmount | Job::Module);
         let mut why = Vec::new();
         for _ in 0..16 {
@@ -342,7 +346,10 @@ impl Shell {
                     }
                 }
                 Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => break,
+                Err(nix::Error::EAGAIN) => {
+                    more = false;
+                    break;
+                }
                 Err(_) => {
                     open = false;
                     break;
@@ -363,7 +370,7 @@ impl Shell {
                 Event::Ready { serial }
             });
         }
-        Turn::Drained
+        if more && open && !seen { Turn::More } else { Turn::Drained }
     }
 
     /// Notifications of a service.
@@ -468,48 +475,62 @@ impl Shell {
     }
 
     /// The pidfd of a main process that PID 1 did not start itself has become readable: it has ended. When it
-    /// is a child by now, the sweep has its status; otherwise only its own parent will ever know.
+    /// is a child by now, its status is there; otherwise only its own parent will ever know.
     pub(super) fn main_ended(&mut self, serial: u64) -> Turn {
-        while self.sweep() == Turn::More {}
-        let gone = self.spawns.get(serial).filter(|s| !s.record.exited && !s.record.identity().exists());
-        if gone.is_some() {
-            self.buried(serial, ExitStatus::Code(0));
+        let Some(spawn) = self.spawns.get(serial).filter(|s| !s.record.exited) else { return Turn::Drained };
+        if !spawn.pidfd.as_ref().is_some_and(|fd| reap::has_ended(fd.as_fd())) {
+            return Turn::Drained;
+        }
+        match reap::peek_at(spawn.record.main) {
+            Ok(Some(exit)) => drop(self.bury(exit)),
+            // A tracer has it first; then SIGCHLD comes.
+            Ok(None) => {}
+            // Not "is it there": what its parent has not waited for yet is as dead, and nothing would wake us again.
+            Err(_) => self.buried(serial, ExitStatus::Unknown),
         }
         Turn::Drained
     }
 
-    /// Buries children that have ended: peek, hear what they still had to say, tell the engine, reap.
+    /// Buries children that have ended.
     pub(super) fn sweep(&mut self) -> Turn {
         for _ in 0..BURIALS {
-            let exit = match reap::peek() {
-                Ok(Some(exit)) => exit,
-                Ok(None) => return Turn::Drained,
+            match reap::peek() {
+                Ok(Some(exit)) if self.bury(exit) => {}
+                Ok(_) => return Turn::Drained,
                 Err(e) => {
                     self.say(Level::Error, None, &format!("cannot wait for children: {e}"));
                     return Turn::Drained;
                 }
-            };
-            let serial = self.spawns.of_pid(exit.pid);
-            if let Some(serial) = serial {
-                self.hear_stage(serial);
-                while self.hear_notify(serial) == Turn::More {}
-                self.hear_ready(serial);
-            }
-            if let Some(serial) = serial {
-                // ORDER: dispatched before it is reaped: if the step dies of it, the next PID 1 sees it again.
-                self.buried(serial, exit.status);
-                self.work();
-            }
-            if let Err(e) = reap::reap(exit.pid) {
-                self.say(Level::Error, None, &format!("cannot reap process {}: {e}", exit.pid));
-                return Turn::Drained;
-            }
-            match serial {
-                Some(serial) => self.check_empty(serial),
-                None => self.stranger_ended(exit.pid, exit.status),
             }
         }
         Turn::More
+    }
+
+    /// Buries a child that was peeked at: hear what it still had to say, tell the engine, reap. Answers whether it
+    /// is gone.
+    fn bury(&mut self, exit: reap::Exit) -> bool {
+        let serial = self.spawns.of_pid(exit.pid);
+        if let Some(serial) = serial {
+            self.hear_stage(serial);
+            if Turn::take(LAST_WORDS, || self.hear_notify(serial)) == Turn::More {
+                self.ready.push(Token::Notify(serial));
+            }
+            if self.hear_ready(serial) == Turn::More {
+                self.ready.push(Token::ReadyPipe(serial));
+            }
+            // ORDER: dispatched before it is reaped: if the step dies of it, the next PID 1 sees it again.
+            self.buried(serial, exit.status);
+            self.work();
+        }
+        if let Err(e) = reap::reap(exit.pid) {
+            self.say(Level::Error, None, &format!("cannot reap process {}: {e}", exit.pid));
+            return false;
+        }
+        match serial {
+            Some(serial) => self.check_empty(serial),
+            None => self.stranger_ended(exit.pid, exit.status),
+        }
+        true
     }
 
     /// A main process has ended and this is how.

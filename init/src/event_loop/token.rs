@@ -96,6 +96,13 @@ pub enum Turn {
     More,
 }
 
+impl Turn {
+    /// At most so many turns of one source in a row: who never has enough comes back in the line like the others.
+    pub fn take(most: usize, mut turn: impl FnMut() -> Turn) -> Turn {
+        (0..most).map(|_| turn()).find(|t| *t == Turn::Drained).unwrap_or(Turn::More)
+    }
+}
+
 /// Sources that may have something to read. epoll is edge-triggered here, so what is not drained in its turn
 /// has to be remembered; a chatty source goes to the end of the line instead of starving the others.
 #[derive(Debug, Default)]
@@ -133,6 +140,21 @@ impl ReadyList {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_never_ends_is_left_after_its_turns() {
+        let mut heard = 0;
+        let mut flood = |most| {
+            let turn = Turn::take(most, || {
+                heard += 1;
+                if heard == 10 { Turn::Drained } else { Turn::More }
+            });
+            (turn, heard)
+        };
+        assert_eq!(flood(4), (Turn::More, 4));
+        assert_eq!(flood(4), (Turn::More, 8));
+        assert_eq!(flood(4), (Turn::Drained, 10));
+    }
 
     #[test]
     fn every_token_comes_back() {

@@ -5,6 +5,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::raw;
 
@@ -20,14 +23,17 @@ pub enum ExitStatus {
         /// Whether it left a core.
         core: bool,
     },
+    /// Nobody told: it was another process's child.
+    Unknown,
 }
 
 impl ExitStatus {
-    /// As shells report it: the code, or 128 and the signal.
+    /// As shells report it: the code, or 128 and the signal; 255 when nobody knows.
     pub fn shell_code(self) -> i32 {
         match self {
             ExitStatus::Code(code) => code,
             ExitStatus::Signal { signal, .. } => signal.saturating_add(128),
+            ExitStatus::Unknown => 255,
         }
     }
 }
@@ -36,6 +42,7 @@ impl std::fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ExitStatus::Code(code) => write!(f, "exited with {code}"),
+            ExitStatus::Unknown => f.write_str("ended, nobody knows how"),
             ExitStatus::Signal { signal, core } => {
                 let core = if *core { " (core dumped)" } else { "" };
                 match super::signals::name(*signal) {
@@ -79,6 +86,21 @@ pub fn peek() -> io::Result<Option<Exit>> {
         Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// The same for one process: `None` while it runs.
+///
+/// # Errors
+/// What waitid(2) said; ECHILD when it is no child of ours.
+pub fn peek_at(pid: i32) -> io::Result<Option<Exit>> {
+    let id = u32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
+    Ok(raw::waitid(libc::P_PID, id, libc::WNOWAIT)?.as_ref().map(exit))
+}
+
+/// Whether the process of a pidfd has ended, whosever child it is.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
 /// Reaps one child that has ended; `None` when it has not, or is not ours.

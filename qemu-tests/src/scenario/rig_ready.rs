@@ -22,6 +22,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-notify-trust", notify_trust),
     scenario("rig-ready-fd", fd),
     scenario("rig-ready-forked", forked),
+    scenario("rig-ready-forked-strange-parent", strange_parent),
     scenario("rig-ready-exited", exited),
     scenario("rig-ready-path", path),
     scenario("rig-notify-extend-timeout", extend_timeout),
@@ -163,6 +164,29 @@ fn forked(context: &Context) -> Result {
     rig.until("service:good", "running again", |s| {
         word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64).is_some_and(|p| p != written)
     })?;
+    Ok(())
+}
+
+/// A daemon that is the child of another process of the service: how it ends only that one is told, and a crash must
+/// not pass for an orderly end.
+fn strange_parent(context: &Context) -> Result {
+    let state = r#"
+[service.daemon]
+exec     = ["sh", "-c", "rm -f /srv/pid; sh -c 'sleep infinity & echo $! > /srv/.pid; mv /srv/.pid /srv/pid; wait; exec sleep infinity' & while [ ! -e /srv/pid ]; do sleep 0.05; done; exit 0"]
+ready    = "forked"
+pid-file = "/srv/pid"
+restart  = "on-failure"
+"#;
+    let rig = Rig::start(context, &Setup { first: Some(state), ..Setup::default() })?;
+    let pid = |s: &Value| s.get("pid").and_then(Value::as_i64);
+    let written = |s: &Value| {
+        let file = rig.inside("/srv/pid").and_then(|p| Ok(std::fs::read_to_string(p)?));
+        word(s, "state") == "ready" && file.is_ok_and(|f| pid(s).is_some_and(|p| f.trim() == p.to_string()))
+    };
+    let first = pid(&rig.until("service:daemon", "following its pid file", written)?).unwrap_or_default();
+    let killed = nix::unistd::Pid::from_raw(host_pid(&rig, first)?);
+    nix::sys::signal::kill(killed, nix::sys::signal::Signal::SIGKILL)?;
+    rig.until("service:daemon", "running again", |s| written(s) && pid(s) != Some(first))?;
     Ok(())
 }
 

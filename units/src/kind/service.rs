@@ -283,7 +283,7 @@ pub static TABLE: Table = Table {
             "restart",
             Type::Choice(&["always", "on-failure", "never"]),
             Without::Is("always"),
-            "When it is started again. `on-failure` by itself with `ready = \"exited\"`.",
+            "When it is started again. `on-failure` by itself with `ready = \"exited\"`. An end of which init cannot learn the status is a failure.",
         ),
         field(
             "restart-delay",
