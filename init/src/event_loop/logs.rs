@@ -52,6 +52,18 @@ impl Stream {
         Stream { reader, writer, record }
     }
 
+    /// The unit is there again before the last of its output is written: more is to come through the same pipe, in
+    /// the order in which it was written. Answers whether that is news.
+    fn reopen_writer(&mut self) -> io::Result<bool> {
+        if self.writer.is_some() {
+            return Ok(false);
+        }
+        let writer = LogPipe::writer_of(self.reader.as_fd())?;
+        self.record.writer = Some(writer.as_raw_fd());
+        self.writer = Some(writer);
+        Ok(true)
+    }
+
     /// Nothing more is to come.
     pub fn close_writer(&mut self) {
         self.writer = None;
@@ -175,7 +187,14 @@ impl Shell {
             }
         };
         let stream = self.streams.get_mut(&number)?;
-        if (stream.record.size, stream.record.keep) != (size, keep) {
+        let reopened = match stream.reopen_writer() {
+            Ok(reopened) => reopened,
+            Err(e) => {
+                self.say(Level::Error, Some(unit), &format!("cannot open its log pipe again: {e}"));
+                return None;
+            }
+        };
+        if reopened || (stream.record.size, stream.record.keep) != (size, keep) {
             (stream.record.size, stream.record.keep) = (size, keep);
             self.streams_changed.insert(number);
             let order = stream.order(number);
@@ -226,6 +245,10 @@ impl Shell {
                 if self.streams.get(&stream).is_some_and(|s| s.writer.is_none()) {
                     self.streams.remove(&stream);
                     self.streams_changed.insert(stream);
+                } else if let Some(known) = self.streams.get(&stream) {
+                    // It let go of the pipe before it heard that more is to come.
+                    let (order, reader) = (known.order(stream), known.record.reader);
+                    self.order(&order, Some(reader));
                 }
             }
             Report::Trouble { stream, text } => {

@@ -214,6 +214,8 @@ impl Daemon {
             (Order::Open { stream, size, keep, .. }, None) => {
                 if let Some(known) = self.streams.get_mut(&stream) {
                     known.file.configure(size, keep);
+                    // Nobody would open for the last line of a pipe.
+                    known.ended = false;
                 }
             }
             (Order::Flush { stream }, _) => {

@@ -30,6 +30,15 @@ impl LogPipe {
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(LogPipe { reader, writer })
     }
+
+    /// A new write end (like [`LogPipe::writer`]) of the pipe with this read end.
+    ///
+    /// # Errors
+    /// What open(2) said.
+    pub fn writer_of(reader: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        Ok(nix::fcntl::open(path.as_str(), OFlag::O_WRONLY, nix::sys::stat::Mode::empty())?)
+    }
 }
 
 /// The socket to the daemon, with a queue for what it does not take at once.

@@ -30,6 +30,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-fork-bomb", fork_bomb),
     scenario("rig-log-flood", log_flood),
     scenario("rig-log-daemon-killed", log_daemon_killed),
+    scenario("rig-log-of-declared-again", declared_again),
     scenario("rig-user-namespace", user_namespace),
     scenario("rig-state-exit-code", state_exit_code),
     scenario("rig-state-sigterm", state_sigterm),
@@ -286,6 +287,26 @@ fn log_daemon_killed(context: &Context) -> Result {
     numbers.sort_unstable();
     numbers.dedup();
     want(numbers.len() == 20_000, &format!("{} of 20000 lines are there", numbers.len()), &rig)
+}
+
+/// What is declared again before its last lines are written has a log like before.
+fn declared_again(context: &Context) -> Result {
+    let says = |text: &str| {
+        format!("[service.says]\nexec = [\"sh\", \"-c\", \"echo {text}; exec sleep infinity\"]\n")
+    };
+    let rig = first(context, "")?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    rig.apply(&says("first"))?;
+    let file = rig.directory().join("logs/service:says/current");
+    let has = |text: &'static str| {
+        move |f: &std::path::Path| std::fs::read_to_string(f).is_ok_and(|t| t.contains(text))
+    };
+    rig.until_host(&file, "there", has("first"))?;
+    rig.run(&["pkill", "-STOP", "-f", "^holdfast-log"])?;
+    rig.apply("")?;
+    rig.apply(&says("second"))?;
+    rig.run(&["pkill", "-CONT", "-f", "^holdfast-log"])?;
+    rig.until_host(&file, "written again", has("second"))
 }
 
 /// Where no cgroup is to be had, services still start, stop and are missed.
