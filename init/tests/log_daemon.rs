@@ -296,7 +296,8 @@ fn a_full_disk_holds_lines_back() {
     );
     let Report::Trouble { stream, text } = rig.report() else { panic!("no trouble") };
     assert_eq!(stream, a);
-    assert!(text.starts_with("cannot write the log of full: No space left"), "{text}");
+    let place = format!("cannot write the log of full in {}: No space left", logs.display());
+    assert!(text.starts_with(&place), "{text}");
     assert!(reap::peek().unwrap().is_none(), "the service waits");
     let partial = rig.text("full");
     assert!(partial.len() < 6000 && partial.iter().enumerate().all(|(i, l)| *l == format!("number {i}")));
