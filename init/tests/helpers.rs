@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use init::sys::{helper, mount};
+use init::sys::{helper, mount, remount};
 use support::{As, Case, eventually};
 
 const CASES: &[Case] = &[
@@ -56,12 +56,35 @@ fn mounts_and_unmounts() {
         "{options}"
     );
     assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", "", "0"]).0, Some(0), "what is there already is right");
+    // What stands is given what it lacks, and keeps what nobody speaks of.
+    assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", "noexec,size=2m", "0"]), (Some(0), String::new()));
+    let now = remount::top(at).unwrap();
+    assert_eq!(
+        (now.options.as_str(), now.superblock.contains("size=2048k")),
+        ("rw,nodev,noexec,relatime", true)
+    );
+    for (word, writable) in [("ro", false), ("rw,exec", true)] {
+        assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", word, "0"]), (Some(0), String::new()));
+        assert_eq!(fs::write(path.join("w"), "w").is_ok(), writable, "{word}");
+    }
+    let (code, text) = run(&["mount", "tmpfs", at, "tmpfs", "mode=0711,nosuid", "0"]);
+    assert_eq!(code, Some(4), "tmpfs takes a mode at the first mount only: {text}");
+    assert!(text.contains("the kernel did not take the options \"mode=0711\""), "{text}");
+    assert!(remount::top(at).unwrap().options.contains("nosuid"));
+    let (code, text) = run(&["mount", "ramfs", at, "ramfs", "", "0"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("another file system is mounted there: type \"tmpfs\""), "{text}");
     let count = mount::now().unwrap().iter().filter(|m| Path::new(&m.path) == path).count();
     assert_eq!(count, 1);
     let bind = dir.path().join("bind");
     let (code, text) = run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,noexec", "0"]);
     assert_eq!((code, text.as_str()), (Some(0), ""));
     assert!(fs::write(bind.join("x"), "x").is_err(), "read-only");
+    assert_eq!(run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,exec", "0"]).0, Some(0));
+    let own = remount::top(bind.to_str().unwrap()).unwrap().options;
+    assert!(own.starts_with("ro,") && !own.contains("noexec"), "{own}");
+    let count = mount::now().unwrap().iter().filter(|m| Path::new(&m.path) == bind).count();
+    assert_eq!(count, 1, "not bound over itself");
     fs::write(path.join("x"), "x").unwrap();
     assert!(bind.join("x").exists());
     assert_eq!(run(&["umount", bind.to_str().unwrap()]).0, Some(0));

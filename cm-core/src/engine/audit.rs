@@ -125,6 +125,7 @@ impl Engine {
                     MountPhase::Waiting => open || unit.want != Want::Up,
                     MountPhase::Mounting { .. }
                     | MountPhase::Up
+                    | MountPhase::Remounting { .. }
                     | MountPhase::Unmounting { .. }
                     | MountPhase::Backoff { .. }
                     | MountPhase::Stuck => false,
@@ -216,7 +217,11 @@ impl Engine {
             State::Mount(m) => match m.phase {
                 MountPhase::Backoff { .. } => (true, true),
                 MountPhase::Mounting { .. } | MountPhase::Unmounting { .. } => (false, true),
-                MountPhase::Down | MountPhase::Waiting | MountPhase::Up | MountPhase::Stuck => (false, false),
+                MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Up
+                | MountPhase::Remounting { .. }
+                | MountPhase::Stuck => (false, false),
             },
             State::Target | State::Gone => (false, false),
         };
@@ -260,7 +265,10 @@ impl Engine {
             State::Mount(m) => {
                 let holds = matches!(
                     m.phase,
-                    MountPhase::Mounting { .. } | MountPhase::Up | MountPhase::Unmounting { .. }
+                    MountPhase::Mounting { .. }
+                        | MountPhase::Up
+                        | MountPhase::Remounting { .. }
+                        | MountPhase::Unmounting { .. }
                 );
                 (holds != up).then(|| format!("{:?}, but place in the order of stops: {up}", m.phase))
             }
@@ -318,7 +326,10 @@ impl Engine {
                 (State::Latch(l), Job::Module | Job::Unless | Job::Exec | Job::Undo) => {
                     l.work == Work::Job { serial: *serial }
                 }
-                (State::Mount(m), Job::Mount) => m.phase == MountPhase::Mounting { serial: *serial },
+                (State::Mount(m), Job::Mount) => {
+                    let serial = *serial;
+                    [MountPhase::Mounting { serial }, MountPhase::Remounting { serial }].contains(&m.phase)
+                }
                 (State::Mount(m), Job::Unmount) => m.phase == MountPhase::Unmounting { serial: *serial },
                 _ => false,
             };

@@ -179,6 +179,15 @@ pub enum Event {
         /// Its unit.
         node: Node,
     },
+    /// A managed mount stands without some of its options.
+    MountDiffers {
+        /// Its unit.
+        node: Node,
+        /// Which, separated by commas.
+        options: String,
+        /// The helper has tried, and the kernel does not take them.
+        tried: bool,
+    },
     /// A managed mount is gone.
     Unmounted {
         /// Its unit.

@@ -176,7 +176,7 @@ impl Engine {
                 (l.right && usable, l.right, settled || stopped)
             }
             State::Mount(m) => match m.phase {
-                MountPhase::Up => (true, true, true),
+                MountPhase::Up | MountPhase::Remounting { .. } => (true, true, true),
                 MountPhase::Down => (false, false, not_wanted || held.is_some()),
                 MountPhase::Waiting => (false, false, not_wanted || held.is_some() || blocked_for_good),
                 MountPhase::Backoff { .. } | MountPhase::Stuck => (false, false, true),
@@ -242,7 +242,10 @@ impl Engine {
                 Work::Batch | Work::Job { .. } => true,
                 Work::Idle | Work::Waiting | Work::Backoff { .. } | Work::Contested { .. } => false,
             },
-            State::Mount(m) => matches!(m.phase, MountPhase::Mounting { .. } | MountPhase::Unmounting { .. }),
+            State::Mount(m) => matches!(
+                m.phase,
+                MountPhase::Mounting { .. } | MountPhase::Remounting { .. } | MountPhase::Unmounting { .. }
+            ),
             State::Target | State::Gone => false,
         }
     }
@@ -466,7 +469,9 @@ impl Engine {
             }
             State::Latch(Latch { work: Work::Job { serial }, .. }) => named.push(*serial),
             State::Mount(Mount { phase, .. }) => match phase {
-                MountPhase::Mounting { serial } | MountPhase::Unmounting { serial } => named.push(*serial),
+                MountPhase::Mounting { serial }
+                | MountPhase::Remounting { serial }
+                | MountPhase::Unmounting { serial } => named.push(*serial),
                 MountPhase::Down
                 | MountPhase::Waiting
                 | MountPhase::Up

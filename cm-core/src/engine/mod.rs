@@ -322,6 +322,7 @@ impl Engine {
             }
             Event::CulpritSeen { node, who } => self.culprit_seen(node, who),
             Event::Mounted { node } => self.mounted(node),
+            Event::MountDiffers { node, options, tried } => self.mount_differs(node, &options, tried),
             Event::Unmounted { node } => self.unmounted(node),
             Event::Tick => self.tick(),
             Event::Asked { request, verb, node, note, until } => self.asked(request, verb, node, note, until),

@@ -1,5 +1,7 @@
 //! Mounts: live units that a helper process carries out (mount(2) may block on a device).
 
+use units::manifest::flags;
+
 use super::effect::{Job, Level};
 use super::event::Exit;
 use super::timer::Timer;
@@ -8,6 +10,8 @@ use super::{Engine, Node, RETRY_FIRST_MS, RETRY_MAX_MS};
 
 /// The exit code with which the unmount helper says that it was not mounted.
 const NOT_MOUNTED: i32 = 3;
+/// The exit code with which the mount helper says that it is mounted, but the kernel does not take all options.
+const NOT_TAKEN: i32 = 4;
 
 impl Engine {
     fn mount(&self, node: Node) -> Option<Mount> {
@@ -59,6 +63,7 @@ impl Engine {
                 }
             }
             MountPhase::Mounting { .. }
+            | MountPhase::Remounting { .. }
             | MountPhase::Unmounting { .. }
             | MountPhase::Backoff { .. }
             | MountPhase::Stuck => {}
@@ -68,7 +73,7 @@ impl Engine {
     /// Somebody wants it unmounted and mounted again.
     pub(crate) fn remount(&mut self, node: Node) {
         match self.mount(node).map(|m| m.phase) {
-            Some(MountPhase::Up) => self.m(node).set(bits::BOUNCE, true),
+            Some(MountPhase::Up | MountPhase::Remounting { .. }) => self.m(node).set(bits::BOUNCE, true),
             Some(MountPhase::Stuck) => {
                 let at = self.unit_of(node);
                 let serial = self.spawn(node, Job::Unmount, at, "restarted");
@@ -99,6 +104,7 @@ impl Engine {
         self.go_up(node);
         if let State::Mount(m) = &mut self.m(node).state {
             m.lost = false;
+            m.repaired = false;
         }
         let serial = self.spawn(node, Job::Mount, (self.desired, id), "wanted up");
         self.set_phase(node, MountPhase::Mounting { serial });
@@ -110,11 +116,12 @@ impl Engine {
         let Some(mount) = self.mount(node) else { return };
         match (mount.phase, job) {
             (MountPhase::Mounting { serial: s }, Job::Mount) if s == serial => {
-                if exit == Exit::Code(0) && mount.lost {
+                let done = [Exit::Code(0), Exit::Code(NOT_TAKEN)].contains(&exit);
+                if done && mount.lost {
                     // Mounted, and unmounted by somebody before the helper could say so.
                     self.go_down(node);
                     self.set_phase(node, MountPhase::Waiting);
-                } else if exit == Exit::Code(0) {
+                } else if done {
                     if let State::Mount(m) = &mut self.m(node).state {
                         m.fails = 0;
                     }
@@ -123,6 +130,22 @@ impl Engine {
                 } else {
                     self.mount_failed(node, exit);
                 }
+            }
+            (MountPhase::Remounting { serial: s }, Job::Mount) if s == serial => {
+                let wanted = self.u(node).want == Want::Up;
+                if exit == Exit::Code(0) {
+                    if let State::Mount(m) = &mut self.m(node).state {
+                        m.repaired = true;
+                    }
+                    self.clear_detail(node);
+                    let text = format!("repaired {}", self.address(node));
+                    self.log(Level::Notice, Some(node), text);
+                } else if exit != Exit::Code(NOT_TAKEN) && wanted {
+                    let text =
+                        format!("cannot repair {}: mount helper ended with {exit:?}", self.address(node));
+                    self.log(Level::Error, Some(node), text);
+                }
+                self.set_phase(node, MountPhase::Up);
             }
             (MountPhase::Unmounting { serial: s }, Job::Unmount) if s == serial => {
                 // Somebody else may have been faster, and the kernel has said so.
@@ -150,6 +173,7 @@ impl Engine {
             }
             (
                 MountPhase::Mounting { .. }
+                | MountPhase::Remounting { .. }
                 | MountPhase::Unmounting { .. }
                 | MountPhase::Down
                 | MountPhase::Waiting
@@ -201,8 +225,33 @@ impl Engine {
             | MountPhase::Waiting
             | MountPhase::Mounting { .. }
             | MountPhase::Up
+            | MountPhase::Remounting { .. }
             | MountPhase::Unmounting { .. }
             | MountPhase::Stuck => {}
+        }
+    }
+
+    /// It stands without some of its options: they are repaired in place, so that nobody who uses it is bothered.
+    pub(crate) fn mount_differs(&mut self, node: Node, options: &str, tried: bool) {
+        let Some(Mount { phase: MountPhase::Up, .. }) = self.mount(node) else { return };
+        let unit = self.u(node);
+        // One that is about to go would be compared with what it becomes.
+        if unit.want != Want::Up || self.predicates(node).going || self.left_alone(node) {
+            return;
+        }
+        let at = (unit.made, unit.made_id);
+        let text = if tried {
+            format!("the options {options} are not kept: the kernel does not take them")
+        } else if unit.flags & flags::REPORT != 0 {
+            format!("drifted: it stands without the options {options}")
+        } else {
+            let serial = self.spawn(node, Job::Mount, at, "somebody changed its options");
+            self.set_phase(node, MountPhase::Remounting { serial });
+            return;
+        };
+        if self.details.get(&node) != Some(&text) {
+            self.log(Level::Warning, Some(node), format!("{}: {text}", self.address(node)));
+            self.set_detail(node, text);
         }
     }
 
@@ -219,6 +268,8 @@ impl Engine {
                 self.go_down(node);
                 self.set_phase(node, MountPhase::Waiting);
             }
+            // The helper finds nothing there, and mounts it: its end decides.
+            MountPhase::Remounting { serial } => self.set_phase(node, MountPhase::Mounting { serial }),
             MountPhase::Stuck => self.set_phase(node, MountPhase::Down),
             MountPhase::Down
             | MountPhase::Waiting

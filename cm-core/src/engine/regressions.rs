@@ -952,3 +952,38 @@ fn a_held_mount_that_could_not_be_mounted_says_that_it_is_held() {
     s.tick();
     assert_eq!((s.state("/m"), s.engine.status(s.node("/m")).cause), ("waiting", "held: me".to_owned()));
 }
+
+/// Options that somebody changed are given back in place: who is bound to the mount keeps running.
+#[test]
+fn a_mount_that_lost_its_options_is_repaired_in_place_and_once() {
+    let mut s = Story::new();
+    let state = || Units::new().mount_with("/m", &["noexec"]).plain("web").edge("web", EdgeKind::Binds, "/m");
+    s.boot(state());
+    let ends = |s: &mut Story, code| {
+        let serial = s.engine.next_serial - 1;
+        s.tell(Event::Exited { serial, exit: Exit::Code(code) })
+    };
+    ends(&mut s, 0);
+    s.runs("web");
+    let node = s.node("/m");
+    let differs = |tried| Event::MountDiffers { node, options: "noexec".to_owned(), tried };
+    let out = s.tell(differs(false));
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+    let out = s.tell(differs(false));
+    assert_eq!(spawned(&s, &out), [], "it is being repaired");
+    ends(&mut s, 0);
+    assert_eq!((s.state("/m"), s.state("web")), ("repaired", "ready"));
+    s.tell(differs(false));
+    ends(&mut s, 4);
+    let out = s.tell(differs(true));
+    assert_eq!(spawned(&s, &out), [], "one try");
+    assert_eq!((s.state("web"), s.engine.status(node).ready), ("ready", true));
+    let cause = s.engine.status(node).cause;
+    assert!(cause.contains("noexec") && cause.contains("not kept"), "{cause}");
+    // Unmounted while it is repaired: it is lost like any other.
+    s.tell(differs(false));
+    s.tell(Event::Unmounted { node });
+    assert_eq!(s.state("web"), "stopping");
+    let out = ends(&mut s, 0);
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)], "and mounted like one that is lost");
+}

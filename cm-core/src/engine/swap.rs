@@ -247,7 +247,9 @@ impl Engine {
         let state = match class {
             Class::Service => State::Service(Box::new(Service::new())),
             Class::Committer | Class::Helper | Class::Exec => State::Latch(Latch::new()),
-            Class::Mount => State::Mount(Mount { phase: MountPhase::Down, fails: 0, lost: false }),
+            Class::Mount => {
+                State::Mount(Mount { phase: MountPhase::Down, fails: 0, lost: false, repaired: false })
+            }
             Class::Target => State::Target,
         };
         let unit = Unit {
@@ -347,7 +349,10 @@ impl Engine {
                 true
             }
             State::Mount(mount) => {
-                let holds = matches!(mount.phase, MountPhase::Up | MountPhase::Mounting { .. });
+                let holds = matches!(
+                    mount.phase,
+                    MountPhase::Up | MountPhase::Mounting { .. } | MountPhase::Remounting { .. }
+                );
                 // What counts is how it was mounted: one that was leaving may come back as it is.
                 let as_mounted = self.is_mounted_as_desired(node);
                 let asked = self.u(node).has(bits::BOUNCE) && self.remount_is_asked(node);

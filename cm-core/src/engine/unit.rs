@@ -319,6 +319,8 @@ pub(crate) struct Mount {
     pub fails: u8,
     /// The kernel said that it is gone since the helper was started.
     pub lost: bool,
+    /// Somebody had changed its options, and they are right again.
+    pub repaired: bool,
 }
 
 /// Where a mount is.
@@ -338,6 +340,10 @@ pub(crate) enum MountPhase {
     },
     /// Could not be unmounted; it does not hold up a shutdown.
     Stuck,
+    /// Up, and given back the options that it has lost.
+    Remounting {
+        serial: u64,
+    },
 }
 
 impl Service {

@@ -7,11 +7,13 @@ use std::os::fd::AsRawFd;
 use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
+use units::kind::Spec;
 use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
 use super::token::{Token, Turn};
 use crate::sys::cgroup::unescape;
+use crate::sys::{mount, remount};
 
 /// What was listed last.
 #[derive(Debug, Default)]
@@ -20,6 +22,11 @@ pub struct Mounts {
     seen: BTreeMap<Node, bool>,
     /// Every mount, by its number and point; none until the list was read once.
     listed: Option<BTreeSet<(u64, String)>>,
+    /// Units whose helper has just ended, and whether all was well.
+    answers: BTreeMap<Node, bool>,
+    /// What a mount still stood without when its helper had ended: the kernel does not take it, or shows it in
+    /// other words, and trying again would change nothing.
+    accepted: BTreeMap<Node, BTreeSet<String>>,
 }
 
 /// The mounts of a mountinfo text: fields 1 (its number) and 5 (its point) of each line.
@@ -60,9 +67,36 @@ impl Mounts {
         self.listed = listed;
     }
 
-    /// The helper says that this unit is mounted: if the list does not show it, it was lost.
-    pub(super) fn expect(&mut self, node: Node) {
-        self.seen.insert(node, true);
+    /// The helper of this unit has ended, well or not, and it was to mount it or to repair its options.
+    pub(super) fn answered(&mut self, node: Node, well: bool, repair: bool) {
+        if well {
+            // Mounted and unmounted again between two looks at the list would be no difference at all.
+            self.seen.insert(node, true);
+        }
+        // Its helper has seen the options right: what differs now was changed after that.
+        if !(well && repair) {
+            self.answers.insert(node, well);
+        }
+    }
+
+    /// What is to be told of a unit whose mount stands without these options, if anything is.
+    fn compare(&mut self, node: Node, missing: Vec<String>) -> Option<Event> {
+        let missing: BTreeSet<String> = missing.into_iter().collect();
+        let options = missing.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let answer = self.answers.remove(&node);
+        let accepted = self.accepted.entry(node).or_default();
+        let known = missing.is_subset(accepted);
+        if known || answer.is_some() {
+            // What is right now, and is changed later, is worth another try.
+            *accepted = missing;
+        }
+        match answer {
+            _ if options.is_empty() => None,
+            Some(true) => None,
+            Some(false) => Some(Event::MountDiffers { node, options, tried: true }),
+            None if known => None,
+            None => Some(Event::MountDiffers { node, options, tried: false }),
+        }
     }
 }
 
@@ -82,10 +116,16 @@ impl Shell {
     pub(super) fn hear_mounts(&mut self) -> Turn {
         let (desired, _) = self.engine.desired();
         let Some(manifest) = self.engine.manifest(desired) else { return Turn::Drained };
-        let units: Vec<(Node, String)> = manifest
+        let units: Vec<(Node, String, String)> = manifest
             .ids()
             .filter(|id| manifest.kind(*id) == Kind::Mount)
-            .filter_map(|id| Some((self.engine.node_in(desired, id)?, manifest.name(id).to_owned())))
+            .filter_map(|id| {
+                let options = match manifest.spec(id)? {
+                    Spec::Mount(m) => m.options.join(","),
+                    _ => return None,
+                };
+                Some((self.engine.node_in(desired, id)?, manifest.name(id).to_owned(), options))
+            })
             .collect();
         let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else { return Turn::Drained };
         let listed: BTreeSet<(u64, String)> = mounts(&text).collect();
@@ -96,16 +136,24 @@ impl Shell {
         let nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
         let points: BTreeSet<&str> = listed.iter().map(|(_, point)| point.as_str()).collect();
         let mut seen = BTreeMap::new();
-        for (node, path) in units {
+        let standing = mount::mounted(&text);
+        for (node, path, options) in units {
             let there = points.contains(path.as_str());
             if self.mounts.seen.get(&node).copied().unwrap_or(false) != there {
                 self.queue.push_back(if there { Event::Mounted { node } } else { Event::Unmounted { node } });
             }
             seen.insert(node, there);
+            // The last one covers the others.
+            let top = standing.iter().rev().find(|m| m.path == path);
+            let missing = top.map(|m| remount::differing(m, &options)).unwrap_or_default();
+            let missing = missing.into_iter().map(|d| d.option).collect();
+            self.queue.extend(self.mounts.compare(node, missing));
         }
         if !nodes.is_empty() {
             self.queue.push_back(Event::Touched { nodes: nodes.into_iter().collect() });
         }
+        self.mounts.accepted.retain(|node, _| seen.contains_key(node));
+        self.mounts.answers.retain(|node, _| seen.contains_key(node));
         self.mounts.seen = seen;
         self.mounts.listed = Some(listed);
         Turn::Drained
@@ -114,7 +162,7 @@ impl Shell {
 
 #[cfg(test)]
 mod tests {
-    use units::kind::{Spec, directory::Directory};
+    use units::kind::directory::Directory;
     use units::manifest::{ManifestBuilder, NewUnit};
 
     use super::*;
@@ -125,6 +173,33 @@ mod tests {
             "36 35 98:0 / /mnt\\040a rw,noatime master:1 - ext3 /dev/root rw\n1 2 0:1 / / rw - tmpfs x rw\n";
         let mounts: Vec<_> = super::mounts(text).collect();
         assert_eq!(mounts, [(36, "/mnt a".to_owned()), (1, "/".to_owned())]);
+    }
+
+    #[test]
+    fn a_difference_is_told_once_after_its_helper() {
+        let mut mounts = Mounts::default();
+        let node = Node(3);
+        let told = |mounts: &mut Mounts, missing: &[&str]| match mounts
+            .compare(node, missing.iter().map(|m| (*m).to_owned()).collect())
+        {
+            Some(Event::MountDiffers { options, tried, .. }) => Some((options, tried)),
+            _ => None,
+        };
+        mounts.answered(node, true, false);
+        assert_eq!(told(&mut mounts, &["size=1"]), None, "so the kernel writes it");
+        assert_eq!(told(&mut mounts, &["size=1"]), None);
+        assert_eq!(told(&mut mounts, &["noexec", "size=1"]), Some(("noexec,size=1".to_owned(), false)));
+        mounts.answered(node, true, true);
+        assert_eq!(told(&mut mounts, &["noexec"]), Some(("noexec".to_owned(), false)), "changed again");
+        mounts.answered(node, false, true);
+        assert_eq!(told(&mut mounts, &["noexec"]), Some(("noexec".to_owned(), true)));
+        assert_eq!(told(&mut mounts, &["noexec"]), None, "one try");
+        assert_eq!(told(&mut mounts, &[]), None);
+        assert_eq!(
+            told(&mut mounts, &["noexec"]),
+            Some(("noexec".to_owned(), false)),
+            "it was taken after all"
+        );
     }
 
     #[test]

@@ -550,11 +550,10 @@ impl Shell {
         self.flush_log(&record.address);
         self.queue.push_back(Event::Exited { serial, exit: engine_exit(status) });
         if record.job == Job::Mount
-            && status == ExitStatus::Code(0)
             && let Some((node, _)) = self.engine.job(serial)
         {
-            // Mounted and unmounted again between two looks at the list would be no difference at all.
-            self.mounts.expect(node);
+            let repair = self.engine.glance(node).ready;
+            self.mounts.answered(node, status == ExitStatus::Code(0), repair);
             self.ready.push(Token::Mounts);
         }
         if record.forks && status == ExitStatus::Code(0) && record.main == record.leader {

@@ -220,6 +220,7 @@ impl Shell {
             }
             Event::Mounted { node }
             | Event::Unmounted { node }
+            | Event::MountDiffers { node, .. }
             | Event::Asked { node, .. }
             | Event::CulpritSeen { node, .. } => vec![*node],
             Event::Touched { nodes } => nodes.clone(),

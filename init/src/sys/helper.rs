@@ -1,8 +1,8 @@
 //! What waits for disks and devices, outside of PID 1: the executable of `init` under the name `holdfast-helper`.
 //!
-//! One verb a process: 0 is done; 3 is "there was nothing to do it to" (`umount` of what is not mounted); else a
-//! line says why not: on the descriptor that `--why` names, for PID 1; else on standard error, and in the kernel's log
-//! where standard error goes nowhere.
+//! One verb a process: 0 is done; 3 is "there was nothing to do it to" (`umount` of what is not mounted); 4 is "it
+//! is mounted, but not with all options"; else a line says why not: on the descriptor that `--why` names, for PID 1; else
+//! on standard error, and in the kernel's log where standard error goes nowhere.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::module::Modules;
 use super::unmount::UnmountError;
-use super::{device, mount, unmount};
+use super::{device, mount, remount, unmount};
 
 /// The name under which the executable is a helper.
 pub const NAME: &str = "holdfast-helper";
@@ -26,6 +26,8 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 /// Exit code: it was not mounted.
 const NOT_MOUNTED: i32 = 3;
+/// Exit code: it is mounted, and the kernel does not take all of its options.
+const NOT_TAKEN: i32 = 4;
 
 /// Longest line for PID 1: what a pipe takes in one piece.
 const WHY_MAX: usize = 4095;
@@ -40,8 +42,21 @@ pub fn main(arguments: &[String]) -> i32 {
         ["--why", number, verb @ ..] => (Some(*number), verb),
         verb => (None, verb),
     };
+    let tell = |text: &str| {
+        if why.is_none_or(|number| explain(number, text).is_err()) {
+            text.lines().for_each(say);
+        }
+    };
     let result = match words {
-        ["mount", source, path, fstype, options, limit] => do_mount(source, path, fstype, options, limit),
+        ["mount", source, path, fstype, options, limit] => {
+            match do_mount(source, path, fstype, options, limit) {
+                Ok(Some(missing)) => {
+                    tell(&missing);
+                    return NOT_TAKEN;
+                }
+                other => other.map(|_| ()),
+            }
+        }
         ["umount", path] => match unmount::one(path) {
             Err(UnmountError::NotMounted(_)) => return NOT_MOUNTED,
             other => other.map_err(|e| e.to_string()),
@@ -71,9 +86,7 @@ pub fn main(arguments: &[String]) -> i32 {
     match result {
         Ok(()) => 0,
         Err(text) => {
-            if why.is_none_or(|number| explain(number, &text).is_err()) {
-                text.lines().for_each(say);
-            }
+            tell(&text);
             FAILED
         }
     }
@@ -99,7 +112,14 @@ fn say(text: &str) {
     }
 }
 
-fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) -> Result<(), String> {
+/// Mounts it, or gives what stands there already its options; says which of those it did not take.
+fn do_mount(
+    source: &str,
+    path: &str,
+    fstype: &str,
+    options: &str,
+    limit: &str,
+) -> Result<Option<String>, String> {
     let cannot = |why: &dyn std::fmt::Display| format!("cannot mount \"{source}\" on \"{path}\": {why}");
     let limit = match limit.parse::<u64>() {
         Ok(0) => None,
@@ -115,9 +135,12 @@ fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) 
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
         _ => cannot(&format!("cannot wait for the device: {e}")),
     })?;
-    let remount = wanted.flags.contains(nix::mount::MsFlags::MS_REMOUNT);
-    if !remount && is_there(&device, path, fstype) {
-        return Ok(());
+    let by_hand = wanted.flags.contains(nix::mount::MsFlags::MS_REMOUNT);
+    if !by_hand && let Some(standing) = remount::top(path) {
+        if let Some(other) = remount::mistaken(&standing, &device, fstype, options) {
+            return Err(cannot(&other));
+        }
+        return Ok(remount::settle(&standing, options).map(|why| format!("\"{path}\" is mounted, but {why}")));
     }
     if !Path::new(path).exists() {
         make_directory(path).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
@@ -126,7 +149,7 @@ fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) 
     for directory in ["/sbin", "/usr/sbin"] {
         let program = Path::new(directory).join(format!("mount.{fstype}"));
         if program.exists() {
-            return run(&program, &device, path, options).map_err(|e| cannot(&e));
+            return run(&program, &device, path, options).map(|()| None).map_err(|e| cannot(&e));
         }
     }
     let types = if fstype == "auto" { candidates(&device) } else { vec![fstype.to_owned()] };
@@ -140,7 +163,7 @@ fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) 
             result = mount::carry_out(&device, Path::new(path), fstype, &wanted);
         }
         match result {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(None),
             Err(e) => error = e,
         }
     }
@@ -157,14 +180,6 @@ fn do_mount(source: &str, path: &str, fstype: &str, options: &str, limit: &str) 
 fn make_directory(path: &str) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
-}
-
-/// Whether exactly this is mounted there already, on top.
-fn is_there(device: &Path, path: &str, fstype: &str) -> bool {
-    let all = mount::now().unwrap_or_default();
-    all.iter().rev().find(|m| m.path == path).is_some_and(|m| {
-        (m.fstype == fstype || fstype == "auto" || fstype == "none") && Path::new(&m.source) == device
-    })
 }
 
 fn run(program: &Path, device: &Path, path: &str, options: &str) -> Result<(), String> {

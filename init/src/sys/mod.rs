@@ -17,6 +17,7 @@ pub mod mount;
 pub mod notify;
 pub mod raw;
 pub mod reap;
+pub mod remount;
 pub mod signals;
 pub mod spawn;
 pub mod stdio;

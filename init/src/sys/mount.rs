@@ -17,7 +17,7 @@ pub struct Options {
 }
 
 /// A flag and whether the word sets or clears it.
-fn flag(word: &str) -> Option<(MsFlags, bool)> {
+pub(super) fn flag(word: &str) -> Option<(MsFlags, bool)> {
     Some(match word {
         "ro" => (MsFlags::MS_RDONLY, true),
         "rw" => (MsFlags::MS_RDONLY, false),
@@ -103,6 +103,12 @@ pub struct Mounted {
     pub fstype: String,
     /// Source, as it was given.
     pub source: String,
+    /// Number of its device, `MAJOR:MINOR`.
+    pub device: String,
+    /// Options of this mount alone, separated by commas.
+    pub options: String,
+    /// Options of the file system, wherever it is mounted, as far as it tells them.
+    pub superblock: String,
 }
 
 /// The lines of a mountinfo text, in its order: later ones cover earlier ones.
@@ -110,11 +116,15 @@ pub fn mounted(mountinfo: &str) -> Vec<Mounted> {
     let unescape = super::cgroup::unescape;
     let line = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
+        let (mut left, mut right) = (left.split(' ').skip(2), right.split(' '));
+        let device = left.next()?.to_owned();
         Some(Mounted {
-            path: unescape(left.split(' ').nth(4)?),
+            device,
+            path: unescape(left.nth(1)?),
+            options: left.next()?.to_owned(),
             fstype: unescape(right.next()?),
             source: unescape(right.next()?),
+            superblock: unescape(right.next().unwrap_or_default()),
         })
     };
     mountinfo.lines().filter_map(line).collect()
@@ -174,7 +184,14 @@ mod tests {
         let got = mounted("36 35 98:0 /r /mnt\\040x rw,noatime shared:1 - ext4 /dev/vda1 rw\nnonsense\n");
         assert_eq!(
             got,
-            [Mounted { path: "/mnt x".into(), fstype: "ext4".into(), source: "/dev/vda1".into() }]
+            [Mounted {
+                path: "/mnt x".into(),
+                fstype: "ext4".into(),
+                source: "/dev/vda1".into(),
+                device: "98:0".into(),
+                options: "rw,noatime".into(),
+                superblock: "rw".into(),
+            }]
         );
         assert!(now().unwrap().iter().any(|m| m.path == "/"));
     }

@@ -23,6 +23,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-drift-settings", settings),
     scenario("rig-drift-users", users),
     scenario("rig-drift-mount", mount),
+    scenario("rig-drift-mount-options", mount_options),
     scenario("rig-drift-overflow", overflow),
 ];
 
@@ -381,6 +382,52 @@ binds = ["mount:/srv/disk"]
     })?;
     let table = rig.run(&["findmnt", "-n", "-o", "FSTYPE", "/srv/disk"])?;
     want(table.out.trim() == "tmpfs", &format!("mounted is {:?}", table.out), &rig)?;
+    in_peace(&rig, pid)
+}
+
+/// Options of a mount that somebody changes are given back in place, with nobody bounced; and one that stood there
+/// first is given the options that it lacks.
+fn mount_options(context: &Context) -> Result {
+    let state = r#"
+[mount."/srv/disk"]
+fstype = "tmpfs"
+options = ["size=1m", "noexec", "ro"]
+
+[mount."/srv/early"]
+fstype = "tmpfs"
+options = ["size=1m", "noexec"]
+"#;
+    let needs = "[service.dependent]\nexec = [\"sleep\", \"infinity\"]\nbinds = [\"mount:/srv/disk\"]\n";
+    let rig = Rig::start(context, &Setup::default())?;
+    let sh = |words: &[&str]| {
+        let said = rig.run(words)?;
+        want(said.code == 0, &format!("{words:?}: {}", said.err), &rig)
+    };
+    std::fs::create_dir(rig.inside("/srv/early")?)?;
+    sh(&["mount", "-t", "tmpfs", "-o", "size=2m", "none", "/srv/early"])?;
+    rig.apply(&format!("{state}{needs}"))?;
+    let shown = |path: &str| rig.run(&["findmnt", "-n", "-o", "OPTIONS", path]).map(|said| said.out);
+    let has = |path: &str, words: &[&str]| {
+        let options = shown(path)?;
+        let all = words.iter().all(|w| options.trim().split(',').any(|o| o == *w));
+        want(all, &format!("{path} is mounted with {options}, not {words:?}"), &rig)
+    };
+    has("/srv/early", &["noexec", "size=1024k", "rw"])?;
+    has("/srv/disk", &["noexec", "size=1024k", "ro"])?;
+    let pid = rig.main_pid("service:dependent")?;
+    for (change, path) in [
+        ("remount,rw,noexec", "/srv/disk"),
+        ("remount,ro,exec", "/srv/disk"),
+        ("remount,exec,size=3m", "/srv/early"),
+    ] {
+        let mut events = rig.events()?;
+        sh(&["mount", "-o", change, path])?;
+        repaired(&rig, &mut events, &format!("mount:{path}"))?;
+        has(path, &["noexec", "size=1024k"])?;
+    }
+    has("/srv/disk", &["ro"])?;
+    let table = rig.run(&["findmnt", "-n", "-o", "TARGET", "/srv/early"])?;
+    want(table.out.lines().count() == 1, &format!("it is mounted twice: {}", table.out), &rig)?;
     in_peace(&rig, pid)
 }
 

@@ -288,6 +288,9 @@ impl Machine {
                 format!("touched {}", words.join(", "))
             }
             Event::Mounted { node } => format!("mounted {}", self.engine.address(*node)),
+            Event::MountDiffers { node, options, .. } => {
+                format!("mount {} stands without {options}", self.engine.address(*node))
+            }
             Event::Unmounted { node } => format!("unmounted {}", self.engine.address(*node)),
             Event::Asked { request, verb, node, until, .. } => {
                 format!("asked (request {request}): {verb:?} {} until {until:?}", self.engine.address(*node))
