@@ -57,7 +57,8 @@ const GROUPS: &[Group] = &[
         name: "doc",
         about: "the documentation builds without a warning, its examples run",
         run: |c| {
-            let mut all = cargo(c, "doc", &["doc", "--quiet", "--workspace", "--no-deps"]);
+            let mut all =
+                cargo(c, "doc", &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
             let examples = cargo(c, "doc", &["test", "--workspace", "--doc"]);
             all.passed += examples.passed;
             all.failed += examples.failed;

@@ -76,7 +76,7 @@ pub(super) fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> 
 /// the open transition has touched has had its step.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`super::batch::run`].
 pub fn put_back_rest(
     world: &mut World,
     manifests: &Manifests,

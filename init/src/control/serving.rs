@@ -96,7 +96,7 @@ impl Client {
         }
     }
 
-    /// Whether [`Server::resume`] could do something for it.
+    /// Whether [`super::server::Server::resume`] could do something for it.
     pub(super) fn has_work(&self) -> bool {
         let idle = matches!(self.serving, Serving::Nothing);
         let listing = matches!(self.serving, Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_));
