@@ -48,10 +48,18 @@ impl Lock {
     /// When it cannot be read or is not a lock file.
     pub fn read(path: &Path) -> Result<Option<Lock>, Error> {
         match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(toml::from_str(&text).map_err(|e| Error::input(path, e.to_string()))?)),
+            Ok(text) => Lock::parse(&text, path).map(Some),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", path)(e)),
         }
+    }
+
+    /// The lock file of this text; the path is for what is said of it.
+    ///
+    /// # Errors
+    /// When it is not a lock file.
+    pub fn parse(text: &str, path: &Path) -> Result<Lock, Error> {
+        toml::from_str(text).map_err(|e| Error::input(path, e.to_string()))
     }
 
     /// The file's text.

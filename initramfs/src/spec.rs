@@ -109,8 +109,15 @@ impl Spec {
     /// # Errors
     /// When it cannot be read or says something that is unknown.
     pub fn read(path: &Path) -> Result<Spec, Error> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let spec: Spec = toml::from_str(&text).map_err(|e| Error::input(path, e.to_string()))?;
+        Spec::parse(&std::fs::read_to_string(path).map_err(Error::io("read", path))?, path)
+    }
+
+    /// The image file of this text; the path is for what is said of it.
+    ///
+    /// # Errors
+    /// When it says something that is unknown.
+    pub fn parse(text: &str, path: &Path) -> Result<Spec, Error> {
+        let spec: Spec = toml::from_str(text).map_err(|e| Error::input(path, e.to_string()))?;
         for (target, file) in &spec.files {
             let wrong = |message: &str| Err(Error::input(path, format!("file {target:?}: {message}")));
             if !target.starts_with('/') {

@@ -7,6 +7,7 @@ pub mod check;
 pub mod console;
 pub mod context;
 pub mod demonstration;
+pub mod fuzz;
 pub mod guest;
 pub mod instance;
 pub mod measure;

@@ -83,6 +83,16 @@ const GROUPS: &[Group] = &[
         about: "the engine's simulator: random histories, and all small graphs",
         run: simulator,
     },
+    Group {
+        name: "fuzz",
+        about: "all that reads bytes of others: the corpus, and mutations of it",
+        run: |c| {
+            // The inputs of a number of seconds are the first of always the same row.
+            let seconds = if c.full { "60" } else { "1" };
+            let run = ["run", "--quiet", "--package", "qemu-tests", "--bin", "replay", "--"];
+            cargo(c, "fuzz", &[&run[..], &["--seconds", seconds]].concat())
+        },
+    },
 ];
 
 /// What the command line asks for.

@@ -189,14 +189,14 @@ impl Located {
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "{}[{}]: {}", self.severity.word(), self.id, self.message)?;
+        writeln!(out, "{}[{}]: {}", self.severity.word(), self.id, tame(&self.message))?;
         let gutter = self.places.iter().map(|p| p.start.line.to_string().len()).max().unwrap_or_default();
         for p in &self.places {
             let Position { line, column } = p.start;
-            writeln!(out, "{:gutter$}--> {}:{line}:{column}", "", p.file)?;
+            writeln!(out, "{:gutter$}--> {}:{line}:{column}", "", tame(&p.file))?;
             if column as usize > SHOWN || p.text.is_empty() {
                 if !p.message.is_empty() {
-                    writeln!(out, "{:gutter$} | {}", "", p.message)?;
+                    writeln!(out, "{:gutter$} | {}", "", tame(&p.message))?;
                 }
                 continue;
             }
@@ -208,10 +208,10 @@ impl Located {
             writeln!(out, "{line:gutter$} | {}", shown.trim_end())?;
             let carets = "^".repeat(width);
             let space = if p.message.is_empty() { "" } else { " " };
-            writeln!(out, "{:gutter$} | {:indent$}{carets}{space}{}", "", "", p.message)?;
+            writeln!(out, "{:gutter$} | {:indent$}{carets}{space}{}", "", "", tame(&p.message))?;
         }
         if let Some(help) = &self.help {
-            writeln!(out, "{:gutter$} = help: {help}", "")?;
+            writeln!(out, "{:gutter$} = help: {}", "", tame(help))?;
         }
         Ok(())
     }
@@ -222,10 +222,26 @@ fn visible(c: char) -> char {
     if c.is_control() { '\u{fffd}' } else { c }
 }
 
+/// The same for text of more than one line: names in it are what somebody wrote, escapes and all.
+fn tame(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { visible(c) }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::Source;
+
+    #[test]
+    fn no_terminal_obeys_a_name() {
+        let mut sources = Sources::new();
+        let file = sources.add(Source::new("a\u{1b}[2J.toml", "x = \u{1b}\n"));
+        let d = Diagnostic::error("unknown-key", Span { file, start: 0, end: 1 }, "`\u{1b}[31mred\u{0}`")
+            .label(Span { file, start: 0, end: 1 }, "\u{7}")
+            .help("\u{9b}");
+        let shown = render(&d, &sources);
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+    }
 
     #[test]
     fn underlines_what_is_wrong() {

@@ -193,7 +193,11 @@ impl Live {
         }
         let base = word(16);
         let size = file.metadata()?.len();
-        let length = usize::try_from(size.saturating_sub(base)).map_err(|_| LiveError::Magic)?;
+        // Written there, the next record would overwrite the header, or lie behind a hole that ends the reading.
+        if base < HEADER || base > size {
+            return Err(LiveError::Magic);
+        }
+        let length = usize::try_from(size - base).map_err(|_| LiveError::Magic)?;
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, base)?;
         let mut records = BTreeMap::new();
@@ -207,6 +211,9 @@ impl Live {
             at += end;
         }
         let end = base + u64::try_from(at).unwrap_or_default();
+        // A whole record behind the one that ended the reading would count again as soon as what is written next
+        // happens to reach it.
+        file.set_len(end)?;
         let in_hand = Word::map(&file, IN_HAND)?;
         Ok((Live { file, base, end, settled: 0, pending: Vec::new(), in_hand }, records))
     }
@@ -312,6 +319,34 @@ mod tests {
         live.pending.truncate(keep);
         live.flush().unwrap();
         assert_eq!(again(&live), BTreeMap::from([(key(1), b"three".to_vec())]));
+    }
+
+    #[test]
+    fn what_lies_behind_a_damaged_record_never_counts_again() {
+        let mut live = Live::create().unwrap();
+        let key = |id| Key::new(Class::Unit, id);
+        live.put(key(1), b"one");
+        live.flush().unwrap();
+        let damaged = live.end;
+        live.put(key(2), b"two");
+        live.flush().unwrap();
+        live.put(key(1), b"of no time");
+        live.flush().unwrap();
+        live.file.write_all_at(&[0xff; 4], damaged).unwrap();
+        let (mut live, found) = Live::adopt(live.file.try_clone().unwrap().into()).unwrap();
+        assert_eq!(found, BTreeMap::from([(key(1), b"one".to_vec())]));
+        live.put(key(3), b"two");
+        live.flush().unwrap();
+        assert_eq!(again(&live), BTreeMap::from([(key(1), b"one".to_vec()), (key(3), b"two".to_vec())]));
+    }
+
+    #[test]
+    fn a_table_that_begins_nowhere_is_none() {
+        for base in [0, 8, HEADER - 1, HEADER + 1, u64::MAX] {
+            let live = Live::create().unwrap();
+            live.file.write_all_at(&base.to_le_bytes(), 16).unwrap();
+            assert!(Live::adopt(live.file.into()).is_err(), "one that begins at {base}");
+        }
     }
 
     #[test]
