@@ -11,6 +11,7 @@ use crate::nearest::nearest;
 use crate::reader::{Reader, found, span};
 use crate::report::Report;
 use crate::source::Span;
+use crate::unquoted;
 use crate::value::name;
 
 /// An edge as it was written.
@@ -131,9 +132,14 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
                 let found = found(value.get_ref());
                 let text = format!("`{word}.{said}` is a unit, and so a table, but this is {found}");
                 let d = Diagnostic::error("wrong-type", at, text);
-                report.add(d.help(format!("declare a unit by `{}`", crate::field::table(kind).header)));
+                report.add(d.help(format!("declare a unit by `{}`", unquoted::header(kind, said))));
                 continue;
             };
+            let mistakes = unquoted::mistakes(kind, said, at, table);
+            if !mistakes.is_empty() {
+                mistakes.into_iter().for_each(|d| report.add(d));
+                continue;
+            }
             match name::unit(kind, said) {
                 Ok(name) => {
                     let header = span(file.number, value);

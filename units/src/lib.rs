@@ -38,6 +38,8 @@ pub mod source;
 mod syntax;
 #[cfg(feature = "language")]
 mod tree;
+#[cfg(feature = "language")]
+mod unquoted;
 pub mod value;
 #[cfg(feature = "language")]
 mod vars;

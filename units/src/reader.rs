@@ -13,6 +13,7 @@ use crate::kind::{Attributes, Content};
 use crate::nearest::nearest;
 use crate::report::Report;
 use crate::source::Span;
+use crate::unquoted;
 use crate::value::{self, ValueError};
 
 /// One table on its way into a checked form.
@@ -95,11 +96,8 @@ impl<'r, 'l> Reader<'r, 'l> {
             let near = if self.report.may_suggest(50) { nearest(name, keys.keys()) } else { None };
             let d = match near {
                 Some(near) => d.help(format!("did you mean `{near}`?")),
-                None if value.get_ref().is_table() => {
-                    let whole = format!("{}.{name}", self.address.name);
-                    d.help(format!(
-                        "if this is a unit's name with dots or slashes, quote it: `[{kind}.\"{whole}\"]`"
-                    ))
+                None if let DeValue::Table(table) = value.get_ref() => {
+                    d.help(unquoted::help(kind, &self.address.name, name, at, table))
                 }
                 None => d.help(format!("the keys of a {kind} are in docs/reference/{kind}.md")),
             };

@@ -89,9 +89,22 @@ impl<'l> Report<'l> {
             let d = Diagnostic::error("duplicate-key", at, format!("`{key}` is there a second time"));
             d.help("a key, and a table, stands once in a file; keep one of them")
         } else {
-            Diagnostic::error("syntax", at, &*broken.message)
+            let d = Diagnostic::error("syntax", at, &*broken.message);
+            match self.quoted(at) {
+                Some(header) => d.help(format!("a name with such characters is quoted: `{header}`")),
+                None => d,
+            }
         };
         self.add(d);
+    }
+
+    /// The header of a unit's table in which a name should have been quoted.
+    fn quoted(&self, at: Span) -> Option<String> {
+        let source = self.sources.get(at.file)?;
+        let line = source.line(source.position(at.start).line).trim();
+        let (kind, name) = line.strip_prefix('[')?.split_once(']')?.0.split_once('.')?;
+        let kind = crate::Kind::from_word(kind.trim()).filter(|_| !name.contains(['"', '\'']))?;
+        Some(crate::unquoted::header(kind, name.trim()))
     }
 
     /// Whether a diagnostic is only the echo of a syntax error.
