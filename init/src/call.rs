@@ -1,6 +1,6 @@
 //! How `init` was called: as PID 1 of a machine or of a container, or to run one command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::boot;
 use crate::early;
@@ -24,7 +24,7 @@ Usage: init [OPTIONS]                       be PID 1 of a machine or a container
   --cgroup DIR   the cgroup below which units get theirs (default: the own one)
   --boot DIR     where generation 0 lies: manifest and blobs (default: /usr/lib/holdfast/boot)
   --quiet        say warnings and errors only
-  --version, --help
+  --version, --help (the second form's options: init -h --)
 ";
 
 /// What a command line asks for.
@@ -34,14 +34,21 @@ enum Asked {
     Wrong(String),
 }
 
-fn parse(arguments: &[String], first: bool, environment: impl Fn(&str) -> Option<String>) -> Asked {
+/// `machine`: as PID 1 of a machine, to which the kernel hands on what it does not know itself. Relative paths are
+/// below `directory`.
+fn parse(
+    arguments: &[String],
+    machine: bool,
+    directory: &Path,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Asked {
     let mut options = Options { arguments: arguments.to_vec(), ..Options::default() };
     let mut run = None;
     if let Some(store) = environment("HOLDFAST_STORE") {
-        options.store = store.into();
+        options.store = directory.join(store);
     }
     if let Some(socket) = environment("HOLDFAST_SOCKET") {
-        options.socket = socket.into();
+        options.socket = directory.join(socket);
     }
     let mut rest = arguments.iter().skip(1);
     while let Some(argument) = rest.next() {
@@ -51,10 +58,10 @@ fn parse(arguments: &[String], first: bool, environment: impl Fn(&str) -> Option
         };
         let mut value = || inline.clone().or_else(|| rest.next().cloned());
         let place: &mut dyn FnMut(PathBuf) = match name {
-            "--version" if !first => {
+            "--version" if !machine => {
                 return Asked::Print(format!("holdfast {}\n", env!("CARGO_PKG_VERSION")));
             }
-            "--help" | "-h" if !first => return Asked::Print(HELP.to_owned()),
+            "--help" | "-h" | "help" if !machine => return Asked::Print(HELP.to_owned()),
             "--quiet" => {
                 options.loudness = cm_core::engine::effect::Level::Warning;
                 continue;
@@ -69,12 +76,20 @@ fn parse(arguments: &[String], first: bool, environment: impl Fn(&str) -> Option
                 options.boot_contents = p.join("blobs");
                 options.boot_manifest = p.join("manifest");
             },
-            // The kernel hands on what it does not know itself.
-            _ if first => continue,
-            other => return Asked::Wrong(format!("unknown argument \"{other}\"; see init --help")),
+            _ if machine => continue,
+            other if other.starts_with('-') => {
+                return Asked::Wrong(format!("unknown option \"{other}\"; see init --help"));
+            }
+            other => {
+                let text = format!(
+                    "unknown argument \"{other}\": `init -- COMMAND` runs a command, `init --state FILE` a state; \
+                     see init --help"
+                );
+                return Asked::Wrong(text);
+            }
         };
         match value() {
-            Some(value) => place(PathBuf::from(value)),
+            Some(value) => place(directory.join(value)),
             None => return Asked::Wrong(format!("{name} needs a value")),
         }
     }
@@ -90,7 +105,14 @@ fn parse(arguments: &[String], first: bool, environment: impl Fn(&str) -> Option
 /// Runs what was asked for; returns the exit code.
 pub fn main(arguments: Vec<String>) -> i32 {
     let first = std::process::id() == 1;
-    let mut options = match parse(&arguments, first, |n| std::env::var(n).ok().filter(|v| !v.is_empty())) {
+    // Without /proc nothing can be told, not even whether this is a container.
+    let mounted = first && early::mount_proc();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let container =
+        !first || (!namespace.as_os_str().is_empty() && namespace.as_os_str() != FIRST_PID_NAMESPACE);
+    let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let mut options = match parse(&arguments, !container, &directory, variable) {
         Asked::Run(options) => options,
         Asked::Print(text) => {
             print!("{text}");
@@ -102,11 +124,7 @@ pub fn main(arguments: Vec<String>) -> i32 {
         }
     };
     options.first_process = first;
-    // Without /proc nothing can be told, not even whether this is a container.
-    let mounted = first && early::mount_proc();
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    options.container =
-        !first || (!namespace.as_os_str().is_empty() && namespace.as_os_str() != FIRST_PID_NAMESPACE);
+    options.container = container;
     if !options.container {
         for complaint in early::mount_all() {
             eprintln!("init: {complaint}");
@@ -189,7 +207,7 @@ mod tests {
 
     fn options(words: &[&str], first: bool) -> Result<Options, String> {
         let arguments: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
-        match parse(&arguments, first, |_| None) {
+        match parse(&arguments, first, Path::new("/here"), |_| None) {
             Asked::Run(options) => Ok(*options),
             Asked::Print(text) | Asked::Wrong(text) => Err(text),
         }
@@ -200,12 +218,23 @@ mod tests {
         let got = options(&["init", "--socket", "/x/y/control", "--state=/s.toml"], false).unwrap();
         assert_eq!((got.run, got.state), ("/x/y".into(), Some("/s.toml".into())));
         assert_eq!(options(&["init"], true).unwrap().run, PathBuf::from("/run/holdfast"));
+        let got = options(&["init", "--state", "s.toml", "--store=st", "--socket", "run/c"], false).unwrap();
+        assert_eq!((got.state, got.store), (Some("/here/s.toml".into()), "/here/st".into()));
+        assert_eq!((got.socket, got.run), ("/here/run/c".into(), "/here/run".into()));
     }
 
     #[test]
     fn the_kernel_may_say_anything() {
         assert!(options(&["init", "splash", "--nonsense", "auto"], true).is_ok());
         assert!(options(&["init", "--nonsense"], false).unwrap_err().contains("--nonsense"));
+        let wrong = options(&["init", "true"], false).unwrap_err();
+        assert!(
+            wrong.contains("\"true\"") && wrong.contains("init -- COMMAND") && wrong.contains("--state FILE")
+        );
+        for help in ["help", "-h", "--help"] {
+            assert_eq!(options(&["init", help], false).unwrap_err(), HELP);
+            assert!(options(&["init", help], true).is_ok());
+        }
         assert!(options(&["init", "--version"], false).unwrap_err().starts_with("holdfast "));
         assert!(options(&["init", "--store"], false).unwrap_err().contains("needs a value"));
     }

@@ -104,7 +104,7 @@ pub fn main(arguments: &[OsString]) -> i32 {
     let options = match parse(arguments) {
         Ok(options) => options,
         Err(text) => {
-            say(&format!("{text}; see init -h --"));
+            say(&format!("{text}; see init --help, init -h --"));
             return USAGE;
         }
     };

@@ -105,7 +105,10 @@ impl Engine {
             }
             let bad = self.bad_units();
             let verdict = if bad.is_empty() { Verdict::Done } else { Verdict::Failed };
-            self.answer(request, verdict, bad);
+            // What was changed or repaired before, this one found right.
+            let mut tally = self.tally();
+            tally.kept += std::mem::take(&mut tally.changed) + std::mem::take(&mut tally.repaired);
+            self.answer_with(request, verdict, bad, tally);
             return;
         }
         let from = match self.apply.take() {
@@ -472,13 +475,17 @@ impl Engine {
     }
 
     pub(crate) fn answer(&mut self, request: u64, verdict: Verdict, text: String) {
+        let tally = if request == 0 { Tally::default() } else { self.tally() };
+        self.answer_with(request, verdict, text, tally);
+    }
+
+    fn answer_with(&mut self, request: u64, verdict: Verdict, text: String, tally: Tally) {
         if request == 0 {
             if verdict != Verdict::Done {
                 self.log(Level::Warning, None, format!("{verdict:?}: {text}"));
             }
             return;
         }
-        let tally = self.tally();
         self.out.push(Effect::Answer { request, verdict, tally, text });
     }
 

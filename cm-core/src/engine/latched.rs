@@ -307,6 +307,13 @@ impl Engine {
 
     /// It is right, and what depends on it may go on.
     fn right(&mut self, node: Node, shown: Shown) {
+        self.settled(node, shown);
+        let word = self.state_word(node);
+        self.publish(node, word);
+    }
+
+    /// The same where it is no news: most looks at a unit follow upon our own change of it.
+    fn settled(&mut self, node: Node, shown: Shown) {
         let again = self.latch(node).is_some_and(|l| l.again);
         self.clear_detail(node);
         self.with_latch(node, |l| {
@@ -318,8 +325,6 @@ impl Engine {
         });
         self.m(node).set(bits::INTENDED, false);
         self.set_work(node, if again { Work::Waiting } else { Work::Idle });
-        let word = self.state_word(node);
-        self.publish(node, word);
     }
 
     /// It could not be made right; it is tried again later, ever more rarely.
@@ -385,7 +390,11 @@ impl Engine {
                     (Intent::Correct, Shown::Changed | Shown::Repaired) => latch.shown,
                     (Intent::Correct | Intent::Apply | Intent::Return, _) => Shown::Kept,
                 };
-                self.right(node, shown);
+                if latch.right && latch.shown == shown {
+                    self.settled(node, shown);
+                } else {
+                    self.right(node, shown);
+                }
             }
             Outcome::Changed => {
                 let intended = ran || intent != Intent::Correct;

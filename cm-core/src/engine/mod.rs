@@ -193,6 +193,8 @@ pub struct Engine {
     pub(crate) up: u32,
     pub(crate) out: Vec<Effect>,
     pub(crate) changed: BTreeSet<Node>,
+    /// What left in this step: its effects speak of it, and are carried out afterwards.
+    pub(crate) departed: BTreeMap<Node, Address>,
     pub(crate) globals_changed: bool,
     pub(crate) blank: Unit,
     /// Steps of propagation taken since the beginning; the simulator bounds it.
@@ -244,6 +246,7 @@ impl Engine {
             up: 0,
             out: Vec::new(),
             changed: BTreeSet::new(),
+            departed: BTreeMap::new(),
             globals_changed: true,
             blank: Unit::blank(),
             work: 0,
@@ -269,6 +272,7 @@ impl Engine {
     /// One event. Effects are appended in the order in which they have to be carried out.
     pub fn step(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {
         self.now = self.now.max(now);
+        self.departed.clear();
         self.handle(event);
         self.settle();
         for node in self.timers.take_changed() {
@@ -537,8 +541,11 @@ impl Engine {
 
     // ---- questions ---------------------------------------------------------------------------------------
 
-    /// The unit's address.
+    /// The unit's address; until the next step that of one that has left in the last.
     pub fn address(&self, node: Node) -> Address {
+        if let Some(departed) = self.departed.get(&node).filter(|_| self.is_gone(node)) {
+            return departed.clone();
+        }
         let (manifest, unit) = self.unit_of(node);
         match self.manifest_of(manifest) {
             Some(m) => m.address(unit),

@@ -626,6 +626,7 @@ impl Engine {
         self.busy -= u32::from(busy);
         self.bad -= u32::from(bad);
         *self.m(node) = Unit::blank();
+        self.departed.insert(node, address);
         self.free.insert(node.0);
         self.ask_gone(node);
     }

@@ -483,3 +483,59 @@ fn the_audit_finds_what_nobody_was_told() {
     let found = mutant.audit();
     assert!(found.as_ref().is_some_and(|f| f.contains("counter not_ok is 1, counted 0")), "{found:?}");
 }
+
+#[test]
+fn effects_of_a_step_name_what_left_in_it() {
+    let with = |names: &[&str]| {
+        let mut b = ManifestBuilder::new();
+        for name in names {
+            b.unit(NewUnit::new(Kind::Target, *name, Spec::Target(units::kind::target::Target {})));
+        }
+        b.finish()
+    };
+    let mut w = World::new();
+    for (generation, names) in [(1, &["a", "b"][..]), (2, &["a"])] {
+        let manifest = w.engine.install(with(names));
+        w.seen.clear();
+        let event =
+            Event::Swapped { request: generation, manifest, generation, kind: Swap::Boot, release: false };
+        let mut out = Vec::new();
+        w.engine.step(Mono(generation), event, &mut out);
+        let told: Vec<String> = out
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Publish { node, text } => Some(format!("{} {text}", w.engine.address(*node))),
+                _ => None,
+            })
+            .collect();
+        let want: &[&str] =
+            if generation == 1 { &["target:a ready", "target:b ready"] } else { &["target:b gone"] };
+        assert_eq!(told, want);
+    }
+}
+
+/// Most looks follow upon our own change, and an apply of what is there already changes nothing.
+#[test]
+fn what_is_as_it_was_is_no_news() {
+    let mut w = World::new();
+    let manifest = w.engine.install(manifest(1));
+    w.send(Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false });
+    w.run_timers();
+    assert_eq!(w.state(Kind::File, "/etc/web"), "repaired");
+    let node = w.engine.node(&Address::new(Kind::File, "/etc/web")).unwrap();
+    (w.kept, w.seen) = (true, Vec::new());
+    w.send(Event::Touched { nodes: vec![node] });
+    w.run_timers();
+    assert!(w.seen.iter().any(|e| matches!(e, Effect::Batch { .. })), "nobody looked: {:?}", w.seen);
+    let news = w.seen.iter().find(|e| matches!(e, Effect::Publish { node: n, .. } if *n == node));
+    assert_eq!(news, None);
+    assert_eq!(w.state(Kind::File, "/etc/web"), "repaired");
+
+    let same = w.engine.install(self::manifest(1));
+    w.send(Event::Swapped { request: 2, manifest: same, generation: 2, kind: Swap::Apply, release: false });
+    let answer = w.seen.iter().find_map(|e| match e {
+        Effect::Answer { request: 2, tally, .. } => Some(*tally),
+        _ => None,
+    });
+    assert_eq!(answer.map(|t| (t.kept, t.repaired)), Some((2, 0)));
+}

@@ -365,7 +365,9 @@ fn open_sources(job: &Job, mut channel: Channel, opened: &mut File) -> i32 {
             Ask::Text(path) | Ask::File(path) => (admitted(named.source(path), path, open_file), path),
             Ask::List(path) => (admitted(named.directory(path), path, list), path),
         };
-        let _ = writeln!(opened, "{}", path.escape_debug());
+        if found.is_ok() {
+            let _ = writeln!(opened, "{}", path.escape_debug());
+        }
         let sent = match found {
             Ok(file) => channel.send(&Answer::Opened, &[file.as_raw_fd()]),
             Err(e) if e.kind() == io::ErrorKind::NotFound => channel.send(&Answer::NotFound, &[]),

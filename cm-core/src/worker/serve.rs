@@ -517,8 +517,12 @@ impl Worker {
                 let names = compiled.sources.get(..shown).unwrap_or_default().join(", ");
                 let more = compiled.sources.len() - shown;
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                self.log(false, format!("compiled {} for uid {uid} from {names}{more}", job.entry))?;
-                if compiled.result.is_err() {
+                if compiled.result.is_ok() {
+                    self.log(false, format!("compiled {} for uid {uid} from {names}{more}", job.entry))?;
+                } else {
+                    if shown > 0 {
+                        self.log(false, format!("read {names}{more} for uid {uid}: it does not compile"))?;
+                    }
                     let _ = fs::remove_dir_all(&job.staging);
                 }
                 let reply = Reply::Compiled { token, result: compiled.result };

@@ -343,9 +343,9 @@ pub struct Finished {
 /// One reply to an apply, a rollback or a command: progress with `continues`, then the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Change {
-    /// What happened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Progress>,
+    /// What happened, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub progress: Vec<Progress>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Finished>,

@@ -16,7 +16,7 @@ pub const MAX_PENDING: usize = 256 << 10;
 /// The same for the progress of a change: only who is privileged can ask for one, and it comes in bursts of our
 /// own making, one line a unit.
 pub const MAX_PENDING_CHANGE: usize = 2 << 20;
-/// Who has missed this many replies and has read nothing all the while is dropped.
+/// Who has missed this many messages and has read nothing all the while is dropped.
 pub const MAX_MISSED: u32 = 20_000;
 /// Most diagnostics in one reply: who has more mistakes than that starts with these.
 const MAX_DIAGNOSTICS: usize = 200;
@@ -75,9 +75,9 @@ pub struct Connection {
     pub outbox: Outbox,
     under_way: Option<UnderWay>,
     closing: bool,
-    /// Replies that were left out since the last that says so.
+    /// Messages that were left out since the last reply that says so.
     missed: u32,
-    /// Replies that were left out since the client has read anything.
+    /// Messages that were left out since the client has read anything.
     unread: u32,
 }
 
@@ -185,7 +185,7 @@ impl Connection {
         self.outbox.sent(count);
     }
 
-    /// How many replies were left out, once there is room to say so.
+    /// How many messages were left out, once there is room to say so.
     pub fn take_missed(&mut self, room: usize) -> Option<u32> {
         if self.missed == 0 || self.outbox.pending().len() > room {
             return None;
@@ -196,10 +196,15 @@ impl Connection {
     /// One reply of several to the call under way; nothing for a client that takes only one. Left out, and
     /// counted, while more than `limit` bytes wait to be read.
     pub fn stream<P: Serialize>(&mut self, parameters: &P, limit: usize) {
+        self.stream_some(parameters, 1, limit);
+    }
+
+    /// The same for a reply that has `count` messages in it.
+    pub fn stream_some<P: Serialize>(&mut self, parameters: &P, count: u32, limit: usize) {
         if let Some(UnderWay { more: true, oneway: false }) = self.under_way {
             if self.outbox.pending().len() > limit {
-                self.missed = self.missed.saturating_add(1);
-                self.unread = self.unread.saturating_add(1);
+                self.missed = self.missed.saturating_add(count);
+                self.unread = self.unread.saturating_add(count);
                 return;
             }
             wire::reply(self.outbox.end(), parameters, true);

@@ -45,5 +45,5 @@ pub fn beside(control: &Path, word: &str) -> PathBuf {
     name.push(word);
     control.with_file_name(name)
 }
-/// Version of the interface; it changes when a client of the version before would misunderstand.
-pub const PROTOCOL: u32 = 1;
+/// Version of the interface; it changes when a client of the version before would misunderstand. 2: progress comes in lists.
+pub const PROTOCOL: u32 = 2;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::answer::{Answer, Change, Event, EventReply, Outcome, Progress};
-use super::connection::{MAX_PENDING, MAX_PENDING_CHANGE, Peer};
+use super::connection::{MAX_PENDING, Peer};
 use super::failure::Failure;
 use super::request::Request;
 use super::serving::{Begun, Client, LOW_WATER, Serving};
@@ -28,6 +28,8 @@ pub const MAX_CLIENTS: usize = 64;
 pub const SOCKET_MODE: u32 = 0o666;
 /// Most newcomers that one turn takes.
 const NEWCOMERS: usize = 32;
+/// Progress in one reply at most: some 10 kB.
+const NEWS: usize = 64;
 /// Notes kept until somebody takes them.
 const MAX_NOTES: usize = 64;
 
@@ -268,10 +270,11 @@ impl Server {
         }
     }
 
-    /// Does something with the client that waits for `call`, then writes.
+    /// Tells the client that waits for `call` its news, does something with it, then writes.
     fn with_call(&mut self, call: u64, last: bool, act: impl FnOnce(&mut Client)) {
         let Some(id) = self.calls.get(&call).copied() else { return };
         let Some(mut client) = self.clients.remove(&id) else { return };
+        client.tell_news();
         if last {
             client.tell_missed(usize::MAX);
         }
@@ -286,23 +289,39 @@ impl Server {
         self.put_back(id, client);
     }
 
-    /// One reply of several. A call that nobody waits for any more is no mistake.
+    /// Something for one reply of several; it goes with what else comes before [`Server::tell_news`], or when that is
+    /// enough for a reply. A call that nobody waits for any more is no mistake.
     pub fn progress(&mut self, call: u64, progress: &Progress) {
-        let change = Change { progress: Some(progress.clone()), finished: None };
-        self.with_call(call, false, |client| {
-            // That something was right is counted at the end, and worth nothing to who lags behind.
-            if progress.outcome != Some(Outcome::Kept) || client.has_drained() {
-                client.tell_missed(LOW_WATER);
-                client.connection.stream(&change, MAX_PENDING_CHANGE);
-            }
-        });
+        let client = self.calls.get(&call).and_then(|id| self.clients.get_mut(id));
+        // That something was right is counted at the end, and worth nothing to who lags behind.
+        let Some(client) = client.filter(|c| progress.outcome != Some(Outcome::Kept) || c.has_drained())
+        else {
+            return;
+        };
+        client.news.push(progress.clone());
+        if client.news.len() >= NEWS {
+            self.with_call(call, false, |_| {});
+        }
+    }
+
+    /// Sends the progress that has come together. To be called after each round of the loop: a frame, a system call and
+    /// a wake-up of the client for each unit would cost more than the units.
+    pub fn tell_news(&mut self) {
+        let call = |c: &Client| match c.serving {
+            Serving::Call(call) if !c.news.is_empty() => Some(call),
+            _ => None,
+        };
+        let calls: Vec<u64> = self.clients.values().filter_map(call).collect();
+        for call in calls {
+            self.with_call(call, false, |_| {});
+        }
     }
 
     /// The last reply. Afterwards the number means nothing.
     pub fn answer(&mut self, call: u64, answer: &Answer) {
         self.with_call(call, true, |client| match answer {
             Answer::Finished(f) => {
-                client.connection.finish(&Change { progress: None, finished: Some(f.clone()) })
+                client.connection.finish(&Change { progress: Vec::new(), finished: Some(f.clone()) })
             }
             Answer::Waited(w) => client.connection.finish(w),
             Answer::Begun => client.connection.finish(&json!({})),

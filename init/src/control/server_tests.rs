@@ -213,7 +213,7 @@ fn a_command_reaches_the_loop_and_streams_back() {
     rig.server.answer(call.call, &Answer::Begun);
     let first: Reply<Change> = reply(&mut stream);
     assert!(first.continues);
-    assert_eq!(first.parameters.unwrap().progress, Some(progress));
+    assert_eq!(first.parameters.unwrap().progress, [progress]);
     let last: Reply<Change> = reply(&mut stream);
     assert!(!last.continues);
     assert_eq!(last.parameters.unwrap().finished.unwrap().verdict, Verdict::Done);
@@ -316,8 +316,8 @@ fn a_burst_of_ten_thousand_changes_loses_no_answer() {
         if !got.continues {
             break;
         }
-        let outcome = got.parameters.unwrap().progress.unwrap().outcome;
-        changed += usize::from(outcome == Some(Outcome::Changed));
+        let news = got.parameters.unwrap().progress;
+        changed += news.iter().filter(|p| p.outcome == Some(Outcome::Changed)).count();
     }
     assert_eq!(changed, CHANGES);
 }
@@ -452,5 +452,37 @@ fn the_interface_can_be_introspected() {
         rig.turn(id);
         let got: Reply<serde_json::Value> = reply(&mut stream);
         assert!(format!("{got:?}").contains(expected), "{got:?}");
+    }
+}
+
+#[test]
+fn what_happens_in_one_round_is_one_reply() {
+    let mut rig = Rig::new(1);
+    let (id, stream) = rig.connect();
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(&Request::Rollback(request::Rollback::default()).frame(true)).unwrap();
+    let call = rig.turn(id)[0].call;
+    let news = |n: usize| Progress {
+        unit: format!("file:/srv/{n}"),
+        state: Some(State::Ready),
+        outcome: Some(Outcome::Changed),
+        text: String::new(),
+    };
+    for round in [0..3, 3..103] {
+        let all: Vec<Progress> = round.map(news).collect();
+        for one in &all {
+            rig.server.progress(call, one);
+        }
+        rig.server.tell_news();
+        rig.server.tell_news();
+        let mut got = Vec::new();
+        // A reply has its bound, so that it is sent while others are still made.
+        for most in all.chunks(super::NEWS) {
+            let next: Reply<Change> = reply(&mut stream);
+            let next = next.parameters.unwrap().progress;
+            assert_eq!(next.len(), most.len());
+            got.extend(next);
+        }
+        assert_eq!(got, all);
     }
 }

@@ -9,7 +9,7 @@ use units::Address;
 use super::answer::{
     Change, Event, EventReply, Explanation, Info, Progress, StatusPage, TreeNode, TreePage, UnitStatus,
 };
-use super::connection::{Connection, Peer};
+use super::connection::{Connection, MAX_PENDING_CHANGE, Peer};
 use super::failure::Failure;
 use super::request::{Asked, Request};
 use super::{INTERFACE, INTERFACE_NAME, socket};
@@ -79,6 +79,8 @@ pub(super) struct Client {
     pub(super) dead: bool,
     /// Time of the last event that it was to be told.
     pub(super) told: u64,
+    /// Progress of its call that is not made a reply of yet.
+    pub(super) news: Vec<Progress>,
 }
 
 impl Client {
@@ -93,6 +95,7 @@ impl Client {
             writable: true,
             dead: false,
             told: 0,
+            news: Vec::new(),
         }
     }
 
@@ -151,6 +154,17 @@ impl Client {
         }
     }
 
+    /// Makes one reply of the progress that has come together.
+    pub(super) fn tell_news(&mut self) {
+        let progress = std::mem::take(&mut self.news);
+        if progress.is_empty() {
+            return;
+        }
+        self.tell_missed(LOW_WATER);
+        let count = u32::try_from(progress.len()).unwrap_or(u32::MAX);
+        self.connection.stream_some(&Change { progress, finished: None }, count, MAX_PENDING_CHANGE);
+    }
+
     /// Says how much the client has missed, as soon as it has read what was there before.
     pub(super) fn tell_missed(&mut self, room: usize) {
         let Some(missed) = self.connection.take_missed(room) else { return };
@@ -158,7 +172,7 @@ impl Client {
         match self.serving {
             Serving::Call(_) => {
                 let progress = Progress { unit: String::new(), state: None, outcome: None, text };
-                self.connection.stream(&Change { progress: Some(progress), finished: None }, usize::MAX);
+                self.connection.stream(&Change { progress: vec![progress], finished: None }, usize::MAX);
             }
             Serving::Events => {
                 let (about, time) = ("missed".to_owned(), self.told);

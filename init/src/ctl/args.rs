@@ -8,7 +8,7 @@ use clap::{Args as Group, Parser, Subcommand};
 ///
 /// A UNIT is an address such as service:nginx or file:/etc/motd, or a bare name that only one unit has.
 #[derive(Debug, Parser)]
-#[command(name = "initctl", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "initctl", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done; 1 a unit is failed or not kept; 2 bad usage or state file;\n\
 3 no connection, or a unit that is not ready (status UNIT); 4 somebody else changed the\n\
 generation first; 5 returned to the old generation; 6 the return is incomplete; 124 time ran out.")]

@@ -19,7 +19,7 @@ const MAX_REPLY: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there, or we may not ask.
-    #[error("cannot connect to {socket}: {source}")]
+    #[error("cannot connect to {socket}: {}", without_number(.source))]
     Connect {
         /// The socket.
         socket: String,
@@ -57,6 +57,14 @@ pub enum ClientError {
         /// The socket.
         socket: String,
     },
+}
+
+/// What the kernel said; its number helps nobody who reads the words.
+pub fn without_number(error: &io::Error) -> String {
+    let text = error.to_string();
+    let number =
+        text.split_once(" (os error ").and_then(|(words, rest)| Some((words, rest.split_once(')')?.1)));
+    number.map_or(text.clone(), |(words, rest)| format!("{words}{rest}"))
 }
 
 /// A connection.

@@ -120,6 +120,10 @@ fn help(stop: &Stop) -> &'static str {
                 "help: is init running here? --socket PATH or HOLDFAST_SOCKET name another socket\n"
             }
             std::io::ErrorKind::PermissionDenied => "help: try again as root\n",
+            std::io::ErrorKind::ConnectionRefused => {
+                "help: nobody listens there: has init ended, or does it listen elsewhere? --socket PATH or \
+                 HOLDFAST_SOCKET name another socket\n"
+            }
             _ => "",
         },
         Stop::Client(ClientError::Lost { .. }) => {

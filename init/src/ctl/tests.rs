@@ -151,15 +151,19 @@ fn nobody_there_is_3_and_says_so() {
         Exit::Unreachable,
         &expect![[r#"
         [stderr]
-        initctl: cannot connect to DIR/control: No such file or directory (os error 2)
+        initctl: cannot connect to DIR/control: No such file or directory
         help: is init running here? --socket PATH or HOLDFAST_SOCKET name another socket
     "#]],
     );
-    host.shows("reboot", Exit::Unreachable, &expect![[r#"
+    host.shows(
+        "reboot",
+        Exit::Unreachable,
+        &expect![[r#"
         [stderr]
-        initctl: cannot connect to DIR/control: No such file or directory (os error 2); --force goes without init
+        initctl: cannot connect to DIR/control: No such file or directory; --force goes without init
         help: is init running here? --socket PATH or HOLDFAST_SOCKET name another socket
-    "#]]);
+    "#]],
+    );
 }
 
 /// An apply with every kind of progress.
@@ -817,5 +821,65 @@ fn a_store_is_read_without_init() {
             [stderr]
             initctl: cannot read store DIR/other: there is no store in this directory
         "#]],
+    );
+}
+
+/// An apply of one unit that is told in every step, as the engine does.
+#[test]
+fn news_that_say_nothing_new_are_not_shown() {
+    let host = Host::new(Box::new(|server, incoming| {
+        let news = |state, text: &str| progress("service:web", Some(state), None, text);
+        for step in [
+            news(State::Stopping, "stopping: it is restarted"),
+            news(State::Stopping, "stopping"),
+            news(State::Starting, "starting"),
+            news(State::Ready, "ready"),
+            progress("file:/etc/a", Some(State::Ready), Some(Outcome::Changed), "changed"),
+            progress("file:/etc/a", Some(State::Ready), Some(Outcome::Changed), "changed"),
+            progress("target:old", Some(State::Down), None, "gone"),
+        ] {
+            server.progress(incoming.call, &step);
+        }
+        server.answer(incoming.call, &finished(Verdict::Done, Tally::default(), ""));
+    }));
+    host.shows(
+        "rollback 2",
+        Exit::Done,
+        &expect![[r#"
+        stopping  service:web  it is restarted
+        starting  service:web
+        ready     service:web
+        changed   file:/etc/a
+        removed   target:old
+        generation 4: 0 kept, 0 changed, 0 repaired, 0 not kept
+    "#]],
+    );
+}
+
+#[test]
+fn help_is_there_however_it_is_asked_for() {
+    let host = Host::new(Box::new(|_, _| {}));
+    let (exit, all) = host.run("help");
+    assert!(exit == Exit::Done && all.contains("Usage: initctl") && all.contains("rollback"), "{all}");
+    let (exit, one) = host.run("help apply");
+    assert!(exit == Exit::Done && one.contains("Usage: initctl apply"), "{one}");
+    assert_eq!(host.run("apply --help"), (Exit::Done, one));
+}
+
+#[test]
+fn a_unit_without_output_is_not_said_to_be_none() {
+    let host = Host::quiet();
+    let parameters = json!({"unit": "service:nginx", "nearest": null});
+    host.script(
+        "control.logs",
+        vec![json!({"error": "io.holdfast.Logs.NoSuchUnit", "parameters": parameters})],
+    );
+    host.shows(
+        "logs nginx",
+        Exit::Usage,
+        &expect![[r#"
+        [stderr]
+        initctl: no output of service:nginx is kept: it has written none, or there is no such unit
+    "#]],
     );
 }

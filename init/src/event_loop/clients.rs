@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Level, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Verb};
-use cm_core::proto::Outcome;
 use units::Address;
 
 use super::token::{Token, Turn};
@@ -113,6 +112,9 @@ impl Shell {
     pub(super) fn settle_clients(&mut self) {
         if std::mem::take(&mut self.clients.stirred) {
             self.check_waits();
+        }
+        if let Some(server) = &mut self.server {
+            server.tell_news();
         }
         let incoming =
             self.with_server(|server, view| if server.has_work() { server.resume(view) } else { Vec::new() });
@@ -270,63 +272,29 @@ impl Shell {
     /// [`cm_core::engine::effect::Effect::Publish`].
     pub(super) fn publish(&mut self, node: Node, text: &str) {
         self.clients.stirred = true;
-        let commands: Vec<u64> =
-            self.clients.commands.iter().filter(|(_, c)| c.nodes.contains(&node)).map(|(c, _)| *c).collect();
-        let listeners = self.server.as_ref().is_some_and(|s| s.has_listeners());
-        let swaps: Vec<u64> = self.swapped_calls.iter().copied().filter(|c| *c != 0).collect();
-        if !listeners && commands.is_empty() && swaps.is_empty() {
+        let swaps = self.swapped_calls.iter().copied().filter(|c| *c != 0);
+        let commands = self.clients.commands.iter().filter(|(_, c)| c.nodes.contains(&node)).map(|(c, _)| *c);
+        let calls: Vec<u64> = commands.chain(swaps).collect();
+        let Some(server) = &mut self.server else { return };
+        let listeners = server.has_listeners();
+        if !listeners && calls.is_empty() {
             return;
         }
-        let mut status = self.view().unit(node);
-        if self.engine.is_gone(node) {
-            // The step that removed it took its name along.
-            match self.names.get(&node) {
-                Some(name) => status.unit.clone_from(name),
-                None => return,
-            }
+        let unit = self.engine.address(node).to_string();
+        let (state, outcome) = view::told(&self.engine, node, text);
+        if listeners {
+            server.publish(&answer::Event {
+                time: now().0,
+                about: "unit".to_owned(),
+                unit: Some(unit.clone()),
+                state: Some(state),
+                outcome,
+                text: text.to_owned(),
+            });
         }
-        let progress = Progress {
-            unit: status.unit.clone(),
-            state: Some(status.state),
-            outcome: status.outcome,
-            text: text.to_owned(),
-        };
-        let event = answer::Event {
-            time: now().0,
-            about: "unit".to_owned(),
-            unit: Some(status.unit),
-            state: Some(status.state),
-            outcome: status.outcome,
-            text: text.to_owned(),
-        };
-        if let Some(server) = &mut self.server {
-            for call in commands.into_iter().chain(swaps) {
-                server.progress(call, &progress);
-            }
-            if listeners {
-                server.publish(&event);
-            }
-        }
-    }
-
-    /// The names of units that a step may remove, by the event that it is about.
-    pub(super) fn names_in(&self, event: &Event) -> BTreeMap<Node, String> {
-        match event {
-            Event::Exited { serial, .. }
-            | Event::CgroupEmpty { serial }
-            | Event::SpawnFailed { serial, .. } => self
-                .engine
-                .job(*serial)
-                .map(|(n, _)| (n, self.engine.address(n).to_string()))
-                .into_iter()
-                .collect(),
-            Event::Results { results, .. } => results
-                .iter()
-                .filter(|r| matches!(r.outcome, Outcome::Removed | Outcome::Left))
-                .filter_map(|r| self.engine.node_in(r.manifest, r.unit))
-                .map(|n| (n, self.engine.address(n).to_string()))
-                .collect(),
-            _ => BTreeMap::new(),
+        let progress = Progress { unit, state: Some(state), outcome, text: text.to_owned() };
+        for call in calls {
+            server.progress(call, &progress);
         }
     }
 

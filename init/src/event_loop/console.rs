@@ -29,19 +29,35 @@ impl Console {
         Console { kernel: machine.then(open).and_then(Result::ok), lost: 0 }
     }
 
+    /// Lines that a person wants to see below each other. In the kernel's log, which keeps no empty ones, each begins
+    /// as all of ours do.
+    pub fn text(&mut self, level: Level, text: &str) {
+        for line in text.lines() {
+            match &self.kernel {
+                Some(_) if line.is_empty() => {}
+                Some(_) => self.line(level, line),
+                None => self.write(level, "", line),
+            }
+        }
+    }
+
     /// One line.
     pub fn line(&mut self, level: Level, text: &str) {
+        self.write(level, "holdfast: ", text);
+    }
+
+    fn write(&mut self, level: Level, name: &str, text: &str) {
         let end = (0..=LINE.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         let text = text.get(..end).unwrap_or_default().replace('\n', " / ");
         let written = match &mut self.kernel {
             // The facility is that of daemons: 3 << 3.
-            Some(kernel) => kernel.write(format!("<{}>holdfast: {text}\n", 24 + level as u8).as_bytes()),
+            Some(kernel) => kernel.write(format!("<{}>{name}{text}\n", 24 + level as u8).as_bytes()),
             None => {
                 let stderr = io::stderr();
                 let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
                 // poll(2), pipe(7): a pipe that is writable takes PIPE_BUF bytes without blocking.
                 match poll(&mut polled, PollTimeout::ZERO) {
-                    Ok(1) => stderr.lock().write(format!("holdfast: {text}\n").as_bytes()),
+                    Ok(1) => stderr.lock().write(format!("{name}{text}\n").as_bytes()),
                     _ => Err(io::ErrorKind::WouldBlock.into()),
                 }
             }

@@ -30,8 +30,9 @@ impl Emergency {
 }
 
 impl Shell {
-    /// The boot cannot go on as it should.
-    pub(super) fn emergency(&mut self, why: &str) {
+    /// The boot cannot go on as it should; `mistakes` are those of the state file, or nothing.
+    pub(super) fn emergency(&mut self, why: &str, mistakes: &str) {
+        self.console.text(Level::Error, mistakes);
         self.say(Level::Error, None, why);
         if self.options.container {
             self.main_code.get_or_insert(BAD_STATE);
@@ -41,7 +42,7 @@ impl Shell {
             return;
         }
         let text = format!(
-            "\n*** {why} ***\n\nThis is an emergency shell. What helps:\n  \
+            "\n{mistakes}*** {why} ***\n\nThis is an emergency shell. What helps:\n  \
              initctl generations        what there is to go back to\n  \
              initctl rollback [N]       the last good generation, or generation N\n  \
              initctl apply FILE         another state\n  \

@@ -76,8 +76,6 @@ pub struct Shell {
     spawns: Spawns,
     /// `STATUS=` of services.
     texts: BTreeMap<Node, String>,
-    /// Names of units that the step under way may remove.
-    names: BTreeMap<Node, String>,
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
     /// What waits for a worker, and until when.

@@ -183,7 +183,6 @@ impl Shell {
             empty,
             spawns: spawns::Spawns::default(),
             texts: BTreeMap::new(),
-            names: BTreeMap::new(),
             manifests: held,
             workers: BTreeMap::new(),
             flows: BTreeMap::new(),

@@ -65,7 +65,6 @@ impl Shell {
             return;
         }
         self.live.set_in_hand(number);
-        self.names = self.names_in(&event);
         let again = self.progress.filter(|p| number <= p.event);
         let moment = again.map_or(self.moment, |p| p.moment);
         let skipped = again.filter(|p| number == p.event).map_or(0, |p| p.effects);

@@ -20,10 +20,13 @@ use super::{Shell, now};
 use crate::control::Failure;
 use crate::control::request;
 use crate::control::server::Incoming;
-use units::diagnostic::Located;
+use units::diagnostic::{Located, Severity};
 
 /// Largest list of diagnostics that is read, in bytes.
 const MAX_DIAGNOSTICS: u64 = 1 << 20;
+
+/// Bytes of a state's mistakes that a boot shows at most: some hundred lines.
+const SHOWN_MISTAKES: usize = 16 << 10;
 
 /// How long an answer of a worker may take, in milliseconds, unless a batch goes before it.
 const FLOW_MS: u64 = 120_000;
@@ -326,17 +329,27 @@ impl Shell {
         let text = failure.to_string();
         let missing = text.to_lowercase().contains("no such file or directory") && text.contains(&plan.name);
         let absent = plan.optional && missing;
-        if !absent {
+        let boots = self.boot == BootStage::Compiles && plan.call == 0;
+        if !absent && !boots {
             self.refuse(plan.call, failure);
         }
-        if self.boot == BootStage::Compiles && plan.call == 0 {
+        if boots {
             self.set_boot(BootStage::Done);
             let (desired, _) = self.engine.desired();
             let empty = self.engine.manifest(desired).is_none_or(units::Manifest::is_empty);
             if !absent {
-                self.emergency(&format!("cannot apply {}: {failure}", plan.name));
+                let (why, mistakes) = why_not(&plan.name, failure);
+                self.emergency(&why, &mistakes);
             } else if empty && !self.options.container {
-                self.emergency(&format!("nothing to run: no generation, and no {}", plan.name));
+                self.emergency(&format!("nothing to run: no generation, and no {}", plan.name), "");
+            } else if empty {
+                let text = format!(
+                    "nothing to run: no generation in {}, and no {}; `initctl apply FILE` gives it a state. \
+                     `init --state FILE` runs a state at once, `init -- COMMAND` one command",
+                    self.options.store.display(),
+                    plan.name
+                );
+                self.say(Level::Warning, None, &text);
             }
         }
     }
@@ -356,7 +369,7 @@ impl Shell {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return self.set_boot(BootStage::AwaitsStore);
             }
-            Err(e) => return self.emergency(&format!("cannot read {}: {e}", path.display())),
+            Err(e) => return self.emergency(&format!("cannot read {}: {e}", path.display()), ""),
         };
         let taken = manifests::seal(&bytes)
             .map_err(|e| e.to_string())
@@ -373,7 +386,9 @@ impl Shell {
                     release: false,
                 });
             }
-            Err(text) => self.emergency(&format!("cannot load generation 0 from {}: {text}", path.display())),
+            Err(text) => {
+                self.emergency(&format!("cannot load generation 0 from {}: {text}", path.display()), "");
+            }
         }
         self.set_boot(BootStage::AwaitsStore);
     }
@@ -474,6 +489,33 @@ fn unexpected(result: Result<StoreReply, String>) -> Failure {
         Err(text) => text,
     };
     Failure::Failed { text }
+}
+
+/// Why a boot has no state, on one line; and the mistakes of the state, as `initctl check` shows them.
+fn why_not(name: &str, failure: &Failure) -> (String, String) {
+    let Failure::CompileFailed { diagnostics, .. } = failure else {
+        return (format!("cannot apply {name}: {failure}"), String::new());
+    };
+    let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+    let mut mistakes = String::new();
+    let mut shown: usize = 0;
+    for text in diagnostics.iter().map(Located::render) {
+        if mistakes.len() + text.len() > SHOWN_MISTAKES {
+            break;
+        }
+        mistakes.push_str(&text);
+        mistakes.push('\n');
+        shown += 1;
+    }
+    let why = match (errors, diagnostics.len().saturating_sub(shown)) {
+        (0, _) => format!("cannot apply {name}: {failure}"),
+        (1, _) => format!("cannot apply {name}: 1 error"),
+        (n, 0) => format!("cannot apply {name}: {n} errors"),
+        (n, more) => {
+            format!("cannot apply {name}: {n} errors; {more} more are shown by `initctl check {name}`")
+        }
+    };
+    (why, mistakes)
 }
 
 fn read_diagnostics(fd: OwnedFd) -> Vec<Located> {

@@ -40,6 +40,36 @@ fn words(word: &str, wanted: bool) -> (State, Option<Outcome>) {
     }
 }
 
+/// State and outcome that a unit's news tell. A step takes a unit through several states before anybody hears of the
+/// first, so that what the news say counts, and only without it what the unit is now.
+pub fn told(engine: &Engine, node: Node, text: &str) -> (State, Option<Outcome>) {
+    const WORDS: [&str; 15] = [
+        "waiting",
+        "starting",
+        "working",
+        "ready",
+        "reloading",
+        "stopping",
+        "backoff",
+        "failed",
+        "done",
+        "kept",
+        "changed",
+        "repaired",
+        "drifted",
+        "not kept",
+        "down",
+    ];
+    match text {
+        "gone" | "removed" => (State::Down, None),
+        word if WORDS.contains(&word) => words(word, true),
+        _ => {
+            let glance = engine.glance(node);
+            words(glance.state, glance.wanted)
+        }
+    }
+}
+
 /// Whether the unit will not come up by itself.
 pub fn is_failed(engine: &Engine, node: Node) -> bool {
     matches!(engine.status(node).state, "failed" | "not kept" | "contested")

@@ -21,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-cli-store-in-run", store_in_run),
     scenario("rig-cli-history", history),
     scenario("rig-cli-part", part),
+    scenario("rig-cli-first-steps", first_steps),
 ];
 
 fn want(holds: bool, what: &str, rig: &Rig) -> Result {
@@ -148,4 +149,64 @@ fn part(context: &Context) -> Result {
     holds("one", "one")?;
     let list = rig.ok(&["generations"])?;
     want(list.contains("apply --only /srv/b of"), &format!("nobody says how it was made:\n{list}"), &rig)
+}
+
+/// What init says as PID 1 of a pid namespace to who has not read the manual, and the code that it ends with; in `directory`.
+fn typed(context: &Context, directory: &std::path::Path, words: &[&str]) -> Result<(i32, String)> {
+    let mut command = std::process::Command::new("timeout");
+    command.args([
+        "30",
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--mount",
+        "--fork",
+        "--mount-proc",
+    ]);
+    command.args(["--kill-child", "--"]).arg(context.programs()?.join("init")).args(words);
+    command.args(["--run", "run", "--store", "store", "--logs", "logs"]).current_dir(directory);
+    let said = command.output()?;
+    let text = [said.stdout, said.stderr].concat();
+    Ok((said.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// Mistakes that are made first: a state with mistakes, under a relative path; no `--`; a question.
+fn first_steps(context: &Context) -> Result {
+    let directory = tempfile::tempdir()?;
+    let at = |name: &str| directory.path().join(name);
+    let bad = "[service.main]\nexce = [\"true\"]\n\n[sysctl.net.core.somaxconn]\nvalue = 1\n";
+    std::fs::write(at("bad.toml"), bad)?;
+    let expect = |words: &[&str], code: i32, lines: &[&str]| -> Result {
+        let (got, text) = typed(context, directory.path(), words)?;
+        let missing = lines.iter().find(|l| !text.lines().any(|line| line.contains(*l)));
+        match (got == code, missing) {
+            (true, None) => Ok(()),
+            (_, missing) => Err(format!("{words:?} ended with {got}, without {missing:?}:\n{text}").into()),
+        }
+    };
+    let lines = [
+        "error[missing-key]: service:main needs `exec`",
+        "2 | exce = [\"true\"]",
+        "  | ^^^^",
+        "  = help: did you mean `exec`?",
+        "error[unquoted-name]",
+        "  = help: write `[sysctl.\"net.core.somaxconn\"]`",
+        "bad.toml: 3 errors",
+    ];
+    expect(&["--state", "bad.toml"], 2, &lines)?;
+    expect(&["--state", "none.toml"], 2, &["cannot read state file", "none.toml: 1 error"])?;
+    expect(&["true"], 2, &["`init -- COMMAND` runs a command, `init --state FILE` a state"])?;
+    expect(&["--help"], 0, &["Usage: init"])?;
+    expect(&["help"], 0, &["Usage: init"])?;
+
+    // Every path is below the directory that init was called in, in whatever process it is opened.
+    let main = "[service.main]\nexec = [\"sh\", \"-c\", \"echo hello; exit 7\"]\nrestart = \"never\"\n";
+    std::fs::write(at("good.toml"), main)?;
+    expect(&["--state", "good.toml"], 7, &["good.toml"])?;
+    if at("store/journal").is_file() && at("logs/service:main").exists() {
+        return Ok(());
+    }
+    let found = crate::rig::tree::lines(directory.path())?;
+    Err(format!("store and logs are elsewhere; here is {found:?}").into())
 }

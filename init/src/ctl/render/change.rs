@@ -16,15 +16,45 @@ pub fn stays(progress: &Progress) -> bool {
     }
 }
 
-/// One line of progress, without a newline.
-pub fn line(progress: &Progress, style: Style) -> String {
-    let word = match (progress.outcome, progress.state) {
+/// The word that a unit's line begins with, as it is and painted.
+fn word(progress: &Progress, style: Style) -> Option<(&'static str, String)> {
+    match (progress.outcome, progress.state) {
+        _ if is_gone(progress) => Some(("removed", "removed".to_owned())),
         (Some(outcome), _) => Some((outcome.word(), style::outcome(outcome, style))),
         (None, Some(state)) => Some((state.word(), style::state(state, style))),
         (None, None) => None,
-    };
+    }
+}
+
+fn is_gone(progress: &Progress) -> bool {
+    matches!(progress.text.as_str(), "gone" | "removed")
+}
+
+/// What the line says beside that word.
+fn beside(progress: &Progress) -> String {
     let text = one_line(&progress.text);
-    let Some((plain, painted)) = word else {
+    match word(progress, Style::Plain) {
+        Some(_) if is_gone(progress) => String::new(),
+        Some((word, _)) => match text.strip_prefix(word) {
+            Some("") => String::new(),
+            Some(rest) => rest.strip_prefix(": ").map_or(text.clone(), str::to_owned),
+            None => text,
+        },
+        None => text,
+    }
+}
+
+/// Whether it says no more than this earlier news of the same unit.
+pub fn repeats(progress: &Progress, before: &Progress) -> bool {
+    let word = |p| word(p, Style::Plain).map(|(word, _)| word);
+    let text = beside(progress);
+    word(progress) == word(before) && (text.is_empty() || text == beside(before))
+}
+
+/// One line of progress, without a newline.
+pub fn line(progress: &Progress, style: Style) -> String {
+    let text = beside(progress);
+    let Some((plain, painted)) = word(progress, style) else {
         return match progress.unit.as_str() {
             "" => text,
             unit => format!("{unit}: {text}"),
@@ -32,7 +62,7 @@ pub fn line(progress: &Progress, style: Style) -> String {
     };
     let gap = " ".repeat(10_usize.saturating_sub(plain.chars().count()));
     let mut line = format!("{painted}{gap}{}", progress.unit);
-    if !text.is_empty() && text != plain {
+    if !text.is_empty() {
         line.push_str(&format!("  {}", text.dim(style)));
     }
     line

@@ -1,6 +1,6 @@
 //! Apply, rollback and commands: progress while it lasts, then how it ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use serde_json::json;
@@ -18,16 +18,21 @@ impl Run<'_, '_> {
         let mut finished: Option<Finished> = None;
         let mut wrong = BTreeSet::new();
         let mut steps: u32 = 0;
+        let mut told: BTreeMap<String, Progress> = BTreeMap::new();
         client
             .stream(&request.frame(true), descriptor, |change: Change| {
-                if let Some(progress) = &change.progress {
+                for progress in &change.progress {
                     steps = steps.saturating_add(1);
                     if progress.outcome == Some(Outcome::NotKept) {
                         wrong.insert(progress.unit.clone());
                     } else {
                         wrong.remove(&progress.unit);
                     }
-                    self.progress(progress, steps)?;
+                    let news = told.get(&progress.unit).is_none_or(|t| !render::change::repeats(progress, t));
+                    if news || self.screen.json {
+                        self.progress(progress, steps)?;
+                        told.insert(progress.unit.clone(), progress.clone());
+                    }
                 }
                 if change.finished.is_some() {
                     finished = change.finished;

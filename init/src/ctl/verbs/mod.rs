@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, without_number};
 use super::exit::{Exit, Stop};
 use super::query::{self, Line};
 use super::render;
@@ -238,7 +238,7 @@ impl Run<'_, '_> {
         let unit = unit.map(|u| self.address(u)).transpose()?;
         let named = unit.is_none();
         let frame = query::frame("io.holdfast.Logs.Read", &query::Read { unit, lines, follow }, true);
-        self.beside(LOGS_SOCKET)?.stream(&frame, None, |line: Line| {
+        let streamed = self.beside(LOGS_SOCKET)?.stream(&frame, None, |line: Line| {
             let Some(text) = &line.line else { return Ok::<_, Stop>(()) };
             if self.screen.json {
                 return self.screen.object(json!({ "line": json_of(&line) }));
@@ -247,8 +247,16 @@ impl Run<'_, '_> {
             let text =
                 render::history::log(unit, line.time.as_deref().unwrap_or_default(), text, self.screen.style);
             self.screen.put(&text)
-        })?;
-        Ok(Exit::Done)
+        });
+        match streamed {
+            // The log daemon knows of units only what they have written.
+            Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { unit, .. }))) => {
+                let text =
+                    format!("no output of {unit} is kept: it has written none, or there is no such unit");
+                Err(Stop::Usage(text))
+            }
+            other => other.map(|()| Exit::Done),
+        }
     }
 
     /// What a typed name means, where the server that is asked next does not know the units. Without init it is
@@ -304,6 +312,6 @@ fn units(client: &mut Client, names: Option<Vec<String>>) -> Result<Vec<UnitStat
 fn readable(path: &str) -> Result<(), Stop> {
     match std::fs::File::open(path) {
         Ok(_) => Ok(()),
-        Err(e) => Err(Stop::Usage(format!("cannot read {path}: {e}"))),
+        Err(e) => Err(Stop::Usage(format!("cannot read {path}: {}", without_number(&e)))),
     }
 }
