@@ -18,6 +18,7 @@ pub mod rig;
 pub mod runner;
 pub mod scenario;
 pub mod sim;
+pub mod tail;
 pub mod write_log;
 
 /// The result of a test step: what failed is told in one sentence.

@@ -1,7 +1,7 @@
 //! Runs the groups of `cargo verify` and prints what came of them.
 //!
 //! Every scenario runs in a process of its own: its output is shown only when it fails, and its time limit holds
-//! even when it hangs.
+//! even when it hangs. One that passes only at the second try counts as passed and is named in the summary.
 
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,7 @@ use crate::Result;
 use crate::check;
 use crate::context::Context;
 use crate::scenario::{self, Scenario};
+use crate::tail;
 
 /// How one check ended.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Outcome {
     pub failed: usize,
     /// How long it took.
     pub time: Duration,
+    /// The scenario that failed at first and passed at the second try.
+    pub at_second_try: Option<&'static str>,
 }
 
 /// A group that is not made of scenarios.
@@ -152,22 +155,40 @@ pub fn run(wish: &Wish) -> Result<ExitCode> {
         context.programs()?;
         outcomes.extend(run_scenarios(&context, &chosen));
     }
-    println!("\n{:10} {:>8}  result", "group", "time");
+    print!("{}", summary(&known, &outcomes));
+    let failed: usize = outcomes.iter().map(|o| o.failed).sum();
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The table of groups, the scenarios that needed a second try, and the last line.
+fn summary(groups: &[&str], outcomes: &[Outcome]) -> String {
+    let mut out = format!("\n{:10} {:>8}  result\n", "group", "time");
     let (mut passed, mut failed) = (0, 0);
-    for name in known {
-        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.group == name).collect();
+    for name in groups {
+        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.group == *name).collect();
         if of.is_empty() {
             continue;
         }
         let (p, f): (usize, usize) = of.iter().fold((0, 0), |(p, f), o| (p + o.passed, f + o.failed));
         let time: Duration = of.iter().map(|o| o.time).sum();
-        let word = if f == 0 { format!("{p} passed") } else { format!("{p} passed, {f} failed") };
-        println!("{name:10} {:>7.1}s  {word}", time.as_secs_f32());
+        let mut word = format!("{p} passed");
+        if f > 0 {
+            word += &format!(", {f} failed");
+        }
+        let again = of.iter().filter(|o| o.at_second_try.is_some()).count();
+        if again > 0 {
+            word += &format!(", {again} failed at first");
+        }
+        out += &format!("{name:10} {:>7.1}s  {word}\n", time.as_secs_f32());
         passed += p;
         failed += f;
     }
-    println!("\n{passed} passed, {failed} failed");
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let again: Vec<&str> = outcomes.iter().filter_map(|o| o.at_second_try).collect();
+    if !again.is_empty() {
+        out += &format!("\n{} failed at first, and passed at the second try:\n", again.len());
+        again.iter().for_each(|name| out += &format!("    {name}\n"));
+    }
+    out + &format!("\n{passed} passed, {failed} failed\n")
 }
 
 /// Runs one scenario in this process; for the child of [`run`].
@@ -194,6 +215,7 @@ fn run_scenarios(context: &Context, chosen: &[Scenario]) -> Vec<Outcome> {
                     if let (Err(first), false) = (&result, context.full) {
                         // Emulated machines on a shared host stall now and then. What fails is shown, and has one
                         // more try; with --full there is none, so that nothing rare hides here.
+                        let first = tail::of(&first.to_string());
                         println!("{:10} {:40} failed at first:\n{first}\n", s.group, s.name);
                         result = in_own_process(context, s);
                         again = ", at the second try";
@@ -206,7 +228,9 @@ fn run_scenarios(context: &Context, chosen: &[Scenario]) -> Vec<Outcome> {
                         println!("{e}\n");
                     }
                     let failed = usize::from(result.is_err());
-                    all.push(Outcome { group: s.group.to_owned(), passed: 1 - failed, failed, time });
+                    let at_second_try = (result.is_ok() && !again.is_empty()).then_some(s.name);
+                    let group = s.group.to_owned();
+                    all.push(Outcome { group, passed: 1 - failed, failed, time, at_second_try });
                 }
             });
         }
@@ -258,7 +282,8 @@ fn checks(context: &Context, group: &str, all: &[fn(&Context) -> Result]) -> Out
             failed += 1;
         }
     }
-    Outcome { group: group.to_owned(), passed: all.len() - failed, failed, time: started.elapsed() }
+    let time = started.elapsed();
+    Outcome { group: group.to_owned(), passed: all.len() - failed, failed, time, at_second_try: None }
 }
 
 /// Runs cargo; its tests are counted, anything else is one check.
@@ -299,7 +324,7 @@ fn cargo(context: &Context, group: &str, arguments: &[&str]) -> Outcome {
     if !ok && failed == 0 {
         failed = 1;
     }
-    Outcome { group: group.to_owned(), passed, failed, time: started.elapsed() }
+    Outcome { group: group.to_owned(), passed, failed, time: started.elapsed(), at_second_try: None }
 }
 
 /// The number before a word, in "ok. 17 passed; 0 failed; …".
@@ -329,6 +354,35 @@ mod tests {
         let line = "ok. 17 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!((count(line, " passed"), count(line, " failed")), (17, 3));
         assert_eq!(count("no numbers", " passed"), 0);
+    }
+
+    #[test]
+    fn a_second_try_is_told() {
+        let outcome = |group: &str, failed, at_second_try| Outcome {
+            group: group.to_owned(),
+            passed: 1 - failed,
+            failed,
+            time: Duration::from_millis(1500),
+            at_second_try,
+        };
+        let all = [
+            outcome("rig", 0, Some("rig-late")),
+            outcome("rig", 0, None),
+            outcome("qemu", 1, None),
+            outcome("fmt", 0, None),
+        ];
+        let text = summary(&["fmt", "rig", "qemu", "sim"], &all);
+        let lines: Vec<&str> = text.lines().filter(|l| !l.is_empty()).collect();
+        let want = [
+            "group          time  result",
+            "fmt            1.5s  1 passed",
+            "rig            3.0s  2 passed, 1 failed at first",
+            "qemu           1.5s  0 passed, 1 failed",
+            "1 failed at first, and passed at the second try:",
+            "    rig-late",
+            "3 passed, 1 failed",
+        ];
+        assert_eq!(lines, want);
     }
 
     #[test]
