@@ -12,6 +12,7 @@ pub mod guest;
 pub mod instance;
 pub mod measure;
 pub mod oci;
+pub mod plot;
 pub mod qemu;
 pub mod report;
 pub mod rig;

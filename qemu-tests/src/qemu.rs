@@ -243,7 +243,7 @@ fn file_node(name: &str, file: &Path) -> String {
 }
 
 /// The child is killed when the thread that starts it ends.
-pub(crate) fn die_with_parent(command: &mut Command) {
+pub fn die_with_parent(command: &mut Command) {
     at_exec(command, Vec::new());
 }
 

@@ -1,0 +1,88 @@
+//! `cargo bench-peers`: Holdfast beside other inits and other configuration management, each from Debian's packages, in
+//! one run on one machine. Prints tables, and writes them and a chart a figure into docs. Nothing is asserted: it exits
+//! with 0 when it ran.
+
+mod facts;
+mod figures;
+mod inits;
+mod machine;
+mod peers;
+mod root;
+
+use std::process::ExitCode;
+
+use qemu_tests::Result;
+use qemu_tests::context::Context;
+
+const USAGE: &str = "usage: cargo bench-peers [inits] [--full] [--runs N] [--jobs N] [--only NAME,NAME…]\n\n\
+    inits          PID 1 in QEMU, beside systemd, s6, runit, finit, BusyBox and sysvinit\n\
+    --full         also with 1,000 services\n\
+    --runs N       runs of each, interleaved; figures are their medians (3)\n\
+    --jobs N       machines at the same time; their clocks count instructions, so this changes no figure (1)\n\
+    --only …       only these, printed and not written into docs/benchmarks.md\n\n\
+    The tables go to docs/benchmarks.md, the charts to docs/benchmarks/.";
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) full: bool,
+    pub(crate) runs: u32,
+    pub(crate) jobs: u32,
+    pub(crate) only: Vec<String>,
+}
+
+/// `None` when help is asked for.
+fn options(arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
+    let mut options = Options { full: false, runs: 3, jobs: 1, only: Vec::new() };
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "inits" => {}
+            "--full" => options.full = true,
+            "--runs" => options.runs = value()?.parse::<u32>()?.max(1),
+            "--jobs" => options.jobs = value()?.parse::<u32>()?.max(1),
+            "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
+            "-h" | "--help" => return Ok(None),
+            other => return Err(format!("unknown argument {other:?}").into()),
+        }
+    }
+    Ok(Some(options))
+}
+
+fn main() -> ExitCode {
+    let options = match options(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            eprintln!("bench-peers: {e}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match Context::new(options.full).and_then(|c| inits::run(&c, &options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bench-peers: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read() {
+        let read = |text: &str| options(text.split_whitespace().map(str::to_owned));
+        let read_some = |text: &str| read(text).unwrap().unwrap();
+        assert_eq!(read_some("").runs, 3);
+        let all = read_some("--full --runs 5 --jobs 2 --only s6,runit");
+        assert_eq!((all.full, all.runs, all.jobs, all.only.len()), (true, 5, 2, 2));
+        assert!(read("--help").unwrap().is_none());
+        assert!(read("--runs").is_err() && read("--fast").is_err());
+    }
+}
