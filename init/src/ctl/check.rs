@@ -1,7 +1,7 @@
 //! `check FILE`: compiles a state file here, without init, with the rights of who asks.
 
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use units::compile::{MAX_STATE_FILE, compile};
@@ -42,10 +42,12 @@ impl Loader for Files {
         {
             return Ok(bytes.clone());
         }
-        let file = std::fs::File::open(self.directory.join(path)).map_err(|e| error(&e))?;
+        // A fifo that nobody writes would be waited for.
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
+        let file = options.open(self.directory.join(path)).map_err(|e| error(&e))?;
         let metadata = file.metadata().map_err(|e| error(&e))?;
         if !metadata.is_file() {
-            // A fifo would be waited for.
             return Err(LoadError::Other("not a regular file".to_owned()));
         }
         let mut bytes = Vec::new();
@@ -117,4 +119,19 @@ pub fn check(file: &File, directory: &Path, screen: &mut Screen<'_>) -> Result<E
         }
     }
     Ok(if units.is_some() { Exit::Done } else { Exit::Usage })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&directory.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(directory.path().join("file"), "text").unwrap();
+        let mut files = Files { directory: directory.path().to_owned(), instead: None };
+        assert!(matches!(files.read("fifo"), Err(LoadError::Other(text)) if text.contains("regular")));
+        assert_eq!(files.read("file").unwrap(), b"text");
+    }
 }

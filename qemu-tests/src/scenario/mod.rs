@@ -22,6 +22,7 @@ pub mod rig_drift;
 pub mod rig_fight;
 pub mod rig_ready;
 pub mod rig_rollback;
+pub mod rig_trust;
 pub mod rig_watch;
 pub mod web;
 
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Scenario> {
         rig_fight::ALL,
         rig_ready::ALL,
         rig_rollback::ALL,
+        rig_trust::ALL,
         rig_watch::ALL,
         web::ALL,
     ]
