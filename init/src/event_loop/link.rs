@@ -166,10 +166,18 @@ impl Link {
         std::mem::take(&mut self.unheard)
     }
 
-    /// Asks once more what an earlier worker ended upon.
-    pub fn ask_again(&mut self, requests: Vec<(Request, Vec<Rc<OwnedFd>>)>) {
+    /// Asks once more what an earlier worker ended upon. That one knew `manifests`, with their generations and memory:
+    /// the questions rest upon them, and this one has never heard of them.
+    pub fn succeed(
+        &mut self,
+        manifests: impl IntoIterator<Item = (ManifestRef, u64, Rc<OwnedFd>)>,
+        unheard: Vec<(Request, Vec<Rc<OwnedFd>>)>,
+    ) {
         self.second = true;
-        for (request, fds) in requests {
+        for (manifest, generation, fd) in manifests {
+            self.ask(&Request::Manifest { manifest, generation }, vec![fd]);
+        }
+        for (request, fds) in unheard {
             self.ask(&request, fds);
         }
     }
@@ -310,5 +318,44 @@ mod tests {
         assert_eq!(link.tasks().len(), 4999);
         drop(theirs);
         assert!(matches!(link.hear().unwrap(), Heard::End));
+    }
+
+    /// The batch names its units by a manifest that only the worker before had been told of.
+    #[test]
+    fn who_takes_over_is_told_the_manifests_first() {
+        let memory =
+            || Rc::new(nix::sys::memfd::memfd_create(c"m", nix::sys::memfd::MFdFlags::empty()).unwrap());
+        let (ours, theirs) = pair().unwrap();
+        let mut first = Link::new(1, 1, ours);
+        first.ask(&Request::Manifest { manifest: ManifestRef(7), generation: 3 }, vec![memory()]);
+        first.ask(&Request::Store { token: 1, op: proto::StoreOp::Open }, Vec::new());
+        first.flush().unwrap();
+        let answer = Reply::Stored { token: 1, result: Ok(proto::StoreReply::Recorded) };
+        message::send(theirs.as_fd(), &postcard::to_allocvec(&answer).unwrap(), &[]).unwrap();
+        assert!(matches!(first.hear().unwrap(), Heard::Reply(..)));
+        let step = Step { manifest: ManifestRef(7), unit: UnitId(0), action: Action::Converge };
+        for packet in batch_packets(2, 3, Intent::Apply, &[step]) {
+            first.ask(&packet, Vec::new());
+        }
+
+        let (ours, theirs) = pair().unwrap();
+        let mut second = Link::new(2, 2, ours);
+        let known: Vec<_> = first.manifests().iter().map(|m| (*m, 3, memory())).collect();
+        second.succeed(known, first.take_unheard());
+        assert!(second.knows(ManifestRef(7)) && second.tasks().contains(&Task::Batch(2)));
+        second.flush().unwrap();
+        let mut told = Vec::new();
+        let mut buffer = vec![0; proto::MAX_FRAME];
+        while let Some(packet) = message::receive(theirs.as_fd(), &mut buffer).unwrap() {
+            let request: Request = postcard::from_bytes(&buffer[..packet.length]).unwrap();
+            told.push((request, packet.descriptors.len()));
+        }
+        let [(Request::Manifest { manifest, generation: 3 }, 1), (Request::Batch { batch: 2, steps, .. }, 0)] =
+            told.as_slice()
+        else {
+            panic!("{told:?}")
+        };
+        assert_eq!((*manifest, steps[0].manifest), (ManifestRef(7), ManifestRef(7)));
+        assert!(second.take_unheard().is_empty(), "nobody is asked a third time");
     }
 }

@@ -13,6 +13,7 @@ mod contests;
 mod effects;
 mod emergency;
 mod fault;
+mod flows;
 mod handover;
 pub mod launch;
 mod leave;
@@ -79,7 +80,7 @@ pub struct Shell {
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
     /// What waits for a worker, and until when.
-    flows: BTreeMap<u64, (Mono, swap::Flow)>,
+    flows: flows::Flows,
     /// Calls whose swap the engine has, and which it will answer.
     swapped_calls: BTreeSet<u64>,
     inotify: Inotify,

@@ -19,7 +19,7 @@ use super::queue::Queue;
 use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
-use super::{Shell, clients, console, contests, emergency, manifests, mounts, now, spawns, watches};
+use super::{Shell, clients, console, contests, emergency, flows, manifests, mounts, now, spawns, watches};
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
@@ -185,7 +185,7 @@ impl Shell {
             texts: BTreeMap::new(),
             manifests: held,
             workers: BTreeMap::new(),
-            flows: BTreeMap::new(),
+            flows: flows::Flows::default(),
             swapped_calls: BTreeSet::new(),
             inotify,
             public_inotify,

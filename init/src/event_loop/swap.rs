@@ -13,6 +13,7 @@ use cm_core::proto::{ManifestRef, Source, StoreOp, StoreReply};
 use units::Kind;
 use units::pick::Pick;
 
+use super::flows::FLOW_MS;
 use super::link::Task;
 use super::manifests;
 use super::workers::{OWN, Role};
@@ -27,9 +28,6 @@ const MAX_DIAGNOSTICS: u64 = 1 << 20;
 
 /// Bytes of a state's mistakes that a boot shows at most: some hundred lines.
 const SHOWN_MISTAKES: usize = 16 << 10;
-
-/// How long an answer of a worker may take, in milliseconds, unless a batch goes before it.
-const FLOW_MS: u64 = 120_000;
 
 /// Something that waits for an answer of a worker.
 #[derive(Debug)]
@@ -83,36 +81,27 @@ impl Shell {
     }
 
     fn await_flow(&mut self, token: u64, flow: Flow) {
-        self.flows.insert(token, (now().after_ms(FLOW_MS), flow));
+        self.flows.begin(token, flow, now());
     }
 
     /// When the first answer is late.
     pub(super) fn flow_deadline(&self) -> Option<Mono> {
-        self.flows.values().map(|(due, _)| *due).min()
+        self.flows.deadline()
     }
 
     /// Gives up what has waited too long: a worker that hangs on a dead disk may not even be killed, so that its
     /// connection is closed as well.
     pub(super) fn end_late_flows(&mut self, at: Mono) {
-        let late = self.flows.iter().filter(|(_, (due, _))| *due <= at).map(|(token, _)| *token);
-        for token in late.collect::<Vec<_>>() {
-            let Some((due, flow)) = self.flows.get_mut(&token) else { continue };
-            let (role, what) = match flow {
-                Flow::Open => (Role::Committer, "the store was not opened"),
-                Flow::Compile(_) => (Role::Compiler, "the state file was not compiled"),
-                Flow::Prepare { .. } => (Role::Committer, "the generation was not stored"),
-                Flow::Load { .. } => (Role::Committer, "the generation was not read"),
-            };
-            let worker = self.workers.iter().find(|(_, w)| w.role == role);
-            if worker.is_some_and(|(_, w)| w.link.tasks().iter().any(|t| matches!(t, Task::Batch(_)))) {
-                // It waits behind a batch, for which the engine has a deadline.
-                *due = at.after_ms(FLOW_MS);
-                continue;
-            }
-            let number = worker.map(|(number, _)| *number);
+        let workers = &self.workers;
+        let late = self.flows.late(at, |role| {
+            let mut tasks = workers.values().filter(|w| w.role == role).flat_map(|w| w.link.tasks());
+            tasks.any(|t| matches!(t, Task::Batch(_)))
+        });
+        for (token, role, what) in late {
+            let worker = self.workers.iter().find(|(_, w)| w.role == role).map(|(number, _)| *number);
             let text =
                 format!("{what} within {} s: does its disk, or a mount, still answer?", FLOW_MS / 1000);
-            if let Some(number) = number {
+            if let Some(number) = worker {
                 self.give_worker_up(number, &text);
             }
             // What the worker knew nothing of has failed all the same.
@@ -213,7 +202,7 @@ impl Shell {
     /// The compiler has answered, or is gone.
     pub(super) fn compiled(&mut self, token: u64, result: Result<u32, String>, fds: Vec<OwnedFd>) {
         self.clients.stir();
-        let Some((_, Flow::Compile(plan))) = self.flows.remove(&token) else { return };
+        let Some(plan) = self.flows.end_compile(token) else { return };
         let fd = fds.into_iter().next();
         let (fd, manifest) = match (result, fd) {
             (Ok(_), Some(fd)) => match manifests::map(fd.as_fd()) {
@@ -255,7 +244,7 @@ impl Shell {
             return self.queue.push_back(Event::Recorded { token, error: result.err() });
         }
         self.clients.stir();
-        let Some((due, flow)) = self.flows.remove(&token) else { return };
+        let Some(flow) = self.flows.end_stored(token) else { return };
         match flow {
             Flow::Open => self.store_opened(result, fds),
             Flow::Prepare { plan, fd, staging } => {
@@ -293,7 +282,8 @@ impl Shell {
                 (Err(text), _) => self.refuse(call, &Failure::NoSuchGeneration { text }),
                 (other, _) => self.refuse(call, &unexpected(other)),
             },
-            other @ Flow::Compile(_) => drop(self.flows.insert(token, (due, other))),
+            // That is answered by the other worker.
+            Flow::Compile(_) => {}
         }
     }
 

@@ -288,15 +288,11 @@ impl Shell {
             return;
         }
         let unheard = worker.link.take_unheard();
-        if !tasks.is_empty() && !unheard.is_empty() && self.worker(worker.role).is_ok() {
-            // What it was told long before and the questions rest upon.
-            for manifest in worker.link.manifests() {
-                if self.manifests.get(*manifest).is_some() {
-                    drop(self.introduce(worker.role, *manifest));
-                }
-            }
+        if !tasks.is_empty() && !unheard.is_empty() {
+            let held = |m: &ManifestRef| self.manifests.get(*m).map(|h| (*m, h.generation, Rc::clone(&h.fd)));
+            let known: Vec<_> = worker.link.manifests().iter().filter_map(held).collect();
             if let Ok(fresh) = self.worker(worker.role) {
-                fresh.link.ask_again(unheard);
+                fresh.link.succeed(known, unheard);
                 return;
             }
         }
