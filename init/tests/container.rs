@@ -18,23 +18,19 @@ use std::process::{Child, Command, Output, Stdio};
 
 use init::sys::spawn::{Launch, spawn};
 use init::sys::{raw, reap};
-use support::{As, Case, eventually, readable};
+use support::{eventually, readable};
 
-const CASES: &[Case] = &[
-    ("exits_with_the_code_of_the_command", As::Process, exits_with_the_code_of_the_command),
-    ("forwards_every_signal", As::Process, forwards_every_signal),
-    ("forwards_to_the_group", As::Process, forwards_to_the_group),
-    ("pid_1_forwards_and_ends", As::Process, pid_1_forwards_and_ends),
-    ("the_command_finds_everything_as_it_was", As::Process, the_command_finds_everything_as_it_was),
-    ("reaps_orphans", As::Process, reaps_orphans),
-    ("the_terminal_is_the_commands", As::Process, the_terminal_is_the_commands),
-    ("warns_when_it_cannot_reap", As::Process, warns_when_it_cannot_reap),
-    ("dies_with_its_parent_on_request", As::Process, dies_with_its_parent_on_request),
-    ("never_wakes_up", As::Process, never_wakes_up),
-];
-
-fn main() {
-    support::main(CASES);
+support::tests! {
+    Process: exits_with_the_code_of_the_command,
+    Process: forwards_every_signal,
+    Process: forwards_to_the_group,
+    Process: pid_1_forwards_and_ends,
+    Process: the_command_finds_everything_as_it_was,
+    Process: reaps_orphans,
+    Process: the_terminal_is_the_commands,
+    Process: warns_when_it_cannot_reap,
+    Process: dies_with_its_parent_on_request,
+    Process: never_wakes_up,
 }
 
 /// The container's init as PID 1 of its own namespaces.

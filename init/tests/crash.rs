@@ -17,15 +17,14 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
 use init::sys::{crash, inherit, raw, reap, signals};
-use support::{As, Case};
 
-const CASES: &[Case] = &[
-    ("every_fault_is_survived", As::Process, every_fault_is_survived),
-    ("as_pid_1_too", As::Pid1, as_pid_1_too),
-    ("a_signal_in_the_window_is_kept", As::Process, a_signal_in_the_window_is_kept),
-    ("deaths_are_counted", As::Process, deaths_are_counted),
-    ("closed_standard_descriptors_are_opened", As::Process, closed_standard_descriptors_are_opened),
-];
+support::cases! {
+    Process: every_fault_is_survived,
+    Pid1: as_pid_1_too,
+    Process: a_signal_in_the_window_is_kept,
+    Process: deaths_are_counted,
+    Process: closed_standard_descriptors_are_opened,
+}
 
 const LIVE: &str = "HOLDFAST_TEST_LIVE";
 

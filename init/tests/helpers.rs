@@ -10,20 +10,16 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use init::sys::{helper, mount, remount};
-use support::{As, Case, eventually};
+use support::eventually;
 
-const CASES: &[Case] = &[
-    ("mounts_and_unmounts", As::Pid1, mounts_and_unmounts),
-    ("a_device_that_does_not_come", As::Process, a_device_that_does_not_come),
-    ("a_holder_is_named", As::Pid1, a_holder_is_named),
-    ("everything_goes_but_what_is_needed", As::Pid1, everything_goes_but_what_is_needed),
-    ("paths_are_waited_for", As::Process, paths_are_waited_for),
-    ("pid_files_are_read", As::Process, pid_files_are_read),
-    ("bad_usage", As::Process, bad_usage),
-];
-
-fn main() {
-    support::main(CASES);
+support::tests! {
+    Pid1: mounts_and_unmounts,
+    Process: a_device_that_does_not_come,
+    Pid1: a_holder_is_named,
+    Pid1: everything_goes_but_what_is_needed,
+    Process: paths_are_waited_for,
+    Process: pid_files_are_read,
+    Process: bad_usage,
 }
 
 fn command(words: &[&str]) -> Command {

@@ -24,24 +24,20 @@ use init::sys::raw;
 use init::sys::reap::{self, ExitStatus};
 use init::sys::spawn::{Launch, Output, Spawned, Status, spawn};
 use serde_json::{Value, json};
-use support::{As, Case, eventually, readable};
+use support::{eventually, outcome, readable};
 
-const CASES: &[Case] = &[
-    ("lines_arrive_stamped_and_whole", As::Process, lines_arrive_stamped_and_whole),
-    ("killed_in_a_flood_loses_nothing", As::Process, killed_in_a_flood_loses_nothing),
-    ("rotates_and_keeps", As::Process, rotates_and_keeps),
-    ("a_full_disk_holds_lines_back", As::Pid1, a_full_disk_holds_lines_back),
-    ("a_flood_starves_nobody", As::Process, a_flood_starves_nobody),
-    ("reads_and_follows", As::Process, reads_and_follows),
-    ("reading_needs_a_right", As::Process, reading_needs_a_right),
-    ("garbage_clients_cost_nothing", As::Process, garbage_clients_cost_nothing),
-    ("moves_to_the_kernel_log", As::Process, moves_to_the_kernel_log),
-    ("ends_with_its_parent_after_the_last_line", As::Process, ends_with_its_parent_after_the_last_line),
-    ("asleep_at_rest", As::Process, asleep_at_rest),
-];
-
-fn main() {
-    support::main(CASES);
+support::tests! {
+    Process: lines_arrive_stamped_and_whole,
+    Process: killed_in_a_flood_loses_nothing,
+    Process: rotates_and_keeps,
+    Pid1: a_full_disk_holds_lines_back,
+    Process: a_flood_starves_nobody,
+    Process: reads_and_follows,
+    Process: reading_needs_a_right,
+    Process: garbage_clients_cost_nothing,
+    Process: moves_to_the_kernel_log,
+    Process: ends_with_its_parent_after_the_last_line,
+    Process: asleep_at_rest,
 }
 
 struct Rig {
@@ -62,14 +58,7 @@ fn start(logs: &Path) -> (LogLink, Spawned) {
         ..Launch::default()
     })
     .unwrap();
-    let outcome = loop {
-        readable(daemon.status.as_fd());
-        match daemon.status.read() {
-            Status::Pending => {}
-            other => break other,
-        }
-    };
-    assert_eq!(outcome, Status::Executed);
+    assert_eq!(outcome(&mut daemon), Status::Executed);
     (link, daemon)
 }
 

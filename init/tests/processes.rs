@@ -22,44 +22,30 @@ use init::sys::reap::{self, ExitStatus, ProcessId};
 use init::sys::signals::Signals;
 use init::sys::spawn::{Launch, Output, Spawned, Stage, StageFailure, Status, spawn};
 use init::sys::{raw, signals};
-use support::{As, Case, eventually, readable};
+use support::{eventually, outcome, readable};
 use units::kind::service::Limit;
 
-const CASES: &[Case] = &[
-    ("runs_and_reports_exec", As::Process, runs_and_reports_exec),
-    ("environment_and_ids", As::Process, environment_and_ids),
-    ("descriptors_are_exact", As::Process, descriptors_are_exact),
-    ("failing_stages_are_named", As::Process, failing_stages_are_named),
-    ("nobody_has_to_listen", As::Process, nobody_has_to_listen),
-    ("limits_umask_nice_oom", As::Process, limits_umask_nice_oom),
-    ("signals_are_reset_in_children", As::Process, signals_are_reset_in_children),
-    ("a_terminal_becomes_controlling", As::Process, a_terminal_becomes_controlling),
-    ("notify_from_a_child", As::Process, notify_from_a_child),
-    ("signals_say_who_sent_them", As::Process, signals_say_who_sent_them),
-    ("cgroup_is_entered_at_birth", As::Process, cgroup_is_entered_at_birth),
-    ("killed_cgroup_is_not_entered_again", As::Process, killed_cgroup_is_not_entered_again),
-    ("fork_bomb_dies_with_its_cgroup", As::Process, fork_bomb_dies_with_its_cgroup),
-    ("cgroup_settings_name_what_is_missing", As::Process, cgroup_settings_name_what_is_missing),
-    ("sessions_are_found_without_cgroups", As::Process, sessions_are_found_without_cgroups),
-    ("ten_thousand_orphans", As::Pid1, ten_thousand_orphans),
-];
-
-fn main() {
-    support::main(CASES);
+support::tests! {
+    Process: runs_and_reports_exec,
+    Process: environment_and_ids,
+    Process: descriptors_are_exact,
+    Process: failing_stages_are_named,
+    Process: nobody_has_to_listen,
+    Process: limits_umask_nice_oom,
+    Process: signals_are_reset_in_children,
+    Process: a_terminal_becomes_controlling,
+    Process: notify_from_a_child,
+    Process: signals_say_who_sent_them,
+    Process: cgroup_is_entered_at_birth,
+    Process: killed_cgroup_is_not_entered_again,
+    Process: fork_bomb_dies_with_its_cgroup,
+    Process: cgroup_settings_name_what_is_missing,
+    Process: sessions_are_found_without_cgroups,
+    Pid1: ten_thousand_orphans,
 }
 
 fn words(text: &[&str]) -> Vec<String> {
     text.iter().map(|t| (*t).to_owned()).collect()
-}
-
-fn outcome(spawned: &mut Spawned) -> Status {
-    loop {
-        readable(spawned.status.as_fd());
-        match spawned.status.read() {
-            Status::Pending => {}
-            other => return other,
-        }
-    }
 }
 
 fn ended(spawned: &Spawned) -> ExitStatus {

@@ -1,12 +1,15 @@
 //! A harness for tests that own their process: each case runs in a process of its own with one thread, under a
 //! deadline, and, if it asks for that, as PID 1 of its own pid and mount namespaces.
 
-#![allow(clippy::expect_used, clippy::panic, dead_code, missing_docs)]
+#![allow(clippy::expect_used, clippy::panic, dead_code, unused_macros, unused_imports, missing_docs)]
 
 use std::collections::VecDeque;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio, exit};
 use std::time::{Duration, Instant};
+
+use init::sys::spawn::{Spawned, Status};
 
 /// Where a case runs.
 #[derive(Clone, Copy, PartialEq)]
@@ -19,6 +22,27 @@ pub enum As {
 
 /// One case: name, where, function.
 pub type Case = (&'static str, As, fn());
+
+/// The cases of a file, each with where it runs: `Process: name`. A case is called as its function is.
+macro_rules! cases {
+    ($($place:ident: $name:ident),* $(,)?) => {
+        const CASES: &[crate::support::Case] =
+            &[$((stringify!($name), crate::support::As::$place, $name)),*];
+    };
+}
+pub(crate) use cases;
+
+/// The same for a file that is nothing but cases.
+macro_rules! tests {
+    ($($cases:tt)*) => {
+        crate::support::cases! { $($cases)* }
+
+        fn main() {
+            crate::support::main(CASES);
+        }
+    };
+}
+pub(crate) use tests;
 
 /// Runs the cases named on the command line (parts of names), or all; exits with 101 when one failed.
 pub fn main(cases: &[Case]) {
@@ -103,6 +127,17 @@ pub fn readable(fd: std::os::fd::BorrowedFd<'_>) {
                 assert_eq!(other, Ok(1), "nothing became readable in 20 s");
                 return;
             }
+        }
+    }
+}
+
+/// How the start of a process went.
+pub fn outcome(spawned: &mut Spawned) -> Status {
+    loop {
+        readable(spawned.status.as_fd());
+        match spawned.status.read() {
+            Status::Pending => {}
+            other => return other,
         }
     }
 }
