@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use cm_core::proto::{Intent, Outcome};
 use cm_core::sys;
+use cm_core::worker::back::put_back_rest;
 use common::{Bench, Decl, fingerprint};
 use proptest::prelude::*;
 use units::Kind;
@@ -143,8 +144,15 @@ fn timeless(lines: Vec<String>) -> Vec<String> {
         .collect()
 }
 
+/// Sixty, unless somebody asks for more: each writes durably some hundred times.
+fn cases() -> ProptestConfig {
+    let cases =
+        if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 60 };
+    ProptestConfig { cases, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn every_generation_can_be_returned_to(
@@ -152,51 +160,76 @@ proptest! {
         generations in proptest::collection::vec(proptest::collection::btree_map(path(), piece(), 0..5), 1..4),
         back in 0usize..4,
     ) {
-        let mut bench = Bench::new();
-        furnish(&bench, &before);
-        // Generation 1 declares nothing, so that a return to it must leave everything exactly as it was found.
-        let mut made: Vec<(u64, Decl, Vec<String>)> = Vec::new();
-        for pieces in std::iter::once(&Pieces::new()).chain(&generations) {
-            let decl = declare(pieces);
-            let old = made.last().map(|(n, d, _)| (*n, d.clone()));
-            let known = made.iter().any(|(_, d, _)| d.builder.finish().digest() == decl.builder.finish().digest());
-            if known {
-                continue;
-            }
-            let n = bench.prepare(&decl);
-            bench.switching(n);
-            let results = bench.swap(old.as_ref().map(|(n, d)| (*n, d)), (n, &decl), Intent::Apply);
-            bench.reopen();
-            if results.iter().any(|r| matches!(r.outcome, Outcome::NotKept | Outcome::Blocked)) {
-                // As the engine does: back to where we came from.
-                let (was, was_decl, tree) = made.last().cloned().unwrap();
-                let back = bench.swap(Some((n, &decl)), (was, &was_decl), Intent::Return);
-                bench.commit(was);
-                let now = timeless(fingerprint(&bench.path("/")));
-                prop_assert_eq!(now, timeless(tree), "failed: {:?} {:?}", results, back);
-                continue;
-            }
-            bench.commit(n);
-            made.push((n, decl, fingerprint(&bench.path("/"))));
-        }
-        let target = back.min(made.len() - 1);
-        let (n, decl, tree) = made[target].clone();
-        let (last, _, _) = made.last().unwrap().clone();
-        bench.switching(n);
-        // What the engine knows as units of generations in between was removed on the way; the rest is restored.
-        let mut all = Decl::new();
-        for (_, d, _) in &made[target..] {
-            all.builder = merge(&all, d);
-        }
-        let results = bench.swap(Some((last, &all)), (n, &decl), Intent::Return);
-        bench.commit(n);
-        let now = fingerprint(&bench.path("/"));
-        if target == 0 {
-            prop_assert_eq!(&now, &tree, "to the start: {:?}", results);
-        } else {
-            prop_assert_eq!(timeless(now), timeless(tree), "to {}: {:?}", n, results);
-        }
+        return_to(&before, &generations, back, true)?;
     }
+
+    #[test]
+    fn what_came_and_went_in_between_is_put_back_too(
+        before in proptest::collection::btree_map(path(), there(), 0..5),
+        generations in proptest::collection::vec(proptest::collection::btree_map(path(), piece(), 0..5), 1..4),
+        back in 0usize..4,
+    ) {
+        return_to(&before, &generations, back, false)?;
+    }
+}
+
+/// Applies one generation after the other and returns to one of them. `together`: what was declared in between, too,
+/// leaves in one batch with the last.
+fn return_to(
+    before: &std::collections::BTreeMap<String, There>,
+    generations: &[Pieces],
+    back: usize,
+    together: bool,
+) -> Result<(), TestCaseError> {
+    let mut bench = Bench::new();
+    furnish(&bench, before);
+    // Generation 1 declares nothing, so that a return to it must leave everything exactly as it was found.
+    let mut made: Vec<(u64, Decl, Vec<String>)> = Vec::new();
+    for pieces in std::iter::once(&Pieces::new()).chain(generations) {
+        let decl = declare(pieces);
+        let old = made.last().map(|(n, d, _)| (*n, d.clone()));
+        let known =
+            made.iter().any(|(_, d, _)| d.builder.finish().digest() == decl.builder.finish().digest());
+        if known {
+            continue;
+        }
+        let n = bench.prepare(&decl);
+        bench.switching(n);
+        let results = bench.swap(old.as_ref().map(|(n, d)| (*n, d)), (n, &decl), Intent::Apply);
+        bench.reopen();
+        if results.iter().any(|r| matches!(r.outcome, Outcome::NotKept | Outcome::Blocked)) {
+            // As the engine does: back to where we came from.
+            let (was, was_decl, tree) = made.last().cloned().unwrap();
+            let back = bench.swap(Some((n, &decl)), (was, &was_decl), Intent::Return);
+            bench.commit(was);
+            let now = timeless(fingerprint(&bench.path("/")));
+            prop_assert_eq!(now, timeless(tree), "failed: {:?} {:?}", results, back);
+            continue;
+        }
+        bench.commit(n);
+        made.push((n, decl, fingerprint(&bench.path("/"))));
+    }
+    let target = back.min(made.len() - 1);
+    let (n, decl, tree) = made[target].clone();
+    let (last, _, _) = made.last().unwrap().clone();
+    bench.switching(n);
+    // What came and went in between leaves with the rest, or is put back when the rest is.
+    let mut all = Decl::new();
+    let from = if together { target } else { made.len() - 1 };
+    for (_, d, _) in &made[from..] {
+        all.builder = merge(&all, d);
+    }
+    let results = bench.swap(Some((last, &all)), (n, &decl), Intent::Return);
+    let confinement = bench.confinement;
+    put_back_rest(&mut bench.world, &bench.manifests, n, false, confinement).unwrap();
+    bench.commit(n);
+    let now = fingerprint(&bench.path("/"));
+    if target == 0 {
+        prop_assert_eq!(&now, &tree, "to the start: {:?}", results);
+    } else {
+        prop_assert_eq!(timeless(now), timeless(tree), "to {}: {:?}", n, results);
+    }
+    Ok(())
 }
 
 fn merge(all: &Decl, more: &Decl) -> units::ManifestBuilder {
@@ -274,8 +307,7 @@ fn what_a_generation_in_between_left_is_put_back() {
     bench.switching(n1);
     bench.swap(Some((n3, &three)), (n1, &none), Intent::Return);
     let confinement = bench.confinement;
-    let done =
-        cm_core::worker::back::put_back_rest(&mut bench.world, &bench.manifests, n1, confinement).unwrap();
+    let done = put_back_rest(&mut bench.world, &bench.manifests, n1, false, confinement).unwrap();
     assert_eq!(done.len(), 1);
     bench.commit(n1);
     assert_eq!(fingerprint(&bench.path("/")), before);
@@ -287,6 +319,82 @@ fn a_store_in_a_new_place_is_private_and_its_parents_are_not() {
     cm_core::store::Store::open(&dir.path().join("var/lib/holdfast")).unwrap();
     let mode = |p: &str| fs::metadata(dir.path().join(p)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("var"), mode("var/lib"), mode("var/lib/holdfast")), (0o755, 0o755, 0o700));
+}
+
+/// The file was reached through a link: the directory that was made for it has another name than the file says.
+#[test]
+fn a_directory_made_behind_a_link_goes_with_what_it_was_made_for() {
+    let mut bench = Bench::new();
+    symlink("nowhere", bench.path("/etc/d")).unwrap();
+    let before = timeless(fingerprint(&bench.path("/")));
+    let (one, none) = (Decl::new().file("/etc/d/x", "1"), Decl::new());
+    let (n1, _) = bench.apply(None, &one);
+    assert_eq!(bench.read("/etc/nowhere/x"), "1");
+    bench.apply(Some((n1, &one)), &none);
+    assert_eq!(timeless(fingerprint(&bench.path("/"))), before);
+}
+
+/// Two units of two kinds had one path, neither made it, and both leave in one batch: the order does not count.
+#[test]
+fn two_units_that_leave_with_one_thing_put_it_back_as_it_was() {
+    let mut bench = Bench::new();
+    symlink("nowhere", bench.path("/etc/b")).unwrap();
+    let before = fingerprint(&bench.path("/"));
+    let none = Decl::new();
+    let (one, two) = (Decl::new().symlink("/etc/b", "t0"), Decl::new().file("/etc/b", "ours"));
+    let (n1, _) = bench.apply(None, &none);
+    let (n2, _) = bench.apply(Some((n1, &none)), &one);
+    let (n3, _) = bench.apply(Some((n2, &one)), &two);
+    bench.switching(n1);
+    let both = Decl { builder: merge(&two, &one), ..two };
+    let results = bench.swap(Some((n3, &both)), (n1, &none), Intent::Return);
+    assert_eq!(fingerprint(&bench.path("/")), before, "{results:?}");
+}
+
+/// An apply brought a unit, the one that superseded it took that away again as far as it was ours, and failed.
+#[test]
+fn what_a_superseded_apply_left_is_put_back() {
+    let mut bench = Bench::new();
+    symlink("nowhere", bench.path("/etc/b")).unwrap();
+    bench.write("/etc/c", "x\nport 1\n");
+    let before = fingerprint(&bench.path("/"));
+    let none = Decl::new();
+    let line = units::kind::line::Line {
+        path: "/etc/c".into(),
+        line: "port 2".into(),
+        matches: Some("^port".into()),
+        present: true,
+        create: false,
+    };
+    let one = Decl::new().symlink("/etc/b", "t0").unit(Kind::Line, "port", Spec::Line(line));
+    let two = Decl::new().file("/etc/new", "two");
+    let (n1, _) = bench.apply(None, &none);
+    let (n2, n3) = (bench.prepare(&one), bench.prepare(&two));
+    bench.switching(n2);
+    bench.swap(Some((n1, &none)), (n2, &one), Intent::Apply);
+    bench.switching(n3);
+    bench.swap(Some((n2, &one)), (n3, &two), Intent::Apply);
+    bench.swap(Some((n3, &two)), (n1, &none), Intent::Return);
+    let confinement = bench.confinement;
+    put_back_rest(&mut bench.world, &bench.manifests, n1, true, confinement).unwrap();
+    bench.commit(n1);
+    assert_eq!(timeless(fingerprint(&bench.path("/"))), timeless(before));
+}
+
+/// A directory on the way to something had the place of a file, which is there again when the rest is put back.
+#[test]
+fn a_file_is_not_taken_for_the_directory_that_was_there_in_between() {
+    let mut bench = Bench::new();
+    let (one, two) = (Decl::new().file("/etc/d", "1"), Decl::new().file("/etc/d/x", "2"));
+    let three = Decl::new().file("/etc/a", "3");
+    let (n1, _) = bench.apply(None, &one);
+    let (n2, _) = bench.apply(Some((n1, &one)), &two);
+    let (n3, _) = bench.apply(Some((n2, &two)), &three);
+    bench.switching(n1);
+    bench.swap(Some((n3, &three)), (n1, &one), Intent::Return);
+    let confinement = bench.confinement;
+    put_back_rest(&mut bench.world, &bench.manifests, n1, false, confinement).unwrap();
+    assert_eq!(bench.read("/etc/d"), "1");
 }
 
 fn inode(bench: &Bench, path: &str) -> u64 {

@@ -110,7 +110,8 @@ fn remove_path(world: &mut World, path: &str, own: &Own) -> Result<Leaving, Trou
         Found::Nothing | Found::Directory(_) | Found::Link(_) => {}
     }
     leaving.ops.push(Op::put(path, Put::Absent, true, OwnChange::Drop));
-    leaving.ops.extend(parents(world, path));
+    // They were made, and are owned, under the names that links on the way lead to.
+    leaving.ops.extend(parents(world, &place.path()));
     Ok(leaving)
 }
 
@@ -158,16 +159,16 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
     let (mut on_the_way, things): (Vec<&Undo>, Vec<&Undo>) = undo.iter().partition(made);
     on_the_way.sort_by_key(|u| std::cmp::Reverse(u.thing.len()));
     for entry in things.into_iter().chain(on_the_way) {
-        leaving.ops.extend(put_back(world, entry)?);
+        leaving.ops.extend(put_back(world, unit, entry)?);
     }
     Ok(leaving)
 }
 
-/// Operations that bring one thing back to what it was.
+/// Operations of a unit that bring one thing back to what it was.
 ///
 /// # Errors
 /// When it cannot be looked at.
-pub fn put_back(world: &mut World, undo: &Undo) -> Result<Vec<Op>, Trouble> {
+pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, Trouble> {
     let path = undo.thing.as_str();
     let own = OwnChange::Back(undo.own.clone());
     let op = |what| Op { thing: undo.thing.clone(), what, own: own.clone() };
@@ -176,9 +177,12 @@ pub fn put_back(world: &mut World, undo: &Undo) -> Result<Vec<Op>, Trouble> {
     }
     let mut ops = Vec::new();
     match &undo.prior {
+        // Who has it now stays, or takes it away himself.
+        Prior::Absent if owner(world, path).is_some_and(|o| o.unit != unit && o.unit != PARENT) => {}
         Prior::Absent => {
             ops.push(Op::put(path, Put::Absent, true, own));
-            ops.extend(parents(world, path));
+            let real = world.places.entry(path).map_or_else(|_| path.to_owned(), |place| place.path());
+            ops.extend(parents(world, &real));
         }
         Prior::File { digest, size, metadata } | Prior::Linked { digest, size, metadata, .. } => {
             let others = world.other_names(path);

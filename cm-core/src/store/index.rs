@@ -38,8 +38,8 @@ pub struct Undo {
     pub own: Option<Own>,
 }
 
-/// By thing: which unit touched it first, and what it found; see [`Index::first_touches`].
-pub type FirstTouches = HashMap<String, (String, Undo)>;
+/// By thing: what it was; see [`Index::first_touches`].
+pub type FirstTouches = HashMap<String, Undo>;
 
 /// Somebody else's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,36 +212,33 @@ impl Index {
         later
     }
 
-    /// What a unit has to put back so that things are as they were in `generation`: the earliest prior state of
-    /// each thing, latest first, so that what lies inside comes after what it lies in.
+    /// What a unit has to put back so that things are as they were in `generation`, latest first, so that what lies
+    /// inside comes after what it lies in. `first` is [`Index::first_touches`] for the same generation.
     ///
-    /// A thing that another unit has made since is removed by that one: what this unit found was not there in
-    /// `generation`. `first` is [`Index::first_touches`] for the same generation.
+    /// What a thing was is told by all who touched it since, whoever of them puts it back: they may leave in one batch,
+    /// in any order. Only what a unit has made it takes away in any case.
     pub fn undo_to(&self, unit: &str, generation: u64, first: &FirstTouches) -> Vec<Undo> {
         let mut out = self.undo_alone(unit, generation);
-        for undo in &mut out {
-            if let Some((by, touch)) = first.get(&undo.thing)
-                && *by != unit
-                && touch.prior == Prior::Absent
-            {
-                undo.prior = Prior::Untouched;
+        for undo in out.iter_mut().filter(|u| u.prior != Prior::Absent) {
+            if let Some(touch) = first.get(&undo.thing) {
+                undo.prior.clone_from(&touch.prior);
                 undo.own.clone_from(&touch.own);
             }
         }
         out
     }
 
-    /// The first complete record of each thing since `generation`, with the unit that made it.
+    /// What each thing was in `generation`, as the records of all units tell it together.
     pub fn first_touches(&self, generation: u64) -> FirstTouches {
         let later = self.later(generation);
+        let mut all: Vec<&Undo> =
+            self.undo.values().flatten().filter(|u| later.contains(&u.transition)).collect();
+        all.sort_unstable_by_key(|u| u.order);
         let mut out = FirstTouches::new();
-        for (unit, undo) in self.undo.iter().flat_map(|(unit, list)| list.iter().map(move |u| (unit, u))) {
-            let complete = !matches!(undo.prior, Prior::Untouched | Prior::Attributes(_));
-            if complete
-                && later.contains(&undo.transition)
-                && out.get(&undo.thing).is_none_or(|(_, known)| undo.order < known.order)
-            {
-                out.insert(undo.thing.clone(), (unit.clone(), undo.clone()));
+        for undo in all {
+            match out.get_mut(&undo.thing) {
+                Some(first) => fill_in(&mut first.prior, &undo.prior),
+                None => drop(out.insert(undo.thing.clone(), undo.clone())),
             }
         }
         out
@@ -252,21 +249,10 @@ impl Index {
         let later = self.later(generation);
         let mut out: Vec<Undo> = Vec::new();
         for undo in list.iter().filter(|u| later.contains(&u.transition)) {
-            let Some(first) = out.iter_mut().find(|o| o.thing == undo.thing) else {
-                out.push(undo.clone());
-                continue;
-            };
-            // The first record tells what it may have left untouched; a later one fills that in.
-            first.prior = match (std::mem::replace(&mut first.prior, Prior::Untouched), &undo.prior) {
-                (Prior::Untouched, prior) => prior.clone(),
-                (Prior::Attributes(metadata), Prior::File { digest, size, .. }) => {
-                    Prior::File { digest: *digest, size: *size, metadata }
-                }
-                (Prior::Attributes(metadata), Prior::Linked { digest, size, others, .. }) => {
-                    Prior::Linked { digest: *digest, size: *size, metadata, others: others.clone() }
-                }
-                (prior, _) => prior,
-            };
+            match out.iter_mut().find(|o| o.thing == undo.thing) {
+                Some(first) => fill_in(&mut first.prior, &undo.prior),
+                None => out.push(undo.clone()),
+            }
         }
         out.reverse();
         out
@@ -383,6 +369,22 @@ impl Index {
             })
             .collect()
     }
+}
+
+/// The first record of a thing may tell only a part of what it was; a later one fills that in.
+fn fill_in(first: &mut Prior, later: &Prior) {
+    *first = match (&*first, later) {
+        (_, Prior::Untouched) | (Prior::Attributes(_), Prior::Attributes(_)) => return,
+        (Prior::Attributes(metadata), Prior::File { digest, size, .. }) => {
+            Prior::File { digest: *digest, size: *size, metadata: metadata.clone() }
+        }
+        (Prior::Attributes(metadata), Prior::Linked { digest, size, others, .. }) => {
+            Prior::Linked { digest: *digest, size: *size, metadata: metadata.clone(), others: others.clone() }
+        }
+        // Whose attributes were changed is gone: somebody else has put something in its place meanwhile.
+        (Prior::Untouched | Prior::Attributes(_), _) => later.clone(),
+        _ => return,
+    };
 }
 
 #[cfg(test)]

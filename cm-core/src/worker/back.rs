@@ -38,13 +38,13 @@ pub(super) fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> 
             let whole = matches!(work.spec, Spec::File(_) | Spec::Directory(_) | Spec::Symlink(_));
             let was_there = !matches!(&entry.prior, Prior::Entries(e) if e.is_empty());
             if !whole && was_there {
-                ops.extend(retire::put_back(world, &entry)?);
+                ops.extend(retire::put_back(world, &work.unit, &entry)?);
             }
         } else if !matches!(entry.prior, Prior::Absent) {
-            ops.extend(retire::put_back(world, &entry)?);
+            ops.extend(retire::put_back(world, &work.unit, &entry)?);
         }
     }
-    if let Some((_, touch)) = own.as_ref().and_then(|thing| world.first_touches.get(thing))
+    if let Some(touch) = own.as_ref().and_then(|thing| world.first_touches.get(thing))
         && matches!(work.context.backing, None | Some(Prior::Untouched))
     {
         // This unit left it alone; another one that had the same path since has seen what it was.
@@ -72,8 +72,10 @@ pub(super) fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> 
 }
 
 /// Puts back what generations in between have left behind, before one that led to the current one is the current one
-/// again: units that neither it nor the one that is left declares, so that no step of the engine names them. What
-/// the open transition has touched has had its step.
+/// again: units that neither it nor the one that is left declares, so that no step of the engine names them.
+///
+/// What the open transition has touched has had its step, unless it failed and is `returned` from: an apply that this one
+/// superseded may have brought units that were gone again when it failed.
 ///
 /// # Errors
 /// As [`super::batch::run`].
@@ -81,20 +83,29 @@ pub fn put_back_rest(
     world: &mut World,
     manifests: &Manifests,
     generation: u64,
+    returned: bool,
     confinement: Confinement,
 ) -> Result<Vec<(String, UnitResult)>, BatchError> {
     let Some(store) = &mut world.store else { return Ok(Vec::new()) };
     store.lock()?;
     let index = store.index();
-    let declared = store.load(Some(generation)).map_or_else(|_| Manifest::empty(), |(_, m)| m);
-    let is_declared =
-        |unit: &str| Address::parse(unit).is_some_and(|a| declared.find(a.kind, &a.name).is_some());
+    let names = |generation| {
+        let manifest = store.load(Some(generation)).map_or_else(|_| Manifest::empty(), |(_, m)| m);
+        move |unit: &str| Address::parse(unit).is_some_and(|a| manifest.find(a.kind, &a.name).is_some())
+    };
+    let is_declared = names(generation);
     let mut units: Vec<String> = match index.open {
-        Some((_, open)) if index.is_back(generation) => (index.undo.iter())
-            .filter(|(unit, list)| !is_declared(unit) && list.iter().all(|u| u.transition != open))
-            .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::new()).is_empty())
-            .map(|(unit, _)| unit.clone())
-            .collect(),
+        Some((failed, open)) if index.is_back(generation) => {
+            let had_its_step = names(failed);
+            (index.undo.iter())
+                .filter(|(unit, list)| {
+                    let untouched = list.iter().all(|u| u.transition != open);
+                    !is_declared(unit) && (untouched || (returned && !had_its_step(unit)))
+                })
+                .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::new()).is_empty())
+                .map(|(unit, _)| unit.clone())
+                .collect()
+        }
         _ => Vec::new(),
     };
     // What lies inside goes before what it lies in.

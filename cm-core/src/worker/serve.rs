@@ -367,7 +367,7 @@ impl Worker {
         }
         self.have_store()?;
         if let StoreOp::Commit { generation: to } | StoreOp::Returned { to, .. } = &op {
-            self.put_back_rest(*to);
+            self.put_back_rest(*to, matches!(op, StoreOp::Returned { .. }));
         }
         let candidates = match &op {
             StoreOp::Prepare { staged, .. } => self.candidates(*staged),
@@ -410,8 +410,9 @@ impl Worker {
     }
 
     /// Nothing here keeps a return from being recorded; what could not be put back is said.
-    fn put_back_rest(&mut self, generation: u64) {
-        let done = back::put_back_rest(&mut self.world, &self.manifests, generation, self.confinement);
+    fn put_back_rest(&mut self, generation: u64, returned: bool) {
+        let (world, manifests) = (&mut self.world, &self.manifests);
+        let done = back::put_back_rest(world, manifests, generation, returned, self.confinement);
         let texts: Vec<String> = match done {
             Ok(done) => (done.into_iter())
                 .filter(|(_, r)| {
