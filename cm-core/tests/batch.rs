@@ -304,6 +304,67 @@ fn a_purged_directory_keeps_only_what_is_declared() {
 }
 
 #[test]
+fn what_is_removed_below_a_directory_never_lies_behind_a_mount() {
+    common::private_mounts();
+    let mut bench = Bench::new();
+    bench.write("/disk/data", "theirs");
+    bench.write("/etc/d/deep/usb/.keep", "");
+    bench.write("/etc/d/stray", "2");
+    fs::remove_file(bench.path("/etc/d/deep/usb/.keep")).unwrap();
+    let spec =
+        Directory { path: "/etc/d".into(), attributes: Attributes::default(), purge: true, entries: vec![] };
+    let decl = Decl::new().unit(Kind::Directory, "/etc/d", Spec::Directory(spec));
+    let bind = |from: &str, to: &str| {
+        let flags = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(&bench.path(from)), &bench.path(to), None::<&str>, flags, None::<&str>)
+            .unwrap();
+    };
+    let mounted = ["/etc/d/stray", "/etc/d/deep/usb", "/etc/d"];
+    bind("/disk/data", mounted[0]);
+    bind("/disk", mounted[1]);
+    bind("/disk", mounted[2]);
+    for path in mounted.into_iter().rev() {
+        let results = bench.converge(&decl, Intent::Correct);
+        let (outcome, detail) = &results["directory:/etc/d"];
+        assert_eq!(*outcome, Outcome::NotKept, "{path}");
+        assert!(detail.starts_with(&format!("a file system is mounted at {path}")), "{path}: {detail}");
+        assert_eq!(bench.read("/disk/data"), "theirs");
+        nix::mount::umount(&bench.path(path)).unwrap();
+    }
+    assert_eq!(bench.converge(&decl, Intent::Correct)["directory:/etc/d"].0, Outcome::Changed);
+    assert_eq!(fs::read_dir(bench.path("/etc/d")).unwrap().count(), 0);
+    assert_eq!(bench.read("/disk/data"), "theirs");
+}
+
+#[test]
+fn a_mount_that_comes_between_the_check_and_the_change_is_not_crossed() {
+    common::private_mounts();
+    let mut bench = Bench::new();
+    bench.write("/etc/d/sub/data", "ours to purge");
+    bench.write("/disk/data", "theirs");
+    let top = "/etc/d";
+    let place = bench.world.places.entry_on_mount(top, "/etc/d/sub/data").unwrap();
+    assert_eq!(place.dir.path, "/etc/d/sub");
+    let (from, to) = (bench.path("/disk"), bench.path("/etc/d/sub"));
+    let flags = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&from), &to, None::<&str>, flags, None::<&str>).unwrap();
+    let put = cm_core::resource::op::Put::Purged { top: top.into() };
+    let mut touched = cm_core::resource::tree::Touched::default();
+    let mut areas = cm_core::resource::staging::Areas::default();
+    let done = cm_core::resource::tree::put(
+        &mut bench.world,
+        &mut areas,
+        "/etc/d/sub/data",
+        &put,
+        None,
+        true,
+        &mut touched,
+    );
+    assert_eq!(done.unwrap_err().to_string(), "a file system is mounted at /etc/d/sub");
+    assert_eq!(bench.read("/disk/data"), "theirs");
+}
+
+#[test]
 fn a_failure_blocks_what_requires_it_and_nothing_else() {
     let mut bench = Bench::new();
     bench.write("/etc/d", "in the way");

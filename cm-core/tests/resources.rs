@@ -13,9 +13,8 @@ use cm_core::store::Prior;
 use cm_core::worker::batch::Confinement;
 use cm_core::worker::calls::{self, Role};
 use cm_core::worker::confine::{self, Domain};
-use common::{Bench, Decl, fingerprint};
+use common::{Bench, Decl, fingerprint, private_mounts};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use units::kind::exec::{Exec, Once};
 use units::kind::group::Group;
 use units::kind::hostname::Hostname;
@@ -342,12 +341,6 @@ fn below_a_mount_that_is_not_there_nothing_happens() {
         (Outcome::MountAbsent, "/data is not mounted")
     );
     assert_eq!(bench.read("/data/f"), "shadowed");
-}
-
-/// A mount name space of this test's own.
-fn private_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
 }
 
 fn tmpfs(path: &std::path::Path, options: &str) {

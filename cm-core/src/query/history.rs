@@ -59,6 +59,7 @@ fn version(unit: &str, when: u64, why: &'static str, prior: &Prior, secret: bool
     };
     let mut version = Version {
         unit: unit.to_owned(),
+        thing: None,
         time: when.saturating_mul(SECOND),
         digest,
         size,
@@ -76,6 +77,12 @@ fn version(unit: &str, when: u64, why: &'static str, prior: &Prior, secret: bool
     version
 }
 
+/// What a version is told to be of, where it is not the path that the unit is named after.
+fn other_thing(unit: &str, thing: &str) -> Option<String> {
+    let own = unit.split_once(':').is_none_or(|(_, name)| name == thing);
+    (!own && thing.starts_with('/')).then(|| thing.to_owned())
+}
+
 /// Every saved version of a unit, or of all, newest first.
 fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Vec<(Version, Prior)> {
     let wanted = |of: &str| unit.is_none_or(|u| u == of);
@@ -86,7 +93,7 @@ fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Ve
         for (n, saved) in list.iter().enumerate().filter(|(_, v)| wanted(&v.unit)) {
             let why = if purged && n.saturating_add(1) == list.len() { "purge" } else { "repair" };
             let told = version(&saved.unit, saved.when, why, &saved.prior, secrets.contains(&saved.unit));
-            out.push((told, saved.prior.clone()));
+            out.push((Version { thing: other_thing(&saved.unit, thing), ..told }, saved.prior.clone()));
         }
     }
     for (of, list) in index.undo.iter().filter(|(of, _)| wanted(of)) {
@@ -96,11 +103,12 @@ fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Ve
             let generation = made.map(|(g, _)| *g);
             let when = generation.and_then(|g| index.generations.get(&g)).map_or(0, |g| g.when);
             let told = version(of, when, "apply", &undo.prior, secrets.contains(of));
-            out.push((Version { generation, ..told }, undo.prior.clone()));
+            let thing = other_thing(of, &undo.thing);
+            out.push((Version { generation, thing, ..told }, undo.prior.clone()));
         }
     }
     out.sort_by(|(a, _), (b, _)| {
-        (b.time, &a.unit, &a.digest, a.why).cmp(&(a.time, &b.unit, &b.digest, b.why))
+        (b.time, &a.unit, &a.thing, &a.digest, a.why).cmp(&(a.time, &b.unit, &b.thing, &b.digest, b.why))
     });
     out
 }

@@ -149,6 +149,9 @@ pub struct MaybeUnit {
 pub struct Version {
     /// The unit.
     pub unit: String,
+    /// What was replaced, where that is not what the unit is named after: an entry of a directory that is purged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thing: Option<String>,
     /// When it was saved, in nanoseconds since 1970.
     pub time: u64,
     /// Digest of its content, in hexadecimal; empty for what has none.

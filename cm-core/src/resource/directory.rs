@@ -1,4 +1,6 @@
 //! `directory`: what a directory should be, and what should not be in it.
+//!
+//! Purging ends at every mount: what is mounted below a directory, or over it by somebody else, is none of its entries.
 
 use units::kind::directory::Directory;
 
@@ -53,23 +55,33 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         finding.ops.push(make(want));
     }
     if spec.purge {
+        let declared = world.is_managed_mount(path);
+        if !declared && place.is_mount().map_err(|e| Trouble::cannot("open", path, e))? {
+            let text =
+                format!("a file system is mounted at {path}; nothing in it is purged unless it is declared");
+            return Err(Trouble::NotKept(text));
+        }
         for name in tree::entries(tree::open_directory(&place)?, path)? {
             if spec.entries.binary_search(&name).is_err() && !name.starts_with(".holdfast.") {
                 finding.wrong.push(format!("{name} should not be there"));
-                clear(world, &join(path, &name), &mut finding)?;
+                clear(world, path, &join(path, &name), &mut finding)?;
             }
         }
     }
     Ok(finding)
 }
 
-/// Operations that remove everything below a path, innermost first.
-fn clear(world: &mut World, path: &str, finding: &mut Finding) -> Result<(), Trouble> {
+/// Operations that remove a path in `top` and everything below it, innermost first.
+fn clear(world: &mut World, top: &str, path: &str, finding: &mut Finding) -> Result<(), Trouble> {
     let mut todo = vec![path.to_owned()];
     let mut found = Vec::new();
     while let Some(path) = todo.pop() {
         world.mount_present(&path)?;
-        let place = world.places.entry(&path)?;
+        let place = match world.places.entry_on_mount(top, &path) {
+            // Gone by now.
+            Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => continue,
+            other => other?,
+        };
         if let Found::Directory(_) = tree::find(&place)? {
             for name in tree::entries(tree::open_directory(&place)?, &path)? {
                 todo.push(join(&path, &name));
@@ -77,7 +89,7 @@ fn clear(world: &mut World, path: &str, finding: &mut Finding) -> Result<(), Tro
         }
         found.push(path);
     }
-    let remove = |path: &String| Op::put(path, Put::Absent, true, OwnChange::Drop);
+    let remove = |path: &String| Op::put(path, Put::Purged { top: top.to_owned() }, true, OwnChange::Drop);
     finding.ops.extend(found.iter().rev().map(remove));
     Ok(())
 }

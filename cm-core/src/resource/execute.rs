@@ -29,7 +29,7 @@ const LOCK_SECONDS: u32 = 15;
 /// When it cannot be read or saved.
 pub fn prior(world: &mut World, op: &Op) -> Result<Prior, Trouble> {
     match &op.what {
-        What::Put { path, content_changes, .. } => tree::prior(world, path, *content_changes),
+        What::Put { path, put, content_changes, .. } => tree::prior(world, path, put, *content_changes),
         What::Text { key, .. } => {
             Ok(Prior::Text(sysctl::read(world, key)?.trim_end_matches('\n').to_owned()))
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use super::op::Want;
 use super::staging::Areas;
 use super::tree;
 use super::world::World;
+use crate::sys;
 
 /// Entries that are looked at in search of other names: some tens of milliseconds.
 const BUDGET: usize = 100_000;
@@ -33,15 +34,19 @@ pub fn others(world: &World, directory: &str, name: &str, stat: &FileStat) -> Ve
     let mut seen = BTreeSet::new();
     let root = world.outside("/");
     let start = world.outside(directory);
+    // A bind mount of the same device shows the same names once more, where no link can be made.
+    let mount = |dir: &Path| {
+        let file = fs::OpenOptions::new().read(true).custom_flags(tree::LOOK.bits()).open(dir).ok()?;
+        sys::mount_of(&file).ok().map(|(mount, _)| mount)
+    };
+    let Some(here) = mount(&start) else { return out };
     for top in start.ancestors().take_while(|d| d.starts_with(&root)) {
         let mut open = vec![top.to_owned()];
         while let Some(dir) = open.pop() {
             if missing == 0 || budget == 0 {
                 return out;
             }
-            if !seen.insert(dir.clone())
-                || fs::symlink_metadata(&dir).map_or(true, |m| m.dev() != stat.st_dev)
-            {
+            if !seen.insert(dir.clone()) || mount(&dir) != Some(here) {
                 continue;
             }
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {

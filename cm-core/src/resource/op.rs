@@ -70,6 +70,11 @@ impl Want {
 pub enum Put {
     /// Nothing. A directory that is not empty stays; that is no failure.
     Absent,
+    /// Nothing, as long as no mount lies between it and the directory that is purged.
+    Purged {
+        /// That directory.
+        top: String,
+    },
     /// A regular file; without content the one that is there keeps its own.
     File {
         /// What it holds.
@@ -97,6 +102,13 @@ pub enum Put {
         /// Time of change.
         mtime: Option<(i64, i64)>,
     },
+}
+
+impl Put {
+    /// Whether nothing is to be there afterwards.
+    pub const fn is_absent(&self) -> bool {
+        matches!(self, Put::Absent | Put::Purged { .. })
+    }
 }
 
 /// A change of the user databases.

@@ -57,6 +57,23 @@ impl Place {
     pub fn path(&self) -> String {
         join(&self.dir.path, &self.name)
     }
+
+    /// Whether a file system, or a part of this very one, is mounted there.
+    ///
+    /// # Errors
+    /// Whatever openat2(2) reports, except that nothing is there.
+    pub fn is_mount(&self) -> Result<bool, Errno> {
+        // openat2(2): a mount point in the last place counts as crossed, and bind mounts of the same device do too.
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .mode(Mode::empty())
+            .resolve(ResolveFlag::RESOLVE_NO_XDEV);
+        match openat2(&*self.dir, self.name.as_str(), how) {
+            Ok(_) | Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::EXDEV) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// Why a path leads nowhere.
@@ -79,6 +96,9 @@ pub enum PlaceError {
     /// Links in a circle.
     #[error("{0} is a loop of links")]
     Loop(String),
+    /// What lies there is none of what was meant.
+    #[error("a file system is mounted at {0}")]
+    Mounted(String),
     /// Anything else.
     #[error("cannot open {path}: {errno}")]
     Open {
@@ -288,6 +308,43 @@ impl Places {
         };
         let dir = self.directory(directory)?;
         Ok(Place { dir, name: name.to_owned() })
+    }
+
+    /// The entry that a path below `top` names, if no mount lies between the two.
+    ///
+    /// # Errors
+    /// [`PlaceError::Mounted`] if one does, and at the path itself; else as [`Places::directory`]. Links below `top` are
+    /// not followed.
+    pub fn entry_on_mount(&mut self, top: &str, path: &str) -> Result<Place, PlaceError> {
+        let (directory, name) = split(path).unwrap_or(("/", "."));
+        let from = self.directory(top)?;
+        let below = directory.strip_prefix(top).unwrap_or_default();
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .mode(Mode::empty())
+            .resolve(
+                ResolveFlag::RESOLVE_NO_SYMLINKS
+                    | ResolveFlag::RESOLVE_BENEATH
+                    | ResolveFlag::RESOLVE_NO_XDEV,
+            );
+        let failed = |path: &str, errno| match errno {
+            Errno::EXDEV => PlaceError::Mounted(path.to_owned()),
+            Errno::ENOENT => PlaceError::Missing(vec![path.to_owned()]),
+            Errno::ENOTDIR | Errno::ELOOP => PlaceError::NotDirectory(path.to_owned()),
+            errno => PlaceError::Open { path: path.to_owned(), errno },
+        };
+        let fd = openat2(&*from, relative(below), how).map_err(|e| failed(directory, e))?;
+        let path_of_it = match below.trim_start_matches('/') {
+            "" => from.path.clone(),
+            below => join(&from.path, below),
+        };
+        let dir = Rc::new(Dir { fd, path: path_of_it });
+        let place = Place { dir, name: name.to_owned() };
+        match place.is_mount() {
+            Ok(false) => Ok(place),
+            Ok(true) => Err(PlaceError::Mounted(path.to_owned())),
+            Err(errno) => Err(failed(path, errno)),
+        }
     }
 
     /// The innermost directory on the way to a path that exists.

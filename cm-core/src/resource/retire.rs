@@ -96,6 +96,9 @@ fn remove_path(world: &mut World, path: &str, own: &Own) -> Result<Leaving, Trou
     if own.fs != 0 && file_system(&place.dir) != own.fs {
         return Ok(Leaving::left(None, "another file system is mounted there"));
     }
+    if place.is_mount().map_err(|e| Trouble::cannot("open", path, e))? {
+        return Ok(Leaving::left(None, &format!("a file system is mounted at {path}")));
+    }
     let mut leaving = Leaving { ops: Vec::new(), outcome: Outcome::Removed, detail: String::new() };
     match tree::find(&place)? {
         Found::File(mut file, _) => {

@@ -79,12 +79,20 @@ pub fn open_directory(place: &Place) -> Result<OwnedFd, Trouble> {
         .map_err(|e| Trouble::cannot("open", &place.path(), e))
 }
 
-/// What a thing at a path is now; `with_content` also saves the content of a file in the store.
+/// The entry that an operation is about.
+fn place_of(world: &mut World, path: &str, put: &Put) -> Result<Place, PlaceError> {
+    match put {
+        Put::Purged { top } => world.places.entry_on_mount(top, path),
+        _ => world.places.entry(path),
+    }
+}
+
+/// What a thing at a path is before `put` is carried out; `with_content` also saves the content of a file in the store.
 ///
 /// # Errors
 /// When it cannot be read or saved.
-pub fn prior(world: &mut World, path: &str, with_content: bool) -> Result<Prior, Trouble> {
-    let place = match world.places.entry(path) {
+pub fn prior(world: &mut World, path: &str, put: &Put, with_content: bool) -> Result<Prior, Trouble> {
+    let place = match place_of(world, path, put) {
         Ok(place) => place,
         Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => return Ok(Prior::Absent),
         Err(e) => return Err(e.into()),
@@ -253,7 +261,7 @@ pub fn put(
     touched: &mut Touched,
 ) -> Result<(), Trouble> {
     match put {
-        Put::Absent => remove(world, path, touched),
+        Put::Absent | Put::Purged { .. } => remove(world, path, put, touched),
         Put::Directory { want, over_link } => put_directory(world, path, want, *over_link, touched),
         Put::File { content: None, want, .. } => {
             let place = world.places.entry(path)?;
@@ -362,8 +370,10 @@ pub fn in_the_way(path: &str, found: &Found) -> Trouble {
 
 fn rename_in(areas: &Areas, area: usize, name: &str, place: &Place) -> Result<(), Trouble> {
     let Some(area) = areas.get(area) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
-    renameat(&area.fd, name, &*place.dir, place.name.as_str())
-        .map_err(|e| Trouble::cannot("write", &place.path(), e))
+    renameat(&area.fd, name, &*place.dir, place.name.as_str()).map_err(|e| match e {
+        Errno::EBUSY if place.is_mount().unwrap_or_default() => PlaceError::Mounted(place.path()).into(),
+        e => Trouble::cannot("write", &place.path(), e),
+    })
 }
 
 fn put_directory(
@@ -397,8 +407,8 @@ fn put_directory(
     Ok(())
 }
 
-fn remove(world: &mut World, path: &str, touched: &mut Touched) -> Result<(), Trouble> {
-    let place = match world.places.entry(path) {
+fn remove(world: &mut World, path: &str, put: &Put, touched: &mut Touched) -> Result<(), Trouble> {
+    let place = match place_of(world, path, put) {
         Ok(place) => place,
         Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => return Ok(()),
         Err(e) => return Err(e.into()),
@@ -410,6 +420,9 @@ fn remove(world: &mut World, path: &str, touched: &mut Touched) -> Result<(), Tr
     match unlinkat(&*place.dir, place.name.as_str(), how) {
         Ok(()) => {}
         Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::EBUSY) if place.is_mount().unwrap_or_default() => {
+            return Err(PlaceError::Mounted(path.to_owned()).into());
+        }
         Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) if is_dir => {
             touched.left = true;
             touched.notes.push(format!("{path} is not empty and was left"));

@@ -223,6 +223,11 @@ impl World {
         self.managed.iter().any(|m| is_below(path, m))
     }
 
+    /// Whether a path is that of a declared mount.
+    pub fn is_managed_mount(&self, path: &str) -> bool {
+        self.managed.iter().any(|m| m == path)
+    }
+
     /// Reads a file to its end and hashes it.
     ///
     /// # Errors

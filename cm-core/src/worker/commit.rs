@@ -284,7 +284,7 @@ impl Ledger {
 
     fn enter(&mut self, world: &mut World, unit: &str, op: &Op) -> Result<(), Trouble> {
         if let What::Put { path, put, .. } = &op.what
-            && !matches!(put, Put::Absent)
+            && !put.is_absent()
         {
             for dir in tree::missing_parents(world, path) {
                 if self.owner(world, &dir).is_none() {
@@ -300,7 +300,7 @@ impl Ledger {
         let owner = self.owner(world, &op.thing);
         let theirs = match (&op.what, &prior) {
             (
-                What::Put { put: Put::Absent, .. },
+                What::Put { put: Put::Absent | Put::Purged { .. }, .. },
                 Prior::File { digest, .. } | Prior::Linked { digest, .. },
             ) => self.correct || owner.as_ref().and_then(|o| o.digest).is_some_and(|d| d != *digest),
             (_, Prior::File { .. } | Prior::Linked { .. } | Prior::Symlink { .. } | Prior::Text(_)) => {
@@ -316,7 +316,7 @@ impl Ledger {
                 prior: prior.clone(),
             });
         }
-        let absent = matches!(op.what, What::Put { put: Put::Absent, .. });
+        let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
         if absent && matches!(prior, Prior::Directory(_)) {
             // It stays ours until it is really gone, since it may not be empty; see `change`.
             self.own.insert(op.thing.clone(), None);
@@ -413,7 +413,7 @@ fn change(
             }));
             return;
         }
-        if let What::Put { path, put: Put::Absent, .. } = &op.what
+        if let What::Put { path, put: Put::Absent | Put::Purged { .. }, .. } = &op.what
             && matches!(op.own, OwnChange::Drop | OwnChange::Back(None))
             && !touched.left
             && let Some(own) = world.store.as_ref().and_then(|s| s.index().own.get(path))

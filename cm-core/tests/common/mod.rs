@@ -278,3 +278,10 @@ pub fn fingerprint(root: &Path) -> Vec<String> {
     out.sort();
     out
 }
+
+/// A mount name space of this test's own.
+pub fn private_mounts() {
+    use nix::mount::{MsFlags, mount};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}

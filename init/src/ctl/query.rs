@@ -195,6 +195,9 @@ pub struct MaybeUnit {
 pub struct Version {
     /// The unit.
     pub unit: String,
+    /// The path that it stood at, where that is not the unit's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thing: Option<String>,
     /// When it was saved, in nanoseconds since 1970.
     pub time: u64,
     /// Its id: the digest of what it held; empty where nothing can be shown.

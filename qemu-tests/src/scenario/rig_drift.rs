@@ -21,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-drift-directories", directories),
     scenario("rig-drift-links", links),
     scenario("rig-drift-purged-directory", purged),
+    scenario("rig-drift-purged-mount", purged_mount),
     scenario("rig-drift-settings", settings),
     scenario("rig-drift-users", users),
     scenario("rig-drift-mount", mount),
@@ -324,7 +325,47 @@ content = "ours\n"
     let mut saved = rig.repaired_from("directory:/srv/own")?;
     saved.sort();
     want(saved == ["a stranger's\n", "in a new directory\n"], &format!("the store has {saved:?}"), &rig)?;
+    let listed = rig.ok(&["history", "directory:/srv/own"])?;
+    for path in ["/srv/own/stranger", "/srv/own/new/sub/file"] {
+        want(listed.contains(path), &format!("no word of {path}:\n{listed}"), &rig)?;
+    }
     in_peace(&rig, pid)
+}
+
+/// What is mounted below a purged directory, or over it, is nobody's litter: a tmpfs, and a part of the same device.
+fn purged_mount(context: &Context) -> Result {
+    let state = "[directory.\"/srv/own\"]\npurge = true\n";
+    let rig = Rig::start(context, &Setup { first: Some(state), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let shell = |script: &str| -> Result {
+        let said = rig.run(&["sh", "-ec", script])?;
+        if said.code == 0 { Ok(()) } else { Err(format!("{script}: {}", said.err).into()) }
+    };
+    shell("mkdir -p /srv/disk/below && echo theirs > /srv/disk/file && echo theirs > /srv/disk/below/file")?;
+    let (own, disk) = (rig.inside("/srv/own")?, rig.inside("/srv/disk")?);
+    let whole = || holds(&disk.join("file"), "theirs\n") && holds(&disk.join("below/file"), "theirs\n");
+    for mount in ["--bind /srv/disk", "-t tmpfs none"] {
+        // Once more where a repair was faster than the mount.
+        shell(&format!("until mkdir -p /srv/own/usb && mount {mount} /srv/own/usb; do :; done"))?;
+        shell("cp -r /srv/disk/. /srv/own/usb 2>&1 || :")?;
+        let why = "a file system is mounted at /srv/own/usb";
+        rig.until("directory:/srv/own", "not kept", |s| s.to_string().contains(why))?;
+        want(holds(&own.join("usb/below/file"), "theirs\n") && whole(), "what was mounted is gone", &rig)?;
+        shell("umount /srv/own/usb")?;
+        std::fs::write(own.join("stranger"), "")?;
+        rig.until_true("it is purged again", || std::fs::read_dir(&own).is_ok_and(|d| d.count() == 0))?;
+        want(whole(), "what was mounted is gone", &rig)?;
+    }
+    shell("mount --bind /srv/disk /srv/own")?;
+    let next = rig.state_file("next.toml", &format!("{state}mode = \"0751\"\n"))?;
+    let said = rig.initctl(&["apply", &next])?;
+    let why = "a file system is mounted at /srv/own;";
+    want(
+        said.code != 0 && format!("{said:?}").contains(why),
+        &format!("not because of the mount: {said:?}"),
+        &rig,
+    )?;
+    want(whole(), "what was mounted over it is gone", &rig)
 }
 
 /// Kernel settings, the host name, one line of a file of somebody else's.

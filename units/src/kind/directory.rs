@@ -45,7 +45,7 @@ pub static TABLE: Table = Table {
             "purge",
             Type::Flag,
             Without::Is("false"),
-            "Whether entries that nobody declared are removed; they are saved in the store first.",
+            "Whether entries that nobody declared are removed; they are saved in the store first. Never across a mount.",
         ),
         field(
             "source",
@@ -70,7 +70,10 @@ pub static TABLE: Table = Table {
 own (`file:PATH/x` and so on) when the state is compiled, with the owner, group, `drift`, `settle` and `on-removal` \
 of this table. A unit that is declared by its own table wins over the one from the tree. Who requires the directory, \
 or reloads or restarts on it, does so on everything that came from its source.\n\n\
-The nearest managed directory above a path is required by it without being named.",
+The nearest managed directory above a path is required by it without being named.\n\n\
+A file system that is mounted below a directory with `purge` is none of its entries: nothing behind the mount is removed, \
+and the directory is `not kept: a file system is mounted at …` until it is unmounted or declared as a `mount`. The same \
+holds for what somebody mounts over the directory itself.",
     example: r#"[directory."/srv/www"]
 source = "www"
 owner  = "www-data"

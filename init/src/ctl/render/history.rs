@@ -61,7 +61,10 @@ pub fn versions(list: &[Version], clock: &Clock, style: Style) -> String {
             cell(ago),
             cell(one_line(&v.unit)),
             (plain, painted),
-            cell(one_line(&v.was)),
+            cell(match &v.thing {
+                Some(thing) => one_line(&format!("{thing}: {}", v.was)),
+                None => one_line(&v.was),
+            }),
             cell(v.digest.chars().take(ID).collect::<String>()),
         ]);
     }
