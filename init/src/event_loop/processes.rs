@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Job, Level};
 use cm_core::engine::event::{Event, Exit};
 use cm_core::proto::ManifestRef;
 use nix::fcntl::OFlag;
+use nix::time::{ClockId, clock_gettime};
 use units::UnitId;
 use units::kind::service::{Log, Ready};
 
@@ -49,7 +51,7 @@ impl Shell {
     ) {
         let address = self.engine.address(node).to_string();
         let spec = self.engine.manifest(manifest).and_then(|m| m.spec(unit));
-        let command = match launch::command(spec.as_ref(), job, self.started(node)) {
+        let command = match launch::command(spec.as_ref(), job, self.since(node)) {
             Ok(command) => command,
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };
@@ -87,7 +89,7 @@ impl Shell {
             Log::Console | Log::Null => None,
         };
 
-        let started = wall_clock();
+        let started = file_clock();
         let spawned = {
             let mut descriptors = Vec::new();
             if let Some((number, _, writer)) = &pipe {
@@ -220,12 +222,11 @@ impl Shell {
         self.queue.push_back(Event::SpawnFailed { serial, stage, errno });
     }
 
-    /// A moment before the process of a service was there. Times of files come from a clock that the kernel brings
-    /// up to date once a tick, so they may lie a little before the moment at which they were set.
-    fn started(&self, node: Node) -> u64 {
-        const TICKS: u64 = 20_000;
-        let spawn = self.spawns.of_node(node, Job::Main);
-        spawn.map_or(0, |s| s.record.started.saturating_sub(TICKS))
+    /// A moment before the process of a service was there, by the clock of files: that of its start if it runs, else now.
+    /// What an earlier run left is older than that.
+    fn since(&self, node: Node) -> u64 {
+        let running = self.spawns.of_node(node, Job::Main).filter(|s| !s.record.exited);
+        running.map_or_else(file_clock, |s| s.record.started)
     }
 
     /// The main process of a unit, if it has one.
@@ -624,10 +625,11 @@ impl Shell {
     }
 }
 
-/// Microseconds after 1970.
-fn wall_clock() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+/// Microseconds after 1970, by the clock that times of files come from: clock_gettime(2) calls it coarse, since the kernel
+/// brings it up to date once a tick. A file that is written from now on has no earlier time.
+fn file_clock() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map(Duration::from).unwrap_or_default();
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The service whose exit code a container leaves with.

@@ -49,7 +49,7 @@ pub struct Record {
     pub main: i32,
     /// See [`ProcessId::starttime`].
     pub starttime: u64,
-    /// When it was started, in microseconds after 1970.
+    /// A moment right before it was started, in microseconds after 1970 by the clock of files.
     pub started: u64,
     /// Name of its cgroup in the tree.
     pub cgroup: String,

@@ -201,7 +201,7 @@ fn candidates(device: &Path) -> Vec<String> {
     text.lines().filter_map(|l| l.strip_prefix('\t')).map(str::to_owned).collect()
 }
 
-/// Waits until the path exists, and is younger than `since` (microseconds after 1970) if that is given: a file
+/// Waits until the path exists, and is no older than `since` (microseconds after 1970) if that is given: a file
 /// that an earlier run left says nothing. Its directories are watched, down to the first that is there.
 fn await_path(path: &str, since: Option<u64>) -> Result<(), String> {
     let cannot = |e: nix::Error| format!("cannot wait for \"{path}\": {e}");
@@ -246,8 +246,8 @@ fn is_young(path: &Path, since: Option<u64>) -> bool {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = std::fs::metadata(path) else { return false };
     let micros = metadata.ctime().saturating_mul(1_000_000).saturating_add(metadata.ctime_nsec() / 1000);
-    // ctime(5) is taken from the clock of the last tick: up to 10 ms older than the moment itself.
-    since.is_none_or(|s| u64::try_from(micros).unwrap_or_default().saturating_add(10_000) >= s)
+    // Both are of the clock that the kernel brings up to date once a tick.
+    since.is_none_or(|s| u64::try_from(micros).unwrap_or_default() >= s)
 }
 
 /// Prints the first number of a pid file.

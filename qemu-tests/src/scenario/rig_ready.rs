@@ -25,6 +25,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-ready-forked-strange-parent", strange_parent),
     scenario("rig-ready-exited", exited),
     scenario("rig-ready-path", path),
+    scenario("rig-ready-path-of-an-earlier-run", old_path),
     scenario("rig-notify-extend-timeout", extend_timeout),
     scenario("rig-notify-watchdog", watchdog),
 ];
@@ -227,6 +228,52 @@ fn path(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
     rig.until_state("service:behind", "ready")?;
     never_ready(&rig, "not ready in time")
+}
+
+/// A file that an earlier run left says nothing: not at the first start, not after a crash, and not where init was
+/// replaced since the file was waited for.
+fn old_path(context: &Context) -> Result {
+    // It is ready when the test says so.
+    let exec = r#"["sh", "-c", "until [ -e /srv/go ]; do sleep 0.02; done; rm /srv/go; echo $$ > /srv/pid; exec sleep infinity"]"#;
+    let state = format!(
+        "[service.slow]\nexec = {exec}\nready = \"path=/srv/pid\"\nstart = \"manual\"\nstart-timeout = \"60s\"\n"
+    );
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    let (file, go) = (rig.inside("/srv/pid")?, rig.inside("/srv/go")?);
+    std::fs::write(&file, "1\n")?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    rig.initctl(&["start", "service:slow", "--timeout", "300ms"])?;
+    let waits = |rig: &Rig, when: &str| -> Result {
+        let status = rig.until("service:slow", "starting", |s| {
+            word(s, "state") == "starting" && s.get("pid").is_some_and(Value::is_number)
+        })?;
+        want(file.exists(), "there is no old file", rig)?;
+        let stays = rig.initctl(&["wait", "--ready", "service:slow", "--timeout", "700ms"])?;
+        want(stays.code == 124, &format!("{when}: ready by an old file: {stays:?}; before: {status}"), rig)
+    };
+    waits(&rig, "first start")?;
+    std::fs::write(&go, "")?;
+    rig.until_state("service:slow", "ready")?;
+    let pid = rig.main_pid("service:slow")?;
+    let said = rig.run(&["kill", "-9", &pid.to_string()])?;
+    want(said.code == 0, &said.err, &rig)?;
+    rig.until("service:slow", "started again", |s| {
+        word(s, "state") == "starting" && s.get("pid").and_then(Value::as_i64) != Some(i64::from(pid))
+    })?;
+    waits(&rig, "after a crash")?;
+    rig.ok(&["reexec"])?;
+    waits(&rig, "after a re-exec")?;
+    std::fs::write(&go, "")?;
+    rig.until_state("service:slow", "ready")?;
+    rig.ok(&["reexec"])?;
+    let pid = rig.main_pid("service:slow")?;
+    rig.run(&["kill", "-9", &pid.to_string()])?;
+    rig.until("service:slow", "started again", |s| {
+        word(s, "state") == "starting" && s.get("pid").and_then(Value::as_i64) != Some(i64::from(pid))
+    })?;
+    waits(&rig, "after a re-exec and a crash")?;
+    std::fs::write(&go, "")?;
+    rig.until_state("service:slow", "ready").map(drop)
 }
 
 /// EXTEND_TIMEOUT_USEC= gives a slow start more time than was declared, as long as it goes on asking.
