@@ -8,29 +8,9 @@ use std::io;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
+use units::kind::mount::WITHOUT_DEVICE;
 
 use super::mount::{Mounted, flag, now, options};
-
-/// File systems whose source is but a name.
-const SOURCELESS: [&str; 17] = [
-    "tmpfs",
-    "ramfs",
-    "proc",
-    "sysfs",
-    "devtmpfs",
-    "devpts",
-    "cgroup",
-    "cgroup2",
-    "overlay",
-    "mqueue",
-    "hugetlbfs",
-    "debugfs",
-    "tracefs",
-    "configfs",
-    "securityfs",
-    "bpf",
-    "efivarfs",
-];
 
 /// Flags that every mount has for itself, with the word that mountinfo has for each.
 const OF_MOUNT: [(MsFlags, &str); 4] = [
@@ -84,7 +64,7 @@ pub fn mistaken(standing: &Mounted, source: &Path, fstype: &str, declared: &str)
     if !free && !is_nfs && standing.fstype != fstype {
         return other();
     }
-    let same = SOURCELESS.contains(&standing.fstype.as_str())
+    let same = WITHOUT_DEVICE.contains(&standing.fstype.as_str())
         || Path::new(&standing.source) == source
         || is_device(source, &standing.device)
         || is_same_place(source, Path::new(&standing.source));

@@ -61,15 +61,15 @@ options = ["size=64M", "mode=0755"]
 "#,
 };
 
-/// File systems that need no device.
-#[cfg(feature = "language")]
-const WITHOUT_DEVICE: [&str; 16] = [
+/// File systems that need no device: their source is but a name.
+pub const WITHOUT_DEVICE: [&str; 17] = [
     "tmpfs",
     "ramfs",
     "proc",
     "sysfs",
     "devtmpfs",
     "devpts",
+    "cgroup",
     "cgroup2",
     "overlay",
     "mqueue",
