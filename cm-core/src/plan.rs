@@ -15,7 +15,8 @@ use units::manifest::flags;
 use units::{EdgeKind, Kind, Manifest, UnitId};
 
 /// What would happen to a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verb {
     /// It is not there yet.
     Create,
@@ -36,6 +37,18 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Every verb, in the order of summaries.
+    pub const ALL: [Verb; 8] = [
+        Verb::Create,
+        Verb::Change,
+        Verb::Remove,
+        Verb::Start,
+        Verb::Stop,
+        Verb::Reload,
+        Verb::Restart,
+        Verb::Nothing,
+    ];
+
     /// As it is sent and shown.
     pub const fn word(self) -> &'static str {
         match self {

@@ -68,7 +68,7 @@ pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         page.push(Generation {
             number: *number,
             time: generation.when.saturating_mul(SECOND),
-            state,
+            state: state.into(),
             units: machine.generation(*number).map(|m| m.len()).unwrap_or_default(),
             digest: hex(&generation.digest),
             note: generation.note.clone(),
@@ -133,7 +133,7 @@ fn unit(machine: &Machine, old: &Manifest, new: &Manifest, change: &Change) -> O
         }
     };
     let difference = difference(machine, before.as_ref(), after.as_ref());
-    Some(UnitDiff { unit, verb, reason, diff: difference.text, diff_cut: difference.cut })
+    Some(UnitDiff { unit, verb: verb.into(), reason, diff: difference.text, diff_cut: difference.cut })
 }
 
 fn difference(machine: &Machine, old: Option<&Spec>, new: Option<&Spec>) -> Difference {

@@ -63,7 +63,7 @@ fn version(unit: &str, when: u64, why: &'static str, prior: &Prior, secret: bool
         time: when.saturating_mul(SECOND),
         digest,
         size,
-        why,
+        why: why.into(),
         generation: None,
         was,
         secret,
@@ -108,7 +108,7 @@ fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Ve
         }
     }
     out.sort_by(|(a, _), (b, _)| {
-        (b.time, &a.unit, &a.thing, &a.digest, a.why).cmp(&(a.time, &b.unit, &b.thing, &b.digest, b.why))
+        (b.time, &a.unit, &a.thing, &a.digest, &a.why).cmp(&(a.time, &b.unit, &b.thing, &b.digest, &b.why))
     });
     out
 }

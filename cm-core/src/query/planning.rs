@@ -104,10 +104,10 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
             continue;
         }
         let change = change(&mut machine, &running, &desired, &planned, &observe(planned.subject));
-        replies.send(&Plan::Change(change))?;
+        replies.send(&Plan::from(change))?;
     }
     let same = running.digest() == desired.digest() && generation > 0;
-    replies.send(&Plan::Summary(PlanSummary { generation, units: desired.len(), same }))
+    replies.send(&Plan::from(PlanSummary { generation, units: desired.len(), same }))
 }
 
 fn change(
@@ -134,7 +134,7 @@ fn change(
     };
     PlannedChange {
         unit: manifest.address(id).to_string(),
-        verb: planned.verb.word(),
+        verb: planned.verb,
         reason: planned.reason.clone(),
         diff: difference.text,
         diff_cut: difference.cut,

@@ -1,46 +1,53 @@
-//! What calls say and what is answered: the types of the interface, as JSON has them.
+//! What calls say and what is answered: the types of the interface, as JSON has them, for both of its ends.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use units::diagnostic::Located;
 
+use crate::plan::Verb;
+
+/// A word of a short list.
+pub type Word = Cow<'static, str>;
+
 /// Parameters of `Plan` and `Check`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Absolute path of the state file.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Absolute path of the directory of relative sources, for a memfd.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
     /// Units with nothing to do too; `Plan` only.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
 }
 
 /// What an apply would do to one unit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedChange {
     /// Its address.
     pub unit: String,
     /// What.
-    pub verb: &'static str,
+    pub verb: Verb,
     /// Why.
     pub reason: String,
     /// Unified diff, without secrets.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
     /// Whether the diff is longer than what is there.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub diff_cut: bool,
     /// Whether a rollback cannot take it back.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_way: bool,
 }
 
 /// The end of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanSummary {
     /// The current generation; 0 without.
@@ -52,17 +59,30 @@ pub struct PlanSummary {
 }
 
 /// One reply to `Plan`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Plan {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
     /// A line.
-    Change(PlannedChange),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<PlannedChange>,
     /// The end.
-    Summary(PlanSummary),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<PlanSummary>,
+}
+
+impl From<PlannedChange> for Plan {
+    fn from(change: PlannedChange) -> Plan {
+        Plan { change: Some(change), summary: None }
+    }
+}
+
+impl From<PlanSummary> for Plan {
+    fn from(summary: PlanSummary) -> Plan {
+        Plan { change: None, summary: Some(summary) }
+    }
 }
 
 /// The reply to `Check`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// Units of the state file.
     pub units: u32,
@@ -71,14 +91,14 @@ pub struct Check {
 }
 
 /// One generation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
     /// Its number.
     pub number: u64,
     /// When it was made, in nanoseconds since 1970.
     pub time: u64,
     /// `current`, `kept`, `returned` or `unfinished`.
-    pub state: &'static str,
+    pub state: Word,
     /// How many units it has.
     pub units: usize,
     /// Digest of its manifest, in hexadecimal.
@@ -88,44 +108,44 @@ pub struct Generation {
 }
 
 /// A reply to `Generations`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generations {
     /// Newest first.
     pub generations: Vec<Generation>,
 }
 
 /// Parameters of `Diff`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Between {
     /// The old one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
     /// The new one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
 }
 
 /// How a unit differs between two generations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnitDiff {
     /// Its address.
     pub unit: String,
     /// `added`, `removed` or `changed`.
-    pub verb: &'static str,
+    pub verb: Word,
     /// What about it.
     pub reason: String,
     /// Unified diff, without secrets.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
     /// Whether the diff is longer than what is there.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub diff_cut: bool,
 }
 
 /// A reply to `Diff`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {
     /// The old one.
     pub from: u64,
@@ -136,21 +156,21 @@ pub struct Diff {
 }
 
 /// Parameters of `History`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaybeUnit {
     /// Which; all without.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
 }
 
 /// A saved version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     /// The unit.
     pub unit: String,
     /// What was replaced, where that is not what the unit is named after: an entry of a directory that is purged.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thing: Option<String>,
     /// When it was saved, in nanoseconds since 1970.
     pub time: u64,
@@ -159,26 +179,26 @@ pub struct Version {
     /// Length in bytes.
     pub size: u64,
     /// `apply`, `repair` or `purge`.
-    pub why: &'static str,
+    pub why: Word,
     /// The generation whose apply replaced it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// What it was, in words.
     pub was: String,
     /// Whether the unit is secret: what it held is not told.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secret: bool,
 }
 
 /// A reply to `History`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// Newest first.
     pub versions: Vec<Version>,
 }
 
 /// Parameters of `Content`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OneContent {
     /// The unit.
@@ -188,14 +208,14 @@ pub struct OneContent {
 }
 
 /// A reply to `Content`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// The next bytes, in base64.
     pub data: String,
 }
 
 /// Parameters of `Adopt`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OneUnit {
     /// Which.
@@ -212,27 +232,27 @@ pub struct Adopted {
 }
 
 /// Parameters of `Verify`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaybeAll {
     /// What is right too.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
 }
 
 /// One unit, compared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// Its address.
     pub unit: String,
     /// `kept`, `drifted` or `not-kept`.
-    pub outcome: &'static str,
+    pub outcome: Word,
     /// What differs.
     pub detail: String,
 }
 
 /// The end of `Verify`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifySummary {
     /// The generation compared with.
@@ -246,11 +266,24 @@ pub struct VerifySummary {
 }
 
 /// One reply to `Verify`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verify {
     /// A unit.
-    Unit(Verified),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Verified>,
     /// The end.
-    Summary(VerifySummary),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<VerifySummary>,
+}
+
+impl From<Verified> for Verify {
+    fn from(unit: Verified) -> Verify {
+        Verify { unit: Some(unit), summary: None }
+    }
+}
+
+impl From<VerifySummary> for Verify {
+    fn from(summary: VerifySummary) -> Verify {
+        Verify { unit: None, summary: Some(summary) }
+    }
 }

@@ -38,13 +38,13 @@ pub fn verify(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         wrong = wrong.saturating_add(usize::from(!right));
         if all || !right {
             let unit = manifest.address(id).to_string();
-            replies.send(&Verify::Unit(Verified { unit, outcome, detail }))?;
+            replies.send(&Verify::from(Verified { unit, outcome: outcome.into(), detail }))?;
         }
     }
     let store_damaged =
         machine.world.store.as_ref().map(|s| damages(s, &manifest, generation)).unwrap_or_default();
     let units = manifest.len();
-    replies.send(&Verify::Summary(VerifySummary { generation, units, wrong, store_damaged }))
+    replies.send(&Verify::from(VerifySummary { generation, units, wrong, store_damaged }))
 }
 
 /// The outcome of a look, and what differs.

@@ -12,14 +12,14 @@ pub fn generations(list: &[Generation], clock: &Clock, style: Style) -> String {
         ["GENERATION", "STATE", "UNITS", "MADE", "AGO", "BY"].map(|h| (h.to_owned(), h.dim(style))).to_vec(),
     ];
     for g in list {
-        let state = match g.state.as_str() {
+        let state = match &*g.state {
             "current" => g.state.green(style),
             "returned" | "unfinished" => g.state.yellow(style),
-            _ => g.state.clone(),
+            _ => g.state.to_string(),
         };
         rows.push(vec![
             cell(g.number.to_string()),
-            (g.state.clone(), state),
+            (g.state.to_string(), state),
             cell(g.units.to_string()),
             cell(rfc3339(g.time)),
             cell(clock.age_of_wall(g.time)),
@@ -41,7 +41,7 @@ pub fn versions(list: &[Version], clock: &Clock, style: Style) -> String {
         ["REPLACED", "AGO", "UNIT", "BY", "IT WAS", "ID"].map(|h| (h.to_owned(), h.dim(style))).to_vec(),
     ];
     for v in list {
-        let (plain, painted) = match (v.why.as_str(), v.generation) {
+        let (plain, painted) = match (&*v.why, v.generation) {
             ("repair", _) => ("repair, corrective".to_owned(), "repair, corrective".yellow(style)),
             (why, Some(generation)) => {
                 let text = format!("{} of {generation}, intended", one_line(why));
@@ -73,7 +73,7 @@ pub fn versions(list: &[Version], clock: &Clock, style: Style) -> String {
 
 /// One unit, verified.
 pub fn verified(unit: &Verified, style: Style) -> String {
-    let word = if unit.outcome == "not-kept" { "not kept" } else { unit.outcome.as_str() };
+    let word = if unit.outcome == "not-kept" { "not kept" } else { &*unit.outcome };
     let painted = if unit.outcome == "kept" { word.green(style) } else { word.yellow(style) };
     let gap = " ".repeat(10_usize.saturating_sub(word.len()));
     let detail = if unit.detail.is_empty() { String::new() } else { format!("  {}", one_line(&unit.detail)) };
@@ -86,7 +86,7 @@ pub fn verify_summary(s: &VerifySummary, style: Style) -> String {
     for what in &s.store_damaged {
         out.push_str(&format!("{} {}\n", "store is damaged:".red(style), one_line(what)));
     }
-    let units = count(usize::try_from(s.units).unwrap_or_default(), "unit");
+    let units = count(s.units, "unit");
     out.push_str(&match s.wrong {
         0 => format!("{units} of generation {} are as declared\n", s.generation),
         n => format!("{n} of {units} of generation {} differ\n", s.generation),

@@ -2,16 +2,16 @@
 
 use super::style::{Paint, Style};
 use super::{count, one_line};
-use crate::ctl::query::{DiffReply, PlanSummary, PlanVerb, PlannedChange};
+use crate::ctl::query::{Diff, PlanSummary, PlannedChange, Verb};
 
 /// One unit of a plan.
 pub fn change(change: &PlannedChange, style: Style) -> String {
     let word = change.verb.word();
     let painted = match change.verb {
-        PlanVerb::Create | PlanVerb::Start => word.green(style),
-        PlanVerb::Change | PlanVerb::Reload | PlanVerb::Restart => word.yellow(style),
-        PlanVerb::Remove | PlanVerb::Stop => word.red(style),
-        PlanVerb::Nothing => word.dim(style),
+        Verb::Create | Verb::Start => word.green(style),
+        Verb::Change | Verb::Reload | Verb::Restart => word.yellow(style),
+        Verb::Remove | Verb::Stop => word.red(style),
+        Verb::Nothing => word.dim(style),
     };
     let one_way = if change.one_way { format!(" {}", "(one way)".red(style)) } else { String::new() };
     let head = entry(word, &painted, &change.unit, &change.reason, &one_way, style);
@@ -45,13 +45,13 @@ fn diff(diff: Option<&str>, cut: bool, style: Style) -> String {
 }
 
 /// The last line of a plan.
-pub fn summary(changes: &[(PlanVerb, usize)], summary: &PlanSummary) -> String {
+pub fn summary(changes: &[(Verb, usize)], summary: &PlanSummary) -> String {
     let parts: Vec<_> = changes
         .iter()
-        .filter(|(verb, n)| *verb != PlanVerb::Nothing && *n > 0)
+        .filter(|(verb, n)| *verb != Verb::Nothing && *n > 0)
         .map(|(verb, n)| format!("{n} to {}", verb.word()))
         .collect();
-    let units = count(usize::try_from(summary.units).unwrap_or_default(), "unit");
+    let units = count(summary.units, "unit");
     if summary.same {
         format!("nothing to do: this is generation {} ({units})\n", summary.generation)
     } else if parts.is_empty() {
@@ -62,10 +62,10 @@ pub fn summary(changes: &[(PlanVerb, usize)], summary: &PlanSummary) -> String {
 }
 
 /// A page of the difference between two generations.
-pub fn generations(reply: &DiffReply, style: Style) -> String {
+pub fn generations(reply: &Diff, style: Style) -> String {
     let mut out = String::new();
     for c in &reply.changes {
-        let painted = match c.verb.as_str() {
+        let painted = match &*c.verb {
             "added" => c.verb.green(style),
             "removed" => c.verb.red(style),
             _ => c.verb.yellow(style),

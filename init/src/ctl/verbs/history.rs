@@ -9,7 +9,7 @@ use super::Run;
 use crate::control::{self, STORE_SOCKET};
 use crate::ctl::client::ClientError;
 use crate::ctl::exit::{Exit, Stop};
-use crate::ctl::query::{self, ContentReply, HistoryReply, Version};
+use crate::ctl::query::{self, Content, History, Version};
 use crate::ctl::render::history;
 
 /// Fewest letters of an id that name a version.
@@ -20,7 +20,7 @@ impl Run<'_, '_> {
     fn versions(&mut self, unit: Option<String>) -> Result<Vec<Version>, Stop> {
         let frame = query::frame("io.holdfast.Store.History", &query::MaybeUnit { unit }, true);
         let mut versions = Vec::new();
-        self.query()?.stream(&frame, None, |reply: HistoryReply| {
+        self.query()?.stream(&frame, None, |reply: History| {
             versions.extend(reply.versions);
             Ok::<_, Stop>(())
         })?;
@@ -65,7 +65,7 @@ impl Run<'_, '_> {
         let socket = control::beside(self.socket, STORE_SOCKET).display().to_string();
         let mut client = self.query()?;
         let json = self.screen.json;
-        client.stream(&frame, None, |reply: ContentReply| {
+        client.stream(&frame, None, |reply: Content| {
             if json {
                 text.push_str(&reply.data);
                 return Ok(());

@@ -8,7 +8,8 @@ use crate::ctl::client::ClientError;
 use crate::ctl::exit::{Exit, Stop};
 use crate::ctl::memfd;
 use crate::ctl::query::{
-    self, Adopted, DiffReply, GenerationsReply, PlanReply, PlanSummary, PlanVerb, VerifyReply, VerifySummary,
+    self, Adopted, Between, Diff, Generations, MaybeAll, OneUnit, Plan, PlanSummary, Source, Verb, Verify,
+    VerifySummary,
 };
 use crate::ctl::render::{self, history};
 use crate::ctl::todo::File;
@@ -29,11 +30,15 @@ impl Run<'_, '_> {
                 (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
             }
         };
-        let frame = query::frame("io.holdfast.Store.Plan", &query::Plan { path, directory, all }, true);
-        let mut counts: Vec<(PlanVerb, usize)> = PlanVerb::ALL.map(|v| (v, 0)).to_vec();
+        let frame = query::frame(
+            "io.holdfast.Store.Plan",
+            &Source { path, directory, all: all.then_some(true) },
+            true,
+        );
+        let mut counts: Vec<(Verb, usize)> = Verb::ALL.map(|v| (v, 0)).to_vec();
         let mut summary: Option<PlanSummary> = None;
         let mut changes = Vec::new();
-        self.query()?.stream(&frame, descriptor.as_ref(), |reply: PlanReply| {
+        self.query()?.stream(&frame, descriptor.as_ref(), |reply: Plan| {
             if let Some(change) = reply.change {
                 if let Some((_, n)) = counts.iter_mut().find(|(v, _)| *v == change.verb) {
                     *n = n.saturating_add(1);
@@ -60,7 +65,7 @@ impl Run<'_, '_> {
     pub(super) fn generations(&mut self) -> Result<Exit, Stop> {
         let frame = query::frame("io.holdfast.Store.Generations", &json!({}), true);
         let mut list = Vec::new();
-        self.query()?.stream(&frame, None, |reply: GenerationsReply| {
+        self.query()?.stream(&frame, None, |reply: Generations| {
             list.extend(reply.generations);
             Ok::<_, Stop>(())
         })?;
@@ -74,10 +79,10 @@ impl Run<'_, '_> {
     }
 
     pub(super) fn diff(&mut self, from: Option<u64>, to: Option<u64>) -> Result<Exit, Stop> {
-        let frame = query::frame("io.holdfast.Store.Diff", &query::Diff { from, to }, true);
+        let frame = query::frame("io.holdfast.Store.Diff", &Between { from, to }, true);
         let mut between = None;
         let mut changes = Vec::new();
-        self.query()?.stream(&frame, None, |reply: DiffReply| {
+        self.query()?.stream(&frame, None, |reply: Diff| {
             between = Some((reply.from, reply.to));
             if self.screen.json {
                 changes.extend(reply.changes);
@@ -98,7 +103,7 @@ impl Run<'_, '_> {
 
     pub(super) fn adopt(&mut self, unit: String) -> Result<Exit, Stop> {
         let unit = self.address(unit)?;
-        let frame = query::frame("io.holdfast.Store.Adopt", &query::Adopt { unit }, false);
+        let frame = query::frame("io.holdfast.Store.Adopt", &OneUnit { unit }, false);
         let adopted: Adopted = self.query()?.call(&frame)?;
         if self.screen.json {
             self.screen.object(json!({ "adopted": json_of(&adopted) }))?;
@@ -114,10 +119,10 @@ impl Run<'_, '_> {
     }
 
     pub(super) fn verify(&mut self, all: bool) -> Result<Exit, Stop> {
-        let frame = query::frame("io.holdfast.Store.Verify", &query::Verify { all }, true);
+        let frame = query::frame("io.holdfast.Store.Verify", &MaybeAll { all: all.then_some(true) }, true);
         let mut summary: Option<VerifySummary> = None;
         let mut units = Vec::new();
-        self.query()?.stream(&frame, None, |reply: VerifyReply| {
+        self.query()?.stream(&frame, None, |reply: Verify| {
             if let Some(unit) = reply.unit {
                 if self.screen.json {
                     units.push(unit);
