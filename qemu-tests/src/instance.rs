@@ -1,8 +1,11 @@
 //! The processes of an instance of the rig, by what they are.
 
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::context::Context;
 use crate::measure;
 use crate::rig::Rig;
 
@@ -70,4 +73,31 @@ pub fn rest(rig: &Rig) -> Result<Vec<Process>> {
 /// When init is gone.
 pub fn processor(rig: &Rig) -> Result<std::time::Duration> {
     processes(rig)?.iter().map(|p| measure::processor(p.pid)).sum()
+}
+
+/// One `initctl apply`: its time, and the processor time of all of Holdfast that it took.
+#[derive(Debug, Clone, Copy)]
+pub struct Applied {
+    /// From the start of `initctl` to its end.
+    pub wall: Duration,
+    /// Of `initctl`, PID 1, the log daemon and the workers.
+    pub processor: Duration,
+}
+
+/// Applies a state file, without a limit: on a busy machine ten thousand files may take longer than a test may.
+///
+/// # Errors
+/// When the apply fails, or the instance does not come to rest after it.
+pub fn apply(context: &Context, rig: &Rig, file: &str) -> Result<Applied> {
+    rest(rig)?;
+    let (inside, outside) = (processor(rig)?, measure::children_processor());
+    let started = Instant::now();
+    let mut command = Command::new(context.programs()?.join("initctl"));
+    command.arg("--socket").arg(rig.socket()).args(["apply", file]);
+    initramfs::tool::run("run initctl", &mut command)?;
+    let wall = started.elapsed();
+    // A worker's time counts once it has left.
+    rest(rig)?;
+    let used = processor(rig)?.saturating_sub(inside) + measure::children_processor().saturating_sub(outside);
+    Ok(Applied { wall, processor: used })
 }

@@ -61,7 +61,10 @@ pub fn writable_root(root: &Path) -> Result<tempfile::TempDir> {
 }
 
 /// Unpacks an archive once for each content that it has.
-fn unpacked(place: &Path, archive: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// When cpio(1) fails, or the directory cannot be written.
+pub fn unpacked(place: &Path, archive: &Path) -> Result<PathBuf> {
     fs::create_dir_all(place)?;
     // Scenarios run in processes of their own and share the root.
     let alone = fs::File::create(place.join("lock"))?;

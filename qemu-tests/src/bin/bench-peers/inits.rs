@@ -10,7 +10,7 @@ use qemu_tests::{Result, plot};
 
 use crate::Options;
 use crate::figures::{CHAIN, FIGURES, Runs};
-use crate::machine::{self, COMMAND_LINE, Plan, QEMU};
+use crate::machine::{self, COMMAND_LINE, Job, Plan, QEMU};
 use crate::peers::{ALL, Load, Peer};
 use crate::root::Root;
 
@@ -21,20 +21,17 @@ const FULL: u32 = 1000;
 const LINKS: Load = Load::Chain(20);
 
 pub(crate) fn run(context: &Context, options: &Options) -> Result {
-    let unknown = options.only.iter().find(|n| !ALL.iter().any(|p| p.name == n.as_str()));
-    if let Some(name) = unknown {
-        let names: Vec<&str> = ALL.iter().map(|p| p.name).collect();
-        return Err(format!("no init is named {name:?}; there are {}", names.join(", ")).into());
+    let peers: Vec<Peer> = ALL.iter().filter(|p| options.wants(p.name)).copied().collect();
+    if peers.is_empty() {
+        return Ok(());
     }
-    let wanted = |p: &&Peer| options.only.is_empty() || options.only.iter().any(|n| n == p.name);
-    let peers: Vec<Peer> = ALL.iter().filter(wanted).copied().collect();
     let counts = LOADS.iter().copied().chain(context.full.then_some(FULL));
     let loads: Vec<Load> = counts.map(Load::Independent).collect();
 
     context.programs()?;
     let root = Root::build(context)?;
     println!("{}\n", report::machine());
-    let (runs, failures) = all(context, &root, &peers, &loads, options);
+    let (runs, failures) = all(context, &root, &peers, &loads, options)?;
     let out = told(context, &root, &peers, &loads, &runs, options)?;
     println!("{out}");
     match failures.first() {
@@ -53,13 +50,19 @@ fn all(
     peers: &[Peer],
     loads: &[Load],
     options: &Options,
-) -> (Runs, Vec<String>) {
+) -> Result<(Runs, Vec<String>)> {
+    let kept = context.scratch("peers/runs");
+    if !options.go_on && kept.exists() {
+        std::fs::remove_dir_all(&kept)?;
+    }
+    std::fs::create_dir_all(&kept)?;
     let mut order = Vec::new();
-    for _ in 0..options.runs {
+    for round in 0..options.runs {
+        let chains = peers.iter().filter(|p| p.chains);
+        order.extend(chains.map(|p| Job { peer: *p, load: LINKS, plan: Plan::START, round }));
         for load in loads {
-            order.extend(peers.iter().map(|p| (*p, *load, Plan::WHOLE)));
+            order.extend(peers.iter().map(|p| Job { peer: *p, load: *load, plan: Plan::WHOLE, round }));
         }
-        order.extend(peers.iter().filter(|p| p.chains).map(|p| (*p, LINKS, Plan::START)));
     }
     let total = order.len();
     let next = Mutex::new(order.into_iter().enumerate());
@@ -69,12 +72,12 @@ fn all(
             threads.spawn(|| {
                 loop {
                     let taken = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some((n, (peer, load, plan))) = taken else { return };
-                    eprint!("{} of {total}: ", n + 1);
-                    let found = machine::run(context, root, &peer, load, plan);
+                    let Some((n, job)) = taken else { return };
+                    eprintln!("{} of {total}: {}, {}", n + 1, job.peer.name, job.load);
+                    let found = machine::run(context, root, &job, &kept);
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     match found {
-                        Ok(facts) => done.0.entry((peer.name, load)).or_default().push(facts),
+                        Ok(facts) => done.0.entry((job.peer.name, job.load)).or_default().push(facts),
                         Err(e) => {
                             eprintln!("{e}");
                             done.1.push(e.to_string());
@@ -84,7 +87,7 @@ fn all(
             });
         }
     });
-    done.into_inner().unwrap_or_else(PoisonError::into_inner)
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn told(
@@ -119,7 +122,7 @@ fn told(
 fn method(root: &Root, options: &Options) -> String {
     let release = qemu_version();
     format!(
-        "Written by `cargo bench-peers`: medians of {} runs, interleaved. Every run is a machine of its own in\n\
+        "Written by `cargo bench-peers inits`: medians of {} runs, interleaved. Every run is a machine of its own in\n\
          {release}, started with `{}`: one processor, whose clock goes on by a nanosecond with each instruction and\n\
          jumps to the next timer when there is none. Times are therefore counts of instructions, of the kernel too;\n\
          what else this machine does changes none of them, and neither does how fast it is. They tell less of caches\n\

@@ -1,11 +1,14 @@
 //! One run: a machine in QEMU whose clock counts instructions, with one init and its services.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use initramfs::tree::{Kind, Node, Tree};
-use qemu_tests::context::{Context, Image};
+use initramfs::apt::hex;
+use initramfs::tree::{Node, Tree};
+use qemu_tests::console::tail;
+use qemu_tests::context::Context;
 use qemu_tests::qemu::die_with_parent;
 use qemu_tests::{Result, measure};
 
@@ -27,7 +30,7 @@ pub(crate) const QEMU: &[&str] = &[
     "-smp",
     "1",
     "-m",
-    "1536",
+    "1024",
     "-nodefaults",
     "-display",
     "none",
@@ -36,6 +39,16 @@ pub(crate) const QEMU: &[&str] = &[
 
 /// The kernel's command line.
 pub(crate) const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 rdinit=/bench/first";
+
+/// One run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job {
+    pub(crate) peer: Peer,
+    pub(crate) load: Load,
+    pub(crate) plan: Plan,
+    /// Which of the runs that are alike.
+    pub(crate) round: u32,
+}
 
 /// What the probe does, in the order in which it does it.
 #[derive(Debug, Clone, Copy)]
@@ -58,43 +71,36 @@ impl Plan {
 }
 
 /// Boots one init with these services, and gives what was found.
-pub(crate) fn run(context: &Context, root: &Root, peer: &Peer, load: Load, plan: Plan) -> Result<Facts> {
-    let here = tempfile::Builder::new().prefix("holdfast-peers-").tempdir()?;
-    let image = archive(context, root, peer, load, plan, here.path())?;
-    let (console, port) = (here.path().join("console"), here.path().join("port"));
+///
+/// What the machine said is kept in `kept` under the digest of all that decides it; it is taken from there when it is
+/// there: a benchmark that was interrupted goes on where it was.
+pub(crate) fn run(context: &Context, root: &Root, job: &Job, kept: &Path) -> Result<Facts> {
+    let Job { peer, load, plan, round } = *job;
+    let own = archive(context, root, peer, load, plan)?;
+    let decides =
+        [&own, root.identity.as_bytes(), QEMU.join(" ").as_bytes(), COMMAND_LINE.as_bytes()].concat();
+    let name = format!("{}-{}-{round}", peer.name, hex(&decides));
+    let (console, port) = (kept.join(format!("{name}.console")), kept.join(format!("{name}.port")));
+    let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+    if let Ok(facts) = Facts::parse(&text(&port), &text(&console)) {
+        return Ok(facts);
+    }
     let began = Instant::now();
     let limit = LIMIT * load.services().div_ceil(100);
-    let ended = boot(&image, &console, &port, limit);
-    let said = std::fs::read(&console).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
-    let told = std::fs::read_to_string(&port).unwrap_or_default();
-    let facts = ended.and_then(|()| Facts::parse(&told, &said));
+    let ended = boot(root, &own, &console, &port, limit);
+    let facts = ended.and_then(|()| Facts::parse(&text(&port), &text(&console)));
     let real = began.elapsed().as_secs();
-    match facts {
-        Ok(facts) => {
-            eprintln!("{}, {load}: {real} s", peer.name);
-            Ok(facts)
-        }
-        Err(e) => {
-            let tail = |text: &str| {
-                let lines: Vec<&str> = text.lines().collect();
-                lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
-            };
-            let (said, told) = (tail(&said), tail(&told));
-            Err(format!("{}, {load}, after {real} s: {e}\nconsole:\n{said}\nprobe:\n{told}", peer.name)
-                .into())
-        }
+    if facts.is_ok() {
+        eprintln!("{}, {load}: {real} s", peer.name);
     }
+    facts.map_err(|e| {
+        let (said, told) = (tail(&text(&console), 30), tail(&text(&port), 30));
+        format!("{}, {load}, after {real} s: {e}\nconsole:\n{said}\nprobe:\n{told}", peer.name).into()
+    })
 }
 
-/// The shared root, and behind it an archive with what is this init's own.
-fn archive(
-    context: &Context,
-    root: &Root,
-    peer: &Peer,
-    load: Load,
-    plan: Plan,
-    here: &Path,
-) -> Result<Image> {
+/// The archive that is unpacked over the shared root, with what is this init's own.
+fn archive(context: &Context, root: &Root, peer: Peer, load: Load, plan: Plan) -> Result<Vec<u8>> {
     let mut tree = Tree::new();
     (peer.tree)(context, load, &mut tree)?;
     let command = (peer.init)(load).join("\n");
@@ -105,19 +111,19 @@ fn archive(
     for (name, bytes) in &root.programs {
         tree.insert(&format!("/bench/{name}"), Node::file(bytes.clone(), 0o755))?;
     }
-    tree.insert("/init", Node::new(Kind::Symlink("/bench/first".to_owned()), 0o777))?;
-    let mut archive = std::fs::read(&root.image.initramfs)?;
+    let mut archive = Vec::new();
     initramfs::cpio::write(&tree, &mut archive)?;
-    let initramfs = here.join("initramfs.img");
-    std::fs::write(&initramfs, archive)?;
-    Ok(Image { kernel: root.image.kernel.clone(), initramfs })
+    Ok(archive)
 }
 
-fn boot(image: &Image, console: &Path, port: &Path, limit: Duration) -> Result {
-    let kernel = image.kernel.as_ref().ok_or("the image has no kernel")?;
+fn boot(root: &Root, own: &[u8], console: &Path, port: &Path, limit: Duration) -> Result {
+    let kernel = root.image.kernel.as_ref().ok_or("the image has no kernel")?;
+    let mut initramfs = tempfile::NamedTempFile::new()?;
+    std::io::copy(&mut std::fs::File::open(&root.image.initramfs)?, &mut initramfs)?;
+    initramfs.write_all(own)?;
     let file = |path: &Path| -> PathBuf { format!("file:{}", path.display()).into() };
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(QEMU).arg("-kernel").arg(kernel).arg("-initrd").arg(&image.initramfs);
+    command.args(QEMU).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs.path());
     command.args(["-append", COMMAND_LINE]).arg("-serial").arg(file(console));
     command.arg("-serial").arg(file(port));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());

@@ -2,6 +2,7 @@
 //! one run on one machine. Prints tables, and writes them and a chart a figure into docs. Nothing is asserted: it exits
 //! with 0 when it ran.
 
+mod configuration;
 mod facts;
 mod figures;
 mod inits;
@@ -14,31 +15,54 @@ use std::process::ExitCode;
 use qemu_tests::Result;
 use qemu_tests::context::Context;
 
-const USAGE: &str = "usage: cargo bench-peers [inits] [--full] [--runs N] [--jobs N] [--only NAME,NAME…]\n\n\
+const USAGE: &str = "usage: cargo bench-peers [inits] [configuration] [--full] [--runs N] [--jobs N] [--continue] [--only NAME,NAME…]\n\n\
     inits          PID 1 in QEMU, beside systemd, s6, runit, finit, BusyBox and sysvinit\n\
-    --full         also with 1,000 services\n\
+    configuration  applying and repairing files, beside CFEngine, Puppet and Ansible; needs root\n\
+    \u{20}              both, when neither is named\n\
+    --full         also with 1,000 services, and with 10,000 files\n\
     --runs N       runs of each, interleaved; figures are their medians (3)\n\
     --jobs N       machines at the same time; their clocks count instructions, so this changes no figure (1)\n\
+    --continue     takes what an earlier call that was interrupted has measured of the very same\n\
     --only …       only these, printed and not written into docs/benchmarks.md\n\n\
     The tables go to docs/benchmarks.md, the charts to docs/benchmarks/.";
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
+    pub(crate) inits: bool,
+    pub(crate) configuration: bool,
     pub(crate) full: bool,
     pub(crate) runs: u32,
     pub(crate) jobs: u32,
+    pub(crate) go_on: bool,
     pub(crate) only: Vec<String>,
+}
+
+impl Options {
+    /// Whether something of this name is asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|n| n == name)
+    }
 }
 
 /// `None` when help is asked for.
 fn options(arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
-    let mut options = Options { full: false, runs: 3, jobs: 1, only: Vec::new() };
+    let mut options = Options {
+        inits: false,
+        configuration: false,
+        full: false,
+        runs: 3,
+        jobs: 1,
+        go_on: false,
+        only: Vec::new(),
+    };
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
-            "inits" => {}
+            "inits" => options.inits = true,
+            "configuration" => options.configuration = true,
+            "--continue" => options.go_on = true,
             "--full" => options.full = true,
             "--runs" => options.runs = value()?.parse::<u32>()?.max(1),
             "--jobs" => options.jobs = value()?.parse::<u32>()?.max(1),
@@ -47,7 +71,25 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
             other => return Err(format!("unknown argument {other:?}").into()),
         }
     }
-    Ok(Some(options))
+    if !options.inits && !options.configuration {
+        (options.inits, options.configuration) = (true, true);
+    }
+    let known: Vec<&str> = peers::ALL.iter().map(|p| p.name).chain(configuration::names()).collect();
+    match options.only.iter().find(|n| !known.contains(&n.as_str())) {
+        Some(name) => Err(format!("nothing is named {name:?}; there are {}", known.join(", ")).into()),
+        None => Ok(Some(options)),
+    }
+}
+
+fn run(options: &Options) -> Result {
+    let context = Context::new(options.full)?;
+    if options.inits {
+        inits::run(&context, options)?;
+    }
+    if options.configuration {
+        configuration::run(&context, options)?;
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -62,7 +104,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match Context::new(options.full).and_then(|c| inits::run(&c, &options)) {
+    match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("bench-peers: {e}");
@@ -82,7 +124,10 @@ mod tests {
         assert_eq!(read_some("").runs, 3);
         let all = read_some("--full --runs 5 --jobs 2 --only s6,runit");
         assert_eq!((all.full, all.runs, all.jobs, all.only.len()), (true, 5, 2, 2));
+        let both = |o: Options| (o.inits, o.configuration);
+        assert_eq!(both(all), (true, true));
+        assert_eq!(both(read_some("configuration --runs 1")), (false, true));
         assert!(read("--help").unwrap().is_none());
-        assert!(read("--runs").is_err() && read("--fast").is_err());
+        assert!(read("--only runt").is_err() && read("--runs").is_err() && read("--fast").is_err());
     }
 }

@@ -100,7 +100,7 @@ const COMPILER: &[Tool] = &[Tool { program: "cc", package: "gcc libc6-dev" }];
 
 /// A program without a C library, of one page and a few hundred instructions; and one with.
 const BARE: &[&str] = &["-ffreestanding", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"];
-const WITH_LIBRARY: &[&str] = &[];
+pub(crate) const WITH_LIBRARY: &[&str] = &[];
 
 /// The programs that run in the machine.
 const SOURCES: &[(&str, &str, &[&str])] = &[
@@ -121,12 +121,13 @@ pub(crate) struct Root {
     pub(crate) sizes: BTreeMap<String, u64>,
     /// The kernel's version.
     pub(crate) kernel: String,
+    /// What decides the shared root.
+    pub(crate) identity: String,
 }
 
 impl Root {
     pub(crate) fn build(context: &Context) -> Result<Root> {
         tool::ensure(QEMU)?;
-        tool::ensure(COMPILER)?;
         let here = context.scratch("peers");
         fs::create_dir_all(&here)?;
         let spec = here.join("image.toml");
@@ -143,6 +144,7 @@ impl Root {
         let image = context.image_at(&spec, "peers")?;
         let chosen = context.current_lock("peers").unwrap_or(lock);
         let chosen = Lock::read(&chosen)?.ok_or("the image has no lock file")?;
+        let identity = format!("{}{}", fs::read_to_string(&spec)?, chosen.render());
         let versions = chosen.packages.iter().map(|p| (p.name.clone(), p.version.clone())).collect();
         let apt = Apt::open(&context.cache(), "bookworm", &SUITES.map(str::to_owned))?;
         let mut sizes = BTreeMap::new();
@@ -152,7 +154,7 @@ impl Root {
             sizes.insert(package.name.clone(), tree.size());
         }
         let kernel = chosen.kernel.map(|k| k.version).unwrap_or_default();
-        Ok(Root { image, programs: compiled(&here.join("guest"))?, versions, sizes, kernel })
+        Ok(Root { image, programs: compiled(&here.join("guest"))?, versions, sizes, kernel, identity })
     }
 }
 
@@ -162,13 +164,19 @@ fn compiled(here: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     fs::write(here.join("bare.h"), include_str!("guest/bare.h"))?;
     let mut out = BTreeMap::new();
     for (name, text, options) in SOURCES {
-        let source = here.join(format!("{name}.c"));
-        fs::write(&source, text)?;
-        let program = here.join(name);
-        let mut compile = tool::command("cc");
-        compile.args(["-static", "-O2", "-s"]).args(*options).arg("-o").arg(&program).arg(&source);
-        tool::run("compile a program of the benchmark", &mut compile)?;
-        out.insert(*name, fs::read(&program)?);
+        compile(here, name, text, options)?;
+        out.insert(*name, fs::read(here.join(name))?);
     }
     Ok(out)
+}
+
+/// Compiles one static program into a directory.
+pub(crate) fn compile(here: &Path, name: &str, text: &str, options: &[&str]) -> Result {
+    tool::ensure(COMPILER)?;
+    let source = here.join(format!("{name}.c"));
+    fs::write(&source, text)?;
+    let mut command = tool::command("cc");
+    command.args(["-static", "-O2", "-s"]).args(options).arg("-o").arg(here.join(name)).arg(&source);
+    tool::run("compile a program of the benchmark", &mut command)?;
+    Ok(())
 }

@@ -7,14 +7,14 @@ mod repair;
 mod rest;
 
 use std::fmt::Write;
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use qemu_tests::Result;
 use qemu_tests::context::Context;
+use qemu_tests::instance::{Applied, apply};
 use qemu_tests::report::{self, Table, ratio, time};
 use qemu_tests::rig::{MANAGED, Rig, Setup};
-use qemu_tests::{instance, measure};
 
 /// Managed files.
 const FILES: u32 = 10_000;
@@ -54,33 +54,6 @@ fn state(files: u32) -> Result<String> {
         write!(out, "[file.\"{}\"]\n{settle}content = {:?}\n", path(n), content(n))?;
     }
     Ok(out)
-}
-
-/// One `initctl apply`: its time, and the processor time of all of Holdfast that it took.
-struct Applied {
-    wall: Duration,
-    processor: Duration,
-}
-
-fn apply(context: &Context, rig: &Rig, file: &str) -> Result<Applied> {
-    instance::rest(rig)?;
-    let (inside, outside) = (instance::processor(rig)?, measure::children_processor());
-    let started = Instant::now();
-    initctl(context, rig, &["apply", file])?;
-    let wall = started.elapsed();
-    // A worker's time counts once it has left.
-    instance::rest(rig)?;
-    let processor = instance::processor(rig)?.saturating_sub(inside)
-        + measure::children_processor().saturating_sub(outside);
-    Ok(Applied { wall, processor })
-}
-
-/// Without a limit: on a busy machine ten thousand files may take longer than a test may.
-fn initctl(context: &Context, rig: &Rig, words: &[&str]) -> Result {
-    let mut command = Command::new(context.programs()?.join("initctl"));
-    command.arg("--socket").arg(rig.socket()).args(words);
-    initramfs::tool::run("run initctl", &mut command)?;
-    Ok(())
 }
 
 fn started(context: &Context) -> Result<Rig> {
