@@ -173,7 +173,7 @@ fn change_accounts(
         Trouble::NotKept(format!("somebody has held {} for {LOCK_SECONDS} s", lock_path.display()))
     })?;
     world.read_accounts();
-    let before = world.accounts.clone();
+    let before = Accounts::clone(&world.accounts);
     let mut after = before.clone();
     let retired = world.store.as_ref().map(|s| s.index().retired.clone()).unwrap_or_default();
     let retire = |is_group: bool, name: &str, id: Option<u32>| {
@@ -216,7 +216,7 @@ fn change_accounts(
             rewrite(world, areas, &format!("/etc/{file}"), &new, mode, touched)?;
         }
     }
-    world.accounts = after;
+    world.accounts = after.into();
     Ok(())
 }
 

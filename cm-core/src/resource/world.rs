@@ -1,8 +1,10 @@
 //! The machine as resources see it: paths below a root, the user databases, the store, what is mounted.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -85,6 +87,39 @@ pub enum Pulse {
     Pipe(OwnedFd),
 }
 
+/// The user databases, which most batches have no need of: read when they are looked at first. What cannot be read
+/// counts as empty.
+#[derive(Debug, Default)]
+pub struct Known {
+    etc: PathBuf,
+    read: OnceCell<Accounts>,
+}
+
+impl From<Accounts> for Known {
+    fn from(accounts: Accounts) -> Known {
+        Known { etc: PathBuf::new(), read: OnceCell::from(accounts) }
+    }
+}
+
+impl Deref for Known {
+    type Target = Accounts;
+
+    fn deref(&self) -> &Accounts {
+        self.read.get_or_init(|| {
+            let read = |name: &str| {
+                let bytes = fs::read(self.etc.join(name)).unwrap_or_default();
+                Database::parse(&String::from_utf8_lossy(&bytes))
+            };
+            Accounts {
+                passwd: read("passwd"),
+                group: read("group"),
+                shadow: read("shadow"),
+                gshadow: read("gshadow"),
+            }
+        })
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct World {
@@ -95,8 +130,8 @@ pub struct World {
     pub places: Places,
     /// On a return: names that were one file in the generation that is returned to, each with the others.
     pub linked: BTreeMap<String, BTreeSet<String>>,
-    /// The user databases as they were last read.
-    pub accounts: Accounts,
+    /// The user databases; read when a batch asks for them first.
+    pub accounts: Known,
     /// The store, if there is one yet.
     pub store: Option<Store>,
     /// What files looked like when they were last read.
@@ -129,7 +164,7 @@ impl World {
         let root = OwnedFd::from(File::open(&setup.root)?);
         let mut world = World {
             places: Places::new(root),
-            accounts: Accounts::default(),
+            accounts: Known::default(),
             store: None,
             stamps: HashMap::new(),
             first_touches: FirstTouches::new(),
@@ -179,20 +214,9 @@ impl World {
         }
     }
 
-    /// Reads the user databases; what cannot be read counts as empty.
+    /// Forgets what is known of users: they are read when somebody asks for them.
     pub fn read_accounts(&mut self) {
-        let read = |name: &str| {
-            let path = self.setup.root.join("etc").join(name);
-            Database::parse(
-                &fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default(),
-            )
-        };
-        self.accounts = Accounts {
-            passwd: read("passwd"),
-            group: read("group"),
-            shadow: read("shadow"),
-            gshadow: read("gshadow"),
-        };
+        self.accounts = Known { etc: self.setup.root.join("etc"), read: OnceCell::new() };
     }
 
     /// A path below the root as the rest of the system names it.

@@ -113,6 +113,8 @@ pub struct Store {
     unsynced: BTreeSet<(PathBuf, PathBuf)>,
     journal_dirty: bool,
     temporary: u64,
+    /// From which length on a look at whether compaction pays is worth its while.
+    compact_from: u64,
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -170,6 +172,7 @@ impl Store {
             unsynced: BTreeSet::new(),
             journal_dirty: false,
             temporary: 0,
+            compact_from: COMPACT_FROM,
         };
         store.unlock();
         Ok(store)
@@ -204,6 +207,7 @@ impl Store {
             unsynced: BTreeSet::new(),
             journal_dirty: false,
             temporary: 0,
+            compact_from: COMPACT_FROM,
         })
     }
 
@@ -333,13 +337,10 @@ impl Store {
             at("sync", &self.dir, nix::unistd::syncfs(&self.lock).map_err(io::Error::from))?;
             self.unsynced.clear();
         }
-        let mut dirs: BTreeSet<&PathBuf> = BTreeSet::new();
-        for (file, dir) in &self.unsynced {
-            at("sync", file, File::open(file).and_then(|f| f.sync_all()))?;
-            dirs.insert(dir);
-        }
-        for dir in dirs {
-            sync_dir(dir)?;
+        // A directory is another's entry and has entries itself: once is enough for both.
+        let paths: BTreeSet<&PathBuf> = self.unsynced.iter().flat_map(|(file, dir)| [file, dir]).collect();
+        for path in paths {
+            at("sync", path, File::open(path).and_then(|f| f.sync_all()))?;
         }
         // Not sooner: after an error all of it is still to be made durable.
         self.unsynced.clear();
@@ -421,7 +422,7 @@ impl Store {
         let there = fs::metadata(&path).is_ok_and(|m| m.len() == size);
         match spool {
             _ if there => {
-                self.found(&path, &dir);
+                self.found(&digest, &path, &dir);
                 if let Some((temporary, _)) = spool {
                     let _ = fs::remove_file(temporary);
                 }
@@ -440,8 +441,13 @@ impl Store {
         Ok(Saved { digest, size })
     }
 
-    /// A content that is there already may have been left by a worker that died before it was durable.
-    fn found(&mut self, path: &Path, dir: &Path) {
+    /// A content that is there already may have been left by a worker that died before it was durable; one that a
+    /// record names is durable, since no record is written before what it names is.
+    fn found(&mut self, digest: &Digest, path: &Path, dir: &Path) {
+        // Beyond the limit one call makes all of them durable.
+        if self.unsynced.len() <= FSYNC_LIMIT && self.index.names(digest) {
+            return;
+        }
         self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
         self.unsynced.insert((path.to_owned(), dir.to_owned()));
     }
@@ -466,7 +472,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (path, dir) = self.blob_path(&content.digest);
         if fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
-            self.found(&path, &dir);
+            self.found(&content.digest, &path, &dir);
             return Ok(());
         }
         // Read and hashed here, from a pack or a file: whoever staged it is not trusted.
@@ -630,10 +636,13 @@ impl Store {
     /// # Errors
     /// When the new one cannot be written; the old one stays then.
     pub fn compact(&mut self, force: bool) -> Result<bool, StoreError> {
+        if !force && self.length < self.compact_from {
+            return Ok(false);
+        }
         let (records, dropped) = self.index.compact();
-        if !force
-            && (self.length < COMPACT_FROM || (records.len() as u64).saturating_mul(3) > self.index.seen)
-        {
+        if !force && (records.len() as u64).saturating_mul(3) > self.index.seen {
+            // It takes milliseconds to find out, and every repair would ask again.
+            self.compact_from = self.length.saturating_add(self.length / 4);
             return Ok(false);
         }
         let path = self.dir.join("journal");
@@ -652,6 +661,7 @@ impl Store {
             let _ = fs::remove_dir_all(self.generation_path(generation));
         }
         self.refresh()?;
+        self.compact_from = COMPACT_FROM;
         self.sweep();
         Ok(true)
     }

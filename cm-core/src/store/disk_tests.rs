@@ -102,3 +102,39 @@ fn a_generation_that_was_left_keeps_its_number_and_one_that_led_here_does_not() 
     go(&mut store, 2);
     assert_eq!((store.index().current(), store.index().previous()), (Some(2), Some(1)));
 }
+
+#[test]
+fn a_content_that_a_record_names_is_waited_for_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let saved = store.save(&mut "text".as_bytes()).unwrap();
+    store.sync().unwrap();
+    let metadata = crate::store::Metadata::default();
+    let prior = crate::store::Prior::File { digest: saved.digest, size: saved.size, metadata };
+    let thing = "/a".to_owned();
+    store.record(&[Record::History { unit: "file:/a".into(), thing, when: 1, prior }]).unwrap();
+    store.save(&mut "text".as_bytes()).unwrap();
+    assert!(store.unsynced.is_empty(), "{:?}", store.unsynced);
+    store.save(&mut "another text".as_bytes()).unwrap();
+    assert!(!store.unsynced.is_empty());
+}
+
+#[test]
+fn a_long_journal_is_not_looked_at_again_until_it_has_grown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let own = |n: u32| Record::Own {
+        thing: format!("/{n}/{}", "x".repeat(1000)),
+        own: crate::store::Own { unit: "file:/a".into(), created: true, digest: None, fs: 0 },
+    };
+    store.append(&(0..5000).map(own).collect::<Vec<_>>()).unwrap();
+    assert!(store.length > COMPACT_FROM);
+    assert!(!store.compact(false).unwrap());
+    assert!(store.compact_from > store.length);
+    // The same owners three times over: two thirds of it say nothing.
+    for _ in 0..3 {
+        store.append(&(0..5000).map(own).collect::<Vec<_>>()).unwrap();
+    }
+    assert!(store.compact(false).unwrap());
+    assert_eq!(store.compact_from, COMPACT_FROM);
+}

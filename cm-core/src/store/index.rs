@@ -358,6 +358,16 @@ impl Index {
         (out, dropped)
     }
 
+    /// Whether an undo record or the history refers to this content.
+    pub fn names(&self, digest: &Digest) -> bool {
+        let is = |p: &Prior| match p {
+            Prior::File { digest: d, .. } | Prior::Linked { digest: d, .. } => d == digest,
+            _ => false,
+        };
+        self.history.values().flatten().any(|v| is(&v.prior))
+            || self.undo.values().flatten().any(|u| is(&u.prior))
+    }
+
     /// Contents that undo records and the history refer to.
     pub fn contents(&self) -> BTreeSet<Digest> {
         let undo = self.undo.values().flatten().map(|u| &u.prior);
