@@ -1,5 +1,6 @@
 //! Looking at the machine: what every unit is like now, without changing anything.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Machine {
     pub world: World,
     live: Option<Units>,
     staged: Option<PathBuf>,
-    packs: Packs,
+    packs: RefCell<Packs>,
     boot_manifest: PathBuf,
     /// Mount points with their file system types.
     mounts: BTreeMap<String, String>,
@@ -70,7 +71,7 @@ impl Machine {
             world,
             live,
             staged: staged.map(Path::to_owned),
-            packs: Packs::of(staged),
+            packs: RefCell::new(Packs::of(staged)),
             boot_manifest: options.boot.join("manifest"),
             mounts: mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
             builtin: None,
@@ -247,8 +248,8 @@ impl Machine {
 
     /// What a content of a manifest holds: staged, in the store, or beside `init`.
     pub fn content(&self, content: &Content) -> Body {
-        if let Some(bytes) = self.packs.content(&content.digest) {
-            return Body::read(&mut bytes.as_slice());
+        if let Some(mut bytes) = self.packs.borrow_mut().content(&content.digest) {
+            return Body::read(&mut bytes);
         }
         let staged = self.staged.as_ref().and_then(|dir| File::open(dir.join(hex(&content.digest))).ok());
         match staged.or_else(|| self.world.content(&content.digest)) {

@@ -1,6 +1,7 @@
 //! Owner, group, mode and extended attributes: compared, and changed by descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::sys::stat::{FileStat, Mode, fchmod};
 use nix::sys::time::TimeSpec;
@@ -13,6 +14,9 @@ use crate::sys;
 
 /// Attributes that belong to a content: a new one must not inherit them.
 const OF_THE_CONTENT: [&str; 3] = ["security.capability", "security.ima", "security.evm"];
+
+/// User and group of this process, which changes nothing as anybody else.
+static OWN: OnceLock<(u32, u32)> = OnceLock::new();
 
 /// What is wrong with a file's or directory's attributes, in words. It is opened only for extended attributes.
 ///
@@ -88,7 +92,10 @@ pub fn base(replaced: Option<&Metadata>, mode: u32) -> Metadata {
             new.xattrs.retain(|(name, _)| !OF_THE_CONTENT.contains(&name.as_str()));
             new
         }
-        None => Metadata { mode, uid: geteuid().as_raw(), gid: getegid().as_raw(), ..Metadata::default() },
+        None => {
+            let (uid, gid) = *OWN.get_or_init(|| (geteuid().as_raw(), getegid().as_raw()));
+            Metadata { mode, uid, gid, ..Metadata::default() }
+        }
     }
 }
 
@@ -125,7 +132,6 @@ pub fn apply(
         fchmod(fd, Mode::from_bits_truncate(mode)).map_err(failed("change mode of"))?;
     }
     let io = |verb: &'static str| move |e: std::io::Error| Trouble::io(verb, path, &e);
-    let names = sys::xattr_names(fd).map_err(io("read extended attributes of"))?;
     let mut wanted: Vec<&(String, Vec<u8>)> = want.xattrs.iter().collect();
     if !want.exact {
         wanted.extend(base.xattrs.iter().filter(|(n, _)| !want.xattrs.iter().any(|(w, _)| w == n)));
@@ -136,6 +142,7 @@ pub fn apply(
         }
     }
     if want.exact {
+        let names = sys::xattr_names(fd).map_err(io("read extended attributes of"))?;
         for name in names.iter().filter(|n| !wanted.iter().any(|(w, _)| w == *n)) {
             sys::remove_xattr(fd, name).map_err(io("remove extended attributes of"))?;
         }

@@ -1,6 +1,7 @@
 //! Staging areas: directories nobody watches, one on each mount that a batch writes to, so that a new content is
 //! one event for who watches its place. A rename works inside one mount only.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -36,6 +37,8 @@ pub struct Area {
 #[derive(Debug, Default)]
 pub struct Areas {
     list: Vec<Area>,
+    /// Which area is for what lies in a directory.
+    of: HashMap<String, usize>,
     names: u64,
     process: Option<u32>,
 }
@@ -46,6 +49,15 @@ impl Areas {
     /// # Errors
     /// When it cannot be made: a read-only file system, for one.
     pub fn for_directory(&mut self, world: &mut World, dir: &Rc<Dir>) -> Result<usize, Trouble> {
+        if let Some(at) = self.of.get(&dir.path) {
+            return Ok(*at);
+        }
+        let at = self.find(world, dir)?;
+        self.of.insert(dir.path.clone(), at);
+        Ok(at)
+    }
+
+    fn find(&mut self, world: &mut World, dir: &Rc<Dir>) -> Result<usize, Trouble> {
         let (mount, _) = sys::mount_of(&**dir).map_err(|e| Trouble::io("stat", &dir.path, &e))?;
         if let Some(at) = self.list.iter().position(|a| a.mount == mount) {
             return Ok(at);

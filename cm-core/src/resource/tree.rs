@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use units::kind::Content;
@@ -140,7 +141,10 @@ pub fn link_target(place: &Place) -> Result<Vec<u8>, Trouble> {
         .map_err(|e| Trouble::cannot("read link", &place.path(), e))
 }
 
-/// Writes a new content into a staging area. Its mode is 0600 until it has its attributes.
+/// Largest content that is read and written rather than copied by the kernel, which may share blocks of large ones.
+const SMALL: u64 = 64 << 10;
+
+/// Writes a new content into a staging area, with at most these permissions: nobody else comes in there.
 ///
 /// # Errors
 /// When the content is not in the store, or the disk is full or read-only.
@@ -150,6 +154,7 @@ pub fn stage(
     area: usize,
     content: &Content,
     path: &str,
+    mode: u32,
 ) -> Result<(String, File), Trouble> {
     let Some(mut source) = world.content(&content.digest) else {
         return Err(Trouble::NotKept(format!("content of {path} is missing from the store")));
@@ -159,11 +164,10 @@ pub fn stage(
         return Err(Trouble::NotKept(format!("no staging directory for {path}")));
     };
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(&area.fd, name.as_str(), flags, Mode::from_bits_truncate(0o600))
+    let fd = openat(&area.fd, name.as_str(), flags, Mode::from_bits_truncate(mode & 0o777))
         .map_err(|e| Trouble::cannot("stage", path, e))?;
     let mut file = File::from(fd);
-    let copied = std::io::copy(&mut source, &mut file).and_then(|n| file.flush().map(|()| n));
-    match copied {
+    match copy(&mut source, &mut file, content.size) {
         Ok(size) if size == content.size => Ok((name, file)),
         Ok(_) => {
             let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -176,12 +180,36 @@ pub fn stage(
     }
 }
 
-/// Gives a staged file the attributes it will have: those declared, else those of what it replaces, else the
-/// defaults.
+/// Copies a content that is meant to have this length; answers the length that it has.
+fn copy(source: &mut File, to: &mut File, size: u64) -> std::io::Result<u64> {
+    let length = match usize::try_from(size) {
+        Ok(length) if size <= SMALL => length,
+        _ => return std::io::copy(source, to),
+    };
+    // A byte more than there should be: one that is given less has come to the end.
+    let mut buffer = vec![0; length + 1];
+    let mut filled = 0;
+    while filled <= length {
+        match source.read(buffer.get_mut(filled..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        // read(2) of a regular file gives less than asked only at its end.
+        if filled == length {
+            break;
+        }
+    }
+    to.write_all(buffer.get(..filled).unwrap_or_default())?;
+    Ok(filled as u64)
+}
+
+/// What a new file at a path starts from: the attributes of what it replaces, else the defaults.
 ///
 /// # Errors
-/// When a name is unknown or the kernel refuses.
-pub fn dress(world: &mut World, file: &File, path: &str, want: &Want) -> Result<(), Trouble> {
+/// When what is there cannot be looked at.
+pub fn base(world: &mut World, path: &str) -> Result<Metadata, Trouble> {
     let old = match world.places.entry(path) {
         Ok(place) => match find(&place)? {
             Found::File(old, stat) => Some(attributes::read(&stat, &old)?),
@@ -189,7 +217,17 @@ pub fn dress(world: &mut World, file: &File, path: &str, want: &Want) -> Result<
         },
         Err(_) => None,
     };
-    attributes::apply(file, path, &attributes::base(old.as_ref(), 0o644), want, &world.accounts)
+    Ok(attributes::base(old.as_ref(), 0o644))
+}
+
+/// Gives a staged file the attributes it will have: those declared, else those of what it replaces, else the
+/// defaults.
+///
+/// # Errors
+/// When a name is unknown or the kernel refuses.
+pub fn dress(world: &mut World, file: &File, path: &str, want: &Want) -> Result<(), Trouble> {
+    let base = base(world, path)?;
+    attributes::apply(file, path, &base, want, &world.accounts)
 }
 
 /// What an operation changed, so that it can be made durable.
@@ -283,6 +321,11 @@ pub fn put(
                 return Err(Trouble::NotKept(format!("content of {path} was not staged")));
             };
             let place = make_parents(world, path, touched)?;
+            // Most often there is nothing, and one call both sees that and puts the file there.
+            if dressed && others.is_empty() && appear(areas, *area, name, &place) {
+                touched.dirs.push(place.dir);
+                return Ok(());
+            }
             match find(&place)? {
                 Found::Nothing | Found::File(..) => {}
                 // What is open through it leads elsewhere from now on.
@@ -373,6 +416,14 @@ fn rename_in(areas: &Areas, area: usize, name: &str, place: &Place) -> Result<()
     renameat(&area.fd, name, &*place.dir, place.name.as_str()).map_err(|e| match e {
         Errno::EBUSY if place.is_mount().unwrap_or_default() => PlaceError::Mounted(place.path()).into(),
         e => Trouble::cannot("write", &place.path(), e),
+    })
+}
+
+/// Moves a staged file to a place where nothing is; false where something is, or the file system cannot say.
+fn appear(areas: &Areas, area: usize, name: &str, place: &Place) -> bool {
+    areas.get(area).is_some_and(|area| {
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        renameat2(&area.fd, name, &*place.dir, place.name.as_str(), flags).is_ok()
     })
 }
 

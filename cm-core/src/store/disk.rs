@@ -10,16 +10,18 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sha2::{Digest as _, Sha256};
-use units::kind::{Content, Spec};
+use units::kind::Spec;
 use units::{Kind, Manifest};
 
 use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
-use super::pack::{self, Packs};
-use super::record::{Digest, Record};
+use super::pack::Packs;
+use super::record::Record;
 use super::{hex, unhex};
 use crate::sys;
+
+mod contents;
+pub use contents::Saved;
 
 /// Above this many files one syncfs is cheaper than an fsync each.
 pub const FSYNC_LIMIT: usize = 32;
@@ -90,15 +92,6 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// A content on its way into the store.
-#[derive(Debug)]
-pub struct Saved {
-    /// Its name.
-    pub digest: Digest,
-    /// Its length.
-    pub size: u64,
-}
-
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -115,6 +108,8 @@ pub struct Store {
     temporary: u64,
     /// From which length on a look at whether compaction pays is worth its while.
     compact_from: u64,
+    /// Whether the last content that was put in was not there before.
+    row_of_new: bool,
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -173,6 +168,7 @@ impl Store {
             journal_dirty: false,
             temporary: 0,
             compact_from: COMPACT_FROM,
+            row_of_new: false,
         };
         store.unlock();
         Ok(store)
@@ -208,6 +204,7 @@ impl Store {
             journal_dirty: false,
             temporary: 0,
             compact_from: COMPACT_FROM,
+            row_of_new: false,
         })
     }
 
@@ -361,141 +358,6 @@ impl Store {
         self.sync()
     }
 
-    fn blob_path(&self, digest: &Digest) -> (PathBuf, PathBuf) {
-        let name = hex(digest);
-        let dir = self.dir.join("blobs").join(name.get(..2).unwrap_or_default());
-        (dir.join(&name), dir)
-    }
-
-    /// A content, opened; `None` when the store does not have it.
-    pub fn content(&self, digest: &Digest) -> Option<File> {
-        File::open(self.blob_path(digest).0).ok()
-    }
-
-    /// A name in the staging directory that nobody uses.
-    pub fn temporary(&mut self) -> PathBuf {
-        self.temporary += 1;
-        self.dir.join("staging").join(format!("{}-{}", std::process::id(), self.temporary))
-    }
-
-    /// Saves what `source` holds from where it stands; durable after the next [`Store::sync`].
-    ///
-    /// # Errors
-    /// When the source cannot be read or the store not written.
-    pub fn save(&mut self, source: &mut dyn Read) -> Result<Saved, StoreError> {
-        let mut buffer = vec![0; 64 << 10];
-        let mut hash = Sha256::new();
-        let mut size = 0u64;
-        let mut spool: Option<(PathBuf, File)> = None;
-        let mut held: Vec<u8> = Vec::new();
-        loop {
-            let count = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return at("read", Path::new("content"), Err(e)),
-            };
-            let chunk = buffer.get(..count).unwrap_or_default();
-            hash.update(chunk);
-            size += count as u64;
-            // Small contents are named before they are written, since most of them are there already.
-            if spool.is_none() && held.len() + count <= 1 << 20 {
-                held.extend_from_slice(chunk);
-                continue;
-            }
-            if spool.is_none() {
-                let path = self.temporary();
-                let mut file = at("create", &path, new_file(&path))?;
-                at("write", &path, file.write_all(&held))?;
-                held.clear();
-                spool = Some((path, file));
-            }
-            if let Some((path, file)) = &mut spool
-                && let Err(e) = file.write_all(chunk)
-            {
-                let _ = fs::remove_file(&*path);
-                return at("write", path, Err(e));
-            }
-        }
-        let digest: Digest = hash.finalize().into();
-        let (path, dir) = self.blob_path(&digest);
-        let there = fs::metadata(&path).is_ok_and(|m| m.len() == size);
-        match spool {
-            _ if there => {
-                self.found(&digest, &path, &dir);
-                if let Some((temporary, _)) = spool {
-                    let _ = fs::remove_file(temporary);
-                }
-            }
-            Some((temporary, _)) => self.adopt(&temporary, &path, &dir)?,
-            None => {
-                let temporary = self.temporary();
-                let mut file = at("create", &temporary, new_file(&temporary))?;
-                if let Err(e) = file.write_all(&held) {
-                    let _ = fs::remove_file(&temporary);
-                    return at("write", &temporary, Err(e));
-                }
-                self.adopt(&temporary, &path, &dir)?;
-            }
-        }
-        Ok(Saved { digest, size })
-    }
-
-    /// A content that is there already may have been left by a worker that died before it was durable; one that a
-    /// record names is durable, since no record is written before what it names is.
-    fn found(&mut self, digest: &Digest, path: &Path, dir: &Path) {
-        // Beyond the limit one call makes all of them durable.
-        if self.unsynced.len() <= FSYNC_LIMIT && self.index.names(digest) {
-            return;
-        }
-        self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
-        self.unsynced.insert((path.to_owned(), dir.to_owned()));
-    }
-
-    fn adopt(&mut self, temporary: &Path, path: &Path, dir: &Path) -> Result<(), StoreError> {
-        if !dir.is_dir() {
-            make_dir(dir)?;
-            self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
-        }
-        at("rename", temporary, fs::rename(temporary, path))?;
-        self.unsynced.insert((path.to_owned(), dir.to_owned()));
-        Ok(())
-    }
-
-    /// Moves what a content's name promises into the store, from a staged file.
-    fn take_in(
-        &mut self,
-        content: &Content,
-        candidates: &[PathBuf],
-        packs: &Packs,
-        unit: &str,
-    ) -> Result<(), StoreError> {
-        let (path, dir) = self.blob_path(&content.digest);
-        if fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
-            self.found(&content.digest, &path, &dir);
-            return Ok(());
-        }
-        // Read and hashed here, from a pack or a file: whoever staged it is not trusted.
-        if let Some(bytes) = packs.content(&content.digest) {
-            let saved = self.save(&mut bytes.as_slice())?;
-            if saved.digest == content.digest {
-                return Ok(());
-            }
-            return Err(StoreError::Damaged { path: pack::NAME.into() });
-        }
-        for dir in candidates {
-            let staged = dir.join(hex(&content.digest));
-            let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&staged);
-            let Ok(mut file) = opened else { continue };
-            let saved = self.save(&mut file)?;
-            if saved.digest != content.digest {
-                return Err(StoreError::Damaged { path: staged });
-            }
-            return Ok(());
-        }
-        Err(StoreError::NoContent { unit: unit.to_owned() })
-    }
-
     /// Makes a generation of a manifest: contents, manifest and record are durable when it returns. The same
     /// manifest as the current one's gives the current number, and so does that of a generation that was left or never
     /// came to be; one that led to the current one is made anew, since to go to that would be a return. With `known`, any
@@ -517,13 +379,13 @@ impl Store {
         {
             return Ok(found);
         }
-        let packs = Packs::of(candidates);
+        let mut packs = Packs::of(candidates);
         for id in manifest.ids() {
             if manifest.kind(id) == Kind::File
                 && let Some(Spec::File(file)) = manifest.spec(id)
                 && let Some(content) = file.content
             {
-                self.take_in(&content, candidates, &packs, &manifest.address(id).to_string())?;
+                self.take_in(&content, candidates, &mut packs, &manifest.address(id).to_string())?;
             }
         }
         let generation = self.index.last_generation.max(self.highest_directory()) + 1;

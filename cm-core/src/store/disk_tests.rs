@@ -1,4 +1,7 @@
+use sha2::{Digest as _, Sha256};
+
 use super::*;
+use crate::store::record::Digest;
 
 fn prepared(generation: u64) -> Record {
     Record::Prepared { generation, digest: [1; 32], when: 1, note: String::new() }
@@ -137,4 +140,22 @@ fn a_long_journal_is_not_looked_at_again_until_it_has_grown() {
     }
     assert!(store.compact(false).unwrap());
     assert_eq!(store.compact_from, COMPACT_FROM);
+}
+
+#[test]
+fn what_a_worker_left_half_written_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let digest: Digest = Sha256::digest("a whole text").into();
+    let (path, above) = store.blob_path(&digest);
+    fs::create_dir_all(above).unwrap();
+    fs::write(&path, "a wh").unwrap();
+    // Behind a new one, too, where nobody looks before.
+    store.save(&mut "another".as_bytes()).unwrap();
+    assert!(store.row_of_new);
+    assert_eq!(store.save(&mut "a whole text".as_bytes()).unwrap().digest, digest);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "a whole text");
+    store.put(&digest, b"a whole text").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "a whole text");
+    assert!(!store.row_of_new);
 }

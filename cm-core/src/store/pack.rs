@@ -60,6 +60,8 @@ impl<W: Write> Packer<W> {
 pub struct Packs {
     files: Vec<File>,
     entries: HashMap<Digest, (usize, u64, u64)>,
+    /// What was read last: of which file, from where on. Contents are asked for much as they were packed.
+    window: (usize, u64, Vec<u8>),
 }
 
 impl Packs {
@@ -102,11 +104,37 @@ impl Packs {
         self.files.push(file);
     }
 
+    /// Whether there is a content that its writer called so.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.entries.contains_key(digest)
+    }
+
     /// A content, as its writer called it.
-    pub fn content(&self, digest: &Digest) -> Option<Vec<u8>> {
+    pub fn content(&mut self, digest: &Digest) -> Option<&[u8]> {
         let (file, at, length) = *self.entries.get(digest)?;
-        let mut bytes = vec![0; usize::try_from(length).ok()?];
-        self.files.get(file)?.read_exact_at(&mut bytes, at).ok()?;
+        let length = usize::try_from(length).ok()?;
+        let (of, from, bytes) = &self.window;
+        let end = from.saturating_add(bytes.len() as u64);
+        if *of != file || at < *from || at.saturating_add(length as u64) > end {
+            self.window = (file, at, self.read_window(file, at)?);
+        }
+        let (_, from, bytes) = &self.window;
+        let start = usize::try_from(at.checked_sub(*from)?).ok()?;
+        bytes.get(start..start.checked_add(length)?)
+    }
+
+    fn read_window(&self, file: usize, at: u64) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; BUFFER];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|r| !r.is_empty()) {
+            match self.files.get(file)?.read_at(rest, at.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        bytes.truncate(filled);
         Some(bytes)
     }
 }
@@ -138,16 +166,18 @@ mod tests {
         packer.add(&[2; 32], b"").unwrap();
         packer.add(&[3; 32], &[7; LIMIT]).unwrap();
         packer.flush().unwrap();
-        let packs = Packs::of([here.path(), Path::new("/nonexistent")]);
-        assert_eq!(packs.content(&[1; 32]).unwrap(), b"one");
-        assert_eq!(packs.content(&[2; 32]).unwrap(), b"");
-        assert_eq!(packs.content(&[3; 32]).unwrap(), vec![7; LIMIT]);
-        assert_eq!(packs.content(&[4; 32]), None);
+        let mut packs = Packs::of([here.path(), Path::new("/nonexistent")]);
+        for _ in 0..2 {
+            assert_eq!(packs.content(&[3; 32]).unwrap(), vec![7; LIMIT]);
+            assert_eq!(packs.content(&[1; 32]).unwrap(), b"one");
+            assert_eq!(packs.content(&[2; 32]).unwrap(), b"");
+            assert_eq!(packs.content(&[4; 32]), None);
+        }
 
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-        let packs = Packs::of([here.path()]);
-        assert_eq!((packs.content(&[1; 32]).is_some(), packs.content(&[3; 32])), (true, None));
+        let mut packs = Packs::of([here.path()]);
+        assert_eq!((packs.content(&[1; 32]).is_some(), packs.content(&[3; 32]).is_some()), (true, false));
         let mut lying = whole;
         lying[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
         std::fs::write(&path, lying).unwrap();

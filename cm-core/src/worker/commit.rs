@@ -13,7 +13,7 @@ use crate::resource::op::{Op, OwnChange, Put, Trouble, What};
 use crate::resource::staging::Areas;
 use crate::resource::tree::{self, Touched};
 use crate::resource::world::{Stamp, World};
-use crate::resource::{self, execute, retire};
+use crate::resource::{self, attributes, execute, retire};
 use crate::store::disk::{FSYNC_LIMIT, now};
 use crate::store::index::PARENT;
 use crate::store::{Own, Prior, Record, StoreError};
@@ -165,10 +165,14 @@ fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now:
             };
             failpoint::point();
             world.alive();
-            let written = tree::stage(world, areas, staged.0, &content, path).and_then(|(name, file)| {
+            let base = dress_now.then(|| tree::base(world, path)).transpose();
+            let written = base.and_then(|base| {
+                // The permissions that it will have, where they are known: one call less than to give them later.
+                let mode = base.as_ref().map_or(0o600, |b| want.mode.unwrap_or(b.mode));
+                let (name, file) = tree::stage(world, areas, staged.0, &content, path, mode)?;
                 staged.1 = name;
-                if dress_now {
-                    tree::dress(world, &file, path, want)?;
+                if let Some(base) = base {
+                    attributes::apply(&file, path, &base, want, &world.accounts)?;
                 }
                 if contents <= FSYNC_LIMIT {
                     file.sync_all().map_err(|e| Trouble::io("sync", path, &e))?;

@@ -16,7 +16,7 @@ use units::UnitId;
 use units::kind::Spec;
 
 use crate::proto::{ManifestRef, Watch};
-use crate::resource::place::{Dir, PlaceError, join, split};
+use crate::resource::place::{Dir, Link, PlaceError, join, split};
 use crate::resource::tree::LOOK;
 use crate::resource::world::World;
 use crate::resource::{hostname, user};
@@ -40,6 +40,8 @@ pub struct Watcher {
     public: Inotify,
     /// Watched directories by canonical path.
     directories: HashMap<String, (bool, i32)>,
+    /// The links that led to the directory that was looked at last.
+    walked: Option<(String, Rc<[Link]>)>,
     full: bool,
 }
 
@@ -89,6 +91,7 @@ impl Watcher {
             own: sys::inotify(own),
             public: sys::inotify(public),
             directories: HashMap::new(),
+            walked: None,
             full: false,
         }
     }
@@ -96,6 +99,7 @@ impl Watcher {
     /// Forgets which directories are watched: between batches one may have been replaced by another.
     pub fn begin(&mut self) {
         self.directories.clear();
+        self.walked = None;
     }
 
     /// Watches what a unit owns.
@@ -164,11 +168,11 @@ impl Watcher {
                 let at = self.directory(world, &dir, out)?;
                 out.push(entry(at, name));
                 // A write through another name of the same inode makes no event in this directory.
+                let linked = |s: &FileStat| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_nlink > 1;
                 if let Ok(place) = world.places.entry(path)
+                    && place.stat().ok().flatten().is_some_and(|s| linked(&s))
                     && let Ok(file) = openat(&*place.dir, place.name.as_str(), LOOK, Mode::empty())
-                    && let Ok(stat) = fstat(&file)
-                    && stat.st_mode & libc::S_IFMT == libc::S_IFREG
-                    && stat.st_nlink > 1
+                    && fstat(&file).is_ok_and(|s| linked(&s))
                 {
                     let wd = self.add(false, &file)?;
                     out.push(Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 });
@@ -204,9 +208,17 @@ impl Watcher {
         owner: (ManifestRef, UnitId),
         out: &mut Vec<Watch>,
     ) -> Result<(), Errno> {
-        let Ok(walk) = world.places.walk(directory) else { return Ok(()) };
-        for link in walk.links {
-            let Some((above, name)) = split(&link) else { continue };
+        let links = match &self.walked {
+            Some((walked, links)) if walked == directory => Rc::clone(links),
+            _ => {
+                let Ok(walk) = world.places.walk(directory) else { return Ok(()) };
+                let links = Rc::from(walk.links);
+                self.walked = Some((directory.to_owned(), Rc::clone(&links)));
+                links
+            }
+        };
+        for link in &*links {
+            let Some((above, name)) = split(link) else { continue };
             if let Ok(dir) = world.places.directory(above) {
                 let (public, wd) = self.directory(world, &dir, out)?;
                 let name = name.to_owned();
