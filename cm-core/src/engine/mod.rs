@@ -139,6 +139,9 @@ pub const RETRY_MAX_MS: u64 = 300_000;
 /// A batch without any result for this long means that the worker hangs: 60 s.
 pub const BATCH_MS: u64 = 60_000;
 
+/// Room that the queues keep when nothing is to be done.
+const AT_REST: usize = 64;
+
 /// A manifest that some unit refers to.
 #[derive(Debug, Clone)]
 pub(crate) struct Gen {
@@ -357,6 +360,9 @@ impl Engine {
             self.converged = converged;
             self.globals_changed = true;
             if converged {
+                // Every unit stood in them once; at rest they are empty.
+                self.queue.shrink_to(AT_REST);
+                self.outdated.shrink_to(AT_REST);
                 if std::mem::take(&mut self.undoing) {
                     // Otherwise the next boot would undo it once more.
                     self.store(StoreOp::Returned { generation: 0, to: self.generation });
