@@ -88,6 +88,18 @@ fn is_device(path: &Path, number: &str) -> bool {
 
 /// The declared options that what is mounted there does not have, as far as mountinfo tells.
 pub fn differing(standing: &Mounted, declared: &str) -> Vec<Difference> {
+    let memory = if standing.fstype == "tmpfs" { pages() } else { None };
+    compare(standing, declared, memory)
+}
+
+/// How many pages of memory the machine has, as the kernel counts them for the defaults of tmpfs.
+fn pages() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes / 4)
+}
+
+fn compare(standing: &Mounted, declared: &str, memory: Option<u64>) -> Vec<Difference> {
     let wanted = options(declared);
     let bind = is_bind(declared);
     let of_mount: Vec<&str> = standing.options.split(',').collect();
@@ -141,7 +153,7 @@ pub fn differing(standing: &Mounted, declared: &str) -> Vec<Difference> {
         for (n, word) in words.iter().enumerate() {
             let key = word.split('=').next().unwrap_or_default();
             let last = !words.iter().skip(n + 1).any(|w| w.split('=').next() == Some(key));
-            if last && !word.is_empty() && !holds(&standing.fstype, word, &of_superblock) {
+            if last && !word.is_empty() && !holds(&standing.fstype, word, &of_superblock, memory) {
                 differs(word, true);
             }
         }
@@ -150,20 +162,42 @@ pub fn differing(standing: &Mounted, declared: &str) -> Vec<Difference> {
 }
 
 /// Whether the file system shows this option; one that it does not tell of is taken to hold.
-fn holds(fstype: &str, word: &str, shown: &[&str]) -> bool {
+fn holds(fstype: &str, word: &str, shown: &[&str], memory: Option<u64>) -> bool {
     let Some((key, value)) = word.split_once('=') else {
         let opposite = word.strip_prefix("no").map_or_else(|| format!("no{word}"), str::to_owned);
         return shown.contains(&word) || !shown.contains(&opposite.as_str());
     };
     let told = shown.iter().find_map(|s| s.split_once('=').filter(|(k, _)| *k == key)).map(|(_, v)| v);
     match (told, fstype, key) {
+        (Some(told), "tmpfs", "size") => match (part_of(value, memory), amount(told)) {
+            (Some(pages), Some(told)) => told.div_ceil(PAGE).abs_diff(pages) < ROUNDED,
+            _ => is_equal(key, value, told),
+        },
         (Some(told), _, _) => is_equal(key, value, told),
-        // tmpfs(5): it tells all of these, but for the defaults.
-        (None, "tmpfs", "size" | "nr_inodes") => value.ends_with('%'),
+        // tmpfs(5): it tells all of these, but for the defaults: half of the memory, and as many inodes as pages in it.
+        (None, "tmpfs", "size") => match (part_of(value, memory), amount(value), memory) {
+            (Some(pages), _, Some(memory)) => pages.abs_diff(memory / 2) < ROUNDED,
+            (None, Some(bytes), Some(memory)) => bytes.div_ceil(PAGE).abs_diff(memory / 2) < ROUNDED,
+            (_, _, _) => value.ends_with('%'),
+        },
+        (None, "tmpfs", "nr_inodes") => {
+            amount(value).zip(memory).is_some_and(|(inodes, memory)| inodes == memory / 2)
+        }
         (None, "tmpfs", "mode") => is_equal(key, value, "1777"),
         (None, "tmpfs", "uid" | "gid") => is_equal(key, value, "0"),
         (None, _, _) => true,
     }
+}
+
+/// Bytes of a page, as tmpfs counts its size.
+const PAGE: u64 = 4096;
+/// Sizes that differ by fewer pages than this are one: they are rounded up to pages, which have 64 KiB at most.
+const ROUNDED: u64 = 16;
+
+/// How many pages a part of the memory is; nothing for what is no part of it.
+fn part_of(value: &str, memory: Option<u64>) -> Option<u64> {
+    let percent: u64 = value.strip_suffix('%')?.parse().ok()?;
+    Some(memory?.checked_mul(percent)?.div_ceil(100))
 }
 
 fn is_equal(key: &str, value: &str, told: &str) -> bool {
@@ -276,6 +310,24 @@ mod tests {
         );
         assert_eq!(full("noexec,exec,size=1m,size=64m"), ["exec"], "the later one wins");
         assert_eq!(full("size=67108000"), [""; 0], "rounded up to pages");
+    }
+
+    /// The kernel shows no size that is the default, in whatever words it was given.
+    #[test]
+    fn the_default_size_of_a_tmpfs_is_none_that_it_lacks() {
+        let with = |superblock: &str, declared| {
+            let line = format!("36 35 0:30 / /run rw,nosuid,nodev - tmpfs tmpfs {superblock}\n");
+            let differing = compare(&mounted(&line).remove(0), declared, Some(1_000_000));
+            differing.into_iter().map(|d| d.option).collect::<Vec<_>>()
+        };
+        for right in ["size=50%", "size=2000000k", "size=2048000000", "nr_inodes=500000", "size=1999999k"] {
+            assert_eq!(with("rw,mode=755", right), [""; 0], "{right}");
+        }
+        for wrong in ["size=25%", "size=64M", "size=1900000k", "nr_inodes=1k"] {
+            assert_eq!(with("rw,mode=755", wrong), [wrong]);
+        }
+        assert_eq!(with("rw,size=1000000k", "size=25%"), [""; 0]);
+        assert_eq!(with("rw,size=1000000k", "size=50%"), ["size=50%"]);
     }
 
     #[test]
