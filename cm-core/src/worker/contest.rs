@@ -40,7 +40,7 @@ pub fn mark(world: &mut World, group: impl AsFd, spec: &Spec) -> Result<Vec<Stri
         }
     }
     if names.is_empty() {
-        return Err("for kernel settings there is no way to tell".to_owned());
+        return Err("the kernel tells of files only".to_owned());
     }
     Ok(names.into_iter().collect())
 }

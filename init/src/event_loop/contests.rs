@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use cm_core::engine::Node;
 use cm_core::engine::event::Event;
+use units::Kind;
 
 use super::Shell;
 use super::link::Task;
@@ -60,6 +61,15 @@ impl Contests {
     }
 }
 
+/// Why nobody can be named, whatever the worker marks.
+fn untold(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Sysctl => Some("the kernel does not tell who writes sysctls"),
+        Kind::Hostname => Some("the kernel does not tell who sets the host name"),
+        _ => None,
+    }
+}
+
 /// What came of looking somebody up.
 #[derive(Debug, PartialEq, Eq)]
 enum Who {
@@ -90,6 +100,11 @@ impl Shell {
     fn listen_to_contest(&mut self, node: Node) {
         self.counter += 1;
         let number = self.counter;
+        if let Some(why) = untold(self.engine.address(node).kind) {
+            let contest = Contest { number, group: None, names: None, reads: 0, glimpsed: false };
+            self.contests.open.insert(node, contest);
+            return self.culprit_unknown(node, why);
+        }
         let groups = self.contests.open.values().filter(|c| c.group.is_some()).count();
         let group = if groups < MOST {
             fanotify::group().map(Rc::new).map_err(|e| match e.raw_os_error() {
@@ -279,6 +294,12 @@ mod tests {
         assert_eq!(unit("0::/user\n"), None);
         assert_eq!(unit_in("0::/elsewhere\n", "0::/elsewhere/service:web\n"), None);
         assert_eq!(unit_in("0::/holdfast.init\n", "0::/service:web\n").as_deref(), Some("service:web"));
+    }
+
+    #[test]
+    fn it_is_said_where_the_kernel_does_not_tell() {
+        assert_eq!(untold(Kind::Sysctl), Some("the kernel does not tell who writes sysctls"));
+        assert_eq!((untold(Kind::Hostname).is_some(), untold(Kind::File)), (true, None));
     }
 
     #[test]
