@@ -154,8 +154,11 @@ pub enum StoreReply {
         /// The current generation, if the store holds one; its manifest is the descriptor beside the packet.
         current: Option<u64>,
         /// A generation whose apply a crash interrupted and which is undone by converging `current`; its
-        /// manifest is the second descriptor.
+        /// manifest is the next descriptor.
         interrupted: Option<u64>,
+        /// Whether there is what earlier generations made and nobody declares any more, though it could not be removed
+        /// then; a manifest with nothing but its addresses is the next descriptor.
+        left: bool,
     },
     /// [`StoreOp::Prepare`]: the number.
     Generation(u64),

@@ -159,7 +159,7 @@ fn a_generation_is_compiled_applied_and_returned() {
     let dir = tempfile::tempdir().unwrap();
     let mut init = Init::start(dir.path());
     let (opened, _) = init.store(StoreOp::Open).unwrap();
-    assert_eq!(opened, StoreReply::Opened { current: None, interrupted: None });
+    assert_eq!(opened, StoreReply::Opened { current: None, interrupted: None, left: false });
     fs::write(dir.path().join("motd"), "from a source\n").unwrap();
     let path = state(
         dir.path(),
@@ -186,7 +186,7 @@ fn a_generation_is_compiled_applied_and_returned() {
     drop(init);
     let mut init = Init::start(dir.path());
     let (opened, fds) = init.store(StoreOp::Open).unwrap();
-    assert_eq!(opened, StoreReply::Opened { current: Some(1), interrupted: None });
+    assert_eq!(opened, StoreReply::Opened { current: Some(1), interrupted: None, left: false });
     assert_eq!(map(&fds[0]).find(Kind::File, "/etc/motd"), map(&fd).find(Kind::File, "/etc/motd"));
     init.manifest(4, 1, &fd);
     let results = init.batch(0, Intent::Return, all(4, &map(&fd), Action::Restore)).unwrap();
@@ -219,7 +219,7 @@ fn a_damaged_manifest_leaves_the_generation_before_it() {
 
     let mut init = Init::start(dir.path());
     let (opened, found) = init.store(StoreOp::Open).unwrap();
-    assert_eq!(opened, StoreReply::Opened { current: Some(1), interrupted: None });
+    assert_eq!(opened, StoreReply::Opened { current: Some(1), interrupted: None, left: false });
     assert_eq!(map(&found[0]).digest(), map(&fds[0]).digest());
     assert!(init.log.iter().any(|l| l.contains("generation 2")), "{:?}", init.log);
     // The same state again is a new generation, not the damaged one.
@@ -380,7 +380,11 @@ fn wherever_the_worker_dies_the_next_one_finishes_or_undoes() {
         // The next boot: what is not committed is undone by converging the current generation.
         let mut init = Init::start(dir.path());
         let (opened, _) = init.store(StoreOp::Open).unwrap();
-        assert_eq!(opened, StoreReply::Opened { current: Some(1), interrupted: Some(n2) }, "death {at}");
+        assert_eq!(
+            opened,
+            StoreReply::Opened { current: Some(1), interrupted: Some(n2), left: false },
+            "death {at}"
+        );
         init.manifest(1, 1, &fd1);
         init.manifest(2, n2, &fd2);
         let mut steps: Vec<Step> = all(2, &m2, Action::Restore)

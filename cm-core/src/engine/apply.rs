@@ -76,9 +76,21 @@ impl Engine {
             self.answer(request, Verdict::Failed, "unknown manifest".to_owned());
             return;
         };
-        if kind == Swap::Undo {
-            self.undo_interrupted(manifest, &new);
-            return;
+        match kind {
+            Swap::Undo if generation != self.generation => {
+                // What it goes back to is still to come: the two are one.
+                self.await_undo(manifest, generation);
+                return;
+            }
+            Swap::Undo => {
+                self.undo_interrupted(manifest, &new, generation);
+                return;
+            }
+            Swap::Purge => {
+                self.purge_left(manifest, &new);
+                return;
+            }
+            Swap::Apply | Swap::Rollback | Swap::Boot => {}
         }
         let waiting = self.apply.as_ref().is_some_and(|a| {
             matches!(
@@ -100,6 +112,7 @@ impl Engine {
         if same && self.apply.is_none() {
             self.generation = generation;
             self.globals_changed = true;
+            self.undo_awaited();
             if release {
                 self.lift_all();
             }
@@ -125,7 +138,7 @@ impl Engine {
         };
         self.retain(manifest);
         let phase = match kind {
-            Swap::Boot | Swap::Undo => ApplyPhase::Changing,
+            Swap::Boot | Swap::Undo | Swap::Purge => ApplyPhase::Changing,
             Swap::Apply | Swap::Rollback => {
                 ApplyPhase::Preparing { token: self.await_record(StoreOp::Switching { generation }) }
             }
@@ -162,11 +175,13 @@ impl Engine {
             }
         }
         self.switch_to(manifest, generation, kind != Swap::Boot);
+        // ORDER: nothing is done between the two, so that nothing is written twice.
+        self.undo_awaited();
     }
 
     /// Whether what is removed now is put back as it was before us.
     pub(crate) fn is_return(&self) -> bool {
-        self.undoing
+        self.undoing.is_some()
             || self
                 .apply
                 .as_ref()
@@ -217,6 +232,23 @@ impl Engine {
         unit.has(bits::BLAMED) && !unit.has(bits::WAS_BAD)
     }
 
+    /// Whether a service was up before the apply under way, which answers for it, and has given up or backs off since.
+    fn fell_under_apply(&self, node: Node) -> bool {
+        let fell = self.svc(node).is_some_and(|s| match s.phase {
+            Phase::Failed | Phase::Backoff { .. } => true,
+            Phase::Done => !self.is_oneshot(node),
+            Phase::Down
+            | Phase::Waiting
+            | Phase::Starting
+            | Phase::Ready
+            | Phase::Reloading { .. }
+            | Phase::Stopping { .. } => false,
+        });
+        // One that somebody held was not up because it was left alone.
+        let held = self.holds.contains_key(&node) || self.lifted.contains_key(&node);
+        fell && self.is_to_blame(node) && !held
+    }
+
     /// Begins the return of an apply that cannot be good.
     pub(crate) fn return_if_failed(&mut self) {
         if let Some(apply) = &self.apply
@@ -240,8 +272,10 @@ impl Engine {
             ApplyPhase::Changing if quiet => {
                 let bad = self.bad_units();
                 match (kind, bad.is_empty()) {
-                    (Swap::Boot | Swap::Undo, true) => self.finish(Verdict::Done, String::new()),
-                    (Swap::Boot | Swap::Undo, false) => self.finish(Verdict::Failed, bad),
+                    (Swap::Boot | Swap::Undo | Swap::Purge, true) => {
+                        self.finish(Verdict::Done, String::new())
+                    }
+                    (Swap::Boot | Swap::Undo | Swap::Purge, false) => self.finish(Verdict::Failed, bad),
                     (Swap::Apply | Swap::Rollback, false) => {
                         if let Some(apply) = &mut self.apply {
                             apply.failed = Some(bad);
@@ -253,6 +287,9 @@ impl Engine {
                 true
             }
             ApplyPhase::Returning if quiet => {
+                if self.hold_again(false) {
+                    return true;
+                }
                 let complete = self.bad_units().is_empty();
                 let Some(apply) = &self.apply else { return false };
                 let op = StoreOp::Returned { generation: apply.generation, to: apply.from.1 };
@@ -412,7 +449,15 @@ impl Engine {
         self.globals_changed = true;
         self.log(Level::Error, None, format!("returning to generation {}: {why}", from.1));
         let was_bad: Vec<Node> = self.all().filter(|n| self.u(*n).has(bits::WAS_BAD)).collect();
+        let broken: Vec<Node> = self.all().filter(|n| self.fell_under_apply(*n)).collect();
+        // ORDER: what is held again keeps what it had when the switch looks at it.
+        self.hold_again(true);
         self.switch_to(from.0, from.1, true);
+        for node in broken {
+            // Its specification may be the same in both generations, and only what it needs another.
+            self.m(node).set(bits::BOUNCE, true);
+            self.enqueue(node);
+        }
         for node in self.all() {
             self.m(node).set(bits::WAS_BAD, false);
         }
@@ -428,9 +473,12 @@ impl Engine {
         self.answer(apply.request, verdict, text);
         self.release(apply.manifest);
         self.release(apply.from.0);
+        // What is still to be undone, once its mount is there, is undone as part of the return.
+        let over = if self.undoing.is_some() { 0 } else { bits::INTENDED } | bits::WAS_BAD | bits::BLAMED;
         for node in self.all() {
-            self.m(node).set(bits::INTENDED | bits::WAS_BAD | bits::BLAMED, false);
+            self.m(node).set(over, false);
         }
+        self.forget_lifted();
         if let Some(next) = self.next_swap.take() {
             self.swapped(next.request, next.manifest, next.generation, next.kind, next.release);
             self.release(next.manifest);
@@ -444,6 +492,7 @@ impl Engine {
             self.release(next.manifest);
             self.answer(next.request, Verdict::Failed, why.to_owned());
         }
+        self.forget_lifted();
         if let Some(apply) = self.apply.take() {
             if self.batch.is_none() {
                 self.timers.clear(NOBODY, Timer::Batch);
@@ -501,7 +550,7 @@ impl Engine {
             let place = match &unit.state {
                 State::Latch(l) => match (l.work, l.shown) {
                     (_, Shown::NotKept) => &mut tally.not_kept,
-                    (Work::Waiting, _) => &mut tally.waiting,
+                    (Work::Waiting | Work::Deferred, _) => &mut tally.waiting,
                     (_, Shown::Changed) => &mut tally.changed,
                     (_, Shown::Repaired) => &mut tally.repaired,
                     (_, Shown::Unknown | Shown::Kept | Shown::Drifted) => &mut tally.kept,

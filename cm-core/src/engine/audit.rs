@@ -42,6 +42,7 @@ impl Engine {
             timers: self.timers.all().count(),
             asks: self.asks.len(),
             other: self.holds.len()
+                + self.lifted.len()
                 + self.fights.len()
                 + self.details.len()
                 + self.exec_inputs.len()
@@ -119,6 +120,7 @@ impl Engine {
                     | Work::Job { .. }
                     | Work::Backoff { .. }
                     | Work::Contested { .. } => false,
+                    Work::Deferred => unit.want == Want::Up,
                 },
                 State::Mount(m) => match m.phase {
                     MountPhase::Down => unit.want != Want::Down,
@@ -212,7 +214,7 @@ impl Engine {
             State::Latch(l) => match l.work {
                 Work::Settling { .. } | Work::Backoff { .. } | Work::Contested { .. } => (true, true),
                 Work::Job { .. } => (false, true),
-                Work::Idle | Work::Waiting | Work::Queued | Work::Batch => (false, false),
+                Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred => (false, false),
             },
             State::Mount(m) => match m.phase {
                 MountPhase::Backoff { .. } => (true, true),
@@ -368,7 +370,8 @@ impl Engine {
                 return Some("a claim is waited for that nobody holds".to_owned());
             }
         }
-        let tables = self.holds.keys().chain(self.fights.keys()).chain(self.details.keys());
+        let tables =
+            self.holds.keys().chain(self.lifted.keys()).chain(self.fights.keys()).chain(self.details.keys());
         for node in tables.chain(self.exec_inputs.keys()).chain(self.timers.of_units()) {
             if matches!(self.u(*node).state, State::Gone) {
                 return Some(format!("something is kept of place {}, which is free", node.0));

@@ -67,7 +67,8 @@ impl Engine {
         self.globals_changed = true;
         self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
         self.begin_batch(Batch { number, intent, open, manifests: BTreeSet::new() });
-        let generation = self.generation;
+        // What is put back is what was there in the generation that is returned to.
+        let generation = self.undoing.filter(|_| intent == Intent::Return).unwrap_or(self.generation);
         self.out.push(Effect::Batch { batch: number, generation, intent, steps });
     }
 
@@ -75,6 +76,9 @@ impl Engine {
         let unit = self.u(node);
         if unit.want == Want::Absent {
             return if self.is_return() { Action::Restore } else { Action::Remove };
+        }
+        if unit.has(bits::RESTORE) {
+            return Action::Restore;
         }
         let step = self.latch(node).map_or(ExecStep::Guard, |l| l.step);
         match (unit.class(), step) {
@@ -137,8 +141,8 @@ impl Engine {
     fn can_follow(&self, node: Node, intended: bool, want: Want) -> bool {
         let unit = self.u(node);
         let State::Latch(latch) = unit.state else { return false };
-        let idle =
-            want == Want::Absent && !matches!(latch.work, Work::Batch | Work::Job { .. } | Work::Queued);
+        let idle = want == Want::Absent
+            && !matches!(latch.work, Work::Batch | Work::Job { .. } | Work::Queued | Work::Deferred);
         unit.class() == Class::Committer
             && unit.want == want
             && unit.blocked == 0

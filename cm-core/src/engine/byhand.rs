@@ -1,6 +1,7 @@
 //! What people ask of units, and when that is answered (semantics §5).
 
 use serde::{Deserialize, Serialize};
+use units::address::Class;
 
 use super::effect::{Effect, Verdict};
 use super::event::Verb;
@@ -40,6 +41,10 @@ impl Engine {
             return;
         }
         self.globals_changed = true;
+        if !matches!(verb, Verb::Reload | Verb::Kill(_)) {
+            // What is asked for now counts, not the hold that an apply under way has lifted.
+            self.forget_lifted_of(node);
+        }
         let serial = self.svc(node).map_or(0, |s| s.serial);
         let goal = match verb {
             Verb::Start => {
@@ -96,9 +101,7 @@ impl Engine {
                 }
             }
             Verb::Pause => {
-                if let Some(serial) = self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
-                    self.out.push(Effect::Freeze { serial, frozen: true });
-                }
+                self.freeze(node);
                 self.hold(node, HoldKind::Paused, note, until);
                 None
             }
@@ -171,6 +174,11 @@ impl Engine {
         {
             self.set_work(node, Work::Waiting);
         }
+        if let State::Mount(_) = self.u(node).state
+            && hold.kind != HoldKind::Stopped
+        {
+            self.out.push(Effect::Compare { node });
+        }
         self.publish(node, "released");
         self.users_look(node);
     }
@@ -188,11 +196,66 @@ impl Engine {
         }
     }
 
-    /// Lifts every hold, for `apply --release`.
+    /// Lifts every hold, for `apply --release`. As long as that may return they are remembered.
     pub(crate) fn lift_all(&mut self) {
-        let held: Vec<Node> = self.holds.keys().copied().collect();
-        for node in held {
+        let held: Vec<(Node, Hold)> = self.holds.iter().map(|(n, h)| (*n, h.clone())).collect();
+        for (node, hold) in held {
             self.hold_ended(node);
+            if self.apply.is_some() {
+                self.lifted.insert(node, hold);
+                self.changed.insert(node);
+            }
+        }
+    }
+
+    /// The apply that lifted holds returns: they are as they were, unless their time is over. `early`: those that have
+    /// to stand before anything is put back; the others come when the old generation stands, so that what is left alone
+    /// from then on is what was left alone before. Answers whether there was one.
+    pub(crate) fn hold_again(&mut self, early: bool) -> bool {
+        let of_now = |n: &Node, h: &Hold| {
+            !early || h.kind == HoldKind::Stopped || self.u(*n).class() == Class::Committer
+        };
+        let again: Vec<Node> = self.lifted.iter().filter(|(n, h)| of_now(n, h)).map(|(n, _)| *n).collect();
+        for node in &again {
+            let Some(hold) = self.forget_lifted_of(*node) else { continue };
+            if hold.until.is_some_and(|until| until <= self.now) {
+                continue;
+            }
+            let since = hold.since;
+            self.hold(*node, hold.kind, hold.why, hold.until);
+            if let Some(hold) = self.holds.get_mut(node) {
+                hold.since = since;
+            }
+            if hold.kind == HoldKind::Paused {
+                self.freeze(*node);
+            }
+            if self.u(*node).class() == Class::Committer {
+                // It may have been somebody else's version that was held.
+                self.m(*node).set(bits::RESTORE, true);
+                if self.latch(*node).is_some_and(|l| !matches!(l.work, Work::Batch)) {
+                    self.set_work(*node, Work::Waiting);
+                }
+            }
+            self.rethink_want(*node);
+            self.enqueue(*node);
+        }
+        !again.is_empty()
+    }
+
+    /// A later word on a unit than the hold that an apply has lifted; or nothing can return to that any more.
+    fn forget_lifted_of(&mut self, node: Node) -> Option<Hold> {
+        self.changed.insert(node);
+        self.lifted.remove(&node)
+    }
+
+    /// The apply that lifted holds is over.
+    pub(crate) fn forget_lifted(&mut self) {
+        self.changed.extend(std::mem::take(&mut self.lifted).into_keys());
+    }
+
+    fn freeze(&mut self, node: Node) {
+        if let Some(serial) = self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
+            self.out.push(Effect::Freeze { serial, frozen: true });
         }
     }
 
@@ -312,7 +375,7 @@ impl Engine {
                     },
                     State::Latch(l) => match l.work {
                         Work::Idle => done,
-                        Work::Backoff { .. } | Work::Contested { .. } => failed(),
+                        Work::Backoff { .. } | Work::Contested { .. } | Work::Deferred => failed(),
                         Work::Waiting if stays => failed(),
                         Work::Waiting
                         | Work::Settling { .. }

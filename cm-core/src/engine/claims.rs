@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use units::address::Class;
 
 use super::graph::{hard, soft};
-use super::unit::{State, bits};
+use super::unit::{Latch, State, Work, bits};
 use super::{Engine, Node};
 
 /// Which claims change hands in a swap.
@@ -63,6 +63,8 @@ impl Engine {
     fn still_gives(&self, node: Node) -> bool {
         let unit = self.u(node);
         match &unit.state {
+            // What cannot be reached is in nobody's way.
+            State::Latch(Latch { work: Work::Deferred, .. }) if unit.id.is_none() => false,
             _ if unit.id.is_none() => !matches!(unit.state, State::Gone),
             State::Service(s) => s.running() && self.held_claim(node) != self.claim_of(node),
             State::Latch(l) => unit.class() == Class::Committer && !l.right,

@@ -168,6 +168,12 @@ pub enum Effect {
         /// Why, where it is not `Done`.
         text: String,
     },
+    /// Compare the options of mounts with what stands once more: what was told while this one was held was left alone.
+    /// Answered by `MountDiffers`, where there is a difference.
+    Compare {
+        /// The mount.
+        node: Node,
+    },
     /// Nothing is dirty and nothing is running that must end; sent at each entry into that state.
     Converged,
     /// Every unit is down: sync, unmount and leave.

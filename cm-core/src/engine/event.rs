@@ -60,9 +60,14 @@ pub enum Swap {
     Rollback,
     /// The first manifest, or the store's current generation over it: nothing to return to.
     Boot,
-    /// Not to become the desired one: the generation whose apply a crash interrupted. What it declares and the
-    /// desired one does not is put back as it was; what both declare converges to the desired one.
+    /// Not to become the desired one: what a generation declares whose apply a crash interrupted; the event's number is
+    /// that of the generation that it came from. What the desired one does not declare is put back as it was; what both
+    /// declare converges to the desired one, as part of a return. It may come right before the boot to the generation
+    /// that it came from: then it waits for that, and the two are one.
     Undo,
+    /// Not to become the desired one: what earlier generations made, nobody declares any more, and could not be removed
+    /// then since its mount was absent.
+    Purge,
 }
 
 /// Everything that can happen.

@@ -168,7 +168,7 @@ impl Engine {
                 let stopped = matches!(l.work, Work::Backoff { .. } | Work::Contested { .. });
                 let settled = match l.work {
                     Work::Waiting => not_wanted || blocked_for_good || held.is_some(),
-                    Work::Idle | Work::Backoff { .. } | Work::Contested { .. } => true,
+                    Work::Idle | Work::Backoff { .. } | Work::Contested { .. } | Work::Deferred => true,
                     Work::Settling { .. } | Work::Queued | Work::Batch | Work::Job { .. } => held.is_some(),
                 };
                 // A unit that others fight over was right and stays usable: its dependents are left alone.
@@ -240,7 +240,11 @@ impl Engine {
             State::Latch(l) => match l.work {
                 Work::Settling { .. } | Work::Queued => unit.want != Want::Down,
                 Work::Batch | Work::Job { .. } => true,
-                Work::Idle | Work::Waiting | Work::Backoff { .. } | Work::Contested { .. } => false,
+                Work::Idle
+                | Work::Waiting
+                | Work::Backoff { .. }
+                | Work::Contested { .. }
+                | Work::Deferred => false,
             },
             State::Mount(m) => matches!(
                 m.phase,

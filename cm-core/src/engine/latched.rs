@@ -7,6 +7,7 @@ use units::manifest::flags;
 
 use super::effect::{Effect, Job, Level};
 use super::event::Exit;
+use super::graph::hard;
 use super::timer::Timer;
 use super::unit::{ExecStep, Latch, Shown, State, Want, Work, bits};
 use super::{
@@ -58,7 +59,9 @@ impl Engine {
         }
         match work {
             Work::Settling { .. } | Work::Backoff { .. } | Work::Contested { .. } | Work::Job { .. } => {}
-            Work::Idle | Work::Waiting | Work::Queued | Work::Batch => self.timers.clear(node, Timer::State),
+            Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred => {
+                self.timers.clear(node, Timer::State);
+            }
         }
         self.with_latch(node, |l| l.work = work);
     }
@@ -71,6 +74,12 @@ impl Engine {
             return;
         }
         match want {
+            Want::Absent if latch.work == Work::Deferred => {
+                if !self.may_be_mounted(node) {
+                    // The store knows whose it was: the first boot that has the mount again removes it.
+                    self.remove(node);
+                }
+            }
             Want::Absent => self.take_away(node),
             Want::Down => {
                 if up && self.may_stop(node) {
@@ -114,7 +123,8 @@ impl Engine {
                     | Work::Batch
                     | Work::Job { .. }
                     | Work::Backoff { .. }
-                    | Work::Contested { .. } => {}
+                    | Work::Contested { .. }
+                    | Work::Deferred => {}
                 }
             }
         }
@@ -212,7 +222,7 @@ impl Engine {
                 self.globals_changed = true;
             }
             Work::Batch | Work::Job { .. } => self.with_latch(node, |l| l.again = true),
-            Work::Waiting | Work::Queued | Work::Contested { .. } => {}
+            Work::Waiting | Work::Queued | Work::Contested { .. } | Work::Deferred => {}
         }
     }
 
@@ -243,7 +253,7 @@ impl Engine {
                 self.set_detail(node, "did not end in time".to_owned());
                 self.out.push(Effect::Kill { serial });
             }
-            Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch) | None => {}
+            Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred) | None => {}
         }
     }
 
@@ -434,10 +444,16 @@ impl Engine {
 
     fn removed(&mut self, node: Node, outcome: Outcome, detail: String) {
         self.set_work(node, Work::Waiting);
+        let back = self.u(node).has(bits::RESTORE);
+        self.m(node).set(bits::RESTORE, false);
         match outcome {
+            // What it is now is looked at next.
+            Outcome::Removed | Outcome::Kept | Outcome::Changed | Outcome::Left | Outcome::MountAbsent
+                if back => {}
             Outcome::Removed | Outcome::Kept | Outcome::Changed => self.publish(node, "removed"),
             Outcome::Left => self.publish(node, "left in place"),
-            Outcome::MountAbsent => self.publish(node, "removal deferred: its mount is absent"),
+            Outcome::MountAbsent if self.u(node).want == Want::Absent => return self.defer(node, &detail),
+            Outcome::MountAbsent => {}
             Outcome::NotKept | Outcome::Blocked | Outcome::Drifted => {
                 let text = format!("cannot remove {}: {detail}", self.address(node));
                 self.log(Level::Error, Some(node), text);
@@ -448,6 +464,44 @@ impl Engine {
             self.go_down(node);
             self.remove(node);
         }
+    }
+
+    /// It leaves, and what it lies on is not there: it is removed when that is back. It keeps nobody waiting.
+    fn defer(&mut self, node: Node, why: &str) {
+        self.go_down(node);
+        self.give_up(node);
+        self.m(node).set(bits::INTENDED, false);
+        self.set_work(node, Work::Deferred);
+        let text = format!("{}: its removal is deferred: {why}", self.address(node));
+        self.log(Level::Notice, Some(node), text);
+        self.publish(node, "removal deferred: its mount is absent");
+    }
+
+    /// A mount is there: what was to be removed below it can be.
+    pub(crate) fn take_up_deferred(&mut self, mount: Node) {
+        let is_deferred = |n: &Node| self.latch(*n).is_some_and(|l| l.work == Work::Deferred);
+        let deferred: Vec<Node> =
+            self.all().filter(is_deferred).filter(|n| self.mounts_of(*n).contains(&mount)).collect();
+        for node in deferred {
+            self.set_work(node, Work::Waiting);
+        }
+    }
+
+    /// Whether a mount is declared on which a unit lies.
+    fn may_be_mounted(&self, node: Node) -> bool {
+        self.mounts_of(node).iter().any(|mount| self.u(*mount).id.is_some())
+    }
+
+    /// The mounts that a unit was made below, and those that are declared above it now.
+    fn mounts_of(&self, node: Node) -> Vec<Node> {
+        let name = self.address(node).name;
+        let above = |path: &std::path::Path| {
+            let manifest = self.manifest_of(self.desired)?;
+            self.node_in(self.desired, manifest.find(units::Kind::Mount, path.to_str()?)?)
+        };
+        let needed = self.made_deps(node).into_iter().filter(|(_, kind)| hard(*kind)).map(|(dep, _)| dep);
+        let needed = needed.filter(|dep| matches!(self.u(*dep).state, State::Mount(_)));
+        needed.chain(std::path::Path::new(&name).ancestors().filter_map(above)).collect()
     }
 
     fn guarded(&mut self, node: Node, outcome: Outcome, detail: String) {

@@ -59,6 +59,12 @@
 //!   and does not return because of one that was so before.
 //! - Who is only ordered after what an apply changes does not depend on it, and cannot fail the apply.
 //! - A mount that a hand wants mounted anew and that is in use stays as it is, and its users come back.
+//! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
+//!   holds that its apply has lifted, with what was held as it was.
+//! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
+//!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows.
+//! - What a crash left of an apply is undone in the very step that brings the generation that it came from, so that
+//!   nothing repairs it before.
 //! - How a `forked` daemon without a known main process has ended nobody can tell: it counts as a bad exit.
 
 mod apply;
@@ -178,6 +184,8 @@ pub struct Engine {
     pub(crate) next_swap: Option<apply::Next>,
     pub(crate) asks: Vec<byhand::Ask>,
     pub(crate) holds: BTreeMap<Node, Hold>,
+    /// Holds that the apply under way has lifted: its return puts them back.
+    pub(crate) lifted: BTreeMap<Node, Hold>,
     pub(crate) fights: BTreeMap<Node, latched::Fight>,
     pub(crate) details: BTreeMap<Node, String>,
     /// Hashes of the inputs of execs, as of the last swap.
@@ -188,8 +196,10 @@ pub struct Engine {
     pub(crate) left: bool,
     pub(crate) store_open: bool,
     pub(crate) converged: bool,
-    /// An interrupted apply is being undone, until the machine has converged.
-    pub(crate) undoing: bool,
+    /// An interrupted apply is being undone, to this generation, until the machine has converged.
+    pub(crate) undoing: Option<u64>,
+    /// What an interrupted apply declares, and the generation that it came from: the swap to that is to come.
+    pub(crate) awaited_undo: Option<(ManifestRef, u64)>,
     pub(crate) busy: u32,
     pub(crate) bad: u32,
     /// Units with a process, a mount or a place in the order of stops.
@@ -236,6 +246,7 @@ impl Engine {
             exec_inputs: BTreeMap::new(),
             asks: Vec::new(),
             holds: BTreeMap::new(),
+            lifted: BTreeMap::new(),
             fights: BTreeMap::new(),
             details: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -243,7 +254,8 @@ impl Engine {
             left: false,
             store_open: false,
             converged: true,
-            undoing: false,
+            undoing: None,
+            awaited_undo: None,
             busy: 0,
             bad: 0,
             up: 0,
@@ -272,6 +284,20 @@ impl Engine {
         number
     }
 
+    /// The swap to a manifest that was installed will not come.
+    pub fn uninstall(&mut self, manifest: ManifestRef, out: &mut Vec<Effect>) {
+        self.let_go(manifest);
+        self.collect();
+        out.append(&mut self.out);
+    }
+
+    fn let_go(&mut self, manifest: ManifestRef) {
+        if self.pending.remove(&manifest) {
+            self.globals_changed = true;
+            self.release(manifest);
+        }
+    }
+
     /// One event. Effects are appended in the order in which they have to be carried out.
     pub fn step(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {
         self.now = self.now.max(now);
@@ -297,8 +323,8 @@ impl Engine {
         match event {
             Event::Swapped { request, manifest, generation, kind, release } => {
                 self.swapped(request, manifest, generation, kind, release);
-                if self.pending.remove(&manifest) {
-                    self.release(manifest);
+                if self.awaited_undo.is_none_or(|(undo, _)| undo != manifest) {
+                    self.let_go(manifest);
                 }
             }
             Event::Spawned { serial } => self.fact(serial, service::Fact::Spawned),
@@ -363,9 +389,11 @@ impl Engine {
                 // Every unit stood in them once; at rest they are empty.
                 self.queue.shrink_to(AT_REST);
                 self.outdated.shrink_to(AT_REST);
-                if std::mem::take(&mut self.undoing) {
-                    // Otherwise the next boot would undo it once more.
-                    self.store(StoreOp::Returned { generation: 0, to: self.generation });
+                if let Some(to) = self.undoing.take() {
+                    // Otherwise the next boot would undo it once more. Where nothing came to stand in its place the
+                    // generation is still the one that it came from.
+                    let to = if self.generation == 0 { to } else { self.generation };
+                    self.store(StoreOp::Returned { generation: 0, to });
                 }
                 self.out.push(Effect::Converged);
             }

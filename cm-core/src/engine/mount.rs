@@ -25,6 +25,9 @@ impl Engine {
         if let State::Mount(m) = &mut self.m(node).state {
             m.phase = phase;
         }
+        if phase == MountPhase::Up {
+            self.take_up_deferred(node);
+        }
         let word = self.state_word(node);
         self.publish(node, word);
         self.enqueue(node);

@@ -51,7 +51,8 @@ struct Globals {
     left: bool,
     store_open: bool,
     converged: bool,
-    undoing: bool,
+    undoing: Option<u64>,
+    awaited_undo: Option<(ManifestRef, u64)>,
     pending: Vec<ManifestRef>,
 }
 
@@ -72,6 +73,7 @@ struct More {
     serials: Vec<(u64, Job)>,
     claims: Vec<Node>,
     exec_inputs: Option<u64>,
+    lifted: Option<Hold>,
 }
 
 /// Why records cannot be restored.
@@ -115,6 +117,7 @@ impl Engine {
             store_open: self.store_open,
             converged: self.converged,
             undoing: self.undoing,
+            awaited_undo: self.awaited_undo,
             pending: self.pending.iter().copied().collect(),
         };
         postcard::to_allocvec(&globals).unwrap_or_default()
@@ -139,6 +142,7 @@ impl Engine {
             serials: self.serials_of(node),
             claims: self.claims.get(&node).cloned().unwrap_or_default(),
             exec_inputs: self.exec_inputs.get(&node).copied(),
+            lifted: self.lifted.get(&node).cloned(),
         };
         let record = Record { unit: unit.underived(), more: Some(more).filter(|m| *m != More::default()) };
         postcard::to_allocvec(&record).ok()
@@ -187,6 +191,7 @@ impl Engine {
         engine.store_open = globals.store_open;
         engine.converged = globals.converged;
         engine.undoing = globals.undoing;
+        engine.awaited_undo = globals.awaited_undo;
         engine.pending = globals.pending.into_iter().collect();
         for (node, bytes) in records {
             let record: Record = postcard::from_bytes(&bytes).map_err(|_| RestoreError::Record(node.0))?;
@@ -206,6 +211,7 @@ impl Engine {
 
     fn take_more(&mut self, node: Node, more: More) {
         self.holds.extend(more.hold.map(|hold| (node, hold)));
+        self.lifted.extend(more.lifted.map(|hold| (node, hold)));
         self.fights.extend(more.fight.map(|fight| (node, fight)));
         self.details.extend(more.detail.map(|detail| (node, detail)));
         self.exec_inputs.extend(more.exec_inputs.map(|hash| (node, hash)));

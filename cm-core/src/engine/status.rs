@@ -136,6 +136,7 @@ impl Engine {
             },
             State::Latch(l) => match (l.work, l.shown) {
                 (Work::Contested { .. }, _) => "contested",
+                (Work::Deferred, _) => "deferred",
                 (_, Shown::NotKept) => "not kept",
                 (Work::Waiting, Shown::Unknown) => "waiting",
                 (Work::Batch | Work::Job { .. } | Work::Queued, Shown::Unknown) => "working",
@@ -200,6 +201,9 @@ impl Engine {
             if unit.has(bits::NEEDS_STORE) && !self.store_open {
                 return "waiting: the store is not open yet".to_owned();
             }
+        }
+        if let State::Latch(Latch { work: Work::Deferred, .. }) = &unit.state {
+            return "not declared any more: it is removed when what it lies on is mounted".to_owned();
         }
         // Not a detail: what a record keeps of one is short.
         if self.is_contested(node)

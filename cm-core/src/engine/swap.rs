@@ -150,42 +150,68 @@ impl Engine {
         }
     }
 
+    /// The generation that an interrupted apply came from is about to become the desired one.
+    pub(crate) fn await_undo(&mut self, manifest: ManifestRef, to: u64) {
+        self.globals_changed = true;
+        if let Some((earlier, _)) = self.awaited_undo.replace((manifest, to)) {
+            self.let_go(earlier);
+        }
+    }
+
+    /// What an interrupted apply has left is undone now, if that waits for the swap that was just made.
+    pub(crate) fn undo_awaited(&mut self) {
+        let Some((manifest, to)) = self.awaited_undo.take() else { return };
+        if let Some(interrupted) = self.manifest_of(manifest).cloned() {
+            self.undo_interrupted(manifest, &interrupted, to);
+        }
+        self.let_go(manifest);
+    }
+
     /// Takes away what an interrupted apply may have left: its units that the desired manifest does not declare
     /// join as leaving ones, and those that differ converge as part of a return.
-    pub(crate) fn undo_interrupted(&mut self, manifest: ManifestRef, interrupted: &Manifest) {
-        self.undoing = true;
+    pub(crate) fn undo_interrupted(&mut self, manifest: ManifestRef, interrupted: &Manifest, to: u64) {
+        self.undoing = Some(to);
         self.converged = false;
         self.globals_changed = true;
         let Some(desired) = self.manifest_of(self.desired).cloned() else { return };
+        for id in interrupted.ids() {
+            if let Some(same) = desired.find(interrupted.kind(id), interrupted.name(id))
+                && interrupted.unit_digest(id) != desired.unit_digest(same)
+                && let Some(node) = self.node_in(self.desired, same)
+            {
+                self.m(node).set(bits::INTENDED, true);
+                self.touched(node);
+            }
+        }
+        self.join_leaving(manifest, interrupted, true);
+    }
+
+    /// Removes what nobody declares any more, as soon as it can be.
+    pub(crate) fn purge_left(&mut self, manifest: ManifestRef, left: &Manifest) {
+        self.join_leaving(manifest, left, false);
+    }
+
+    /// The units of a manifest that the desired one does not declare join as leaving ones.
+    fn join_leaving(&mut self, manifest: ManifestRef, from: &Manifest, intended: bool) {
+        let Some(desired) = self.manifest_of(self.desired).cloned() else { return };
+        let mut known: BTreeSet<Address> = BTreeSet::new();
         for node in self.all() {
             let address = self.address(node);
             self.place_everywhere(node, &address);
+            known.insert(address);
         }
-        for id in interrupted.ids() {
-            match desired.find(interrupted.kind(id), interrupted.name(id)) {
-                Some(same) => {
-                    if interrupted.unit_digest(id) != desired.unit_digest(same)
-                        && let Some(node) = self.node_in(self.desired, same)
-                    {
-                        self.m(node).set(bits::INTENDED, true);
-                        self.touched(node);
-                    }
-                }
-                None if interrupted.kind(id).class() == Class::Committer => {
-                    let known = self.all().any(|n| self.address(n) == interrupted.address(id));
-                    if known {
-                        continue;
-                    }
-                    let node = self.create(manifest, id, interrupted);
-                    // It takes its place among the uses, so that what lies in a directory goes before it.
-                    self.m(node).set(bits::INTENDED | bits::UP, true);
-                    self.up += 1;
-                }
-                None => {}
+        let mut joined = Vec::new();
+        for id in from.ids() {
+            if from.kind(id).class() != Class::Committer || known.contains(&from.address(id)) {
+                continue;
             }
+            let node = self.create(manifest, id, from);
+            self.m(node).set(bits::INTENDED, intended);
+            // It takes its place among the uses, so that what lies in a directory goes before it.
+            self.m(node).set(bits::UP, true);
+            self.up += 1;
+            joined.push(node);
         }
-        let joined: Vec<Node> =
-            self.all().filter(|n| self.u(*n).id.is_none() && self.u(*n).made == manifest).collect();
         let mut handover = Handover::default();
         for id in desired.ids() {
             if let Some(node) = self.node_in(self.desired, id) {
@@ -618,6 +644,7 @@ impl Engine {
         }
         self.runnable.remove(&node);
         self.holds.remove(&node);
+        self.lifted.remove(&node);
         self.fights.remove(&node);
         self.details.remove(&node);
         self.exec_inputs.remove(&node);

@@ -44,6 +44,8 @@ pub(crate) mod bits {
     pub const OUTDATED: u32 = 32768;
     /// The apply under way changes it, or something that it depends on: only such a unit can fail the apply.
     pub const BLAMED: u32 = 65536;
+    /// The hold on it is back as it was before the apply that returns: so is what it had then.
+    pub const RESTORE: u32 = 131_072;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED;
 }
@@ -284,6 +286,8 @@ pub(crate) enum Work {
     Backoff { until: Mono },
     /// Fought over; looked at again later.
     Contested { until: Mono },
+    /// It leaves, and what it lies on is not mounted: it is removed when that is back.
+    Deferred,
 }
 
 /// The outcome that is shown.

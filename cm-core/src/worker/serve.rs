@@ -16,6 +16,7 @@ use super::channel::{Channel, ChannelError};
 use super::compile::{self, Job};
 use super::confine;
 use super::contest;
+use super::leftovers;
 use super::watches::{Watcher, raise_limits};
 use crate::proto::{
     Action, Intent, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
@@ -454,7 +455,8 @@ impl Worker {
                 None
             }
         });
-        if let (Ok(Some((generation, _))), false) = (&found, damaged.is_empty()) {
+        let whole = damaged.is_empty();
+        if let (Ok(Some((generation, _))), false) = (&found, whole) {
             damaged
                 .push(format!("going on with generation {generation}; apply the state again to replace it"));
         }
@@ -462,11 +464,17 @@ impl Worker {
             let _ = self.log(true, text);
         }
         let (current, manifest) = found?.unzip();
-        for manifest in manifest.iter().chain(&undone) {
+        // Beside a manifest that stands in for a damaged one nothing can be told from what is left over.
+        let declared: Vec<&Manifest> = manifest.iter().chain(&undone).collect();
+        let left = match (&manifest, whole) {
+            (Some(_), true) => leftovers::left_over(store.index(), &declared),
+            (_, _) => None,
+        };
+        for manifest in manifest.iter().chain(&undone).chain(&left) {
             beside.push(memory(manifest)?);
         }
         self.world.store = Some(store);
-        Ok(StoreReply::Opened { current, interrupted })
+        Ok(StoreReply::Opened { current, interrupted, left: left.is_some() })
     }
 
     /// Where contents may lie that a new generation names.

@@ -28,6 +28,7 @@ impl Shell {
                 self.say(level, address.as_deref(), &text);
             }
             Effect::Answer { request, verdict, tally, text } => self.answered(request, verdict, tally, text),
+            Effect::Compare { node } => self.compare_again(node),
             Effect::Converged => self.converged(),
             Effect::Leave { down } => self.begin_leaving(down),
         }

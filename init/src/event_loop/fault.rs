@@ -2,8 +2,8 @@
 //!
 //! `HOLDFAST_TEST` in init's environment allows them and says which: `panic` or `segv`, then where: `first` (in the
 //! first step of a round), `later` (in a later one), `after EFFECT` (carried out, and the state not yet written),
-//! `of ADDRESS` (in every step of an event about that unit), or nothing (in a step of its own). SIGRTMIN+20 asks for
-//! one; `of` needs no asking.
+//! `of ADDRESS` (in every step of an event about that unit), `at EVENT` (in every step of an event that is written so), or
+//! nothing (in a step of its own). SIGRTMIN+20 asks for one; `of` and `at` need no asking.
 
 use cm_core::engine::effect::Effect;
 use cm_core::engine::event::Event;
@@ -21,6 +21,7 @@ enum Place {
     Later,
     After(String),
     Of(String),
+    At(String),
 }
 
 /// Where init is to die, and how.
@@ -43,6 +44,7 @@ impl Fault {
             (Some("first"), _) => Place::First,
             (Some("later"), _) => Place::Later,
             (Some("after"), Some(effect)) => Place::After(effect.to_owned()),
+            (Some("at"), Some(event)) => Place::At(event.to_owned()),
             (Some("of"), Some(address)) => Place::Of(address.to_owned()),
             _ => Place::Now,
         };
@@ -79,6 +81,7 @@ impl Shell {
             Place::First => armed && steps == 1,
             Place::Later => armed && steps > 1,
             Place::After(_) => false,
+            Place::At(name) => format!("{event:?}").starts_with(name.as_str()),
             // What init itself asks for is how it gets rid of the unit.
             Place::Of(_) if matches!(event, Event::Asked { request: 0, .. }) => false,
             Place::Of(address) => {
@@ -121,6 +124,7 @@ mod tests {
         assert_eq!(of("panic first").place, Place::First);
         assert_eq!((of("segv later").signal, of("segv later").place), (true, Place::Later));
         assert_eq!(of("panic after Spawn").place, Place::After("Spawn".to_owned()));
+        assert_eq!(of("panic at Swapped { request: 0").place, Place::At("Swapped { request: 0".to_owned()));
         assert_eq!(of("segv of file:/a b").place, Place::Of("file:/a b".to_owned()));
     }
 }

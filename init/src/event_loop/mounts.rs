@@ -112,6 +112,13 @@ impl Shell {
         }
     }
 
+    /// [`cm_core::engine::effect::Effect::Compare`].
+    pub(super) fn compare_again(&mut self, node: Node) {
+        // What it was told before was left alone, and was no answer.
+        self.mounts.accepted.remove(&node);
+        self.ready.push(Token::Mounts);
+    }
+
     /// The list has changed, or the units that it is compared with.
     pub(super) fn hear_mounts(&mut self) -> Turn {
         let (desired, _) = self.engine.desired();

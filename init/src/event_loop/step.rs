@@ -12,6 +12,7 @@ use cm_core::engine::event::{Event, Verb};
 use cm_core::engine::{Mono, Node};
 use serde::{Deserialize, Serialize};
 
+use super::swap::BootStage;
 use super::{Shell, launch, now};
 use crate::sys::cgroup;
 
@@ -69,6 +70,7 @@ impl Shell {
         let moment = again.map_or(self.moment, |p| p.moment);
         let skipped = again.filter(|p| number == p.event).map_or(0, |p| p.effects);
         let mut effects = Vec::new();
+        let boots = self.boots(&event);
         self.fault_in_step(&event);
         self.engine.step(moment, event, &mut effects);
         let mut done = 0;
@@ -92,8 +94,11 @@ impl Shell {
             self.suffer(fault);
         }
         self.effects_done = None;
+        if boots {
+            self.set_boot(BootStage::Done);
+        }
         // A step that asked for nothing can be repeated by the next PID 1.
-        if done > 0 {
+        if done > 0 || boots {
             self.write_live();
         }
         self.live.set_in_hand(0);
@@ -177,6 +182,7 @@ impl Shell {
             return true;
         }
         self.say(Level::Error, None, &format!("dropped an event that init died of: {}", in_short(event)));
+        self.swap_dropped(event);
         for node in self.units_of(event) {
             self.obituary.quarantined.push(node);
             self.shell_changed = true;

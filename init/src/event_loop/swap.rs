@@ -42,6 +42,18 @@ pub(super) enum Flow {
     Load { call: u64 },
 }
 
+impl Flow {
+    /// What it waits for.
+    pub(super) fn words(&self) -> &'static str {
+        match self {
+            Flow::Open => "the store to be opened",
+            Flow::Compile(_) => "a state file to be compiled",
+            Flow::Prepare { .. } => "a generation to be stored",
+            Flow::Load { .. } => "a generation to be read",
+        }
+    }
+}
+
 /// What is to come of a state file.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -72,6 +84,8 @@ pub enum BootStage {
     Compiles,
     /// The machine has the generation that it should have.
     Done,
+    /// It cannot have that: init has died of it twice. Another one may be applied by hand.
+    Refused,
 }
 
 impl Shell {
@@ -168,7 +182,7 @@ impl Shell {
     /// Why something that needs the store cannot be done. `initctl` waits until it can be, before it asks.
     fn no_store(&self, what: &str) -> String {
         match self.boot {
-            BootStage::Done => {
+            BootStage::Done | BootStage::Refused => {
                 format!("cannot {what}: there is no store; init has logged why it cannot be opened")
             }
             _ => format!("cannot {what}: the store is not open yet"),
@@ -310,8 +324,35 @@ impl Shell {
             kind: plan.kind,
             release: plan.release,
         });
-        if self.boot == BootStage::Compiles && plan.call == 0 && plan.kind == Swap::Boot {
-            self.set_boot(BootStage::Done);
+    }
+
+    /// What a swap is to the boot, once the engine has taken it: the boot is done with the generation that the machine
+    /// should have. Not before: who died of it twice would take over a machine that believes to have booted.
+    pub(super) fn boots(&self, event: &Event) -> bool {
+        match event {
+            Event::Swapped { request: 0, kind: Swap::Boot, generation, .. } => *generation > 0,
+            Event::Swapped { kind: Swap::Apply | Swap::Rollback, .. } => self.boot == BootStage::Refused,
+            _ => false,
+        }
+    }
+
+    /// The event is dropped, since init dies of it: nothing may wait for what it was to bring.
+    pub(super) fn swap_dropped(&mut self, event: &Event) {
+        let Event::Swapped { request, manifest, generation, kind, .. } = event else { return };
+        let mut effects = Vec::new();
+        self.engine.uninstall(*manifest, &mut effects);
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        self.swapped_calls.remove(request);
+        let text = format!("generation {generation} was not taken: init died of it twice");
+        if *request != 0 {
+            self.refuse(*request, &Failure::Failed { text });
+        } else if *kind == Swap::Boot {
+            if *generation > 0 {
+                self.set_boot(BootStage::Refused);
+            }
+            self.emergency(&text, "");
+        } else {
+            self.say(Level::Error, None, &text);
         }
     }
 
@@ -344,7 +385,7 @@ impl Shell {
         }
     }
 
-    fn set_boot(&mut self, stage: BootStage) {
+    pub(super) fn set_boot(&mut self, stage: BootStage) {
         self.boot = stage;
         self.shell_changed = true;
         self.clients.stir();
@@ -413,18 +454,22 @@ impl Shell {
     }
 
     fn store_opened(&mut self, result: Result<StoreReply, String>, fds: Vec<OwnedFd>) {
-        let mut interrupted_one = None;
+        let mut left_over = None;
         let current = match result {
-            Ok(StoreReply::Opened { current, interrupted }) => {
+            Ok(StoreReply::Opened { current, interrupted, left }) => {
                 self.store_open = true;
                 self.shell_changed = true;
                 self.queue.push_back(Event::StoreOpened);
                 let mut fds = fds.into_iter();
                 let current = current.and_then(|n| Some((n, fds.next()?)));
-                if let (Some(generation), Some(fd)) = (interrupted, fds.next()) {
+                let interrupted = interrupted.and_then(|n| Some((n, fds.next()?)));
+                left_over = fds.next().filter(|_| left);
+                if let Some((generation, fd)) = interrupted {
                     let text = format!("the apply of generation {generation} was interrupted: undoing it");
                     self.say(Level::Warning, None, &text);
-                    interrupted_one = Some((generation, fd));
+                    // ORDER: before the swap to what it came from, which would otherwise repair what is to be undone.
+                    let to = current.as_ref().map_or(0, |(n, _)| *n);
+                    self.swap_beside(Swap::Undo, fd, generation, to);
                 }
                 current
             }
@@ -448,6 +493,9 @@ impl Shell {
             (Some((generation, fd)), None) => {
                 self.set_boot(BootStage::Compiles);
                 self.swap(plan(format!("generation {generation}"), false), fd, generation);
+                if let Some(fd) = left_over {
+                    self.swap_beside(Swap::Purge, fd, 0, generation);
+                }
             }
             // What somebody names for this boot wins: it may be how a machine is rescued from what the store holds.
             (current, named) => {
@@ -465,10 +513,23 @@ impl Shell {
                 self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0), None);
             }
         }
-        if let Some((number, fd)) = interrupted_one {
-            // After the current generation, if there is one: what that declares too is no longer undone.
-            let undone = plan(format!("generation {number}"), false);
-            self.swap(Plan { kind: Swap::Undo, ..undone }, fd, number);
+    }
+
+    /// A manifest that is not to become the desired one: of generation `number`, and `about` the other one.
+    fn swap_beside(&mut self, kind: Swap, fd: OwnedFd, number: u64, about: u64) {
+        let taken = manifests::map(fd.as_fd())
+            .map_err(|e| e.to_string())
+            .and_then(|m| manifests::keep_across_exec(fd.as_fd()).map(|()| m).map_err(|e| e.to_string()));
+        match taken {
+            Ok(manifest) => {
+                let manifest = self.engine.install(manifest);
+                self.manifests.insert(manifest, fd, number);
+                let (request, generation, release) = (0, about, false);
+                self.queue.push_back(Event::Swapped { request, manifest, generation, kind, release });
+            }
+            Err(text) => {
+                self.say(Level::Error, None, &format!("cannot take a manifest of the store: {text}"))
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct View<'a> {
 /// State and outcome behind the engine's word.
 fn words(word: &str, wanted: bool) -> (State, Option<Outcome>) {
     match word {
-        "waiting" => (State::Waiting, None),
+        "waiting" | "deferred" => (State::Waiting, None),
         "starting" | "working" => (State::Starting, None),
         "ready" => (State::Ready, None),
         "reloading" => (State::Reloading, None),

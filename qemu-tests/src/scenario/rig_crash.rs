@@ -21,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-crash-deadly-event", deadly_event),
     scenario("rig-crash-deadly-result", deadly_result),
     scenario("rig-crash-leaving", leaving),
+    scenario("rig-crash-deadly-boot", deadly_boot),
 ];
 
 const SERVICES: [&str; 3] = ["service:a", "service:b", "service:c"];
@@ -136,6 +137,26 @@ fn deadly_result(context: &Context) -> Result {
             let held = is_held(&rig, &format!("file:{MANAGED}/f{n}"))?;
             want(held == (n == 7), &format!("{death}: file {n} is quarantined: {held}"), &rig)?;
         }
+    }
+    Ok(())
+}
+
+/// A generation of which init dies twice is not taken, and init does not go on as if it had booted: in a container it ends
+/// as with a state that cannot be loaded. The generation is there for the next init.
+fn deadly_boot(context: &Context) -> Result {
+    for death in DEATHS {
+        let mut rig = Rig::start(context, &Setup::default())?;
+        rig.apply(&state())?;
+        rig.cut_power()?;
+        let fault = format!("{death} at Swapped {{ request: 0,");
+        let environment = [(init::event_loop::FAULT, fault.as_str())];
+        rig.start_again(&Setup { environment: &environment, leaves: true, ..Setup::default() })?;
+        let status = rig.left()?;
+        want(status.code() == Some(2), &format!("{death}: init left with {status}"), &rig)?;
+        want(rig.init_said().contains("was not taken: init died of it twice"), "it does not say why", &rig)?;
+        rig.start_again(&Setup::default())?;
+        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+        wait_ready(&rig, "service:a")?;
     }
     Ok(())
 }

@@ -7,15 +7,20 @@ use std::time::{Duration, SystemTime};
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
-use crate::rig::{Rig, Setup, tree, want};
+use crate::rig::{Rig, Setup, tree, want, word};
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
     Scenario { name, group: "rig", limit: super::minutes(3), run }
 }
 
 /// See the module.
-pub const ALL: &[Scenario] =
-    &[scenario("rig-rollback", rollback), scenario("rig-rollback-far", far), scenario("rig-return", returns)];
+pub const ALL: &[Scenario] = &[
+    scenario("rig-rollback", rollback),
+    scenario("rig-rollback-far", far),
+    scenario("rig-return", returns),
+    scenario("rig-cut-apply", cut),
+    scenario("rig-purge-deferred", deferred),
+];
 
 const ONE: &str = r#"
 [file."/srv/motd"]
@@ -227,4 +232,72 @@ fn returns(context: &Context) -> Result {
     same(&rig, &before, &machine(&rig)?, &["second"])?;
     rig.until_state("service:sleeper", "ready")?;
     Ok(())
+}
+
+/// The power goes in the middle of an apply: the next boot undoes it, and does nothing else to it before, so that times
+/// and links are as they were.
+fn cut(context: &Context) -> Result {
+    let (mut rig, before) = first(context)?;
+    let never = format!("{TWO}\n[service.never]\nexec = [\"sleep\", \"infinity\"]\nready = \"notify\"\n");
+    let path = rig.state_file("never.toml", &never)?;
+    let apply = rig.follow(&["apply", &path])?;
+    // Nothing of it is known until init has swapped to it.
+    rig.until_true("service:never is starting", || {
+        rig.status("service:never").is_ok_and(|s| word(&s, "state") == "starting")
+    })?;
+    rig.until("file:/srv/twins/c", "changed", |s| word(s, "outcome") == "changed")?;
+    let between = machine(&rig)?;
+    want(before != between, "the second state changed nothing", &rig)?;
+    rig.cut_power()?;
+    drop(apply);
+    rig.start_again(&Setup { etc: true, ..Setup::default() })?;
+    rig.until_said("was interrupted: undoing it")?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    same(&rig, &before, &machine(&rig)?, &["second"])?;
+    want(!rig.init_said().contains("repaired file:"), "something was repaired first", &rig)?;
+    // It is undone once, and not at the next boot again.
+    rig.cut_power()?;
+    rig.start_again(&Setup { etc: true, ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let undone = rig.init_said().matches("was interrupted").count();
+    want(undone == 1, &format!("it is undone {undone} times"), &rig)?;
+    same(&rig, &before, &machine(&rig)?, &["second"])
+}
+
+/// A directory that is mounted at another place, so that what lies below outlives the mount, and files below it.
+fn below_mount(files: &[&str]) -> String {
+    let mut state = String::from(
+        "[directory.\"/srv/disk\"]\n[directory.\"/srv/m\"]\n\
+         [mount.\"/srv/m\"]\nsource = \"/srv/disk\"\nfstype = \"none\"\noptions = [\"bind\"]\nrequires = [\"directory:/srv/disk\"]\n",
+    );
+    for file in files {
+        state += &format!("[file.\"/srv/m/{file}\"]\ncontent = \"{file}\\n\"\n");
+    }
+    state
+}
+
+/// What cannot be removed since its mount is absent is removed when that is back: across a re-exec, and by the next boot.
+fn deferred(context: &Context) -> Result {
+    let mut rig = Rig::start(context, &Setup::default())?;
+    rig.apply(&below_mount(&["a", "b", "c"]))?;
+    let there = |rig: &Rig, file: &str| -> Result<bool> { Ok(rig.inside("/srv/disk")?.join(file).exists()) };
+    rig.ok(&["stop", "mount:/srv/m"])?;
+    rig.apply(&below_mount(&["b", "c"]))?;
+    rig.until_state("file:/srv/m/a", "waiting")?;
+    want(there(&rig, "a")?, "it is gone although its mount is absent", &rig)?;
+    rig.ok(&["reexec"])?;
+    rig.until_said("has taken over")?;
+    rig.ok(&["start", "mount:/srv/m"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    want(!there(&rig, "a")?, "it is still there", &rig)?;
+    want(there(&rig, "b")?, "what is declared is gone", &rig)?;
+
+    rig.ok(&["stop", "mount:/srv/m"])?;
+    rig.apply(&below_mount(&["c"]))?;
+    rig.until_state("file:/srv/m/b", "waiting")?;
+    rig.cut_power()?;
+    rig.start_again(&Setup::default())?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    want(!there(&rig, "b")?, "the next boot has not removed it", &rig)?;
+    want(there(&rig, "c")?, "what is declared is gone", &rig)
 }

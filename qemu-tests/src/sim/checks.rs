@@ -425,6 +425,7 @@ impl Checks {
             Effect::Signal { .. }
             | Effect::Kill { .. }
             | Effect::Freeze { .. }
+            | Effect::Compare { .. }
             | Effect::Publish { .. }
             | Effect::Log { .. } => Ok(()),
         }

@@ -127,7 +127,10 @@ impl Script {
                     graph = earlier[back].clone();
                     Act::Swap(graph.clone(), Swap::Rollback)
                 }
-                22 => Act::Swap(graph::mutated(&mut dice, &universe, &graph), Swap::Undo),
+                22 => {
+                    let other = graph::mutated(&mut dice, &universe, &graph);
+                    Act::Swap(other, if dice.chance(700) { Swap::Undo } else { Swap::Purge })
+                }
                 23 | 24 => Act::Again,
                 25..=36 => {
                     let slots = (0..1 + dice.below(3)).map(|_| u8::try_from(dice.below(13)).unwrap_or(0));
@@ -275,9 +278,16 @@ impl Player<'_> {
     fn act(&mut self, act: &Act) -> Result<(), Violation> {
         self.machine.tell_story(|_| format!("* {}", words(act)));
         match act {
-            Act::Swap(graph, Swap::Undo) => {
+            Act::Swap(graph, kind @ (Swap::Undo | Swap::Purge)) => {
                 self.generation += 1;
-                self.machine.apply(graph, self.generation, Swap::Undo)
+                if self.generation.is_multiple_of(2) || *kind == Swap::Purge {
+                    let current = self.machine.engine.desired().1;
+                    return self.machine.apply(graph, current, *kind);
+                }
+                // As at a boot: what it goes back to comes right behind it.
+                let present = self.graph.clone();
+                self.machine.apply(graph, self.generation, Swap::Undo)?;
+                self.machine.apply(&present, self.generation, Swap::Boot)
             }
             Act::Swap(graph, kind) => {
                 self.generation += 1;

@@ -98,7 +98,7 @@ impl Machine {
         }
         self.world.manifests.insert(number, manifest);
         let request = match kind {
-            Swap::Undo => 0,
+            Swap::Undo | Swap::Purge => 0,
             Swap::Apply | Swap::Rollback | Swap::Boot => self.request(Some((generation, digest, kind))),
         };
         self.step(Event::Swapped { request, manifest: number, generation, kind, release: false })

@@ -333,6 +333,7 @@ impl World {
                 self.manifests.remove(manifest);
             }
             Effect::Publish { .. }
+            | Effect::Compare { .. }
             | Effect::Log { .. }
             | Effect::Answer { .. }
             | Effect::Converged

@@ -1,0 +1,251 @@
+//! Stories of what comes after an apply that failed, was cut off, or could not remove what it should have.
+
+use super::*;
+
+/// As after a re-exec: everything that the engine knows comes from its records.
+fn reexec(s: &mut Story) {
+    let manifests = s.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+    let records: Vec<_> = s.engine.nodes().map(|n| (n, s.engine.record(n).unwrap())).collect();
+    s.engine = Engine::restore(manifests, &s.engine.globals(), records).unwrap();
+    assert_eq!(s.engine.audit(), None);
+}
+
+fn batch(effects: &[Effect]) -> Option<(u64, Intent, u64, Vec<Step>)> {
+    effects.iter().find_map(|e| match e {
+        Effect::Batch { batch, generation, intent, steps } => {
+            Some((*batch, *intent, *generation, steps.clone()))
+        }
+        _ => None,
+    })
+}
+
+/// The worker's word on the one step of the batch in these effects.
+fn result(s: &mut Story, effects: &[Effect], outcome: Outcome) -> Vec<Effect> {
+    let (batch, _, _, steps) = batch(effects).unwrap();
+    let results = steps
+        .iter()
+        .map(|s| UnitResult { manifest: s.manifest, unit: s.unit, outcome, detail: String::new() })
+        .collect();
+    let mut out = s.tell(Event::Results { batch, results });
+    out.extend(s.tell(Event::BatchDone { batch }));
+    out
+}
+
+fn actions(effects: &[Effect]) -> Vec<Action> {
+    batch(effects).map(|(.., steps)| steps.iter().map(|s| s.action).collect()).unwrap_or_default()
+}
+
+fn mount_ends(s: &mut Story) -> Vec<Effect> {
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Exited { serial, exit: Exit::Code(0) })
+}
+
+fn on_mount() -> Units {
+    Units::new().mount("/m").file("/m/a", 1, "").edge("/m/a", EdgeKind::Binds, "/m")
+}
+
+/// A machine on which a file below a mount is not declared any more, and could not be removed.
+fn deferred() -> Story {
+    let mut s = Story::new();
+    s.boot(on_mount());
+    let out = mount_ends(&mut s);
+    s.work(out);
+    assert_eq!(s.state("/m/a"), "repaired");
+    let node = s.node("/m");
+    s.ask(7, Verb::Hold, "/m");
+    s.tell(Event::Unmounted { node });
+    let out = s.swap(Units::new().mount("/m"), Swap::Boot);
+    assert_eq!(actions(&out), [Action::Remove]);
+    let out = result(&mut s, &out, Outcome::MountAbsent);
+    assert_eq!((s.state("/m/a"), batch(&out)), ("deferred", None));
+    assert!(s.engine.is_converged(), "it keeps nobody waiting");
+    s
+}
+
+#[test]
+fn a_removal_below_an_absent_mount_is_made_up_for_when_that_is_back() {
+    for again in [false, true] {
+        let mut s = deferred();
+        if again {
+            reexec(&mut s);
+        }
+        s.ask(8, Verb::Release, "/m");
+        let out = mount_ends(&mut s);
+        assert_eq!(actions(&out), [Action::Remove], "re-exec: {again}");
+        result(&mut s, &out, Outcome::Removed);
+        assert_eq!(s.state("/m/a"), "absent");
+    }
+}
+
+#[test]
+fn what_is_declared_again_is_not_removed_when_its_mount_is_back() {
+    let mut s = deferred();
+    s.swap(on_mount(), Swap::Boot);
+    s.ask(8, Verb::Release, "/m");
+    let out = mount_ends(&mut s);
+    assert_eq!(actions(&out), [Action::Converge]);
+}
+
+/// Nothing is kept of it when its mount is not declared any more: the store knows.
+#[test]
+fn a_removal_whose_mount_goes_for_good_is_left_to_a_later_boot() {
+    let mut s = deferred();
+    s.swap(Units::new(), Swap::Boot);
+    mount_ends(&mut s);
+    assert_eq!((s.state("/m/a"), s.state("/m")), ("absent", "absent"));
+    assert_eq!(s.engine.manifests().count(), 1);
+}
+
+/// What an earlier boot left for later joins as leaving, and what is declared stays out of it.
+#[test]
+fn a_reboot_removes_what_could_not_be_removed_before() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    mount_ends(&mut s);
+    let out = s.swap(on_mount().file("/m/b", 1, ""), Swap::Purge);
+    assert_eq!(actions(&out), [Action::Remove, Action::Remove]);
+    let intent = batch(&out).map(|(_, intent, ..)| intent);
+    assert_eq!(intent, Some(Intent::Correct), "what somebody made of them goes to the history");
+    result(&mut s, &out, Outcome::Removed);
+    assert_eq!((s.state("/m/a"), s.state("/m")), ("absent", "ready"));
+    assert_eq!(s.engine.manifests().count(), 1, "nothing refers to what is gone");
+}
+
+/// The repair of what an interrupted apply has changed is the undoing of it, and there is no other one before that.
+#[test]
+fn what_an_interrupted_apply_left_is_undone_and_not_repaired() {
+    for again in [false, true] {
+        let mut s = Story::new();
+        let cut = s.engine.install(Units::new().file("/a", 2, "").file("/c", 1, "").finish());
+        let undo =
+            Event::Swapped { request: 0, manifest: cut, generation: 7, kind: Swap::Undo, release: false };
+        assert_eq!(batch(&s.tell(undo)), None, "what it goes back to is still to come");
+        if again {
+            reexec(&mut s);
+        }
+        let manifest = s.engine.install(Units::new().file("/a", 1, "").file("/b", 1, "").finish());
+        let swap = Event::Swapped { request: 0, manifest, generation: 7, kind: Swap::Boot, release: false };
+        let out = s.tell(swap);
+        let (_, intent, generation, steps) = batch(&out).unwrap();
+        assert_eq!((intent, generation), (Intent::Return, 7));
+        let of = |step: &Step| s.engine.manifest(step.manifest).map(|m| m.name(step.unit).to_owned());
+        let done: Vec<_> = steps.iter().map(|s| (of(s).unwrap(), s.action)).collect();
+        assert_eq!(done, [("/a".to_owned(), Action::Converge), ("/c".to_owned(), Action::Restore)]);
+        let out = s.work(out);
+        let is_written =
+            |e: &Effect| matches!(e, Effect::Store { op: StoreOp::Returned { generation: 0, to: 7 }, .. });
+        assert!(out.iter().any(is_written), "the next boot has nothing to undo: {out:?}");
+        assert_eq!((s.state("/a"), s.state("/b"), s.state("/c")), ("changed", "repaired", "absent"));
+    }
+}
+
+/// Where there is nothing to go back to, nothing is waited for, and what came before it stays current.
+#[test]
+fn a_first_apply_that_was_interrupted_is_undone_at_once() {
+    let mut s = Story::new();
+    let out = s.swap_to(Units::new().file("/a", 1, ""), 0, Swap::Undo);
+    assert_eq!(actions(&out), [Action::Restore]);
+}
+
+/// Holds that the apply lifted are back, and so is what was held.
+#[test]
+fn a_return_puts_back_the_holds_that_its_apply_lifted() {
+    let units = |v: u64| Units::new().file("/a", v, "").plain("web").plain("db").file("/b", v, "");
+    for again in [false, true] {
+        let mut s = Story::new();
+        let out = s.boot(units(1));
+        s.work(out);
+        s.runs("web");
+        s.runs("db");
+        s.ask(7, Verb::Hold, "/a");
+        s.ask(8, Verb::Stop, "web");
+        s.ask(9, Verb::Pause, "db");
+        s.ends("web");
+        let manifest = s.engine.install(units(2).finish());
+        let swap = Event::Swapped { request: 10, manifest, generation: 2, kind: Swap::Apply, release: true };
+        s.tell(swap);
+        let token = s.engine.next_token - 1;
+        let out = s.tell(Event::Recorded { token, error: None });
+        s.runs("web");
+        assert_eq!(s.engine.holds.len(), 0);
+        if again {
+            reexec(&mut s);
+        }
+        let out = result(&mut s, &out, Outcome::NotKept);
+        let held = |s: &Story, name: &str| s.engine.status(s.node(name)).hold.map(|h| h.kind);
+        assert_eq!(held(&s, "/a"), Some(HoldKind::Held));
+        let a = s.engine.unit_of(s.node("/a"));
+        let (_, intent, _, steps) = batch(&out).unwrap();
+        let step = steps.iter().find(|s| (s.manifest, s.unit) == a).unwrap();
+        assert_eq!(
+            (step.action, intent),
+            (Action::Restore, Intent::Return),
+            "as it was, and not as declared"
+        );
+        s.ends("web");
+        assert_eq!(s.until_answered(out, 10), Verdict::Returned);
+        let kinds = ["/a", "web", "db", "/b"].map(|name| held(&s, name));
+        assert_eq!(kinds, [Some(HoldKind::Held), Some(HoldKind::Stopped), Some(HoldKind::Paused), None]);
+        assert_eq!((s.state("web"), s.state("db")), ("down", "ready"));
+    }
+}
+
+#[test]
+fn a_hold_that_a_hand_has_ended_since_does_not_come_back() {
+    let units = |v: u64| Units::new().file("/a", v, "").plain("web");
+    let mut s = Story::new();
+    let out = s.boot(units(1));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Stop, "web");
+    s.ends("web");
+    let manifest = s.engine.install(units(2).finish());
+    let swap = Event::Swapped { request: 10, manifest, generation: 2, kind: Swap::Apply, release: true };
+    s.tell(swap);
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    s.runs("web");
+    s.ask(8, Verb::Start, "web");
+    let out = result(&mut s, &out, Outcome::NotKept);
+    assert_eq!(s.until_answered(out, 10), Verdict::Returned);
+    assert_eq!((s.state("web"), s.engine.holds.len()), ("ready", 0));
+}
+
+/// A service that is not restarted by itself was up before the apply under which it failed, and is so again.
+#[test]
+fn a_return_starts_what_failed_under_its_apply() {
+    let web = |v| web_beside(v).edge("web", EdgeKind::Requires, "/etc/x");
+    for code in [0, 1] {
+        let mut s = Story::new();
+        let out = s.boot(web(1));
+        s.work(out);
+        s.runs("web");
+        s.swap(web(2), Swap::Apply);
+        let token = s.engine.next_token - 1;
+        let mut out = s.tell(Event::Recorded { token, error: None });
+        let serial = s.serial("web");
+        out.extend(s.tell(Event::CgroupEmpty { serial }));
+        out.extend(s.tell(Event::Exited { serial, exit: Exit::Code(code) }));
+        // What was under way is finished, then the old version comes back, and the service on top of it.
+        assert_eq!(s.until_answered(out, 102), Verdict::Returned, "exit code {code}");
+        assert_eq!(s.state("web"), "ready");
+    }
+}
+
+#[test]
+fn a_return_leaves_down_what_was_down_before_its_apply() {
+    let web = |v| web_beside(v).edge("web", EdgeKind::Wants, "/etc/x").file("/bad", v, "");
+    let mut s = Story::new();
+    let out = s.boot(web(1));
+    s.work(out);
+    s.runs("web");
+    let serial = s.serial("web");
+    s.tell(Event::CgroupEmpty { serial });
+    s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+    s.swap(web(2), Swap::Apply);
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    let out = result(&mut s, &out, Outcome::NotKept);
+    assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+    assert_eq!(s.state("web"), "failed");
+}
