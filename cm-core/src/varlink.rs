@@ -102,6 +102,16 @@ impl Frames {
         self.buffer.len().saturating_sub(self.start)
     }
 
+    /// What is held, from the first frame that was not taken.
+    pub fn held(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+
+    /// Whether the beginning of a frame is held and nothing else, as far as was looked.
+    pub fn is_half(&self) -> bool {
+        !self.is_empty() && self.scanned >= self.buffer.len()
+    }
+
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -3,9 +3,9 @@
 //! Calls are answered one after the other, as Varlink asks: while one is under way, further ones stay in the
 //! input buffer, whose bound is that of one frame.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::request::{Asked, Request};
@@ -21,8 +21,20 @@ pub const MAX_MISSED: u32 = 20_000;
 /// Most diagnostics in one reply: who has more mistakes than that starts with these.
 const MAX_DIAGNOSTICS: usize = 200;
 
+/// What another init has to know of a connection to go on with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ConnectionRecord {
+    peer: Peer,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    under_way: Option<UnderWay>,
+    closing: bool,
+    missed: u32,
+    unread: u32,
+}
+
 /// Who is at the other end, as the kernel says (SO_PEERCRED).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its pid in our namespace; 0 when it is outside.
     pub pid: i32,
@@ -82,7 +94,7 @@ pub struct Connection {
 }
 
 /// How the call under way wants to be answered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct UnderWay {
     more: bool,
     oneway: bool,
@@ -101,6 +113,39 @@ impl Connection {
             missed: 0,
             unread: 0,
         }
+    }
+
+    /// Everything but descriptors.
+    pub fn record(&self) -> ConnectionRecord {
+        ConnectionRecord {
+            peer: self.peer,
+            input: self.frames.held().to_vec(),
+            output: self.outbox.pending().to_vec(),
+            under_way: self.under_way,
+            closing: self.closing,
+            missed: self.missed,
+            unread: self.unread,
+        }
+    }
+
+    /// A connection that an earlier init had, with the descriptor that had come for a call which is not complete.
+    pub fn adopted(record: ConnectionRecord, descriptor: Option<OwnedFd>) -> Connection {
+        let ConnectionRecord { peer, input, output, under_way, closing, missed, unread } = record;
+        let mut frames = Frames::default();
+        // It was no longer than may be held.
+        let _ = frames.feed(&input);
+        let outbox = Outbox { bytes: output, sent: 0 };
+        Connection { peer, frames, descriptor, outbox, under_way, closing, missed, unread }
+    }
+
+    /// The descriptor that waits for its call.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether a call has begun to come and is not complete, and nothing else is going on.
+    pub fn has_half(&self) -> bool {
+        self.under_way.is_none() && !self.closing && self.frames.is_half()
     }
 
     /// Who it is.

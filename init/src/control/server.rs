@@ -10,14 +10,17 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use cm_core::engine::Mono;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::answer::{Answer, Change, Event, EventReply, Outcome, Progress};
 use super::connection::{MAX_PENDING, Peer};
 use super::failure::Failure;
 use super::request::Request;
-use super::serving::{Begun, Client, LOW_WATER, Serving};
+use super::serving::{Begun, Client, ClientRecord, LOW_WATER, Serving};
 use super::socket;
 
 pub use super::serving::Source;
@@ -30,6 +33,8 @@ pub const SOCKET_MODE: u32 = 0o666;
 const NEWCOMERS: usize = 32;
 /// Progress in one reply at most: some 10 kB.
 const NEWS: usize = 64;
+/// From the first byte of a call to its last there may be so much time: who takes longer keeps a place from others.
+pub const HALF_MS: u64 = 10_000;
 /// Notes kept until somebody takes them.
 const MAX_NOTES: usize = 64;
 
@@ -45,6 +50,13 @@ pub struct Incoming {
     pub descriptor: Option<OwnedFd>,
     /// Who asks. Calls of those who may not are answered before they get here.
     pub peer: Peer,
+}
+
+/// The clients of an init that is about to be another one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handed {
+    counter: u64,
+    clients: Vec<ClientRecord>,
 }
 
 /// The listener and its clients.
@@ -73,12 +85,18 @@ impl Server {
 
     /// Goes on with a listener that was taken over across a re-exec.
     pub fn adopt(listener: UnixListener, path: &Path) -> Server {
+        // What an earlier init's calls have begun may still be answered: no call of this one has such a number.
+        let counter = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+            .map(Duration::from)
+            .ok()
+            .and_then(|time| u64::try_from(time.as_nanos()).ok())
+            .unwrap_or_default();
         Server {
             listener,
             path: path.to_owned(),
             clients: BTreeMap::new(),
             calls: BTreeMap::new(),
-            counter: 0,
+            counter,
             abandoned: Vec::new(),
             notes: Vec::new(),
             left: false,
@@ -95,9 +113,56 @@ impl Server {
         self.clients.len()
     }
 
-    /// How many clients are there that nothing is being done for: they have just come, or are about to go.
-    pub fn idle(&self) -> usize {
-        self.clients.values().filter(|c| matches!(c.serving, Serving::Nothing)).count()
+    /// Whether somebody is in the middle of a listing, which another init could not go on with.
+    pub fn is_listing(&self) -> bool {
+        self.clients.values().any(Client::is_listing)
+    }
+
+    /// Every client that another init can go on with. Their descriptors stay open across execve from here on.
+    pub fn hand_over(&mut self) -> Handed {
+        self.tell_news();
+        let clients = self.clients.iter().filter_map(|(id, client)| client.hand_over(*id)).collect();
+        Handed { counter: self.counter, clients }
+    }
+
+    /// Goes on with the clients of an earlier init; answers their numbers and descriptors, to be registered like those
+    /// of new ones.
+    pub fn take_over(
+        &mut self,
+        handed: Handed,
+        take: &mut dyn FnMut(RawFd) -> Option<OwnedFd>,
+    ) -> Vec<(u64, RawFd)> {
+        self.counter = self.counter.max(handed.counter);
+        let mut new = Vec::new();
+        for (id, client) in handed.clients.into_iter().filter_map(|record| Client::adopted(record, take)) {
+            if let Serving::Call(call) = client.serving {
+                self.calls.insert(call, id);
+            }
+            new.push((id, client.stream.as_raw_fd()));
+            self.clients.insert(id, client);
+        }
+        new
+    }
+
+    /// When the first client has taken too long over a call that it has begun to send.
+    pub fn half_deadline(&self) -> Option<Mono> {
+        self.clients.values().filter_map(|c| c.half).min().map(|since| since.after_ms(HALF_MS))
+    }
+
+    /// Starts and stops the clocks of calls that are not complete, and drops who has taken too long.
+    pub fn time_halves(&mut self, now: Mono) {
+        for client in self.clients.values_mut() {
+            client.half = match (client.connection.has_half(), client.half) {
+                (true, since) => Some(since.unwrap_or(now)),
+                (false, _) => None,
+            };
+        }
+        let late = |c: &Client| c.half.is_some_and(|since| since.after_ms(HALF_MS) <= now);
+        let late: Vec<u64> = self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect();
+        for id in late {
+            let why = format!("it did not end a call within {} s", HALF_MS / 1000);
+            self.drop_client(id, Some(&why));
+        }
     }
 
     /// Whether this client is still served.
@@ -238,6 +303,7 @@ impl Server {
             && let Some(asked) = client.connection.next_call()
         {
             client.active = self.count();
+            client.half = None;
             match client.begin(asked, source) {
                 Begun::Served => {}
                 Begun::ForTheLoop(request) => {

@@ -486,3 +486,69 @@ fn what_happens_in_one_round_is_one_reply() {
         assert_eq!(got, all);
     }
 }
+
+#[test]
+fn who_begins_a_call_has_so_much_time_to_end_it() {
+    let mut rig = Rig::new(1);
+    let (quiet, _kept) = rig.connect();
+    let (half, mut stream) = rig.connect();
+    rig.turn(quiet);
+    rig.server.time_halves(Mono(1));
+    assert_eq!(rig.server.half_deadline(), None, "nobody has begun anything");
+    let call = Request::Info(Empty {}).frame(false);
+    stream.write_all(&call[..7]).unwrap();
+    rig.turn(half);
+    rig.server.time_halves(Mono(2));
+    assert_eq!(rig.server.half_deadline(), Some(Mono(2).after_ms(HALF_MS)));
+    // Its end, and the beginning of the next: the clock starts anew.
+    stream.write_all(&call[7..]).unwrap();
+    stream.write_all(&call[..7]).unwrap();
+    rig.turn(half);
+    rig.server.time_halves(Mono(3));
+    assert_eq!(rig.server.half_deadline(), Some(Mono(3).after_ms(HALF_MS)));
+    rig.server.time_halves(Mono(2).after_ms(HALF_MS));
+    assert!(rig.server.has_client(half));
+    rig.server.time_halves(Mono(3).after_ms(HALF_MS));
+    assert!(!rig.server.has_client(half) && rig.server.has_client(quiet));
+    assert_eq!(rig.server.take_notes().len(), 1);
+}
+
+/// Another server goes on with the clients: what they wait for, what they have begun to say, what they have not read.
+#[test]
+fn clients_are_handed_over() {
+    let mut rig = Rig::new(1);
+    let apply = Request::Apply(request::Apply { path: Some("/x".into()), ..request::Apply::default() });
+    let (waits, mut waiting) = rig.connect();
+    waiting.write_all(&apply.frame(true)).unwrap();
+    let call = rig.turn(waits)[0].call;
+    let (listens, mut listening) = rig.connect();
+    listening.write_all(&Request::Events(Empty {}).frame(true)).unwrap();
+    rig.turn(listens);
+    let (half, mut beginning) = rig.connect();
+    let info = Request::Info(Empty {}).frame(false);
+    beginning.write_all(&info[..9]).unwrap();
+    rig.turn(half);
+
+    let bytes = postcard::to_allocvec(&rig.server.hand_over()).unwrap();
+    let numbers: Vec<RawFd> = rig.server.clients.values().map(|c| c.stream.as_raw_fd()).collect();
+    let streams = rig.server.clients.values().map(|c| c.stream.try_clone().unwrap());
+    let mut open: BTreeMap<RawFd, OwnedFd> = numbers.into_iter().zip(streams.map(OwnedFd::from)).collect();
+    rig.server.clients.clear();
+    rig.server = Server::bind(&rig.path, SOCKET_MODE).unwrap();
+    let handed = postcard::from_bytes(&bytes).unwrap();
+    let taken = rig.server.take_over(handed, &mut |number| open.remove(&number));
+    assert_eq!(taken.len(), 3);
+
+    let finished =
+        Finished { verdict: Verdict::Done, generation: 4, tally: Tally::default(), text: String::new() };
+    rig.server.answer(call, &Answer::Finished(finished));
+    let said: Reply<Change> = reply(&mut BufReader::new(&waiting));
+    assert_eq!(said.parameters.unwrap().finished.unwrap().generation, 4);
+    assert!(rig.server.has_listeners());
+    beginning.write_all(&info[9..]).unwrap();
+    rig.turn(half);
+    let said: Reply<Info> = reply(&mut BufReader::new(&beginning));
+    assert_eq!(said.parameters.unwrap().version, "1");
+    waiting.write_all(&Request::Reexec(Empty {}).frame(false)).unwrap();
+    assert!(rig.turn(waits)[0].call > call, "no number comes twice");
+}

@@ -1,18 +1,22 @@
 //! One client of the server: what it is served with, turn by turn.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use cm_core::engine::Mono;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use units::Address;
 
 use super::answer::{
     Change, Event, EventReply, Explanation, Info, Progress, StatusPage, TreeNode, TreePage, UnitStatus,
 };
-use super::connection::{Connection, MAX_PENDING_CHANGE, Peer};
+use super::connection::{Connection, ConnectionRecord, MAX_PENDING_CHANGE, Peer};
 use super::failure::Failure;
 use super::request::{Asked, Request};
 use super::{INTERFACE, INTERFACE_NAME, socket};
+use crate::sys::inherit::set_close_on_exec;
 
 /// Items of a listing in one reply.
 const PAGE: usize = 32;
@@ -81,6 +85,24 @@ pub(super) struct Client {
     pub(super) told: u64,
     /// Progress of its call that is not made a reply of yet.
     pub(super) news: Vec<Progress>,
+    /// Since when the beginning of a call has been there without its end.
+    pub(super) half: Option<Mono>,
+}
+
+/// What another init has to know of a client to go on with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ClientRecord {
+    id: u64,
+    socket: RawFd,
+    descriptor: Option<RawFd>,
+    connection: ConnectionRecord,
+    /// The call that the loop answers.
+    call: Option<u64>,
+    /// It is told everything that happens.
+    listens: bool,
+    active: u64,
+    told: u64,
+    half: Option<Mono>,
 }
 
 impl Client {
@@ -96,13 +118,75 @@ impl Client {
             dead: false,
             told: 0,
             news: Vec::new(),
+            half: None,
         }
+    }
+
+    /// Whether the loop is in the middle of a listing for it.
+    pub(super) fn is_listing(&self) -> bool {
+        matches!(self.serving, Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_))
+    }
+
+    /// Its descriptors stay open across execve from here on. Nothing for a listing, which only its own init can go on
+    /// with, and for who has gone.
+    pub(super) fn hand_over(&self, id: u64) -> Option<ClientRecord> {
+        let (call, listens) = match self.serving {
+            Serving::Nothing => (None, false),
+            Serving::Call(call) => (Some(call), false),
+            Serving::Events => (None, true),
+            Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_) => return None,
+        };
+        let descriptor = self.connection.descriptor();
+        if self.dead || set_close_on_exec(self.stream.as_fd(), false).is_err() {
+            return None;
+        }
+        if let Some(fd) = descriptor {
+            set_close_on_exec(fd, false).ok()?;
+        }
+        Some(ClientRecord {
+            id,
+            socket: self.stream.as_raw_fd(),
+            descriptor: descriptor.map(|fd| fd.as_raw_fd()),
+            connection: self.connection.record(),
+            call,
+            listens,
+            active: self.active,
+            told: self.told,
+            half: self.half,
+        })
+    }
+
+    /// A client of an earlier init, and its number.
+    pub(super) fn adopted(
+        record: ClientRecord,
+        take: &mut dyn FnMut(RawFd) -> Option<OwnedFd>,
+    ) -> Option<(u64, Client)> {
+        let stream = UnixStream::from(take(record.socket)?);
+        let descriptor = record.descriptor.and_then(take);
+        let serving = match (record.call, record.listens) {
+            (Some(call), _) => Serving::Call(call),
+            (None, true) => Serving::Events,
+            (None, false) => Serving::Nothing,
+        };
+        let client = Client {
+            connection: Connection::adopted(record.connection, descriptor),
+            stream,
+            serving,
+            active: record.active,
+            unread: true,
+            writable: true,
+            dead: false,
+            told: record.told,
+            news: Vec::new(),
+            half: record.half,
+        };
+        Some((record.id, client))
     }
 
     /// Whether [`super::server::Server::resume`] could do something for it.
     pub(super) fn has_work(&self) -> bool {
         let idle = matches!(self.serving, Serving::Nothing);
-        let listing = matches!(self.serving, Serving::Status(_) | Serving::StatusOf(_) | Serving::Tree(_));
+        let listing = self.is_listing();
         let takes = self.writable || self.has_drained();
         (self.unread && takes && (idle || self.connection.room() > 0)) || (listing && self.writable)
     }

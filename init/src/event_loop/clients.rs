@@ -1,25 +1,24 @@
 //! The control socket in the loop: calls in, verbs to the engine, verdicts and progress out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Level, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Verb};
+use serde::{Deserialize, Serialize};
 use units::Address;
 
+use super::swap::BootStage;
 use super::token::{Token, Turn};
 use super::view::{self, View};
 use super::{Shell, now, workers::OWN};
 use crate::control::answer::{self, Answer, Finished, Waited, Waiting};
 use crate::control::request::{self, How, Request};
-use crate::control::server::Incoming;
+use crate::control::server::{self, Incoming};
 use crate::control::{Failure, Progress};
 use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output};
-
-/// Clients get so long to finish before init executes itself again.
-const CLIENTS_MS: u64 = 1_000;
 
 /// Most clients of the store that are hung up on at once: as many as the kernel lets wait.
 const HANGUPS: usize = 4096;
@@ -45,8 +44,19 @@ impl Clients {
     }
 }
 
+/// Clients and what they wait for, for the init that goes on with them.
+#[derive(Serialize, Deserialize)]
+struct HandedClients {
+    server: server::Handed,
+    commands: BTreeMap<u64, Command>,
+    parts: BTreeMap<u64, u64>,
+    /// Call, and the fields of what it waits for.
+    waits: Vec<(u64, bool, Vec<String>, bool)>,
+    swapped: BTreeSet<u64>,
+}
+
 /// A verb for several units: the engine answers each by itself.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Command {
     left: u32,
     nodes: BTreeSet<Node>,
@@ -108,6 +118,41 @@ impl Shell {
         Turn::Drained
     }
 
+    /// Connected clients, so that whoever follows an apply or what happens sees nothing of a re-exec.
+    pub(super) fn hand_clients_over(&mut self) -> Option<Vec<u8>> {
+        let waits = self.clients.waits.iter().map(|(call, wait)| {
+            let request::Wait { converged, ready, store } = wait.clone();
+            (*call, converged, ready, store)
+        });
+        let waits = waits.collect();
+        let handed = HandedClients {
+            server: self.server.as_mut()?.hand_over(),
+            commands: self.clients.commands.clone(),
+            parts: self.clients.parts.clone(),
+            waits,
+            swapped: self.swapped_calls.clone(),
+        };
+        postcard::to_allocvec(&handed).ok()
+    }
+
+    /// The clients of the init before.
+    pub(super) fn take_clients_over(&mut self, bytes: &[u8], take: &mut dyn FnMut(RawFd) -> Option<OwnedFd>) {
+        let Ok(handed) = postcard::from_bytes::<HandedClients>(bytes) else { return };
+        let Some(server) = &mut self.server else { return };
+        let clients = server.take_over(handed.server, take);
+        self.clients.commands = handed.commands;
+        self.clients.parts = handed.parts;
+        let waits = handed.waits.into_iter();
+        self.clients.waits = waits
+            .map(|(call, converged, ready, store)| (call, request::Wait { converged, ready, store }))
+            .collect();
+        self.clients.stirred = true;
+        self.swapped_calls = handed.swapped;
+        for (id, fd) in clients {
+            self.register(fd, Token::Client(id));
+        }
+    }
+
     /// After each round: clients with more to do, waits that may be over, notes of the server.
     pub(super) fn settle_clients(&mut self) {
         if std::mem::take(&mut self.clients.stirred) {
@@ -122,6 +167,10 @@ impl Shell {
             self.call(call);
         }
         let (notes, gone, work) = match &mut self.server {
+            Some(server) if server.clients() > 0 => {
+                server.time_halves(now());
+                (server.take_notes(), server.take_abandoned(), server.has_work())
+            }
             Some(server) => (server.take_notes(), server.take_abandoned(), server.has_work()),
             None => return,
         };
@@ -154,7 +203,7 @@ impl Shell {
             }
             Request::Reexec(_) => {
                 self.control_answer(call, &Answer::Begun);
-                self.reexec_asked.get_or_insert(now().after_ms(CLIENTS_MS));
+                self.reexec_asked.get_or_insert(now());
                 self.ready.push(Token::Control);
             }
             Request::Shutdown(asked) => {
@@ -333,7 +382,8 @@ impl Shell {
     /// The answer to a wait, once there is one.
     fn waited(&self, wait: &request::Wait) -> Option<Waited> {
         // The boot is no longer than the way to the generation that the machine should have.
-        let booted = self.boot == super::swap::BootStage::Done;
+        let refused = self.boot == BootStage::Refused;
+        let booted = self.boot == BootStage::Done || refused;
         let settled = booted && self.engine.is_converged() && self.flows.is_empty();
         let view = self.view();
         let waiting = |node: Node| {
@@ -351,6 +401,9 @@ impl Shell {
         if wait.converged {
             if !settled {
                 return None;
+            }
+            if refused {
+                return Some(Waited { fulfilled: false, waiting: Vec::new() });
             }
             let stuck: Vec<Waiting> = self
                 .engine

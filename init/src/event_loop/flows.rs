@@ -52,6 +52,11 @@ impl Flows {
         self.0.is_empty()
     }
 
+    /// What one of them waits for, in words.
+    pub fn words(&self) -> Option<&'static str> {
+        self.0.values().next().map(|(_, flow)| flow.words())
+    }
+
     /// When the first answer is late.
     pub fn deadline(&self) -> Option<Mono> {
         self.0.values().map(|(due, _)| *due).min()

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::{Down, Event};
-use cm_core::engine::{Engine, Node};
+use cm_core::engine::{Engine, Mono, Node};
 use cm_core::proto::ManifestRef;
 use serde::{Deserialize, Serialize};
 
@@ -25,10 +25,12 @@ use super::token::Token;
 use super::watches::Watches;
 use super::workers::{OWN, Role, Worker};
 use super::{Shell, manifests, now};
+use crate::control::server::Server;
 use crate::log::link::LogLink;
 use crate::sys::inherit;
 use crate::sys::notify::NotifySocket;
 use crate::sys::reap::ExitStatus;
+use crate::sys::spawn::StatusPipe;
 
 /// What the shell itself hands over.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -77,10 +79,17 @@ pub struct Found {
     pub handed: Handed,
 }
 
+/// Listings get so long to end before init executes itself again.
+const CLIENTS_MS: u64 = 1_000;
+/// What init is in the middle of gets so long.
+const REEXEC_MS: u64 = 10_000;
+
 const SHELL: Key = Key::new(Class::Shell, 0);
 const PROGRESS: Key = Key::new(Class::Shell, 1);
 /// What is watched: there when a re-exec was asked for, and only then. What a fault leaves of it is not to be trusted.
 const WATCHED: Key = Key::new(Class::Watch, 0);
+/// Who is connected: there when a re-exec was asked for, as what is watched.
+const CLIENTS: Key = Key::new(Class::Shell, 2);
 const ENGINE: Key = Key::new(Class::Engine, 0);
 
 /// Why there is nothing to take over.
@@ -168,7 +177,11 @@ impl Shell {
             public_inotify: Some(self.public_inotify.as_fd().as_raw_fd()),
             log_daemon: self.log_daemon.as_ref().map(|d| (d.pid, d.link.as_raw_fd())),
             workers: self.workers.iter().map(worker).collect(),
-            boot: u8::from(self.boot == BootStage::Done),
+            boot: match self.boot {
+                BootStage::AwaitsStore | BootStage::Opens | BootStage::Compiles => 0,
+                BootStage::Done => 1,
+                BootStage::Refused => 2,
+            },
             store_open: self.store_open,
             counter: self.counter,
             next_stream: self.next_stream,
@@ -296,17 +309,43 @@ impl Shell {
         self.live.rewrite(all.into_iter().map(|(k, b)| (k, Cow::Owned(b))))
     }
 
-    /// Whether nothing is on its way that only this process knows of.
-    pub(super) fn may_reexec(&self) -> bool {
-        // A client that has just come would be closed before it was heard.
-        let late = self.reexec_asked.is_some_and(|due| due <= now());
-        (late || self.server.as_ref().is_none_or(|s| s.idle() == 0))
-            && self.flows.is_empty()
-            && self.queue.is_empty()
-            && self.helpers.is_empty()
-            && self.workers.values().all(|w| w.link.is_flushed())
-            && self.spawns.iter().all(|s| s.record.settled)
-            && self.log_daemon.as_ref().is_none_or(|d| !d.link.has_queue())
+    /// What is on its way that only this process knows of, in words; nothing when it may go. A process that has not come
+    /// to its program yet is no reason to wait: its status pipe is handed over.
+    pub(super) fn reexec_waits_for(&self) -> Option<String> {
+        let flow = self.flows.words().map(str::to_owned);
+        let helper = self.helpers.keys().next().map(|pid| format!("helper {pid}"));
+        let worker = self.workers.values().find(|w| !w.link.is_flushed());
+        let worker = worker.map(|w| format!("worker {}, which does not read", w.link.pid));
+        let log = self.log_daemon.as_ref().filter(|d| d.link.has_queue());
+        let log = log.map(|d| format!("log daemon {}, which does not read", d.pid));
+        flow.or(helper).or(worker).or(log)
+    }
+
+    /// Whether a re-exec that was asked for takes place now.
+    pub(super) fn may_reexec(&mut self) -> bool {
+        let Some(asked) = self.reexec_asked else { return false };
+        // A listing cannot be handed over.
+        let listing = self.server.as_ref().is_some_and(Server::is_listing);
+        if !self.queue.is_empty() || (listing && asked.after_ms(CLIENTS_MS) > now()) {
+            return false;
+        }
+        match self.reexec_waits_for() {
+            None => true,
+            Some(_) if asked.after_ms(REEXEC_MS) > now() => false,
+            Some(what) => {
+                // As sound as after a fault: what was lost is asked for once more by the next one.
+                let seconds = REEXEC_MS / 1000;
+                let text = format!("executing init again without waiting longer than {seconds} s for {what}");
+                self.say(Level::Warning, None, &text);
+                true
+            }
+        }
+    }
+
+    /// When a re-exec that waits need not wait any more.
+    pub(super) fn reexec_deadline(&self, at: Mono) -> Option<Mono> {
+        let asked = self.reexec_asked?;
+        [CLIENTS_MS, REEXEC_MS].into_iter().map(|ms| asked.after_ms(ms)).find(|due| *due > at)
     }
 
     /// From here on a fault of init ends in a new one that takes the live table over.
@@ -328,10 +367,16 @@ impl Shell {
         {
             self.live.put(WATCHED, &bytes);
         }
+        if let Some(clients) = self.hand_clients_over() {
+            self.live.put(CLIENTS, &clients);
+        }
         if let Err(e) = self.live.flush() {
             self.say(Level::Error, None, &format!("cannot write the live table: {e}"));
         }
         self.exec_again();
+        // Still here: what was true at that moment only is not for whoever comes next.
+        self.live.remove(WATCHED);
+        self.live.remove(CLIENTS);
     }
 
     /// Does not return unless execve fails; then this process goes on.
@@ -360,7 +405,11 @@ impl Shell {
         self.query = handed.query;
         self.emergency.adopt(handed.emergency);
         self.obituary = handed.obituary;
-        self.boot = if handed.boot == 1 { BootStage::Done } else { BootStage::AwaitsStore };
+        self.boot = match handed.boot {
+            1 => BootStage::Done,
+            2 => BootStage::Refused,
+            _ => BootStage::AwaitsStore,
+        };
         if !handed.kernel_logs {
             self.log_target = crate::log::protocol::Target::Files;
         }
@@ -396,6 +445,10 @@ impl Shell {
             self.queue.push_back(Event::WorkerLost);
         }
         self.rescan_due = !self.take_watches(found);
+        if let Some(clients) = found.records.get(&CLIENTS).cloned() {
+            self.live.remove(CLIENTS);
+            self.take_clients_over(&clients, &mut |number| found.take(Some(number)));
+        }
         self.shell_changed = true;
         self.go_on_leaving(handed.left_units);
         self.mourn();
@@ -440,20 +493,23 @@ impl Shell {
         let serial = record.serial;
         let notify = found.take(record.notify).map(NotifySocket::from_descriptor);
         let ready = found.take(record.ready);
+        let stage =
+            record.stage.take().and_then(|s| Some(StatusPipe::adopted(found.take(Some(s.number))?, s)));
         let pidfd = if record.exited { None } else { record.identity().open().ok() };
         let foreign = !record.exited && record.main != record.leader;
-        let unsettled = !record.settled && !record.failed;
-        record.settled = true;
+        let unsettled = !record.settled && !record.failed && stage.is_none();
+        record.settled |= stage.is_none();
         // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
         let lost = !record.exited && pidfd.is_none();
-        let spawn = Spawn { record, pidfd, stage: None, notify, ready };
+        let mut spawn = Spawn { record, pidfd, stage, notify, ready };
+        spawn.note_descriptors();
         self.watch_spawn(&spawn);
         if let (true, Some(pidfd)) = (foreign, &spawn.pidfd) {
             self.register(pidfd.as_raw_fd(), Token::Main(serial));
         }
         self.spawns.insert(spawn);
         if unsettled {
-            // What its set-up said went with the pipe; a failed one exits, and that is heard.
+            // An earlier init handed no pipe over; a failed one exits, and that is heard.
             self.queue.push_back(Event::Spawned { serial });
         }
         if lost {

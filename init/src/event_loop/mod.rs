@@ -116,7 +116,7 @@ pub struct Shell {
     leaving: Option<leave::Leaving>,
     end: Option<Left>,
     emergency: emergency::Emergency,
-    /// init is to execute itself again; at this moment at the latest, as far as clients are concerned.
+    /// init is to execute itself again: when that was asked for.
     reexec_asked: Option<Mono>,
     /// What a test asks for.
     fault: Option<Fault>,
@@ -206,7 +206,7 @@ impl Shell {
         self.flush_workers();
         self.settle_clients();
         self.write_live();
-        if self.reexec_asked.is_some() && self.may_reexec() {
+        if self.may_reexec() {
             self.reexec();
         }
     }
@@ -215,9 +215,10 @@ impl Shell {
     fn timeout(&self) -> Option<Duration> {
         let own = self.leaving.as_ref().and_then(leave::Leaving::deadline);
         let at = now();
-        // Once past, only what is under way is waited for, and that wakes us by itself.
-        let reexec = self.reexec_asked.filter(|due| *due > at);
-        let due = [self.engine.next_deadline(), own, reexec, self.flow_deadline(), self.watches.deadline()]
+        let reexec = self.reexec_deadline(at);
+        let half = self.server.as_ref().and_then(Server::half_deadline);
+        let watches = self.watches.deadline();
+        let due = [self.engine.next_deadline(), own, reexec, half, self.flow_deadline(), watches]
             .into_iter()
             .flatten()
             .min()?;

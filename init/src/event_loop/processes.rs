@@ -20,7 +20,7 @@ use super::token::{Token, Turn};
 use crate::sys::notify::{Message, NotifySocket};
 use crate::sys::reap::{self, ExitStatus, ProcessId};
 use crate::sys::spawn::{self, Launch, Output, Status};
-use crate::sys::{cgroup, raw};
+use crate::sys::{cgroup, inherit, raw};
 
 /// Most ended children that one turn buries, so that a storm of orphans does not keep services waiting.
 const BURIALS: usize = 512;
@@ -166,12 +166,18 @@ impl Shell {
                 pid_file,
                 notify: None,
                 ready: None,
+                stage: None,
             },
             pidfd: Some(spawned.pidfd),
             stage: Some(spawned.status),
             notify,
             ready: pipe.map(|(_, reader, _)| reader),
         };
+        if let Some(stage) = &entry.stage
+            && let Err(e) = inherit::set_close_on_exec(stage.as_fd(), false)
+        {
+            self.say(Level::Warning, Some(&address), &format!("cannot keep its status pipe: {e}"));
+        }
         entry.note_descriptors();
         self.watch_spawn(&entry);
         self.spawns.insert(entry);
@@ -308,7 +314,11 @@ impl Shell {
         let Some(spawn) = self.spawns.get_mut(serial) else { return Turn::Drained };
         let Some(stage) = &mut spawn.stage else { return Turn::Drained };
         let event = match stage.read() {
-            Status::Pending => return Turn::Drained,
+            Status::Pending => {
+                // It may have said something: the next PID 1 has to know.
+                spawn.note_descriptors();
+                return Turn::Drained;
+            }
             Status::Executed => Some(Event::Spawned { serial }),
             Status::Failed(failure) => {
                 spawn.record.failed = true;
@@ -318,7 +328,9 @@ impl Shell {
             Status::Died => Some(Event::Spawned { serial }),
         };
         spawn.record.settled = true;
-        if let Some(stage) = spawn.stage.take() {
+        let stage = spawn.stage.take();
+        spawn.note_descriptors();
+        if let Some(stage) = stage {
             self.deregister(stage.as_raw_fd());
         }
         self.queue.extend(event);

@@ -11,7 +11,7 @@ use units::UnitId;
 
 use crate::sys::notify::NotifySocket;
 use crate::sys::reap::ProcessId;
-use crate::sys::spawn::StatusPipe;
+use crate::sys::spawn::{StatusPipe, StatusRecord};
 
 /// A process that was started for a unit, until it and its cgroup are gone.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub struct Record {
     pub notify: Option<RawFd>,
     /// Number of the readiness pipe's descriptor.
     pub ready: Option<RawFd>,
+    /// The status pipe, until its set-up has reported.
+    pub stage: Option<StatusRecord>,
 }
 
 impl Record {
@@ -81,6 +83,7 @@ impl Spawn {
     pub fn note_descriptors(&mut self) {
         self.record.notify = self.notify.as_ref().map(AsRawFd::as_raw_fd);
         self.record.ready = self.ready.as_ref().map(AsRawFd::as_raw_fd);
+        self.record.stage = self.stage.as_ref().map(StatusPipe::record);
     }
 }
 
@@ -202,6 +205,7 @@ mod tests {
             pid_file: None,
             notify: None,
             ready: None,
+            stage: None,
         };
         Spawn { record, pidfd: None, stage: None, notify: None, ready: None }
     }

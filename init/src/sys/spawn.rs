@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
 use units::kind::service::Limit;
 
 use super::child::{self, OutputPlan, Plan};
@@ -203,7 +204,7 @@ pub struct Spawned {
 }
 
 /// The names that a failed step may have to mention.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Names {
     program: String,
     user: String,
@@ -267,6 +268,16 @@ pub struct StatusPipe {
     failed: Option<StageFailure>,
 }
 
+/// What the next PID 1 has to know of a status pipe, beside its descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// Number of the descriptor.
+    pub number: RawFd,
+    names: Names,
+    about_to_exec: bool,
+    failed: Option<(u8, i32, String)>,
+}
+
 impl AsFd for StatusPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -280,6 +291,22 @@ impl AsRawFd for StatusPipe {
 }
 
 impl StatusPipe {
+    /// What goes into the live table.
+    pub fn record(&self) -> StatusRecord {
+        let failed = self.failed.as_ref().map(|f| (f.stage.number(), f.errno, f.text.clone()));
+        let (number, about_to_exec) = (self.file.as_raw_fd(), self.about_to_exec);
+        StatusRecord { number, names: self.names.clone(), about_to_exec, failed }
+    }
+
+    /// One that an earlier PID 1 had.
+    pub fn adopted(fd: OwnedFd, record: StatusRecord) -> StatusPipe {
+        let StatusRecord { names, about_to_exec, failed, number: _ } = record;
+        let failed = failed.and_then(|(stage, errno, text)| {
+            Some(StageFailure { stage: Stage::from_number(stage)?, errno, text })
+        });
+        StatusPipe { file: File::from(fd), names, about_to_exec, failed }
+    }
+
     /// Reads what there is. After any answer but [`Status::Pending`] the pipe is of no more use.
     pub fn read(&mut self) -> Status {
         loop {
@@ -570,6 +597,33 @@ mod tests {
         let mut pipe = StatusPipe { file, names: Names::default(), about_to_exec: false, failed: None };
         drop(writer);
         assert_eq!(pipe.read(), Status::Died);
+    }
+
+    /// Somebody else reads on where this one stopped, and says the same.
+    #[test]
+    fn what_a_set_up_says_is_heard_by_the_next() {
+        let failure = |handed_over: bool| {
+            let argv = ["/nowhere/at/all".to_owned()];
+            let launch = Launch { argv: &argv, output: Output::Null, ..Launch::default() };
+            let mut spawned = spawn(&launch).unwrap();
+            if handed_over {
+                let record = postcard::to_allocvec(&spawned.status.record()).unwrap();
+                let fd = spawned.status.as_fd().try_clone_to_owned().unwrap();
+                spawned.status = StatusPipe::adopted(fd, postcard::from_bytes(&record).unwrap());
+            }
+            loop {
+                let mut polled =
+                    [nix::poll::PollFd::new(spawned.status.as_fd(), nix::poll::PollFlags::POLLIN)];
+                nix::poll::poll(&mut polled, 10_000u16).unwrap();
+                match spawned.status.read() {
+                    Status::Pending => {}
+                    status => return status,
+                }
+            }
+        };
+        let Status::Failed(said) = failure(true) else { panic!("it is started") };
+        assert_eq!((said.errno, said.stage), (libc::ENOENT, Stage::Exec));
+        assert_eq!(Status::Failed(said), failure(false));
     }
 
     #[test]

@@ -55,6 +55,16 @@ impl Lines {
     }
 }
 
+impl Lines {
+    /// How the program ends, within this time.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait_child(&mut self.child, limit)?.ok_or_else(|| "a program does not end".into())
+    }
+}
+
 impl Drop for Lines {
     fn drop(&mut self) {
         let _ = self.child.kill();

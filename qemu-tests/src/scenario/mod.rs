@@ -21,6 +21,7 @@ pub mod rig_crash;
 pub mod rig_drift;
 pub mod rig_fight;
 pub mod rig_ready;
+pub mod rig_reexec;
 pub mod rig_rollback;
 pub mod rig_trust;
 pub mod rig_watch;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Scenario> {
         rig_drift::ALL,
         rig_fight::ALL,
         rig_ready::ALL,
+        rig_reexec::ALL,
         rig_rollback::ALL,
         rig_trust::ALL,
         rig_watch::ALL,

@@ -1,0 +1,99 @@
+//! What a re-exec, and a client that does not keep to the rules, leave alone in the fast rig.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::{LIMIT, Rig, Setup, want, word};
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: super::minutes(3), run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[
+    scenario("rig-reexec-streams", streams),
+    scenario("rig-reexec-set-up", set_up),
+    scenario("rig-half-call", half_call),
+];
+
+/// A service that is ready when somebody lets it.
+const SLOW: &str = r#"
+[service.slow]
+exec  = ["sh", "-c", "until [ -e /srv/go ]; do sleep 0.1; done; touch /srv/ready; exec sleep infinity"]
+ready = "path=/srv/ready"
+"#;
+
+/// Who follows an apply or what happens sees nothing of a re-exec: no error, and nothing is missing.
+fn streams(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let mut events = rig.events()?;
+    let path = rig.state_file("slow.toml", SLOW)?;
+    let mut apply = rig.follow(&["apply", &path])?;
+    // Nothing of it is known until init has swapped to it.
+    rig.until_true("service:slow is starting", || {
+        rig.status("service:slow").is_ok_and(|s| word(&s, "state") == "starting")
+    })?;
+    let mut wait = rig.follow(&["wait", "--ready", "service:slow", "--timeout", "60s"])?;
+    for _ in 0..2 {
+        let before = rig.init_said().matches("has taken over").count();
+        rig.ok(&["reexec"])?;
+        rig.until_true("init has taken over", || rig.init_said().matches("has taken over").count() > before)?;
+    }
+    std::fs::write(rig.inside("/srv/go")?, "")?;
+    let applied = apply.end(LIMIT)?;
+    want(applied.code() == Some(0), &format!("apply ended with {applied}"), &rig)?;
+    let waited = wait.end(LIMIT)?;
+    want(waited.code() == Some(0), &format!("wait ended with {waited}"), &rig)?;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let Some(line) = events.next(deadline)? else {
+            return Err(format!("no event says that it is ready\n{}", rig.init_said()).into());
+        };
+        let line: serde_json::Value = serde_json::from_str(&line)?;
+        let event = line.get("event").cloned().unwrap_or_default();
+        if word(&event, "unit") == "service:slow" && word(&event, "state") == "ready" {
+            return Ok(());
+        }
+    }
+}
+
+/// What the set-up of a process has to say is heard by the next init, when the one that began it has died.
+fn set_up(context: &Context) -> Result {
+    let environment = [(init::event_loop::FAULT, "panic after Spawn")];
+    let state = "[service.missing]\nexec = [\"/nowhere/at/all\"]\nstart = \"manual\"\n";
+    let rig =
+        Rig::start(context, &Setup { first: Some(state), environment: &environment, ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    rig.signal(init::sys::signals::RTMIN + 20)?;
+    // Its connection ends with the init that it asked.
+    rig.initctl(&["start", "service:missing"])?;
+    rig.until_said("has taken over")?;
+    let status = rig.until_state("service:missing", "failed")?;
+    let cause = word(&status, "cause");
+    want(cause.contains("cannot execute \"/nowhere/at/all\""), &format!("the cause is {cause:?}"), &rig)
+}
+
+/// Who begins a call and does not end it is dropped; who only waits is not.
+fn half_call(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let mut quiet = UnixStream::connect(rig.socket())?;
+    let mut half = UnixStream::connect(rig.socket())?;
+    half.write_all(b"{\"method\":\"io.hold")?;
+    let begun = Instant::now();
+    half.set_read_timeout(Some(LIMIT))?;
+    let read = half.read(&mut [0])?;
+    let took = begun.elapsed();
+    want(read == 0, "it was answered", &rig)?;
+    let fits = (Duration::from_secs(9)..Duration::from_secs(30)).contains(&took);
+    want(fits, &format!("it was dropped after {took:?}"), &rig)?;
+    rig.until_said("did not end a call within 10 s")?;
+    quiet.write_all(b"{\"method\":\"io.holdfast.Info\"}\0")?;
+    quiet.set_read_timeout(Some(LIMIT))?;
+    want(quiet.read(&mut [0])? == 1, "who was quiet is not answered", &rig)
+}
