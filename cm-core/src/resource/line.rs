@@ -25,6 +25,15 @@ fn text(lines: &[String], open_end: bool) -> String {
     out
 }
 
+/// Whether what is put in gets the line ending of Windows: all others have it.
+fn ends_in_cr(lines: &[String], open_end: bool) -> bool {
+    let (last, whole) = match lines.split_last() {
+        Some((last, whole)) if open_end => (Some(last), whole),
+        _ => (None, lines),
+    };
+    !whole.is_empty() && whole.iter().all(|l| l.ends_with('\r')) && last.is_none_or(|l| !l.ends_with('\r'))
+}
+
 /// The text with the line as declared, and what was done to it; `None` when it is right. A text of `None` is a file
 /// that is missing.
 ///
@@ -36,13 +45,18 @@ pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>
         Some(p) => Some(Regex::new(p).map_err(|e| Trouble::NotKept(format!("matches: {e}")))?),
     };
     let (mut list, open_end) = lines(old.unwrap_or_default());
-    let hit = |l: &String| *l == spec.line || pattern.as_ref().is_some_and(|p| p.is_match(l));
+    // The carriage return before a newline is no part of what is declared.
+    let same = |l: &str| l == spec.line || l.strip_suffix('\r') == Some(&spec.line);
+    let matches = |l: &str| pattern.as_ref().is_some_and(|p| p.is_match(l.strip_suffix('\r').unwrap_or(l)));
+    let hit = |l: &String| same(l) || matches(l);
+    let cr = ends_in_cr(&list, open_end) && !spec.line.ends_with('\r');
+    let with_cr = |cr: bool| if cr { format!("{}\r", spec.line) } else { spec.line.clone() };
     let hits: Vec<usize> = list.iter().enumerate().filter(|(_, l)| hit(l)).map(|(i, _)| i).collect();
     let number = |i: usize| u32::try_from(i).unwrap_or(u32::MAX);
     let mut done = LineEdit {
         path: spec.path.clone(),
         created: old.is_none(),
-        line: spec.line.clone(),
+        line: with_cr(cr),
         open_end,
         ..LineEdit::default()
     };
@@ -52,7 +66,7 @@ pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>
     } else if pattern.is_some() {
         hits.first().copied()
     } else {
-        hits.iter().copied().find(|i| list.get(*i) == Some(&spec.line))
+        hits.iter().copied().find(|i| list.get(*i).is_some_and(|l| same(l)))
     };
     let others = |i: &&usize| Some(**i) != keep && (pattern.is_some() || !spec.present);
     for at in hits.iter().filter(others) {
@@ -60,9 +74,10 @@ pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>
     }
     if let Some(at) = keep
         && let Some(slot) = list.get_mut(at)
-        && *slot != spec.line
+        && !same(slot)
     {
-        done.removed.push((number(at), std::mem::replace(slot, spec.line.clone())));
+        done.line = with_cr(slot.ends_with('\r') && !spec.line.ends_with('\r'));
+        done.removed.push((number(at), std::mem::replace(slot, done.line.clone())));
         done.removed.sort_unstable();
         let before = done.removed.iter().filter(|(i, _)| *i < number(at)).count();
         done.inserted = Some(number(at - before));
@@ -78,8 +93,11 @@ pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>
     });
     let mut open_end = open_end;
     if spec.present && keep.is_none() {
+        if let Some(last) = list.last_mut().filter(|_| open_end && cr) {
+            last.push('\r');
+        }
         done.inserted = Some(number(list.len()));
-        list.push(spec.line.clone());
+        list.push(done.line.clone());
         open_end = false;
     }
     // An empty last line is only there with its newline.
@@ -115,6 +133,15 @@ pub fn undo(current: &str, edit: &LineEdit) -> Option<String> {
     }
     if edit.open_end {
         open_end = true;
+        let last = list.len().saturating_sub(1);
+        // It got a carriage return when it got a newline.
+        if edit.line.ends_with('\r')
+            && !edit.removed.iter().any(|(at, _)| usize::try_from(*at) == Ok(last))
+            && let Some(line) = list.last_mut()
+            && line.ends_with('\r')
+        {
+            line.pop();
+        }
     }
     if edit.created && list.is_empty() {
         return None;
@@ -215,7 +242,36 @@ mod tests {
         assert_eq!(edited(Some("a\n"), &s), None);
     }
 
+    #[test]
+    fn what_is_put_in_ends_as_the_other_lines_do() {
+        let s = spec("port 80", Some("^port [0-9]+$"), true);
+        assert_eq!(edited(Some("x\r\nport 1\r\ny\r\n"), &s).as_deref(), Some("x\r\nport 80\r\ny\r\n"));
+        assert_eq!(edited(Some("x\r\ny\r\n"), &s).as_deref(), Some("x\r\ny\r\nport 80\r\n"));
+        assert_eq!(edited(Some("x\r\ny"), &s).as_deref(), Some("x\r\ny\r\nport 80\r\n"));
+        assert_eq!(edited(Some("x\r\nport 80\r\n"), &s), None);
+        assert_eq!(edited(Some("x\r\nport 80\r\n"), &spec("port 80", None, true)), None);
+        let gone = spec("x", None, false);
+        assert_eq!(edited(Some("x\r\ny\r\n"), &gone).as_deref(), Some("y\r\n"));
+        // Where both are in use, the line that is replaced keeps its own.
+        assert_eq!(edited(Some("x\nport 1\r\n"), &s).as_deref(), Some("x\nport 80\r\n"));
+        assert_eq!(edited(Some("x\r\ny\n"), &s).as_deref(), Some("x\r\ny\nport 80\n"));
+    }
+
     proptest! {
+        #[test]
+        fn every_edit_of_any_line_endings_can_be_turned_round(
+            old in "([abp]{0,2}\r?\n){0,5}[abp]{0,2}",
+            line in "[abp]{1,2}",
+            pattern in proptest::option::of(Just("^p")),
+            present: bool,
+        ) {
+            let s = spec(&line, pattern, present);
+            if let Some((new, done)) = edit(Some(&old), &s).unwrap() {
+                prop_assert_eq!(undo(&new, &done), Some(old));
+                prop_assert_eq!(edit(Some(&new), &s).unwrap(), None);
+            }
+        }
+
         #[test]
         fn every_edit_can_be_turned_round(
             old in proptest::option::of("([abp]{0,2}\n){0,5}[abp]{0,2}"),
