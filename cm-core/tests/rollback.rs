@@ -477,3 +477,23 @@ fn names_that_parted_in_different_generations_come_together_again() {
     assert_eq!(fingerprint(&bench.path("/")), before);
     assert_eq!(inode(&bench, "/etc/a"), inode(&bench, "/etc/b"));
 }
+
+/// A return takes a directory away with one unit and makes it again for another: it stays one that was made on the way.
+#[test]
+fn a_directory_that_is_made_again_keeps_its_owner() {
+    let mut bench = Bench::new();
+    let one = Decl::new().symlink("/etc/d/x", "t0");
+    let mut two = Decl::new().file("/etc/d/e/y", "y");
+    let spec = two.file_spec("/etc/d/x", None, None);
+    let two = two.unit(Kind::File, "/etc/d/x", Spec::File(spec));
+    let (n1, _) = bench.apply(None, &one);
+    let n2 = bench.prepare(&two);
+    bench.switching(n2);
+    bench.swap(Some((n1, &one)), (n2, &two), Intent::Apply);
+    bench.reopen();
+    bench.swap(Some((n2, &two)), (n1, &one), Intent::Return);
+    bench.commit(n1);
+    assert!(bench.path("/etc/d/x").is_symlink());
+    let owner = bench.store().index().own.get("/etc/d").map(|o| (o.unit.clone(), o.created));
+    assert_eq!(owner, Some((cm_core::store::index::PARENT.to_owned(), true)));
+}

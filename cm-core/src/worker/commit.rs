@@ -429,6 +429,14 @@ fn change(
             touched.disowned.insert(path.clone());
             facts.push(Record::Disown { thing: path.clone() });
         }
+        // An earlier step of this very batch has removed it: it is whose it was written down to be.
+        if let What::Put { path, put, .. } = &op.what
+            && !matches!(put, Put::Absent)
+            && touched.disowned.remove(path)
+            && let Some(own) = world.store.as_ref().and_then(|s| s.index().own.get(path))
+        {
+            facts.push(Record::Own { thing: path.clone(), own: own.clone() });
+        }
         // A directory of the unit itself; those on the way to it may well be in use by others.
         if touched.left && step.work.unit.ends_with(&op.thing) {
             step.left = true;
