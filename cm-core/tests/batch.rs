@@ -260,7 +260,9 @@ fn a_purged_file_that_was_changed_is_in_the_history() {
     bench.apply(Some((n1, &one)), &Decl::new());
     assert!(!bench.path("/etc/ours").exists());
     let index = bench.store().index().clone();
-    let cm_core::store::Prior::File { digest, .. } = &index.history["/etc/ours"][0].prior else { panic!() };
+    let [version] = index.history["/etc/ours"].as_slice() else { panic!("{:?}", index.history) };
+    assert_eq!((version.why, version.generation), (cm_core::store::record::Why::Purge, 2));
+    let cm_core::store::Prior::File { digest, .. } = &version.prior else { panic!() };
     let mut text = String::new();
     std::io::Read::read_to_string(&mut bench.store().content(digest).unwrap(), &mut text).unwrap();
     assert_eq!(text, "somebody's work");

@@ -13,18 +13,20 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use cm_core::proto::{Action, Intent, ManifestRef};
+use cm_core::proto::{Action, Intent, ManifestRef, Outcome};
 use cm_core::store::hex;
 use cm_core::sys::{Forked, fork};
 use cm_core::worker::compile::sealed;
 use cm_core::worker::confine;
-use common::{Bench, fingerprint};
+use common::{Bench, Decl, fingerprint};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use units::compile::Where;
+use units::kind::Spec;
+use units::kind::group::Group;
 use units::load::MemoryLoader;
-use units::{Manifest, compile};
+use units::{Kind, Manifest, compile};
 
 /// A machine below a directory, and a query service on its store.
 struct Host {
@@ -378,7 +380,8 @@ fn history_says_who_replaced_what_and_nothing_of_secrets() {
         .map(|v| format!("{} {} {}", v["why"], v["generation"], v["was"]).replace('"', ""))
         .collect();
     assert!(told.iter().any(|t| t.starts_with("repair null file, mode 0644")), "{told:?}");
-    assert!(told.contains(&"apply 1 nothing".to_owned()), "{told:?}");
+    // Where nothing was, nothing was replaced.
+    assert_eq!(told.len(), 1, "{told:?}");
     let theirs = motd.iter().find(|v| v["why"] == "repair").unwrap()["digest"].clone();
     let content = host.call("Content", json!({ "unit": "file:/etc/motd", "digest": theirs })).unwrap();
     assert_eq!(content[0]["data"], "dGhlaXJzCg==");
@@ -395,6 +398,70 @@ fn history_says_who_replaced_what_and_nothing_of_secrets() {
     let digest = hex(&units::load::content_of(b"their hush\n").digest);
     let asked = host.call("Content", json!({ "unit": "file:/etc/key", "digest": digest }));
     assert!(asked.unwrap_err().1["text"].as_str().unwrap().contains("it is secret"));
+}
+
+/// What was not replaced is not told, and what was is told once: with why and when, whatever became of it since.
+#[test]
+fn history_tells_exactly_what_was_replaced() {
+    let mut host = Host::new();
+    let told = |host: &mut Host| -> Vec<String> {
+        let versions = host.call("History", json!({ "unit": "file:/etc/motd" })).unwrap();
+        let versions = versions[0]["versions"].as_array().unwrap().clone();
+        assert!(versions.iter().all(|v| v["time"].as_u64().unwrap() > 1_000_000_000_000_000_000));
+        versions
+            .iter()
+            .map(|v| format!("{} {} {}", v["why"], v["generation"], v["size"]).replace('"', ""))
+            .collect()
+    };
+    host.bench.write("/etc/motd", "before holdfast\n");
+    let one = Decl::new().file("/etc/motd", "one");
+    let two = Decl::new().file("/etc/motd", "two two");
+    let (none, bench) = (Decl::new(), &mut host.bench);
+    let (n0, _) = bench.apply(None, &none);
+    let (n1, _) = bench.apply(Some((n0, &none)), &one);
+    let (n2, _) = bench.apply(Some((n1, &one)), &two);
+    bench.switching(n1);
+    bench.swap(Some((n2, &two)), (n1, &one), Intent::Return);
+    bench.commit(n1);
+    // They are as old as seconds tell.
+    let mut told = told(&mut host);
+    told.sort_unstable();
+    assert_eq!(told, ["apply 2 16", "apply 3 3", "return 2 7"]);
+}
+
+/// A change that fails, and what waits for it, have replaced nothing, however often it is tried.
+#[test]
+fn history_tells_nothing_of_repairs_that_failed() {
+    let mut host = Host::new();
+    let bench = &mut host.bench;
+    bench.write("/etc/motd", "theirs");
+    bench.write("/etc/after", "theirs too");
+    let mut decl =
+        Decl::new().file("/etc/after", "ours").edge((Kind::File, "/etc/after"), (Kind::File, "/etc/motd"));
+    let mut spec = decl.file_spec("/etc/motd", Some("ours"), None);
+    spec.attributes.owner = Some("nobody-of-that-name".to_owned());
+    decl = decl.unit(Kind::File, "/etc/motd", Spec::File(spec));
+    // Since the batch changes the databases, owners are looked up only when the file is put in its place.
+    let group = |name: &str| Spec::Group(Group { name: name.to_owned(), gid: None, system: false });
+    for n in 0..2 {
+        let name = format!("group{n}");
+        let decl = decl.clone().unit(Kind::Group, &name, group(&name));
+        let manifest = bench.install(&decl, 1);
+        bench.put_contents(&decl);
+        let mut steps = bench.steps(manifest, Action::Converge);
+        let last = bench.manifest(manifest).find(Kind::File, "/etc/after").unwrap();
+        steps.sort_by_key(|s| s.unit == last);
+        let results = bench.run(1, Intent::Correct, steps);
+        let results = bench.by_name(results);
+        assert_eq!(results[&format!("group:{name}")].0, Outcome::Changed, "{results:?}");
+        assert_eq!(results["file:/etc/motd"].0, Outcome::NotKept, "{results:?}");
+        assert_eq!(results["file:/etc/after"].0, Outcome::Blocked, "{results:?}");
+    }
+    assert_eq!(
+        (bench.read("/etc/motd").as_str(), bench.read("/etc/after").as_str()),
+        ("theirs", "theirs too")
+    );
+    assert_eq!(host.call("History", json!({})).unwrap(), [json!({ "versions": [] })]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use cm_core::proto::{Intent, Outcome};
 use cm_core::sys;
 use cm_core::worker::back::put_back_rest;
+use cm_core::worker::batch::Confinement;
 use common::{Bench, Decl, fingerprint};
 use proptest::prelude::*;
 use units::Kind;
@@ -496,4 +497,51 @@ fn a_directory_that_is_made_again_keeps_its_owner() {
     assert!(bench.path("/etc/d/x").is_symlink());
     let owner = bench.store().index().own.get("/etc/d").map(|o| (o.unit.clone(), o.created));
     assert_eq!(owner, Some((cm_core::store::index::PARENT.to_owned(), true)));
+}
+
+/// One name is managed as a whole, another by one line, or only that: whoever is put back first, they are one file again.
+#[test]
+fn names_of_which_one_has_a_line_edited_come_together_again() {
+    for (whole, confinement) in [
+        (true, Confinement::None),
+        (false, Confinement::None),
+        (true, Confinement::Full),
+        (false, Confinement::Full),
+    ] {
+        for name in ["/etc/b", "/srv/far/c"] {
+            let mut bench = Bench::new();
+            bench.confinement = confinement;
+            bench.write("/etc/a", "theirs\n");
+            fs::create_dir_all(bench.path("/srv/far")).unwrap();
+            fs::hard_link(bench.path("/etc/a"), bench.path(name)).unwrap();
+            let before = fingerprint(&bench.path("/"));
+            let line = |text: &str| {
+                let (line, path) = (text.to_owned(), name.to_owned());
+                Spec::Line(units::kind::line::Line {
+                    path,
+                    line,
+                    matches: None,
+                    present: true,
+                    create: false,
+                })
+            };
+            let none = Decl::new();
+            let mut one = Decl::new().unit(Kind::Line, "one", line("1"));
+            if whole {
+                one = one.file("/etc/a", "ours");
+            }
+            // A line that comes later leaves first, or last.
+            let two = Decl { builder: one.builder.clone(), contents: one.contents.clone() };
+            let two = two.unit(Kind::Line, "later", line("2")).unit(Kind::Line, "zero", line("3"));
+            let (n1, _) = bench.apply(None, &none);
+            let (n2, _) = bench.apply(Some((n1, &none)), &one);
+            let (n3, _) = bench.apply(Some((n2, &one)), &two);
+            assert_eq!(bench.read(name), "theirs\n1\n2\n3\n");
+            assert_ne!(inode(&bench, "/etc/a"), inode(&bench, name));
+            bench.switching(n1);
+            let results = bench.swap(Some((n3, &two)), (n1, &none), Intent::Return);
+            assert_eq!(fingerprint(&bench.path("/")), before, "{results:?}");
+            assert_eq!(inode(&bench, "/etc/a"), inode(&bench, name), "{name}, whole: {whole}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::generations::SECOND;
 use super::machine::Machine;
 use super::shape::{Content, History, MaybeUnit, OneContent, Version};
 use super::wire::{self, Fault};
+use crate::store::record::Why;
 use crate::store::{Index, Metadata, Prior, Store, hex};
 use crate::varlink;
 
@@ -88,23 +89,17 @@ fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Ve
     let wanted = |of: &str| unit.is_none_or(|u| u == of);
     let mut out = Vec::new();
     for (thing, list) in &index.history {
-        // The last version of what nobody owns any more was saved when it was taken away.
-        let purged = !index.own.contains_key(thing);
-        for (n, saved) in list.iter().enumerate().filter(|(_, v)| wanted(&v.unit)) {
-            let why = if purged && n.saturating_add(1) == list.len() { "purge" } else { "repair" };
+        for saved in list.iter().filter(|v| wanted(&v.unit)) {
+            let why = match saved.why {
+                Why::Repair => "repair",
+                Why::Apply => "apply",
+                Why::Purge => "purge",
+                Why::Return => "return",
+            };
             let told = version(&saved.unit, saved.when, why, &saved.prior, secrets.contains(&saved.unit));
-            out.push((Version { thing: other_thing(&saved.unit, thing), ..told }, saved.prior.clone()));
-        }
-    }
-    for (of, list) in index.undo.iter().filter(|(of, _)| wanted(of)) {
-        for undo in list.iter().filter(|u| u.prior != Prior::Untouched) {
-            // An undo record has no time of its own: it is as old as the generation that it belongs to.
-            let made = index.stack.iter().chain(&index.open).find(|(_, t)| *t == undo.transition);
-            let generation = made.map(|(g, _)| *g);
-            let when = generation.and_then(|g| index.generations.get(&g)).map_or(0, |g| g.when);
-            let told = version(of, when, "apply", &undo.prior, secrets.contains(of));
-            let thing = other_thing(of, &undo.thing);
-            out.push((Version { generation, thing, ..told }, undo.prior.clone()));
+            let generation = (saved.generation != 0).then_some(saved.generation);
+            let thing = other_thing(&saved.unit, thing);
+            out.push((Version { generation, thing, ..told }, saved.prior.clone()));
         }
     }
     out.sort_by(|(a, _), (b, _)| {

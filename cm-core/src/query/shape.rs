@@ -172,15 +172,15 @@ pub struct Version {
     /// What was replaced, where that is not what the unit is named after: an entry of a directory that is purged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thing: Option<String>,
-    /// When it was saved, in nanoseconds since 1970.
+    /// When it was replaced, in nanoseconds since 1970.
     pub time: u64,
     /// Digest of its content, in hexadecimal; empty for what has none.
     pub digest: String,
     /// Length in bytes.
     pub size: u64,
-    /// `apply`, `repair` or `purge`.
+    /// `apply`, `repair`, `purge` or `return`.
     pub why: Word,
-    /// The generation whose apply replaced it.
+    /// The generation that was made, or returned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// What it was, in words.

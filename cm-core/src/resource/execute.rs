@@ -9,12 +9,14 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use units::kind::Content;
+
 use super::accounts::{Accounts, Database, FILES};
 use super::op::{Account, Op, Put, Trouble, Want, What};
 use super::staging::Areas;
 use super::tree::{self, Touched};
 use super::world::World;
-use super::{group, line, sysctl, user};
+use super::{group, line, links, sysctl, user};
 use crate::store::disk::now;
 use crate::store::record::LineEdit;
 use crate::store::{Own, Prior, Record};
@@ -87,7 +89,7 @@ pub fn run(
         What::Line(spec) => {
             let old = line::read(world, &spec.path)?;
             match line::edit(old.as_deref(), spec)? {
-                Some((text, _)) => rewrite(world, areas, &spec.path, &text, 0o644, touched),
+                Some((text, _)) => rewrite(world, areas, &spec.path, &text, 0o644, None, touched),
                 None => Ok(()),
             }
         }
@@ -109,9 +111,38 @@ fn unline(
 ) -> Result<(), Trouble> {
     let Some(current) = line::read(world, &edit.path)? else { return Ok(()) };
     match line::undo(&current, edit) {
-        Some(text) => rewrite(world, areas, &edit.path, &text, 0o644, touched),
+        Some(text) => match links::before(world, &edit.path, &text) {
+            Some((content, want)) => {
+                link_or_rewrite(world, areas, &edit.path, &text, &content, &want, touched)
+            }
+            None => rewrite(world, areas, &edit.path, &text, 0o644, None, touched),
+        },
         None => tree::put(world, areas, &edit.path, &Put::Absent, None, false, touched),
     }
+}
+
+/// Makes a file one of its other names again; where none of them is that file yet, it is written so that they find it.
+fn link_or_rewrite(
+    world: &mut World,
+    areas: &mut Areas,
+    path: &str,
+    text: &str,
+    content: &Content,
+    want: &Want,
+    touched: &mut Touched,
+) -> Result<(), Trouble> {
+    let place = tree::make_parents(world, path, touched)?;
+    let at = areas.for_directory(world, &place.dir)?;
+    let others = world.other_names(path);
+    let Some(link) = links::again(world, areas, at, &others, content, want) else {
+        return rewrite(world, areas, path, text, 0o644, want.mtime, touched);
+    };
+    let Some(area) = areas.get(at) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
+    let renamed = renameat(&area.fd, link.as_str(), &*place.dir, place.name.as_str());
+    // It stays behind where the place is that file already.
+    let _ = unlinkat(&area.fd, link.as_str(), UnlinkatFlags::NoRemoveDir);
+    touched.dirs.push(Rc::clone(&place.dir));
+    renamed.map_err(|e| Trouble::cannot("write", path, e))
 }
 
 /// Replaces a text file by one with the same attributes.
@@ -121,6 +152,7 @@ fn rewrite(
     path: &str,
     text: &str,
     mode: u32,
+    mtime: Option<(i64, i64)>,
     touched: &mut Touched,
 ) -> Result<(), Trouble> {
     let place = tree::make_parents(world, path, touched)?;
@@ -132,8 +164,8 @@ fn rewrite(
     let fd = openat(&area.fd, name.as_str(), flags, Mode::from_bits_truncate(0o600)).map_err(failed)?;
     let mut file = File::from(fd);
     let want = match place.stat() {
-        Ok(None) => Want { mode: Some(mode), ..Want::default() },
-        _ => Want::default(),
+        Ok(None) => Want { mode: Some(mode), mtime, ..Want::default() },
+        _ => Want { mtime, ..Want::default() },
     };
     let done = (file.write_all(text.as_bytes()))
         .and_then(|()| file.flush())
@@ -213,7 +245,7 @@ fn change_accounts(
         let new = after.database(file).map(Database::text).unwrap_or_default();
         if old != new {
             let mode = if matches!(file, "shadow" | "gshadow") { 0o640 } else { 0o644 };
-            rewrite(world, areas, &format!("/etc/{file}"), &new, mode, touched)?;
+            rewrite(world, areas, &format!("/etc/{file}"), &new, mode, None, touched)?;
         }
     }
     world.accounts = after.into();

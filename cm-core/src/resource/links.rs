@@ -14,13 +14,16 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use sha2::{Digest, Sha256};
 use units::kind::Content;
 
 use super::attributes;
-use super::op::Want;
+use super::op::{Put, Trouble, Want};
 use super::staging::Areas;
 use super::tree;
 use super::world::World;
+use crate::store::Prior;
+use crate::store::record::names_of;
 use crate::sys;
 
 /// Entries that are looked at in search of other names: some tens of milliseconds.
@@ -64,6 +67,30 @@ pub fn others(world: &World, directory: &str, name: &str, stat: &FileStat) -> Ve
         }
     }
     out
+}
+
+/// What a file with several names is, with its content saved; `None` for any other.
+///
+/// # Errors
+/// When it cannot be read or saved.
+pub fn of_edited(world: &mut World, path: &str) -> Result<Option<Prior>, Trouble> {
+    let Ok(place) = world.places.entry(path) else { return Ok(None) };
+    match place.stat() {
+        Ok(Some(stat)) if stat.st_nlink > 1 && stat.st_mode & libc::S_IFMT == libc::S_IFREG => {}
+        _ => return Ok(None),
+    }
+    let prior = tree::prior(world, path, &Put::Absent, true)?;
+    Ok(matches!(prior, Prior::Linked { .. }).then_some(prior))
+}
+
+/// On a return: what the file at a path was when it had several names, if this text is what it held.
+pub fn before(world: &World, path: &str, text: &str) -> Option<(Content, Want)> {
+    let Prior::Linked { digest, size, metadata, .. } = &world.first_touches.get(&names_of(path))?.prior
+    else {
+        return None;
+    };
+    let held: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    (held == *digest).then(|| (Content { digest: *digest, size: *size }, Want::exactly(metadata, true)))
 }
 
 /// A path as the units name it.
@@ -114,6 +141,6 @@ fn is_the_same(world: &mut World, area: &OwnedFd, name: &str, content: &Content,
         return false;
     }
     let mut wrong = Vec::new();
-    let handle = || file.try_clone().map(OwnedFd::from).map_err(|e| super::op::Trouble::io("open", name, &e));
+    let handle = || file.try_clone().map(OwnedFd::from).map_err(|e| Trouble::io("open", name, &e));
     attributes::differences(&stat, &handle, want, &world.accounts, &mut wrong).is_ok() && wrong.is_empty()
 }

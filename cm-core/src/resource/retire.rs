@@ -12,6 +12,7 @@ use super::world::World;
 use super::{hostname, thing};
 use crate::proto::Outcome;
 use crate::store::index::{PARENT, Undo};
+use crate::store::record::path_of_names;
 use crate::store::{Own, Prior};
 
 /// How a unit leaves.
@@ -175,6 +176,10 @@ pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, T
     let path = undo.thing.as_str();
     let own = OwnChange::Back(undo.own.clone());
     let op = |what| Op { thing: undo.thing.clone(), what, own: own.clone() };
+    // What it was is used when the edits of that file are turned round.
+    if path_of_names(path).is_some() {
+        return Ok(Vec::new());
+    }
     if path.starts_with('/') {
         world.mount_present(path)?;
     }

@@ -476,9 +476,11 @@ impl Store {
                 // What is known here already is older and truer: a thing that was made by an earlier boot is
                 // found in place by this one.
                 Record::Own { ref thing, .. } if self.index.own.contains_key(thing) => {}
-                Record::Own { .. } | Record::Ran { .. } | Record::Retired { .. } | Record::History { .. } => {
-                    records.push(record);
-                }
+                Record::Own { .. }
+                | Record::Ran { .. }
+                | Record::Retired { .. }
+                | Record::History { .. }
+                | Record::Replaced { .. } => records.push(record),
                 _ => {}
             }
         }

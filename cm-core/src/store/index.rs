@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::journal::Recovery;
-use super::record::{Digest, Own, Prior, Record};
+use super::record::{Digest, Own, Prior, Record, Why, path_of_names};
 
-/// Versions of one thing that are kept in the history.
+/// Versions of one thing that are kept in the history: of those that repairs replaced, and of those that others did.
 const HISTORY_PER_THING: usize = 10;
 /// Owner of directories that were made on the way to something.
 pub const PARENT: &str = "parent:";
@@ -41,13 +41,17 @@ pub struct Undo {
 /// By thing: what it was; see [`Index::first_touches`].
 pub type FirstTouches = HashMap<String, Undo>;
 
-/// Somebody else's version.
+/// What was on the machine and was replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// The unit.
     pub unit: String,
     /// Seconds since 1970.
     pub when: u64,
+    /// What for.
+    pub why: Why,
+    /// The generation that was made or returned to; 0 for a repair.
+    pub generation: u64,
     /// What it was.
     pub prior: Prior,
 }
@@ -131,10 +135,21 @@ impl Index {
                 self.undo.entry(unit.clone()).or_default().push(undo);
             }
             Record::History { unit, thing, when, prior } => {
-                let versions = self.history.entry(thing.clone()).or_default();
-                versions.push(Version { unit: unit.clone(), when: *when, prior: prior.clone() });
-                if versions.len() > HISTORY_PER_THING {
-                    versions.remove(0);
+                let (why, unit, prior) = (Why::Repair, unit.clone(), prior.clone());
+                self.remember(thing, Version { unit, when: *when, why, generation: 0, prior });
+            }
+            Record::Replaced { unit, thing, when, why, generation, prior } => {
+                let (unit, prior, generation) = (unit.clone(), prior.clone(), *generation);
+                self.remember(thing, Version { unit, when: *when, why: *why, generation, prior });
+            }
+            Record::NotReplaced { unit, thing } => {
+                if let Some(versions) = self.history.get_mut(thing)
+                    && versions.last().is_some_and(|v| v.unit == *unit)
+                {
+                    versions.pop();
+                    if versions.is_empty() {
+                        self.history.remove(thing);
+                    }
                 }
             }
             Record::Ran { unit, digest, inputs, when } => {
@@ -150,6 +165,21 @@ impl Index {
                 self.generations.remove(generation);
             }
         }
+    }
+
+    fn remember(&mut self, thing: &str, version: Version) {
+        let versions = self.history.entry(thing.to_owned()).or_default();
+        // Who wrote that down before it was to be replaced has died over it, and this is the second attempt.
+        if versions.last().is_some_and(|last| last.unit == version.unit && last.prior == version.prior) {
+            versions.pop();
+        }
+        let alike = |v: &Version| (v.why == Why::Repair) == (version.why == Why::Repair);
+        if versions.iter().filter(|v| alike(v)).count() >= HISTORY_PER_THING
+            && let Some(oldest) = versions.iter().position(alike)
+        {
+            versions.remove(oldest);
+        }
+        versions.push(version);
     }
 
     /// Makes the undo records of one transition those of another.
@@ -265,10 +295,11 @@ impl Index {
         for undo in self.undo.values().flatten().filter(|u| later.contains(&u.transition)) {
             let Prior::Linked { others, .. } = &undo.prior else { continue };
             // The last one to part has no other name left, and knows of none.
-            let names: BTreeSet<&String> = others.iter().chain([&undo.thing]).collect();
+            let own = path_of_names(&undo.thing).unwrap_or(&undo.thing);
+            let names: BTreeSet<&str> = others.iter().map(String::as_str).chain([own]).collect();
             for name in &names {
-                let of = out.entry((*name).clone()).or_default();
-                of.extend(names.iter().filter(|n| *n != name).map(|n| (*n).clone()));
+                let of = out.entry((*name).to_owned()).or_default();
+                of.extend(names.iter().filter(|n| *n != name).map(|n| (*n).to_owned()));
             }
         }
         out
@@ -334,10 +365,12 @@ impl Index {
         own.sort_by_key(|(thing, _)| *thing);
         out.extend(own.into_iter().map(|(t, o)| Record::Own { thing: t.clone(), own: o.clone() }));
         for (thing, versions) in &self.history {
-            out.extend(versions.iter().map(|v| Record::History {
+            out.extend(versions.iter().map(|v| Record::Replaced {
                 unit: v.unit.clone(),
                 thing: thing.clone(),
                 when: v.when,
+                why: v.why,
+                generation: v.generation,
                 prior: v.prior.clone(),
             }));
         }
@@ -456,6 +489,39 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_replaced_is_forgotten_and_repairs_push_out_only_repairs() {
+        let mut index = Index::default();
+        let told = |index: &Index| -> Vec<String> {
+            let list = index.history.get("/a").into_iter().flatten();
+            list.map(|v| format!("{:?} {:?}", v.why, v.prior)).collect()
+        };
+        let replaced = |why, text: &str| Record::Replaced {
+            unit: "file:/a".into(),
+            thing: "/a".into(),
+            when: 1,
+            why,
+            generation: 0,
+            prior: Prior::Text(text.into()),
+        };
+        let not = Record::NotReplaced { unit: "file:/a".into(), thing: "/a".into() };
+        index.apply(&replaced(Why::Repair, "theirs"));
+        index.apply(&not);
+        assert!(index.history.is_empty());
+        // A worker that died before the change leaves the same version behind once more.
+        index.apply(&replaced(Why::Apply, "first"));
+        index.apply(&replaced(Why::Apply, "first"));
+        assert_eq!(told(&index).len(), 1);
+        for n in 0..20 {
+            index.apply(&replaced(Why::Repair, &n.to_string()));
+        }
+        assert_eq!(told(&index).len(), 11);
+        assert_eq!(told(&index)[0], "Apply Text(\"first\")");
+        assert_eq!(told(&index)[10], "Repair Text(\"19\")");
+        index.apply(&Record::NotReplaced { unit: "file:/other".into(), thing: "/a".into() });
+        assert_eq!(told(&index).len(), 11);
+    }
+
+    #[test]
     fn compaction_loses_nothing_that_counts() {
         let mut index = Index::default();
         for n in 1..=4 {
@@ -465,6 +531,10 @@ mod tests {
         }
         index.apply(&Record::Ran { unit: "exec:x".into(), digest: [1; 16], inputs: 7, when: 3 });
         index.apply(&Record::Retired { group: false, id: 1001, name: "bob".into() });
+        for (n, why) in [(1, Why::Repair), (2, Why::Apply), (3, Why::Purge), (4, Why::Return)] {
+            let (unit, thing, prior) = ("file:/a".into(), "/a".into(), Prior::Text(format!("{n}")));
+            index.apply(&Record::Replaced { unit, thing, when: n, why, generation: n, prior });
+        }
         index.apply(&Record::Switching { generation: 2, transition: 5 });
         let mut again = Index::default();
         for record in index.compact().0 {

@@ -23,7 +23,8 @@ pub struct Metadata {
 }
 
 /// What a thing was before somebody changed it. A thing is named by its path, or by `sysctl:KEY`,
-/// `hostname:`, `user:NAME`, `group:NAME`, `line:NAME`.
+/// `hostname:`, `user:NAME`, `group:NAME`, `line:NAME`; and `names:PATH` are the names that a file had of which a line was
+/// edited.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prior {
     /// Not there.
@@ -73,6 +74,31 @@ pub enum Prior {
         /// Where the other names are, as far as they were found.
         others: Vec<String>,
     },
+}
+
+const NAMES: &str = "names:";
+
+/// The thing that the names of a file are, of which a line is edited.
+pub fn names_of(path: &str) -> String {
+    format!("{NAMES}{path}")
+}
+
+/// The path of such a thing.
+pub fn path_of_names(thing: &str) -> Option<&str> {
+    thing.strip_prefix(NAMES)
+}
+
+/// Why something was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// Somebody had changed what is declared.
+    Repair,
+    /// A generation declares something else.
+    Apply,
+    /// A generation does not declare it any more.
+    Purge,
+    /// An earlier generation was returned to.
+    Return,
 }
 
 /// What an edit of one line did to a file.
@@ -168,7 +194,7 @@ pub enum Record {
         /// Who owned it.
         own: Option<Own>,
     },
-    /// Somebody else's version, saved before it was repaired or purged.
+    /// Somebody else's version, saved before it was repaired or purged; written by versions before [`Record::Replaced`].
     History {
         /// The unit.
         unit: String,
@@ -208,5 +234,27 @@ pub enum Record {
     Dropped {
         /// Its number.
         generation: u64,
+    },
+    /// What was there and is about to be replaced.
+    Replaced {
+        /// The unit.
+        unit: String,
+        /// The thing.
+        thing: String,
+        /// Seconds since 1970.
+        when: u64,
+        /// What for.
+        why: Why,
+        /// The generation that is made or returned to; 0 for a repair.
+        generation: u64,
+        /// What it was.
+        prior: Prior,
+    },
+    /// It was not, after all: the last one of this thing is no more true.
+    NotReplaced {
+        /// The unit.
+        unit: String,
+        /// The thing.
+        thing: String,
     },
 }

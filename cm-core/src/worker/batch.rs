@@ -390,12 +390,15 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
                 },
             };
             note(&mut domain, &near);
-            if let What::Put { put: Put::File { others, .. }, .. } = &op.what {
-                // A link may be made from one directory into another only by who may write in both.
-                for (directory, _) in others.iter().filter_map(|o| crate::resource::place::split(o)) {
-                    if let Ok(dir) = world.places.directory(directory) {
-                        note(&mut domain, &dir);
-                    }
+            let others = match &op.what {
+                What::Put { put: Put::File { others, .. }, .. } => others.clone(),
+                What::Unline(edit) => world.other_names(&edit.path),
+                _ => Vec::new(),
+            };
+            // A link may be made from one directory into another only by who may write in both.
+            for (directory, _) in others.iter().filter_map(|o| crate::resource::place::split(o)) {
+                if let Ok(dir) = world.places.directory(directory) {
+                    note(&mut domain, &dir);
                 }
             }
             if let What::Put { path, put: Put::Directory { .. }, .. } = &op.what

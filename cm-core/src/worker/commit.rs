@@ -13,9 +13,10 @@ use crate::resource::op::{Op, OwnChange, Put, Trouble, What};
 use crate::resource::staging::Areas;
 use crate::resource::tree::{self, Touched};
 use crate::resource::world::{Stamp, World};
-use crate::resource::{self, attributes, execute, retire};
+use crate::resource::{self, attributes, execute, links, retire};
 use crate::store::disk::{FSYNC_LIMIT, now};
 use crate::store::index::PARENT;
+use crate::store::record::{Why, names_of};
 use crate::store::{Own, Prior, Record, StoreError};
 
 /// What came of the steps that had something to do, in their order.
@@ -37,6 +38,17 @@ struct Running {
     owners: Vec<(String, Option<Own>)>,
     /// Directories on the way that were written down as to be made.
     parents: Vec<String>,
+    /// Operations whose thing was written down as to be replaced.
+    replaces: Vec<usize>,
+}
+
+impl Running {
+    /// The history tells what was replaced: not what these operations, from one on, have left.
+    fn not_replaced(&self, from: usize) -> Vec<Record> {
+        let left =
+            self.replaces.iter().rev().filter(|at| **at >= from).filter_map(|at| self.work.ops.get(*at));
+        left.map(|op| Record::NotReplaced { unit: self.work.unit.clone(), thing: op.thing.clone() }).collect()
+    }
 }
 
 /// Carries the steps out. `failed` says of every step of the whole batch whether it has failed already.
@@ -57,6 +69,7 @@ pub fn run(
             left: false,
             owners: Vec::new(),
             parents: Vec::new(),
+            replaces: Vec::new(),
         })
         .collect();
     // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
@@ -87,6 +100,7 @@ pub fn run(
         }
     }
     facts.extend(claims_given_up(world, &steps, &touched, &facts));
+    facts.extend(steps.iter().filter(|s| s.failure.is_some() && !s.executed).flat_map(|s| s.not_replaced(0)));
     // A repair leads to what the committed generation declares: one that a loss of power takes back is made again at
     // the next boot, which checks everything. It is worth no wait, unless something is written down that rests on it.
     let repeated = batch.intent == Intent::Correct && facts.is_empty();
@@ -203,20 +217,25 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
                 world.store.as_ref().and_then(|s| s.index().open).map(|(_, t)| t)
             }
         },
-        correct: batch.intent == Intent::Correct,
+        intent: batch.intent,
+        generation: batch.generation,
         records: Vec::new(),
         own: BTreeMap::new(),
         gone: BTreeSet::new(),
         noted: BTreeSet::new(),
         parents: Vec::new(),
+        replaced: false,
     };
     for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
-        for op in &step.work.ops {
+        for (at, op) in step.work.ops.iter().enumerate() {
             failpoint::point();
             world.alive();
             step.owners.push((op.thing.clone(), ledger.owner(world, &op.thing)));
-            let entered = ledger.enter(world, &step.work.unit, op);
+            let entered = ledger.enter(world, &step.work.unit, op, step.work.step.action);
             step.parents.append(&mut ledger.parents);
+            if std::mem::take(&mut ledger.replaced) {
+                step.replaces.push(at);
+            }
             if let Err(e) = entered {
                 step.failure = Some((Outcome::NotKept, e.to_string()));
                 break;
@@ -246,13 +265,16 @@ fn transition_of(world: &World, batch: &Batch) -> Option<u64> {
 
 struct Ledger {
     transition: Option<u64>,
-    correct: bool,
+    intent: Intent,
+    generation: u64,
     records: Vec<Record>,
     own: BTreeMap<String, Option<Own>>,
     gone: BTreeSet<String>,
     noted: BTreeSet<(String, String)>,
     /// Directories on the way that were claimed since the last step.
     parents: Vec<String>,
+    /// Whether the last operation replaces something.
+    replaced: bool,
 }
 
 impl Ledger {
@@ -289,7 +311,7 @@ impl Ledger {
         });
     }
 
-    fn enter(&mut self, world: &mut World, unit: &str, op: &Op) -> Result<(), Trouble> {
+    fn enter(&mut self, world: &mut World, unit: &str, op: &Op, action: Action) -> Result<(), Trouble> {
         if let What::Put { path, put, .. } = &op.what
             && !put.is_absent()
         {
@@ -302,24 +324,31 @@ impl Ledger {
                 }
             }
         }
+        if let What::Line(line) = &op.what
+            && self.transition.is_some()
+            && let Some(prior) = links::of_edited(world, &line.path)?
+        {
+            self.undo(world, unit, &names_of(&line.path), &prior);
+        }
         let prior = if self.gone.contains(&op.thing) { Prior::Absent } else { execute::prior(world, op)? };
         self.undo(world, unit, &op.thing, &prior);
         let owner = self.owner(world, &op.thing);
-        let theirs = match (&op.what, &prior) {
-            (
-                What::Put { put: Put::Absent | Put::Purged { .. }, .. },
-                Prior::File { digest, .. } | Prior::Linked { digest, .. },
-            ) => self.correct || owner.as_ref().and_then(|o| o.digest).is_some_and(|d| d != *digest),
-            (_, Prior::File { .. } | Prior::Linked { .. } | Prior::Symlink { .. } | Prior::Text(_)) => {
-                self.correct
-            }
-            _ => false,
-        };
-        if theirs {
-            self.records.push(Record::History {
+        self.replaced = replaces(self.intent, &prior);
+        if self.replaced {
+            let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
+            let why = match (self.intent, action) {
+                (Intent::Correct, _) => Why::Repair,
+                (Intent::Return, _) => Why::Return,
+                (Intent::Apply, Action::Remove | Action::Restore) => Why::Purge,
+                (Intent::Apply, _) if absent => Why::Purge,
+                (Intent::Apply, _) => Why::Apply,
+            };
+            self.records.push(Record::Replaced {
                 unit: unit.to_owned(),
                 thing: op.thing.clone(),
                 when: now(),
+                why,
+                generation: if why == Why::Repair { 0 } else { self.generation },
                 prior: prior.clone(),
             });
         }
@@ -360,6 +389,18 @@ impl Ledger {
             self.gone.remove(&op.thing);
         }
         Ok(())
+    }
+}
+
+/// Whether something is replaced that is worth telling. Attributes that a repair puts right are not: they would push out
+/// of the history what somebody has written.
+fn replaces(intent: Intent, prior: &Prior) -> bool {
+    match prior {
+        Prior::File { .. } | Prior::Linked { .. } | Prior::Symlink { .. } | Prior::Text(_) => true,
+        Prior::Attributes(_) => intent != Intent::Correct,
+        Prior::Entries(lines) => intent != Intent::Correct && !lines.is_empty(),
+        Prior::Edit(edit) => intent != Intent::Correct && !edit.removed.is_empty(),
+        Prior::Absent | Prior::Directory(_) | Prior::Untouched | Prior::Special => false,
     }
 }
 
@@ -414,6 +455,7 @@ fn change(
         }
         if let Err(e) = outcome {
             step.failure = Some((Outcome::NotKept, e.to_string()));
+            facts.extend(step.not_replaced(at));
             facts.extend(step.owners.iter().skip(at).map(|(thing, own)| match own {
                 Some(own) => Record::Own { thing: thing.clone(), own: own.clone() },
                 None => Record::Disown { thing: thing.clone() },

@@ -761,6 +761,7 @@ fn history_lists_versions_and_prints_one() {
     let versions = vec![json!({"parameters": {"versions": [
         version("file:/etc/motd", "repair", None, "file, mode 0644, owner 0:0", "abcdef0123456789"),
         version("file:/etc/motd", "apply", Some(2), "nothing", ""),
+        version("file:/etc/motd", "return", Some(1), "link to /x", ""),
     ]}})];
     let host = Host::quiet();
     host.script("control.store", versions.clone());
@@ -768,9 +769,10 @@ fn history_lists_versions_and_prints_one() {
         "history /etc/motd",
         Exit::Done,
         &expect![[r#"
-            REPLACED              AGO      UNIT            BY                    IT WAS                      ID
-            2025-11-20T11:43:20Z  16m 40s  file:/etc/motd  repair, corrective    file, mode 0644, owner 0:0  abcdef012345
-            2025-11-20T11:43:20Z  16m 40s  file:/etc/motd  apply of 2, intended  nothing
+            REPLACED              AGO      UNIT            BY                     IT WAS                      ID
+            2025-11-20T11:43:20Z  16m 40s  file:/etc/motd  repair, corrective     file, mode 0644, owner 0:0  abcdef012345
+            2025-11-20T11:43:20Z  16m 40s  file:/etc/motd  apply of 2, intended   nothing
+            2025-11-20T11:43:20Z  16m 40s  file:/etc/motd  return to 1, intended  link to /x
         "#]],
     );
     for (line, says) in [

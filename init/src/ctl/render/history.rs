@@ -43,6 +43,10 @@ pub fn versions(list: &[Version], clock: &Clock, style: Style) -> String {
     for v in list {
         let (plain, painted) = match (&*v.why, v.generation) {
             ("repair", _) => ("repair, corrective".to_owned(), "repair, corrective".yellow(style)),
+            ("return", Some(generation)) => {
+                let text = format!("return to {generation}, intended");
+                (text.clone(), text)
+            }
             (why, Some(generation)) => {
                 let text = format!("{} of {generation}, intended", one_line(why));
                 (text.clone(), text)
