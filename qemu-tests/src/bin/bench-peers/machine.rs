@@ -85,16 +85,21 @@ pub(crate) fn run(context: &Context, root: &Root, job: &Job, kept: &Path) -> Res
     if let Ok(facts) = Facts::parse(&text(&port), &text(&console)) {
         return Ok(facts);
     }
+    // Only what is whole gets its name.
+    let here = tempfile::Builder::new().prefix("unfinished-").tempdir_in(kept)?;
+    let (said, told) = (here.path().join("console"), here.path().join("port"));
     let began = Instant::now();
     let limit = LIMIT * load.services().div_ceil(100);
-    let ended = boot(root, &own, &console, &port, limit);
-    let facts = ended.and_then(|()| Facts::parse(&text(&port), &text(&console)));
+    let ended = boot(root, &own, &said, &told, limit);
+    let facts = ended.and_then(|()| Facts::parse(&text(&told), &text(&said)));
     let real = began.elapsed().as_secs();
     if facts.is_ok() {
+        std::fs::rename(&said, &console)?;
+        std::fs::rename(&told, &port)?;
         eprintln!("{}, {load}: {real} s", peer.name);
     }
     facts.map_err(|e| {
-        let (said, told) = (tail(&text(&console), 30), tail(&text(&port), 30));
+        let (said, told) = (tail(&text(&said), 30), tail(&text(&told), 30));
         format!("{}, {load}, after {real} s: {e}\nconsole:\n{said}\nprobe:\n{told}", peer.name).into()
     })
 }

@@ -78,24 +78,32 @@ pub(crate) fn run(context: &Context, options: &Options) -> Result {
         all.push(described(tool.name, &version, tool.settings));
     }
     all.retain(|t| options.wants(&t.name));
+    let mut failures = Vec::new();
     for round in 0..options.runs {
         for told in &mut all {
             eprintln!("{} of {}: {}", round + 1, options.runs, told.name);
-            let first = round == 0;
-            match (told.name.as_str(), ALL.iter().find(|t| t.name == told.name)) {
-                (_, Some(tool)) => of_tool(&root, tool, loads, told, first)?,
-                ("floor", None) => of_floor(&root, loads, told)?,
-                (_, None) => of_holdfast(context, loads, told)?,
+            let done = match (told.name.as_str(), ALL.iter().find(|t| t.name == told.name)) {
+                (_, Some(tool)) => of_tool(&root, tool, loads, told, round == 0),
+                ("floor", None) => of_floor(&root, loads, told),
+                (_, None) => of_holdfast(context, loads, told),
+            };
+            // One that fails takes no figure of the others along.
+            if let Err(e) = done {
+                eprintln!("{}: {e}", told.name);
+                failures.push(format!("{}: {e}", told.name));
             }
         }
     }
-    let out = format!("{}\n{}\n{}", report::machine(), method(options), tables(context, &all, options)?);
+    let mut out = format!("{}\n{}\n{}", report::machine(), method(options), tables(context, &all, options)?);
+    for failure in &failures {
+        write!(out, "\nFailed: {}\n", failure.lines().next().unwrap_or_default())?;
+    }
     println!("{out}");
     if options.only.is_empty() {
         let file = context.workspace().join("docs/benchmarks.md");
         report::write_section(&file, "bench-peers-configuration", &out)?;
     }
-    Ok(())
+    failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.into()))
 }
 
 fn described(name: &str, version: &str, settings: &str) -> Told {

@@ -4,7 +4,7 @@ use initramfs::tree::Tree;
 use qemu_tests::Result;
 use qemu_tests::context::Context;
 
-use super::{Load, Peer, run_script, script, with_probe};
+use super::{Load, Peer, plain, run_script, script, with_probe};
 
 const SCAN: &str = "/bench/s6";
 /// As many services as s6-svscan takes by itself, less some.
@@ -13,7 +13,7 @@ const USUAL: u32 = 450;
 pub(crate) const PEER: Peer = Peer {
     name: "s6",
     packages: &["s6", "libs6-2.11", "libskarnet2.13"],
-    settings: "`s6-svscan` as PID 1, ended by `s6-svscanctl -t`; run scripts without a shell",
+    settings: "`s6-svscan` as PID 1, ended by `s6-svscanctl -t`; run scripts without a shell; `notification-fd`",
     chains: false,
     init,
     down: &["/usr/bin/s6-svscanctl", "-t", SCAN],
@@ -30,7 +30,12 @@ fn init(load: Load) -> Vec<String> {
 
 fn tree(_: &Context, load: Load, tree: &mut Tree) -> Result {
     for name in with_probe(load) {
-        tree.insert(&format!("{SCAN}/{name}/run"), run_script(&name))?;
+        // Only what was ready is started again without a second's delay, so the services say that they are.
+        let ready = if name == "probe" { name.clone() } else { format!("{name},fd=3") };
+        tree.insert(&format!("{SCAN}/{name}/run"), run_script(&ready))?;
+        if ready != name {
+            tree.insert(&format!("{SCAN}/{name}/notification-fd"), plain("3\n"))?;
+        }
     }
     tree.insert(&format!("{SCAN}/.s6-svscan/finish"), script("#!/bench/off\n"))?;
     tree.insert(&format!("{SCAN}/.s6-svscan/crash"), script("#!/bench/off\n"))?;
