@@ -9,7 +9,7 @@ use units::kind::target::Target;
 use units::kind::{Attributes, Content};
 use units::load::MemoryLoader;
 use units::manifest::{ManifestBuilder, NewUnit};
-use units::{Address, Kind};
+use units::{Address, EdgeKind, Kind};
 
 use super::*;
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use crate::address::Class;
 use crate::kind::service::{Reload, Service, SwitchMethod};
 use crate::manifest::{Manifest, UnitId, flags};
 
@@ -111,6 +112,15 @@ pub enum Change {
         /// Its number in the new manifest.
         new: UnitId,
     },
+}
+
+/// Whether a unit is declared in both as the same: what is only reported, too, though that is no part of what it says.
+pub fn is_same((before, old): (&Manifest, UnitId), (after, new): (&Manifest, UnitId)) -> bool {
+    let report = |m: &Manifest, id: UnitId| match m.kind(id).class() {
+        Class::Committer => m.flags(id) & flags::REPORT,
+        Class::Service | Class::Helper | Class::Exec | Class::Mount | Class::Target => 0,
+    };
+    before.unit_digest(old) == after.unit_digest(new) && report(before, old) == report(after, new)
 }
 
 /// Every unit of two manifests, in address order: one walk along both.

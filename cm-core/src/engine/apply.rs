@@ -191,7 +191,13 @@ impl Engine {
     /// Whether nothing is under way that an apply could wait for: what is restarted for ever is bad, not busy.
     fn is_quiet(&self) -> bool {
         let idle = self.runnable.is_empty() && self.batch.is_none();
-        idle && (self.busy == 0 || self.all().all(|n| !self.u(n).has(bits::BUSY) || self.is_flapping(n)))
+        idle && (self.busy == 0 || self.all().all(|n| !self.u(n).has(bits::BUSY) || self.is_given_up(n)))
+    }
+
+    /// Whether nobody waits for a service any more. One that the apply concerns has its tries anew.
+    fn is_given_up(&self, node: Node) -> bool {
+        let tried = self.svc(node).is_some_and(|s| u32::from(s.strikes) >= FLAPS);
+        self.is_flapping(node) && (tried || !self.u(node).has(bits::BLAMED))
     }
 
     /// Whether a service has been restarted again and again, and will be for as long as it does not stay up.

@@ -179,6 +179,10 @@ impl Engine {
         {
             self.out.push(Effect::Compare { node });
         }
+        // It may be looked at just now, only to be left as it is.
+        if self.latch(node).is_some_and(|l| l.work == Work::Batch) {
+            self.with_latch(node, |l| l.again = true);
+        }
         self.publish(node, "released");
         self.users_look(node);
     }

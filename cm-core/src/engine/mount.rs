@@ -94,6 +94,13 @@ impl Engine {
         }
     }
 
+    /// One that could not be unmounted is wanted again as it is.
+    pub(crate) fn stands_again(&mut self, node: Node) {
+        self.clear_detail(node);
+        self.go_up(node);
+        self.set_phase(node, MountPhase::Up);
+    }
+
     /// Whether what is mounted was mounted as it is declared now.
     pub(crate) fn is_mounted_as_desired(&self, node: Node) -> bool {
         let unit = self.u(node);

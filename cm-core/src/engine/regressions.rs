@@ -14,6 +14,8 @@ use super::tests::{file, service};
 use super::*;
 use crate::proto::{Action, Intent, Outcome, Step, UnitResult};
 
+mod plans;
+
 /// A machine that is told what happens, one event at a time, and looked at after each.
 struct Story {
     engine: Engine,

@@ -246,6 +246,8 @@ impl Engine {
         if every > 0 {
             self.timers.set(node, Timer::Watchdog, self.now.after_ms(every));
             self.globals_changed = true;
+        } else {
+            self.timers.clear(node, Timer::Watchdog);
         }
     }
 
@@ -365,5 +367,8 @@ impl Engine {
             service.run = Some((desired, id));
         }
         self.release(old.0);
+        if self.timers.get(node, Timer::Watchdog).is_some() {
+            self.arm_watchdog(node);
+        }
     }
 }

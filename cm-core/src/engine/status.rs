@@ -60,6 +60,8 @@ pub struct UnitStatus {
     pub ready: bool,
     /// Whether it is wanted up.
     pub wanted: bool,
+    /// Whether a hand started it, which is why it is wanted even if nothing else does.
+    pub started: bool,
     /// Why it is not ready, or what was wrong; empty when there is nothing to say.
     pub cause: String,
     /// When the state was entered; 0 where that is not kept (latched units).
@@ -280,6 +282,7 @@ impl Engine {
             state: self.state_word(node),
             ready: unit.has(bits::READY),
             wanted: unit.want == Want::Up,
+            started: unit.has(bits::STARTED),
             cause: self.why(node),
             since: service.map_or(Mono(0), |s| s.since),
             serial: service.filter(|s| s.alive || s.occupied).map_or(0, |s| s.serial),

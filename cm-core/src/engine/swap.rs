@@ -117,7 +117,7 @@ impl Engine {
                 Pair::Both(before_id, id) => {
                     let Some(node) = self.node_in(old, before_id) else { continue };
                     self.place(manifest, id, node, &after);
-                    let same = before.unit_digest(before_id) == after.unit_digest(id);
+                    let same = units::diff::is_same((&before, before_id), (&after, id));
                     handover.passes(node, before.claim(before_id), after.claim(id));
                     if self.respecify(node, Some(same))
                         || self.may_work_now(node, (&before, before_id), (&after, id))
@@ -323,6 +323,7 @@ impl Engine {
     /// The unit has a specification in the new manifest; `same`: as in the manifest before. Answers whether
     /// something has to be done about it.
     fn respecify(&mut self, node: Node, same: Option<bool>) -> bool {
+        let same_as_before = same;
         let same = same.unwrap_or(false);
         match &self.u(node).state {
             State::Service(service) => {
@@ -381,6 +382,11 @@ impl Engine {
                 );
                 // What counts is how it was mounted: one that was leaving may come back as it is.
                 let as_mounted = self.is_mounted_as_desired(node);
+                if mount.phase == MountPhase::Stuck && as_mounted && same_as_before.is_none() {
+                    // It was in use when it had to go, and stands as it did before.
+                    self.stands_again(node);
+                    return true;
+                }
                 let asked = self.u(node).has(bits::BOUNCE) && self.remount_is_asked(node);
                 self.m(node).set(bits::BOUNCE, holds && (!as_mounted || asked));
                 !same

@@ -26,6 +26,12 @@ pub struct Status {
     /// Whether it has not loaded the configuration that it should have.
     #[serde(default)]
     pub stale: bool,
+    /// Whether it counts as ready.
+    #[serde(default)]
+    pub ready: bool,
+    /// Whether a hand started it.
+    #[serde(default)]
+    pub started: bool,
     held: Option<Held>,
 }
 
@@ -36,14 +42,14 @@ struct Held {
 }
 
 impl Status {
-    /// The state with its cause.
-    pub fn words(&self) -> String {
-        if self.cause.is_empty() { self.state.clone() } else { format!("{}: {}", self.state, self.cause) }
-    }
-
     /// By whom it is held, if it is.
     pub fn held(&self) -> Option<String> {
         self.held.as_ref().map(|h| format!("by {} ({})", h.by, h.verb))
+    }
+
+    /// Whether somebody keeps it down.
+    pub fn stopped(&self) -> bool {
+        self.held.as_ref().is_some_and(|h| h.verb == "stop")
     }
 }
 

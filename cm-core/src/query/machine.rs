@@ -13,7 +13,7 @@ use super::live;
 use super::wire::Fault;
 use super::{Options, live::Units};
 use crate::engine;
-use crate::plan::{Found, Observation};
+use crate::plan::{self, Found, Observation};
 use crate::proto::Outcome;
 use crate::resource::op::Trouble;
 use crate::resource::world::{Setup, World};
@@ -141,7 +141,10 @@ impl Machine {
         let status = self.live.as_ref().and_then(|l| l.get(&unit));
         let mut look = Look::default();
         look.seen.held = status.and_then(live::Status::held);
+        look.seen.stopped = status.is_some_and(live::Status::stopped);
+        look.seen.started = status.is_some_and(|s| s.started);
         look.seen.stale = status.is_some_and(|s| s.stale);
+        look.seen.ready = self.live.as_ref().map(|_| status.is_some_and(|s| s.ready));
         let Some(spec) = manifest.spec(id) else {
             look.seen.found = Found::Trouble("its declaration cannot be read".to_owned());
             return look;
@@ -152,6 +155,10 @@ impl Machine {
             Spec::Mount(mount) => {
                 let place = self.world.outside(&mount.path).to_string_lossy().into_owned();
                 match self.mounts.get(&place) {
+                    // One that was in use when it had to be mounted anew: PID 1 does not try again by itself.
+                    Some(_) if status.is_some_and(|s| s.state == "failed") => {
+                        Found::Trouble(status.map(|s| s.cause.clone()).unwrap_or_default())
+                    }
                     None => Found::NotUp("not mounted".to_owned()),
                     Some(is) if *is == mount.fstype => Found::Right,
                     Some(is) => Found::Wrong(vec![format!("a file system of type {is} is mounted there")]),
@@ -193,11 +200,7 @@ impl Machine {
 
     fn service(&self, unit: &str) -> Found {
         let Some(live) = &self.live else { return Found::Unknown };
-        match live.get(unit) {
-            None => Found::NotUp("down".to_owned()),
-            Some(s) if matches!(s.state.as_str(), "ready" | "starting" | "reloading") => Found::Right,
-            Some(s) => Found::NotUp(s.words()),
-        }
+        Found::of_service(live.get(unit).map(|s| (s.state.as_str(), s.cause.as_str())))
     }
 
     /// Looks at a unit that is no longer declared.
@@ -208,7 +211,12 @@ impl Machine {
             Spec::Service(_) => self.service(&unit),
             Spec::Mount(mount) => {
                 let place = self.world.outside(&mount.path).to_string_lossy().into_owned();
-                if self.mounts.contains_key(&place) { Found::Right } else { Found::Missing }
+                let known = self.live.as_ref().is_none_or(|l| l.get(&unit).is_some_and(|s| s.ready));
+                match self.mounts.contains_key(&place) {
+                    false => Found::Missing,
+                    true if known => Found::Right,
+                    true => Found::Left(plan::NOT_OURS.to_owned()),
+                }
             }
             Spec::Exec(_) | Spec::Module(_) | Spec::Target(_) => Found::Unknown,
             spec if self.is_gone(spec) => Found::Missing,

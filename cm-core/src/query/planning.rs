@@ -85,7 +85,7 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         .map(|id| {
             let unchanged = running
                 .find(desired.kind(id), desired.name(id))
-                .is_some_and(|old| running.unit_digest(old) == desired.unit_digest(id));
+                .is_some_and(|old| units::diff::is_same((&running, old), (&desired, id)));
             machine.look(&desired, id, unchanged).seen
         })
         .collect();

@@ -118,6 +118,12 @@ pub struct UnitStatus {
     pub kind: String,
     /// Its state.
     pub state: State,
+    /// Whether it counts as ready: what depends on it may go on.
+    #[serde(default)]
+    pub ready: bool,
+    /// Whether somebody started it by hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub started: bool,
     /// What it waits for, why it failed, when it is tried again; empty where the state says all.
     #[serde(default)]
     pub cause: String,
@@ -164,6 +170,8 @@ impl UnitStatus {
             unit,
             kind,
             state,
+            ready: state == State::Ready,
+            started: false,
             cause: String::new(),
             outcome: None,
             since,

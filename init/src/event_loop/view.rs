@@ -136,6 +136,8 @@ impl View<'_> {
         let (state, outcome) = words(status.state, status.wanted);
         let mut out = UnitStatus::new(status.address.to_string(), state, status.since.0);
         out.outcome = outcome;
+        out.ready = status.ready;
+        out.started = status.started;
         out.cause = status.cause;
         out.restarts = status.restarts;
         out.held = status.hold.as_ref().map(held);

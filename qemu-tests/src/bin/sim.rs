@@ -7,8 +7,12 @@ use qemu_tests::sim::coverage::Coverage;
 use qemu_tests::sim::exhaustive::{Bounds, Sort, search};
 use qemu_tests::sim::history::Script;
 use qemu_tests::sim::journal::{Sabotage, losses};
+use qemu_tests::sim::plans::Kept;
 use qemu_tests::sim::shrink::shrink;
 use units::EdgeKind;
+
+/// So many histories reach every cell that can be reached; one that is not visited by then is a gap of the simulator.
+const STANDARD: u64 = 12_000;
 
 /// What the command line says.
 struct Options {
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
     }
     let one = options.seed.is_some() && options.histories.is_some();
     let good = if options.exhaustive {
-        exhaustive(options.seconds.unwrap_or(60))
+        exhaustive(options.seconds.unwrap_or(600))
     } else {
         random(&options) && (one || journal())
     };
@@ -141,6 +145,10 @@ fn exhaustive(seconds: u64) -> bool {
             if seen.complete { "complete" } else { "not complete: time ran out" },
             started.elapsed().as_secs_f64()
         );
+        if !seen.complete {
+            println!("the search is not complete: give it more than --seconds {seconds}");
+            return false;
+        }
     }
     true
 }
@@ -182,6 +190,7 @@ fn random(options: &Options) -> bool {
     };
     let (mut histories, mut steps, mut simulated) = (0u64, 0u64, 0u64);
     let mut coverage = Coverage::default();
+    let mut kept = Kept::default();
     while histories < most && limit.is_none_or(|l| started.elapsed() < l) {
         let seed = first.wrapping_add(histories);
         let script = Script::random(seed);
@@ -190,6 +199,7 @@ fn random(options: &Options) -> bool {
         steps += outcome.steps;
         simulated += outcome.time.0 / 1_000_000;
         coverage.add(&outcome.coverage);
+        kept.add(&outcome.kept);
         if let Some(violation) = outcome.violation {
             println!("seed {seed}: {violation}\nshrinking …");
             let small = shrink(&script, violation.invariant, 4_000);
@@ -215,8 +225,20 @@ fn random(options: &Options) -> bool {
         u128::from(simulated) / real,
         real as f64 / 1000.0
     );
+    let something =
+        kept.verbs.iter().filter(|((_, verb), _)| *verb != "nothing").map(|(_, n)| n).sum::<u64>();
+    println!(
+        "plans: {} compared with what was done ({something} units to which something was done), {} whose apply \
+         returned, {} open, {} not made beside an older process, 0 violations",
+        kept.plans, kept.returned, kept.open, kept.older
+    );
     if options.table || visited < possible {
         println!("{coverage}");
     }
-    true
+    let unseen = kept.unseen();
+    if histories < STANDARD || (visited == possible && unseen.is_empty()) {
+        return true;
+    }
+    println!("{} cells were not visited; never promised: {}", possible - visited, unseen.join(", "));
+    false
 }

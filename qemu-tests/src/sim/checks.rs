@@ -20,7 +20,8 @@ use units::{EdgeKind, Kind, UnitId};
 
 use super::graph::slot_of;
 use super::world::World;
-use questions::{Observed, by_word, declared, depends, keeps_old, running_ready};
+pub use questions::keeps_old;
+use questions::{Observed, by_word, declared, depends, running_ready};
 
 /// What must always hold. Each has a test in which it is made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +76,8 @@ pub enum Invariant {
     LoadsOnce,
     /// An apply returns only because of what it changes and what depends on that.
     BlameIsRight,
+    /// To each unit is done what the plan promised, and the plan right after the apply is empty.
+    PlanIsKept,
 }
 
 impl Invariant {
@@ -168,6 +171,11 @@ impl Checks {
     /// Requests that nobody answered.
     pub fn unanswered(&self) -> usize {
         self.requests.values().filter(|r| r.answer.is_none()).count()
+    }
+
+    /// How a request was answered.
+    pub fn verdict(&self, request: u64) -> Option<Verdict> {
+        self.requests.get(&request)?.answer
     }
 
     /// Before a step: what was so.

@@ -39,27 +39,39 @@ pub const FACTS: [&str; 23] = [
 pub const PHASES: [&str; 9] =
     ["down", "waiting", "starting", "ready", "reloading", "stopping", "backoff", "failed", "done"];
 
-/// Cells in which nothing can happen: there is no process to have the fact, or no gate to open.
-fn possible(fact: usize, phase: usize) -> bool {
+/// Why a fact cannot meet a phase; `None` when it can. What comes all the same is a defect of the engine, and `no-defect`
+/// would find it.
+fn unreachable(fact: usize, phase: usize) -> Option<&'static str> {
     let (fact, phase) = (FACTS[fact], PHASES[phase]);
     let process = matches!(phase, "starting" | "ready" | "reloading" | "stopping");
-    match fact {
+    let no_process = "there is no process whose fact it could be";
+    let (can, why) = match fact {
         "spawned" | "spawn failed, retry" | "spawn failed, hopeless" => {
-            matches!(phase, "starting" | "stopping")
+            (matches!(phase, "starting" | "stopping"), "only what starts is spawned, or stops before it is")
         }
         "ready seen" | "reloading seen" | "sign of life" | "more time" | "watchdog set" | "clean exit"
-        | "bad exit" | "cgroup empty" => process,
-        "watchdog missed" => matches!(phase, "ready" | "reloading"),
-        "deadline" => matches!(phase, "starting" | "reloading" | "stopping" | "backoff"),
-        "path seen" => phase == "starting",
-        "reload ended" => phase == "reloading",
-        "gate opens" => phase == "waiting",
-        "bound dep lost" => matches!(phase, "starting" | "ready" | "reloading"),
-        "want down" => phase != "down",
-        // What does not run has loaded nothing that could be stale.
-        "inputs differ" => process,
-        _ => true,
-    }
+        | "bad exit" | "cgroup empty" => (process, no_process),
+        "watchdog missed" => {
+            (matches!(phase, "ready" | "reloading"), "the watchdog is armed only while it is ready")
+        }
+        "deadline" => {
+            (matches!(phase, "starting" | "reloading" | "stopping" | "backoff"), "the phase has no deadline")
+        }
+        "path seen" => (phase == "starting", "the helper that waits for the path ends with the start"),
+        "reload ended" => (phase == "reloading", "the reload command ends with the reload"),
+        "gate opens" => (phase == "waiting", "only who waits has a gate that is looked at"),
+        "bound dep lost" => {
+            (matches!(phase, "starting" | "ready" | "reloading"), "it is down already, or on its way there")
+        }
+        "want down" => (phase != "down", "it is down"),
+        "inputs differ" => (process, "what does not run has loaded nothing that could be stale"),
+        _ => (true, ""),
+    };
+    (!can).then_some(why)
+}
+
+fn possible(fact: usize, phase: usize) -> bool {
+    unreachable(fact, phase).is_none()
 }
 
 /// Counts of visits.
@@ -197,6 +209,14 @@ impl fmt::Display for Coverage {
                     (0, true) => write!(f, "{:>10}", "NONE")?,
                     (count, _) => write!(f, "{count:>10}")?,
                 }
+            }
+        }
+        write!(f, "\nCells marked – cannot be visited:")?;
+        for (number, fact) in FACTS.iter().enumerate() {
+            let cells = |phase: &usize| unreachable(number, *phase).is_some();
+            let phases: Vec<&str> = (0..PHASES.len()).filter(cells).map(|p| PHASES[p]).collect();
+            if let Some(why) = (0..PHASES.len()).find_map(|phase| unreachable(number, phase)) {
+                write!(f, "\n  {fact}: {why} ({})", phases.join(", "))?;
             }
         }
         Ok(())

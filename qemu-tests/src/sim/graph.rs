@@ -300,7 +300,7 @@ fn unit(dice: &mut Dice, universe: &Universe, slot: u8) -> NewUnit {
         }
         Kind::File => {
             flag = dice.pick(&[0, 0, 0, 0, flags::REPORT, flags::SEED]);
-            file(slot, version)
+            owned(file(slot, version), flag)
         }
         Kind::Exec => exec(dice, version),
         Kind::Mount => mount(slot, version),
@@ -344,7 +344,7 @@ fn touch_spec(unit: &mut NewUnit, dice: &mut Dice) {
         }
         Spec::File(f) => {
             let group = f.attributes.group.take();
-            unit.spec = file(slot, version);
+            unit.spec = owned(file(slot, version), unit.flags);
             if let Spec::File(f) = &mut unit.spec {
                 f.attributes.group = group;
             }
@@ -444,6 +444,14 @@ pub fn file(slot: u8, version: u64) -> Spec {
         ownership: units::kind::file::Ownership::Whole,
         secret: false,
     })
+}
+
+/// As in a state file, the flag of a seed is part of what the file says.
+fn owned(mut spec: Spec, flag: u8) -> Spec {
+    if let (Spec::File(f), true) = (&mut spec, flag & flags::SEED != 0) {
+        f.ownership = units::kind::file::Ownership::Seed;
+    }
+    spec
 }
 
 fn exec(dice: &mut Dice, version: u64) -> Spec {

@@ -10,6 +10,7 @@ use super::coverage::Coverage;
 use super::dice::Dice;
 use super::graph::{self, Graph, Universe};
 use super::machine::{Machine, Tamper};
+use super::plans::{self, Kept};
 use super::world::{Told, World, fault};
 
 /// Most steps of one history; more means that it never comes to rest.
@@ -64,6 +65,8 @@ pub struct Script {
     pub faults: u32,
     /// What happens from outside, by time.
     pub entries: Vec<Entry>,
+    /// What is planned and applied once everything works again and has come to rest.
+    pub plans: Vec<Graph>,
 }
 
 /// What came of a history.
@@ -76,6 +79,8 @@ pub struct Outcome {
     pub time: Mono,
     /// Cells of the table.
     pub coverage: Coverage,
+    /// Plans that were kept.
+    pub kept: Kept,
     /// The story, if it was asked for.
     pub story: Vec<String>,
 }
@@ -172,20 +177,30 @@ impl Script {
             };
             entries.push(Entry { at, act });
         }
-        Script { seed, faults, entries }
+        let mut dice = Dice::of(&[seed, 2]);
+        let mut plans = Vec::new();
+        for _ in 0..2 {
+            graph = if dice.chance(200) {
+                graph::random(&mut dice, &universe)
+            } else {
+                graph::mutated(&mut dice, &universe, &graph)
+            };
+            plans.push(graph.clone());
+        }
+        Script { seed, faults, entries, plans }
     }
 
     /// Plays the history.
     pub fn play(&self, story: bool, tamper: Option<Tamper>) -> Outcome {
         let mut machine = Machine::new(World::new(self.seed, self.faults), story);
         machine.tamper = tamper;
-        let violation =
-            Player { machine: &mut machine, generation: 0, graph: Graph::default() }.play(&self.entries);
+        let violation = Player { machine: &mut machine, generation: 0, graph: Graph::default() }.play(self);
         Outcome {
             violation: violation.err(),
             steps: machine.steps,
             time: machine.now,
             coverage: machine.coverage,
+            kept: machine.kept,
             story: machine.story.unwrap_or_default(),
         }
     }
@@ -198,11 +213,11 @@ struct Player<'m> {
 }
 
 impl Player<'_> {
-    fn play(&mut self, entries: &[Entry]) -> Result<(), Violation> {
+    fn play(&mut self, script: &Script) -> Result<(), Violation> {
         let start = self.machine.now;
-        for entry in entries {
+        for entry in &script.entries {
             let at = Mono(start.0 + entry.at * 1_000);
-            self.until(Some(at))?;
+            until(self.machine, Some(at))?;
             if self.machine.checks.has_left() {
                 return Ok(());
             }
@@ -210,21 +225,22 @@ impl Player<'_> {
             self.act(&entry.act)?;
         }
         let soon = Mono(self.machine.now.0 + 2_000_000_000);
-        self.until(Some(soon))?;
+        until(self.machine, Some(soon))?;
         self.machine.now = self.machine.now.max(soon);
         self.machine.tell_story(|_| "from here on everything works".to_owned());
         self.machine.world.heal(self.machine.now);
         self.machine.tell(Told::Recorded(u64::MAX, true))?;
         self.machine.step(Event::StoreOpened)?;
-        self.until(None)?;
+        until(self.machine, None)?;
         if self.machine.checks.has_left() {
             return Ok(());
         }
         if self.machine.engine.going_down().is_none() {
             self.machine.checks.at_rest(&self.machine.engine, &self.machine.world)?;
             self.machine.reexec()?;
+            self.plan(&script.plans)?;
             self.act(&Act::Shutdown)?;
-            self.until(None)?;
+            until(self.machine, None)?;
         }
         if !self.machine.checks.has_left() {
             let text = "it is at rest and has not left".to_owned();
@@ -237,42 +253,15 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// Lets time pass: until then, or until nothing moves any more.
-    fn until(&mut self, end: Option<Mono>) -> Result<(), Violation> {
-        loop {
-            if self.machine.checks.has_left() {
-                return Ok(());
-            }
-            if self.machine.steps > MOST_STEPS {
-                let text = format!("still moving after {MOST_STEPS} steps");
-                return Err(Violation { invariant: Invariant::ComesToRest, text });
-            }
-            let timers = self.machine.engine.next_deadline();
-            if end.is_none() && self.machine.world.at_rest() && self.only_watchdogs() {
-                return Ok(());
-            }
-            let world = self.machine.world.next();
-            let next = match (timers, world) {
-                (None, None) => None,
-                (Some(t), None) | (None, Some(t)) => Some(t),
-                (Some(a), Some(b)) => Some(a.min(b)),
-            };
-            let Some(next) = next.filter(|t| end.is_none_or(|e| *t <= e)) else { return Ok(()) };
-            self.machine.now = self.machine.now.max(next);
-            if world == Some(next) {
-                let Some((_, what)) = self.machine.world.pending.pop_first() else { continue };
-                let now = self.machine.now;
-                if let Some(told) = self.machine.world.fire(now, &what) {
-                    self.machine.tell(told)?;
-                }
-            } else {
-                self.machine.step(Event::Tick)?;
-            }
+    /// What is planned is done, and then nothing is left to do.
+    fn plan(&mut self, graphs: &[Graph]) -> Result<(), Violation> {
+        for graph in graphs {
+            self.machine.tell_story(|_| format!("* plan and apply:{}", graph.describe()));
+            self.generation += 1;
+            plans::trial(self.machine, graph, self.generation, plans::SHIPS, |m| until(m, None))?;
+            self.machine.checks.at_rest(&self.machine.engine, &self.machine.world)?;
         }
-    }
-
-    fn only_watchdogs(&self) -> bool {
-        self.machine.engine.deadlines().all(|(_, _, word)| word == "watchdog")
+        Ok(())
     }
 
     fn act(&mut self, act: &Act) -> Result<(), Violation> {
@@ -314,11 +303,15 @@ impl Player<'_> {
                 Ok(())
             }
             Act::Chatter(slot, what) => match self.machine.world.main_of(*slot) {
+                Some(serial) if *what == 4 => {
+                    let now = self.machine.now;
+                    self.machine.world.feed(now, serial, 3_000);
+                    self.machine.tell(Told::WatchdogSet(serial, 3_000))
+                }
                 Some(serial) => self.machine.tell(match what {
                     0 => Told::Ready(serial),
                     1 => Told::Reloading(serial),
                     3 => Told::Extended(serial, 4_000),
-                    4 => Told::WatchdogSet(serial, 3_000),
                     _ => Told::Watchdog(serial),
                 }),
                 None => Ok(()),
@@ -365,6 +358,47 @@ impl Player<'_> {
             }
         }
     }
+}
+
+/// Lets time pass: until then, or until nothing moves any more.
+///
+/// # Errors
+/// When an invariant breaks, or it never comes to rest.
+pub fn until(machine: &mut Machine, end: Option<Mono>) -> Result<(), Violation> {
+    loop {
+        if machine.checks.has_left() {
+            return Ok(());
+        }
+        if machine.steps > MOST_STEPS {
+            let text = format!("still moving after {MOST_STEPS} steps");
+            return Err(Violation { invariant: Invariant::ComesToRest, text });
+        }
+        let timers = machine.engine.next_deadline();
+        if end.is_none() && machine.world.at_rest() && only_watchdogs(machine) {
+            return Ok(());
+        }
+        let world = machine.world.next();
+        let next = match (timers, world) {
+            (None, None) => None,
+            (Some(t), None) | (None, Some(t)) => Some(t),
+            (Some(a), Some(b)) => Some(a.min(b)),
+        };
+        let Some(next) = next.filter(|t| end.is_none_or(|e| *t <= e)) else { return Ok(()) };
+        machine.now = machine.now.max(next);
+        if world == Some(next) {
+            let Some((_, what)) = machine.world.pending.pop_first() else { continue };
+            let now = machine.now;
+            if let Some(told) = machine.world.fire(now, &what) {
+                machine.tell(told)?;
+            }
+        } else {
+            machine.step(Event::Tick)?;
+        }
+    }
+}
+
+fn only_watchdogs(machine: &Machine) -> bool {
+    machine.engine.deadlines().all(|(_, _, word)| word == "watchdog")
 }
 
 fn words(act: &Act) -> String {

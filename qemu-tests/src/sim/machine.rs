@@ -11,6 +11,7 @@ use cm_core::engine::{Engine, Mono, Node};
 use super::checks::{Checks, Invariant, Violation};
 use super::coverage::Coverage;
 use super::graph::{Graph, slot_of};
+use super::plans::Kept;
 use super::world::{Told, World};
 
 /// A deliberate fault between engine and world, to show that an invariant can fail.
@@ -41,6 +42,8 @@ pub struct Machine {
     pub tamper: Option<Tamper>,
     /// Where the table of fact × phase was visited.
     pub coverage: Coverage,
+    /// Plans that were kept.
+    pub kept: Kept,
 }
 
 impl Machine {
@@ -59,6 +62,7 @@ impl Machine {
             story: story.then(Vec::new),
             tamper: None,
             coverage: Coverage::default(),
+            kept: Kept::default(),
         };
         machine.write_table();
         machine
@@ -78,6 +82,11 @@ impl Machine {
     pub fn request(&mut self, swap: Option<(u64, [u8; 32], Swap)>) -> u64 {
         self.requests += 1;
         self.checks.request(self.requests, swap);
+        self.requests
+    }
+
+    /// The number of the request that was made last.
+    pub const fn last_request(&self) -> u64 {
         self.requests
     }
 

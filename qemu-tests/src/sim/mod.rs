@@ -4,6 +4,7 @@
 //! - [`world`]: what reacts to effects; [`machine`]: engine, twin, world and observer in lock step.
 //! - [`checks`]: the invariants; [`coverage`]: cells of the table of semantics §3 that were visited.
 //! - [`history`]: scripts, made from a seed and played; [`shrink`]: the same failure with less in it.
+//! - [`plans`]: what the planner promises and what is then done.
 //! - [`exhaustive`]: every small graph, every order of events; [`journal`]: the store, with power loss anywhere.
 #![allow(
     clippy::indexing_slicing,
@@ -20,6 +21,7 @@ pub mod graph;
 pub mod history;
 pub mod journal;
 pub mod machine;
+pub mod plans;
 pub mod shrink;
 pub mod world;
 

@@ -19,6 +19,7 @@ pub fn shrink(script: &Script, invariant: Invariant, mut plays: u32) -> Script {
     loop {
         let before = size(&best);
         entries(&mut best, &mut fails);
+        plans(&mut best, &mut fails);
         faults(&mut best, &mut fails);
         units(&mut best, &mut fails);
         edges(&mut best, &mut fails);
@@ -30,18 +31,21 @@ pub fn shrink(script: &Script, invariant: Invariant, mut plays: u32) -> Script {
 }
 
 fn graphs(script: &mut Script) -> impl Iterator<Item = &mut Graph> {
-    script.entries.iter_mut().filter_map(|e| match &mut e.act {
+    let swapped = script.entries.iter_mut().filter_map(|e| match &mut e.act {
         Act::Swap(graph, _) => Some(graph),
         _ => None,
-    })
+    });
+    swapped.chain(&mut script.plans)
 }
 
 /// Everything that can shrink, counted.
 fn size(script: &Script) -> usize {
     let mut script = script.clone();
-    let acts = script.entries.len();
+    let (acts, plans) = (script.entries.len(), script.plans.len());
     let faults = script.faults.count_ones() as usize;
-    acts + faults + graphs(&mut script).map(|g| g.units.len() + g.edges.len() + described(g)).sum::<usize>()
+    acts + plans
+        + faults
+        + graphs(&mut script).map(|g| g.units.len() + g.edges.len() + described(g)).sum::<usize>()
 }
 
 fn described(graph: &Graph) -> usize {
@@ -81,6 +85,12 @@ fn entries(best: &mut Script, fails: &mut impl FnMut(&Script) -> bool) {
             return;
         }
         part = part.div_ceil(2).min(part - 1);
+    }
+}
+
+fn plans(best: &mut Script, fails: &mut impl FnMut(&Script) -> bool) {
+    for at in (0..best.plans.len()).rev() {
+        attempt(best, fails, |s| drop(s.plans.remove(at)));
     }
 }
 

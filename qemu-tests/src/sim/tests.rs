@@ -17,6 +17,7 @@ use super::graph::{Graph, service};
 use super::history::{Act, Entry, Script};
 use super::journal::{Sabotage, losses};
 use super::machine::{Machine, Tamper};
+use super::plans;
 use super::world::{Happening, World};
 
 /// Units of these sorts, each requiring the one before where it says so.
@@ -33,7 +34,7 @@ fn chain(sorts: &[(Sort, bool)]) -> Graph {
 
 fn script(acts: Vec<(u64, Act)>) -> Script {
     let entries = acts.into_iter().map(|(ms, act)| Entry { at: ms * 1000, act }).collect();
-    Script { seed: 1, faults: 0, entries }
+    Script { seed: 1, faults: 0, entries, plans: Vec::new() }
 }
 
 fn boot(graph: Graph) -> (u64, Act) {
@@ -451,6 +452,56 @@ fn blame_is_right_can_fail() {
     });
 }
 
+/// A service that reloads on a file, and the same with another file.
+fn reloading() -> (Graph, Graph) {
+    let mut first = chain(&[(Sort::File, false), (Sort::Plain, true)]);
+    first.edges.insert((1, 0, EdgeKind::ReloadOn));
+    if let Some(Spec::Service(s)) = first.units.get_mut(&1).map(|u| &mut u.spec) {
+        s.reload = Some(units::kind::service::Reload::Signal(1));
+    }
+    let mut second = first.clone();
+    if let Some(unit) = second.units.get_mut(&0) {
+        unit.spec = super::graph::file(0, 3);
+    }
+    (first, second)
+}
+
+#[test]
+fn plan_is_kept_can_fail() {
+    let (first, second) = reloading();
+    let mut history = script(vec![boot(first)]);
+    history.plans.push(second);
+    let kept = history.play(false, None).kept;
+    assert_eq!((kept.plans, kept.verbs.get(&("service", "reload"))), (1, Some(&1)), "{kept:?}");
+    // The signal is lost: the engine counts the service as reloaded.
+    breaks(Invariant::PlanIsKept, &history, |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Signal { signal: 1, .. }));
+    });
+}
+
+#[test]
+fn a_planner_that_does_not_know_the_engine_is_found_out() {
+    let standins: [plans::Planner; 3] = [
+        |_, _, _| Vec::new(),
+        |running, desired, observe| {
+            let mut planned = plans::SHIPS(running, desired, observe);
+            planned.iter_mut().for_each(|p| p.verb = cm_core::plan::Verb::Nothing);
+            planned
+        },
+        // As if nothing had been looked at.
+        |_, desired, observe| plans::SHIPS(desired, desired, observe),
+    ];
+    for planner in standins {
+        let (first, second) = reloading();
+        let mut machine = Machine::new(World::new(1, 0), false);
+        machine.apply(&first, 1, Swap::Boot).unwrap();
+        super::history::until(&mut machine, None).unwrap();
+        let rest = |m: &mut Machine| super::history::until(m, None);
+        let broken = plans::trial(&mut machine, &second, 2, planner, rest).unwrap_err();
+        assert_eq!(broken.invariant, Invariant::PlanIsKept, "{broken}");
+    }
+}
+
 #[test]
 fn the_journal_gives_old_or_new() {
     for seed in 0..6 {
@@ -503,6 +554,7 @@ fn a_failing_history_is_shrunk() {
 fn what_is_driven_is_what_ships() {
     let machine = Machine::new(World::new(1, 0), false);
     assert_eq!(type_name_of_val(&machine.engine), "cm_core::engine::Engine");
+    assert_eq!(plans::DRIVEN(), "cm_core::plan::plan");
     let manifest = chain(&[(Sort::File, false)]).manifest();
     assert_eq!(type_name_of_val(&manifest), "units::manifest::Manifest");
     for function in super::journal::DRIVEN {

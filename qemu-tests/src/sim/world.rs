@@ -46,10 +46,12 @@ pub mod fault {
     pub const RECORD: u32 = 512;
     /// Signs of life that stop.
     pub const WATCHDOG: u32 = 1024;
+    /// Things that were there before, and are not as anybody declares them.
+    pub const FOREIGN: u32 = 2048;
     /// All of them.
-    pub const ALL: u32 = 2047;
+    pub const ALL: u32 = 4095;
     /// With their names, for stories.
-    pub const NAMES: [(u32, &str); 11] = [
+    pub const NAMES: [(u32, &str); 12] = [
         (SPAWN, "spawn"),
         (READY, "ready"),
         (CRASH, "crash"),
@@ -61,6 +63,7 @@ pub mod fault {
         (WORKER, "worker"),
         (RECORD, "record"),
         (WATCHDOG, "watchdog"),
+        (FOREIGN, "foreign"),
     ];
 }
 
@@ -179,8 +182,29 @@ pub struct Thing {
     pub like: Option<[u8; 16]>,
     /// Somebody changed it.
     pub drifted: bool,
-    /// The inputs that an exec ran with.
-    pub ran: Option<u64>,
+    /// It was there before it was declared: it stays when it is not declared any more.
+    pub adopted: bool,
+    /// The declaration and the inputs that an exec ran with.
+    pub ran: Option<([u8; 16], u64)>,
+}
+
+/// What was really done to a slot since somebody began to count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deed {
+    /// Main processes that were started.
+    pub started: u32,
+    /// Times that a process was told to load its configuration again.
+    pub reloaded: u32,
+    /// Commands of an exec unit that were run.
+    pub ran: u32,
+    /// Times that `unless` found that it need not run.
+    pub spared: u32,
+    /// Times that a run was written down.
+    pub noted: u32,
+    /// Times that a thing was written.
+    pub written: u32,
+    /// Times that it was taken away: a thing removed, a mount unmounted.
+    pub removed: u32,
 }
 
 /// A batch that the worker has.
@@ -216,6 +240,10 @@ pub struct World {
     pub procs: BTreeMap<u64, Proc>,
     /// Slots that are mounted.
     pub mounts: BTreeSet<u8>,
+    /// Slots whose kernel module is loaded.
+    pub modules: BTreeSet<u8>,
+    /// What was done.
+    pub deeds: BTreeMap<u8, Deed>,
     /// What the worker looks at, by slot.
     pub things: BTreeMap<u8, Thing>,
     /// What the worker is at.
@@ -224,6 +252,13 @@ pub struct World {
     /// The manifests that the worker holds.
     pub manifests: BTreeMap<ManifestRef, Manifest>,
     tries: BTreeMap<(u8, u8), u32>,
+}
+
+/// What somebody had put there before.
+fn foreign(seed: u64, faults: u32) -> BTreeMap<u8, Thing> {
+    let mut dice = Dice::of(&[seed, 28]);
+    let there = (0..13).filter(|_| dice.chance(250)).filter(|_| faults & fault::FOREIGN != 0);
+    there.map(|slot| (slot, Thing { like: Some([0xff; 16]), adopted: true, ..Thing::default() })).collect()
 }
 
 const STOP: i32 = 15;
@@ -240,7 +275,9 @@ impl World {
             sequence: 0,
             procs: BTreeMap::new(),
             mounts: BTreeSet::new(),
-            things: BTreeMap::new(),
+            modules: BTreeSet::new(),
+            deeds: BTreeMap::new(),
+            things: foreign(seed, faults),
             work: None,
             records: Vec::new(),
             manifests: BTreeMap::new(),
@@ -294,13 +331,29 @@ impl World {
             .map(|(serial, _)| *serial)
     }
 
+    /// A process asks for a watchdog, and gives its signs of life from then on.
+    pub fn feed(&mut self, now: Mono, serial: u64, every: u64) {
+        let Some(proc) = self.procs.get_mut(&serial) else { return };
+        proc.watchdog = every;
+        if !self.pending.values().any(|h| *h == Happening::Pings(serial)) {
+            self.soon(now, every * 500, Happening::Pings(serial));
+        }
+    }
+
     /// Does what the engine wants.
     pub fn react(&mut self, now: Mono, effect: &Effect) {
         match effect {
             Effect::Spawn { serial, manifest, unit, job, .. } => {
                 self.spawn(now, *serial, *manifest, *unit, *job);
             }
-            Effect::Signal { serial, signal } => self.signal(now, *serial, *signal),
+            Effect::Signal { serial, signal } => {
+                if *signal == HANGUP
+                    && let Some(proc) = self.procs.get(serial)
+                {
+                    self.deeds.entry(proc.slot).or_default().reloaded += 1;
+                }
+                self.signal(now, *serial, *signal);
+            }
             Effect::Kill { serial } => self.kill(now, *serial),
             Effect::Freeze { serial, frozen } => {
                 if let Some(proc) = self.procs.get_mut(serial) {
@@ -545,6 +598,7 @@ impl World {
             (p.exit_told, p.empty_told, p.says_later).hash(hash);
         }
         self.mounts.hash(hash);
+        self.modules.hash(hash);
         self.things.hash(hash);
         self.records.hash(hash);
         if let Some(work) = &self.work {

@@ -61,7 +61,7 @@ fn blamable(engine: &Engine, old: &Manifest, new: &Manifest) -> BTreeSet<String>
     let like = |m: &Manifest, id: UnitId| {
         let edges: BTreeSet<(String, EdgeKind)> =
             m.deps(id).map(|e| (m.address(e.unit).to_string(), e.kind)).collect();
-        (m.unit_digest(id), edges)
+        (m.unit_digest(id), m.flags(id) & units::manifest::flags::REPORT, edges)
     };
     for (one, other) in [(old, new), (new, old)] {
         for id in one.ids() {

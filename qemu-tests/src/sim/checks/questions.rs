@@ -16,7 +16,7 @@ pub(super) fn running_ready(engine: &Engine, node: Node) -> Option<Ready> {
 }
 
 /// Whether a unit runs with an earlier specification: by its own declaration, or because it waits to be restarted.
-pub(super) fn keeps_old(engine: &Engine, node: Node) -> bool {
+pub fn keeps_old(engine: &Engine, node: Node) -> bool {
     let (manifest, unit) = engine.unit_of(node);
     let digest = |m: ManifestRef, u: UnitId| engine.manifest(m).map(|m| m.unit_digest(u));
     engine.running(node).is_some_and(|(m, u)| digest(m, u) != digest(manifest, unit))

@@ -31,6 +31,13 @@ impl World {
             by: service.map(|s| s.ready.clone()),
         };
         self.procs.insert(serial, proc);
+        let deed = self.deeds.entry(slot).or_default();
+        match job {
+            Job::Main => deed.started += 1,
+            Job::Reload => deed.reloaded += 1,
+            Job::Exec => deed.ran += 1,
+            _ => {}
+        }
         let start = dice.below(2_000);
         if self.can(fault::SPAWN) && dice.chance(60) {
             let errno = dice.pick(&[2, 13, 11, 12]);
@@ -77,11 +84,15 @@ impl World {
             let after = at + dice.below(2_000_000);
             self.soon(now, after, Happening::SaysReloading(serial));
             if dice.chance(700) {
-                self.soon(now, after + dice.delay(), Happening::SaysReady(serial));
+                self.soon(now, after + 1 + dice.below(2_000_000), Happening::SaysReady(serial));
+            }
+            if dice.chance(500) {
+                self.soon(now, after + 1, Happening::SaysReloading(serial));
             }
         }
-        if self.procs.get(&serial).is_some_and(|p| p.watchdog > 0) {
-            self.soon(now, at, Happening::Pings(serial));
+        if let Some(every) = self.procs.get(&serial).map(|p| p.watchdog).filter(|w| *w > 0) {
+            let first = if self.can(fault::WATCHDOG) { at } else { at.min(start + every * 500) };
+            self.soon(now, first, Happening::Pings(serial));
         }
     }
 
@@ -99,6 +110,9 @@ impl World {
         if hangs {
             return;
         }
+        // Long enough that something may happen meanwhile.
+        let slow = job == Job::Reload && self.can(fault::RELOAD) && dice.chance(500);
+        let at = if slow { at + dice.below(2_500_000) } else { at };
         let code = if job == Job::Unmount && code == 0 && !self.is_mounted(serial) { 3 } else { code };
         self.soon(now, at, Happening::Ends(serial, code));
     }
@@ -150,9 +164,15 @@ impl World {
                 self.soon(now, dice.below(3_000), Happening::Lists(slot, true));
             }
             Job::Unmount if end == 0 || (end == -9 && dice.chance(300)) => {
-                self.mounts.remove(&slot);
+                if self.mounts.remove(&slot) {
+                    self.deeds.entry(slot).or_default().removed += 1;
+                }
                 self.soon(now, dice.below(3_000), Happening::Lists(slot, false));
             }
+            Job::Module if end == 0 && self.modules.insert(slot) => {
+                self.deeds.entry(slot).or_default().written += 1;
+            }
+            Job::Unless if end == 0 => self.deeds.entry(slot).or_default().spared += 1,
             Job::Stop if end == 0 => {
                 if let Some(main) = self.main_of(slot) {
                     self.signal(now, main, STOP);

@@ -31,8 +31,15 @@ impl World {
                 if unmounted {
                     Outcome::MountAbsent
                 } else {
-                    self.things.remove(&slot);
-                    if dice.chance(100) { Outcome::Left } else { Outcome::Removed }
+                    match self.things.get(&slot) {
+                        None => Outcome::Removed,
+                        Some(thing) if thing.adopted => Outcome::Left,
+                        Some(_) => {
+                            self.things.remove(&slot);
+                            self.deeds.entry(slot).or_default().removed += 1;
+                            Outcome::Removed
+                        }
+                    }
                 }
             }
             _ if failed => Outcome::Blocked,
@@ -44,11 +51,13 @@ impl World {
                 if right { Outcome::Kept } else { Outcome::Drifted }
             }
             Action::Guard(hash) => {
-                let ran = self.things.get(&slot).is_some_and(|t| t.ran == Some(hash));
-                if ran { Outcome::Kept } else { Outcome::Drifted }
+                let need =
+                    self.manifests.get(&step.manifest).is_none_or(|m| self.must_run(m, step.unit, hash));
+                if need { Outcome::Drifted } else { Outcome::Kept }
             }
             Action::Ran(hash) => {
-                self.things.entry(slot).or_default().ran = Some(hash);
+                self.deeds.entry(slot).or_default().noted += 1;
+                self.things.entry(slot).or_default().ran = self.digest(step).map(|d| (d, hash));
                 Outcome::Kept
             }
         };
@@ -79,7 +88,34 @@ impl World {
         }
         thing.like = digest;
         thing.drifted = false;
+        self.deeds.entry(slot).or_default().written += 1;
         Outcome::Changed
+    }
+
+    /// Whether a mount that it depends on is not there.
+    pub fn lies_on_nothing(&self, manifest: &Manifest, unit: UnitId) -> bool {
+        let mut deps = manifest.deps(unit).filter(|e| matches!(e.kind, EdgeKind::Requires | EdgeKind::Binds));
+        deps.any(|e| {
+            let address = manifest.address(e.unit);
+            address.kind == units::Kind::Mount && !self.mounts.contains(&slot_of(&address))
+        })
+    }
+
+    /// Whether no guard keeps a command from running, `unless` apart: as `resource::exec::guard` has it.
+    pub fn must_run(&self, manifest: &Manifest, unit: UnitId, inputs: u64) -> bool {
+        use units::kind::exec::Once;
+        let slot = slot_of(&manifest.address(unit));
+        let Some(Spec::Exec(spec)) = manifest.spec(unit) else { return false };
+        match self.things.get(&slot).and_then(|t| t.ran) {
+            None => true,
+            Some((_, ran)) if ran != inputs => true,
+            Some(_) if spec.creates.is_some() => false,
+            Some((digest, _)) => match spec.once {
+                Some(Once::Boot | Once::Generation) => digest != manifest.unit_digest(unit),
+                Some(Once::Ever) => false,
+                None => true,
+            },
+        }
     }
 
     pub(super) fn digest(&self, step: Step) -> Option<[u8; 16]> {

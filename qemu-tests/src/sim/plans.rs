@@ -1,0 +1,324 @@
+//! What the planner that ships promises, compared with what the engine that ships then does.
+//!
+//! A plan is made for a machine at rest: its two manifests are those of the engine and of the next apply, and what was
+//! found is what the world holds and what the engine says in its status, as `query::machine` looks at a real one. Then
+//! the apply runs, and what became of every unit is told by the world alone: which processes were started and told to
+//! reload, what was written, removed, mounted and loaded.
+
+use std::any::type_name_of_val;
+use std::collections::BTreeMap;
+
+use cm_core::engine::effect::Verdict;
+use cm_core::engine::event::Swap;
+use cm_core::engine::{HoldKind, UnitStatus, exec_inputs};
+use cm_core::plan::{Found, GOES, NOT_OURS, Observation, Planned, Subject, Verb, WILL_BIND, plan};
+use units::kind::Spec;
+use units::manifest::flags;
+use units::{Address, Kind, Manifest, UnitId};
+
+use super::checks::{Invariant, Violation, keeps_old};
+use super::graph::{Graph, slot_of};
+use super::machine::Machine;
+use super::world::{Deed, World};
+
+/// Name of the planner that is driven here, for a test that it is what ships.
+pub const DRIVEN: fn() -> &'static str = || type_name_of_val(&plan);
+
+/// A planner: the one that ships, or in a test one that is wrong.
+pub type Planner = fn(&Manifest, &Manifest, &dyn Fn(Subject) -> Observation) -> Vec<Planned>;
+
+/// The one that ships.
+pub const SHIPS: Planner = plan;
+
+/// How often a verb was promised for a kind, and kept.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// Plans that were compared with what was done.
+    pub plans: u64,
+    /// Plans whose apply returned: a plan promises nothing about failures.
+    pub returned: u64,
+    /// Plans that say that who is faster decides about something: units then do not all have one course.
+    pub open: u64,
+    /// Plans that were not made, since something ran with an earlier declaration than that of the generation.
+    pub older: u64,
+    /// By kind and verb.
+    pub verbs: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+impl Kept {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: &Kept) {
+        self.plans += other.plans;
+        self.returned += other.returned;
+        self.older += other.older;
+        self.open += other.open;
+        for (key, count) in &other.verbs {
+            *self.verbs.entry(*key).or_default() += count;
+        }
+    }
+
+    /// What no plan has promised yet although units of that kind can get it.
+    pub fn unseen(&self) -> Vec<String> {
+        let all: [(&str, &[Verb]); 5] = [
+            ("service", &[Verb::Start, Verb::Stop, Verb::Reload, Verb::Restart, Verb::Nothing]),
+            ("file", &[Verb::Create, Verb::Change, Verb::Remove, Verb::Nothing]),
+            ("mount", &[Verb::Create, Verb::Restart, Verb::Remove, Verb::Nothing]),
+            ("module", &[Verb::Create, Verb::Nothing]),
+            ("exec", &[Verb::Start, Verb::Nothing]),
+        ];
+        let pairs = all.iter().flat_map(|(kind, verbs)| verbs.iter().map(move |v| (*kind, v.word())));
+        pairs.filter(|key| !self.verbs.contains_key(key)).map(|(k, v)| format!("{v} of a {k}")).collect()
+    }
+}
+
+/// What was promised, by address, with what the world held at that time.
+pub struct Promise {
+    lines: Vec<Line>,
+    before: BTreeMap<u8, State>,
+}
+
+struct Line {
+    address: Address,
+    leaves: bool,
+    /// Whether its command may find that it need not run.
+    guarded: bool,
+    verb: Verb,
+    reason: String,
+}
+
+/// What the world holds of a slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct State {
+    main: Option<u64>,
+    there: bool,
+    mounted: bool,
+}
+
+fn state(world: &World, slot: u8) -> State {
+    State {
+        main: world.main_of(slot),
+        there: world.things.get(&slot).is_some_and(|t| t.like.is_some()),
+        mounted: world.mounts.contains(&slot),
+    }
+}
+
+/// What a look at a unit finds.
+fn observe(machine: &Machine, running: &Manifest, desired: &Manifest, subject: Subject) -> Observation {
+    let (engine, world) = (&machine.engine, &machine.world);
+    let (manifest, id, leaves) = match subject {
+        Subject::Declared(id) => (desired, id, false),
+        Subject::Leaving(id) => (running, id, true),
+    };
+    let address = manifest.address(id);
+    let slot = slot_of(&address);
+    let status = engine.node(&address).map(|n| engine.status(n));
+    let thing = world.things.get(&slot).copied().unwrap_or_default();
+    let found = match address.kind {
+        Kind::Service => Found::of_service(status.as_ref().map(|s| (s.state, s.cause.as_str()))),
+        Kind::Mount
+            if leaves && world.mounts.contains(&slot) && status.as_ref().is_some_and(|s| !s.ready) =>
+        {
+            Found::Left(NOT_OURS.to_owned())
+        }
+        Kind::Mount if world.mounts.contains(&slot) => match &status {
+            Some(s) if s.state == "failed" => Found::Trouble(s.cause.clone()),
+            _ => Found::Right,
+        },
+        Kind::Mount if leaves => Found::Missing,
+        Kind::Mount => Found::NotUp("not mounted".to_owned()),
+        Kind::Module | Kind::Exec | Kind::Target if leaves => Found::Unknown,
+        Kind::Module if world.modules.contains(&slot) => Found::Right,
+        Kind::Module => Found::Missing,
+        Kind::Target => Found::Right,
+        Kind::Exec if world.must_run(manifest, id, exec_inputs(manifest, id)) => {
+            Found::Due("no guard keeps it from running".to_owned())
+        }
+        Kind::Exec => Found::Right,
+        _ if thing.like.is_none() => Found::Missing,
+        _ if leaves && world.lies_on_nothing(running, id) => Found::Trouble("its mount is absent".to_owned()),
+        _ if leaves && thing.adopted => Found::Left("it was there before it was declared".to_owned()),
+        _ if leaves => Found::Leaves(String::new()),
+        _ => wrong(running, desired, id, thing),
+    };
+    let held = status.as_ref().and_then(|s| s.hold.as_ref()).map(|h| format!("by {} ({:?})", h.why, h.kind));
+    let stopped = |s: &UnitStatus| s.hold.as_ref().is_some_and(|h| h.kind == HoldKind::Stopped);
+    Observation {
+        found,
+        held,
+        stopped: status.as_ref().is_some_and(stopped),
+        started: status.as_ref().is_some_and(|s| s.started),
+        stale: status.as_ref().is_some_and(|s| s.stale),
+        ready: Some(status.is_some_and(|s| s.ready)),
+    }
+}
+
+fn wrong(running: &Manifest, desired: &Manifest, id: UnitId, thing: super::world::Thing) -> Found {
+    let digest = desired.unit_digest(id);
+    let unchanged = running
+        .find(desired.kind(id), desired.name(id))
+        .is_some_and(|old| units::diff::is_same((running, old), (desired, id)));
+    let left = match desired.flags(id) {
+        flag if flag & flags::SEED != 0 => true,
+        flag if flag & flags::REPORT != 0 => unchanged,
+        _ => false,
+    };
+    if left || (thing.like == Some(digest) && !thing.drifted) {
+        return Found::Right;
+    }
+    Found::Wrong(vec!["content differs".to_owned()])
+}
+
+/// The plan of the planner for an apply of this graph.
+pub fn promise(machine: &Machine, graph: &Graph, planner: Planner) -> Promise {
+    let (running, _) = machine.engine.desired();
+    let running = machine.engine.manifest(running).cloned().unwrap_or_else(Manifest::empty);
+    let desired = graph.manifest();
+    let planned = planner(&running, &desired, &|subject| observe(machine, &running, &desired, subject));
+    let line = |p: Planned| {
+        let (manifest, id, leaves) = match p.subject {
+            Subject::Declared(id) => (&desired, id, false),
+            Subject::Leaving(id) => (&running, id, true),
+        };
+        let guarded = matches!(manifest.spec(id), Some(Spec::Exec(e)) if e.unless.is_some());
+        Line { address: manifest.address(id), leaves, guarded, verb: p.verb, reason: p.reason }
+    };
+    let lines: Vec<_> = planned.into_iter().map(line).collect();
+    let slots = lines.iter().map(|line| slot_of(&line.address));
+    let before = slots.map(|slot| (slot, state(&machine.world, slot))).collect();
+    Promise { lines, before }
+}
+
+/// What was really done to a unit.
+fn done(kind: Kind, leaves: bool, before: State, after: State, deed: Deed) -> Verb {
+    match kind {
+        Kind::Service => match (before.main, after.main) {
+            (Some(a), Some(b)) if a == b && deed.reloaded > 0 => Verb::Reload,
+            (Some(a), Some(b)) if a == b => Verb::Nothing,
+            (Some(_), _) if deed.started > 0 => Verb::Restart,
+            (Some(_), _) => Verb::Stop,
+            (None, _) if deed.started > 0 => Verb::Start,
+            (None, _) => Verb::Nothing,
+        },
+        Kind::Mount => match (before.mounted, after.mounted) {
+            (true, true) if deed.removed > 0 => Verb::Restart,
+            (false, true) => Verb::Create,
+            (true, false) if leaves => Verb::Remove,
+            (true, false) => Verb::Stop,
+            (true, true) | (false, false) => Verb::Nothing,
+        },
+        Kind::Exec if deed.ran > 0 => Verb::Start,
+        Kind::Module if deed.written > 0 => Verb::Create,
+        Kind::Exec | Kind::Module | Kind::Target => Verb::Nothing,
+        _ => match (before.there, after.there) {
+            (false, true) => Verb::Create,
+            (true, false) => Verb::Remove,
+            (true, true) if deed.written > 0 => Verb::Change,
+            (true, true) | (false, false) => Verb::Nothing,
+        },
+    }
+}
+
+impl Promise {
+    /// Whether it depends on who is faster.
+    fn is_open(&self) -> bool {
+        self.lines.iter().any(|l| l.reason.ends_with(GOES) || l.reason.starts_with(WILL_BIND))
+    }
+
+    /// Compares with what was done since.
+    ///
+    /// # Errors
+    /// [`Invariant::PlanIsKept`] with the first unit to which something else was done than promised.
+    pub fn compare(&self, world: &World, kept: &mut Kept) -> Result<(), Violation> {
+        let silent = |slot: &&u8| !self.lines.iter().any(|line| slot_of(&line.address) == **slot);
+        if let Some(slot) = world.deeds.keys().find(silent) {
+            let text = format!("something was done to slot {slot}, of which the plan says nothing");
+            return Err(Violation { invariant: Invariant::PlanIsKept, text });
+        }
+        for Line { address, leaves, guarded, verb, reason } in &self.lines {
+            let slot = slot_of(address);
+            let before = self.before.get(&slot).copied().unwrap_or_default();
+            let deed = world.deeds.get(&slot).copied().unwrap_or_default();
+            let done = done(address.kind, *leaves, before, state(world, slot), deed);
+            // `unless` was satisfied; or the command had run before, and only that was not written down yet.
+            let spared = (*guarded && deed.spared > 0) || deed.noted > 0;
+            let spared = spared && (*verb, done) == (Verb::Start, Verb::Nothing);
+            if done != *verb && !spared {
+                let text =
+                    format!("{} {address} was promised ({reason}), and it was: {}", verb.word(), done.word());
+                return Err(Violation { invariant: Invariant::PlanIsKept, text });
+            }
+            *kept.verbs.entry((address.kind.word(), verb.word())).or_default() += 1;
+        }
+        kept.plans += 1;
+        Ok(())
+    }
+
+    /// Whether it says that there is nothing to do; else what there is.
+    ///
+    /// # Errors
+    /// [`Invariant::PlanIsKept`] with the first unit to which something would be done.
+    pub fn is_empty(&self) -> Result<(), Violation> {
+        match self.lines.iter().find(|line| line.verb != Verb::Nothing) {
+            None => Ok(()),
+            Some(Line { address, verb, reason, .. }) => {
+                let verb = verb.word();
+                let text =
+                    format!("right after the apply the plan is not empty: {verb} {address} ({reason})");
+                Err(Violation { invariant: Invariant::PlanIsKept, text })
+            }
+        }
+    }
+
+    /// For a story.
+    pub fn words(&self) -> String {
+        let lines = self.lines.iter();
+        let lines: Vec<String> =
+            lines.map(|l| format!("{} {} ({})", l.verb.word(), l.address, l.reason)).collect();
+        format!("plan: {}", if lines.is_empty() { "nothing to do".to_owned() } else { lines.join("; ") })
+    }
+}
+
+/// Makes a plan, applies it, lets the machine come to rest with `rest`, and compares. `false` when the apply returned.
+///
+/// # Errors
+/// Whatever breaks on the way; [`Invariant::PlanIsKept`] when the plan was not kept.
+pub fn trial(
+    machine: &mut Machine,
+    graph: &Graph,
+    generation: u64,
+    planner: Planner,
+    mut rest: impl FnMut(&mut Machine) -> Result<(), Violation>,
+) -> Result<bool, Violation> {
+    let stale = |n| machine.engine.glance(n).stale;
+    if machine.engine.nodes().any(|n| stale(n) || keeps_old(&machine.engine, n)) {
+        // What it was started from, or has loaded, stands in neither manifest: a plan cannot compare with that.
+        machine.kept.older += 1;
+        return Ok(false);
+    }
+    let promise = promise(machine, graph, planner);
+    machine.tell_story(|_| promise.words());
+    // What is held may keep a claim for ever, or give it up once it is looked at.
+    let open = machine.engine.nodes().any(|node| {
+        let (manifest, unit) = machine.engine.unit_of(node);
+        let claim = machine.engine.manifest(manifest).map_or(0, |m| m.claim(unit));
+        machine.engine.glance(node).held && claim != 0
+    });
+    machine.world.deeds.clear();
+    machine.apply(graph, generation, Swap::Apply)?;
+    let request = machine.last_request();
+    rest(machine)?;
+    if machine.checks.verdict(request) != Some(Verdict::Done) {
+        machine.kept.returned += 1;
+        return Ok(false);
+    }
+    if open || promise.is_open() {
+        machine.kept.open += 1;
+        return self::promise(machine, graph, planner).is_empty().map(|()| true);
+    }
+    let mut kept = std::mem::take(&mut machine.kept);
+    let compared = promise.compare(&machine.world, &mut kept);
+    machine.kept = kept;
+    compared?;
+    self::promise(machine, graph, planner).is_empty()?;
+    Ok(true)
+}
