@@ -175,7 +175,19 @@ impl Script {
                 _ if dice.chance(400) => Act::Shutdown,
                 _ => Act::Overflow,
             };
+            let announced = if let Act::Chatter(slot, 1) = act { Some(slot) } else { None };
             entries.push(Entry { at, act });
+            // What happens to a service that reloads would otherwise seldom be seen: it does so for a moment only.
+            let mut dice = Dice::of(&[seed, 3, at]);
+            if let Some(slot) = announced.filter(|_| dice.chance(800)) {
+                let act = match dice.below(4) {
+                    0 => Act::Chatter(slot, 3),
+                    1 => Act::Chatter(slot, 4),
+                    2 => Act::Ask(slot, Verb::Start, None),
+                    _ => Act::Ask(slot, Verb::Hold, Some(1_000)),
+                };
+                entries.push(Entry { at: at + 500, act });
+            }
         }
         let mut dice = Dice::of(&[seed, 2]);
         let mut plans = Vec::new();
