@@ -177,28 +177,71 @@ fn a_password_that_was_changed_is_reported() {
     assert_eq!(bench.read("/etc/shadow"), shadow);
 }
 
-#[test]
-fn the_lock_of_the_databases_is_respected() {
-    let mut bench = with_accounts();
-    let lock = fs::File::create(bench.path("/etc/.pwd.lock")).unwrap();
-    cm_core::sys::lock_file(&lock, true).unwrap();
-    // flock(2) is not the lock that counts; a record lock of another process is.
-    let path = bench.path("/etc/.pwd.lock");
+/// Another process that holds the lock of the user databases until its input is closed.
+fn hold_lock(bench: &Bench) -> (std::process::Child, std::process::ChildStdin) {
     let mut holder = std::process::Command::new("python3")
         .arg("-c")
         .arg("import fcntl,sys;f=open(sys.argv[1],'w');fcntl.lockf(f,fcntl.LOCK_EX);print('held',flush=True);sys.stdin.readline()")
-        .arg(&path)
+        .arg(bench.path("/etc/.pwd.lock"))
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut text = [0; 4];
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut text).unwrap();
-    let mut stdin = holder.stdin.take();
+    let stdin = holder.stdin.take().unwrap();
+    (holder, stdin)
+}
+
+/// What does not need the databases is repaired before their lock is waited for, and that not for long.
+#[test]
+fn a_repair_does_not_wait_for_the_lock_of_the_databases() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let mut bench = with_accounts();
+    // An alarm interrupts a wait only where no other thread can take it.
+    bench.confinement = Confinement::Full;
+    let decl = users(&[user("bob")]).file("/etc/motd", "ours");
+    bench.converge(&decl, Intent::Apply);
+    let drift = |bench: &Bench| {
+        bench.write("/etc/motd", "theirs");
+        bench.write("/etc/passwd", PASSWD);
+    };
+    drift(&bench);
+    let (mut holder, mut stdin) = hold_lock(&bench);
+    let seen = Inotify::init(InitFlags::empty()).unwrap();
+    seen.add_watch(&bench.path("/etc"), AddWatchFlags::IN_MOVED_TO).unwrap();
+    let release = std::thread::spawn(move || {
+        seen.read_events().unwrap();
+        // The committer has a copy of this end too: closing it would say nothing.
+        std::io::Write::write_all(&mut stdin, b"\n").unwrap();
+    });
+    let results = bench.converge(&decl, Intent::Correct);
+    assert_eq!((results["file:/etc/motd"].0, results["user:bob"].0), (Outcome::Changed, Outcome::Changed));
+    release.join().unwrap();
+    holder.wait().unwrap();
+
+    drift(&bench);
+    let (mut holder, stdin) = hold_lock(&bench);
+    let start = std::time::Instant::now();
+    let results = bench.converge(&decl, Intent::Correct);
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!((results["file:/etc/motd"].0, results["user:bob"].0), (Outcome::Changed, Outcome::NotKept));
+    assert!(results["user:bob"].1.contains("somebody has held"), "{results:?}");
+    drop(stdin);
+    holder.wait().unwrap();
+}
+
+#[test]
+fn the_lock_of_the_databases_is_respected() {
+    let mut bench = with_accounts();
+    let lock = fs::File::create(bench.path("/etc/.pwd.lock")).unwrap();
+    cm_core::sys::lock_file(&lock, true).unwrap();
+    // flock(2) is not the lock that counts; a record lock of another process is.
+    let (mut holder, stdin) = hold_lock(&bench);
     let decl = users(&[user("bob")]);
     let release = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(300));
-        drop(stdin.take());
+        drop(stdin);
     });
     let start = std::time::Instant::now();
     let results = bench.converge(&decl, Intent::Apply);

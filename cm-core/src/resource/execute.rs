@@ -24,6 +24,8 @@ use crate::sys;
 
 /// Seconds that lckpwdf(3) waits for the lock of the user databases.
 const LOCK_SECONDS: u32 = 15;
+/// The same of a repair: while it waits, no other repair is made.
+const LOCK_SECONDS_OF_REPAIR: u32 = 2;
 
 /// What a thing is before an operation touches it. Contents that will be overwritten are saved in the store.
 ///
@@ -198,11 +200,12 @@ fn change_accounts(
         .custom_flags(libc::O_NOFOLLOW)
         .open(&lock_path)
         .map_err(|e| Trouble::io("open", &lock_path.to_string_lossy(), &e))?;
-    sys::interrupt_after(LOCK_SECONDS);
+    let patience = if world.repairs { LOCK_SECONDS_OF_REPAIR } else { LOCK_SECONDS };
+    sys::interrupt_after(patience);
     let locked = sys::lock_record(&lock);
     sys::interrupt_after(0);
     locked.map_err(|_| {
-        Trouble::NotKept(format!("somebody has held {} for {LOCK_SECONDS} s", lock_path.display()))
+        Trouble::NotKept(format!("somebody has held {} for {patience} s", lock_path.display()))
     })?;
     world.read_accounts();
     let before = Accounts::clone(&world.accounts);

@@ -130,6 +130,8 @@ pub struct World {
     pub places: Places,
     /// On a return: names that were one file in the generation that is returned to, each with the others.
     pub linked: BTreeMap<String, BTreeSet<String>>,
+    /// Whether what is done is a repair, which can be tried again: it waits for nobody for long.
+    pub repairs: bool,
     /// The user databases; read when a batch asks for them first.
     pub accounts: Known,
     /// The store, if there is one yet.
@@ -164,6 +166,7 @@ impl World {
         let root = OwnedFd::from(File::open(&setup.root)?);
         let mut world = World {
             places: Places::new(root),
+            repairs: false,
             accounts: Known::default(),
             store: None,
             stamps: HashMap::new(),

@@ -84,7 +84,9 @@ pub fn run(
     let transition = transition_of(world, batch);
     let mut touched = Touched::default();
     let mut facts = Vec::new();
-    for step in &mut steps {
+    world.repairs = batch.intent == Intent::Correct;
+    for at in order(&steps, batch.intent) {
+        let Some(step) = steps.get_mut(at) else { continue };
         if step.failure.is_none()
             && step.work.needs.iter().any(|n| failed.get(*n).copied().unwrap_or_default())
         {
@@ -115,6 +117,23 @@ pub fn run(
     world.stamps.clear();
     let results = steps.iter().map(|s| read_back(world, s)).collect();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
+}
+
+/// The order in which steps are carried out: theirs. A repair of the user databases waits for their lock, which somebody
+/// may hold for long; what does not depend on it is put right before.
+fn order(steps: &[Running], intent: Intent) -> Vec<usize> {
+    let mut late: BTreeSet<usize> = BTreeSet::new();
+    if intent == Intent::Correct {
+        for step in steps {
+            let waits = step.work.ops.iter().any(|o| matches!(o.what, What::Account(_)));
+            if waits || step.work.needs.iter().any(|n| late.contains(n)) {
+                late.insert(step.at);
+            }
+        }
+    }
+    let is_late = |at: &usize| steps.get(*at).is_some_and(|s| late.contains(&s.at));
+    let (late, soon): (Vec<usize>, Vec<usize>) = (0..steps.len()).partition(is_late);
+    [soon, late].concat()
 }
 
 /// What [`save`] wrote down in advance and did not come true: of steps that were never carried out, and of directories
