@@ -247,6 +247,10 @@ fn leave(running: &Manifest, id: UnitId, seen: Observation) -> Planned {
     let gone = "no longer declared";
     let with = |more: &str| if more.is_empty() { gone.to_owned() } else { format!("{gone}; {more}") };
     let (verb, reason) = match (running.kind(id), seen.found) {
+        (_, Found::Leaves(_) | Found::Unknown) if seen.held.is_some() => {
+            let by = seen.held.unwrap_or_default();
+            (Verb::Nothing, format!("{gone}; left: held {by}"))
+        }
         (Kind::Service, Found::NotUp(state)) => (Verb::Nothing, with(&format!("it is not running: {state}"))),
         (Kind::Service, _) => (Verb::Stop, with("")),
         (Kind::Mount, Found::NotUp(_) | Found::Missing) => (Verb::Nothing, with("it is not mounted")),

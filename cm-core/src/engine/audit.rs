@@ -99,7 +99,8 @@ impl Engine {
             let still = match &unit.state {
                 State::Service(s) => match s.phase {
                     Phase::Down => {
-                        unit.want == Want::Absent || (unit.want == Want::Up && !self.left_alone(node))
+                        (unit.want == Want::Absent && !self.is_left_behind(node))
+                            || (unit.want == Want::Up && !self.left_alone(node))
                     }
                     Phase::Waiting => open || unit.want != Want::Up,
                     Phase::Ready => open && (unit.has(bits::BOUNCE) || s.reload_asked),
@@ -114,7 +115,9 @@ impl Engine {
                             && (self.store_open || !unit.has(bits::NEEDS_STORE))
                     }
                     Work::Queued => self.batch.is_none(),
-                    Work::Idle => unit.want == Want::Absent && self.may_stop(node),
+                    Work::Idle => {
+                        unit.want == Want::Absent && self.may_stop(node) && !self.is_left_behind(node)
+                    }
                     Work::Settling { .. }
                     | Work::Batch
                     | Work::Job { .. }
@@ -123,7 +126,7 @@ impl Engine {
                     Work::Deferred => unit.want == Want::Up,
                 },
                 State::Mount(m) => match m.phase {
-                    MountPhase::Down => unit.want != Want::Down,
+                    MountPhase::Down => unit.want != Want::Down && !self.is_left_behind(node),
                     MountPhase::Waiting => open || unit.want != Want::Up,
                     MountPhase::Mounting { .. }
                     | MountPhase::Up

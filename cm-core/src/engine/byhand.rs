@@ -154,6 +154,7 @@ impl Engine {
         for (user, _) in self.rdeps(node).into_iter().chain(self.running_rdeps(node)) {
             self.mark_outdated(user);
         }
+        self.takers_look(node);
     }
 
     fn thaw(&mut self, node: Node) {

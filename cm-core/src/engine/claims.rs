@@ -170,10 +170,11 @@ impl Engine {
         let Some(holder) = self.waits_for_claim(node) else { return false };
         let unit = self.u(holder);
         let service = self.svc(holder).is_some();
-        unit.id.is_some()
-            && (self.left_alone(holder)
-                || (service && unit.has(bits::KEEP))
-                || (!service && unit.has(bits::SETTLED) && !unit.has(bits::OK)))
+        self.is_left_behind(holder)
+            || unit.id.is_some()
+                && (self.left_alone(holder)
+                    || (service && unit.has(bits::KEEP))
+                    || (!service && unit.has(bits::SETTLED) && !unit.has(bits::OK)))
     }
 
     /// Something about a unit may be another: those who wait for its claim may have to learn that.

@@ -1,5 +1,9 @@
 //! What happens to the engine. Names are past participles; each cause outside becomes exactly one of these.
 
+use std::fmt;
+
+use units::value::signal;
+
 use crate::proto::{ManifestRef, UnitResult};
 
 use super::{Mono, Node};
@@ -13,6 +17,16 @@ pub enum Exit {
     Signal(i32),
     /// Only its own parent was told.
     Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "ended with exit code {code}"),
+            Exit::Signal(signal) => write!(f, "was killed by SIG{}", signal::format(*signal)),
+            Exit::Unknown => f.write_str("ended, and only its own parent was told how"),
+        }
+    }
 }
 
 /// What a person asked of a unit.

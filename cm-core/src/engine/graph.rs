@@ -518,6 +518,7 @@ impl Engine {
                 }
             }
             (Want::Down, true) if self.may_stop(node) => self.go_down(node),
+            (Want::Absent, _) if self.is_left_behind(node) => {}
             (Want::Absent, true) if self.may_stop(node) => {
                 self.go_down(node);
                 self.remove(node);

@@ -175,6 +175,18 @@ impl Engine {
 
     /// It is no longer declared.
     fn take_away(&mut self, node: Node) {
+        if self.is_left_behind(node) {
+            // It keeps its claim, so that nothing takes its place, but nothing up or mounted.
+            if self.may_stop(node) {
+                self.go_down(node);
+            }
+            if self.latch(node).is_some_and(|l| l.work != Work::Idle) {
+                self.m(node).set(bits::INTENDED, false);
+                self.set_work(node, Work::Idle);
+                self.publish(node, "left: held");
+            }
+            return;
+        }
         if !self.may_stop(node) {
             // What was in line to be looked at is not in line to be removed.
             if matches!(self.latch(node).map(|l| l.work), Some(Work::Queued | Work::Settling { .. })) {
@@ -275,7 +287,7 @@ impl Engine {
         match job {
             Job::Undo => {
                 if !ok {
-                    let text = format!("undo of {} ended with {exit:?}", self.address(node));
+                    let text = format!("undo of {} {exit}", self.address(node));
                     self.log(Level::Error, Some(node), text);
                     self.apply_failure(node, "could not be undone");
                 }
@@ -309,7 +321,7 @@ impl Engine {
             | Job::AwaitPath
             | Job::Mount
             | Job::Unmount => {
-                let why = self.details.remove(&node).unwrap_or_else(|| format!("ended with {exit:?}"));
+                let why = self.details.remove(&node).unwrap_or_else(|| format!("{exit}"));
                 self.not_kept(node, why);
             }
         }

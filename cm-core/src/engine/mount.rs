@@ -43,6 +43,7 @@ impl Engine {
                     self.m(node).set(bits::BOUNCE, false);
                     self.set_phase(node, MountPhase::Waiting);
                 }
+                Want::Absent if self.is_left_behind(node) => {}
                 Want::Absent => self.remove(node),
                 Want::Down => {}
             },
@@ -151,8 +152,7 @@ impl Engine {
                     let text = format!("repaired {}", self.address(node));
                     self.log(Level::Notice, Some(node), text);
                 } else if exit != Exit::Code(NOT_TAKEN) && wanted {
-                    let text =
-                        format!("cannot repair {}: mount helper ended with {exit:?}", self.address(node));
+                    let text = format!("cannot repair {}: mount helper {exit}", self.address(node));
                     self.log(Level::Error, Some(node), text);
                 }
                 self.set_phase(node, MountPhase::Up);
@@ -164,7 +164,7 @@ impl Engine {
                     self.set_phase(node, MountPhase::Down);
                 } else {
                     let why = (self.details.get(&node).cloned())
-                        .unwrap_or_else(|| format!("unmount helper ended with {exit:?}"));
+                        .unwrap_or_else(|| format!("unmount helper {exit}"));
                     let text = format!("cannot unmount {}: {why}", self.address(node));
                     self.log(Level::Error, Some(node), text);
                     self.apply_failure(node, &format!("cannot be unmounted: {why}"));
@@ -201,8 +201,7 @@ impl Engine {
             m.fails = m.fails.saturating_add(1);
             fails = m.fails;
         }
-        let why =
-            (self.details.get(&node).cloned()).unwrap_or_else(|| format!("mount helper ended with {exit:?}"));
+        let why = (self.details.get(&node).cloned()).unwrap_or_else(|| format!("mount helper {exit}"));
         let text = format!("cannot mount {}: {why}", self.address(node));
         self.log(Level::Error, Some(node), text);
         self.set_detail(node, why.clone());

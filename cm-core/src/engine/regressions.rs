@@ -1,5 +1,7 @@
 //! Stories of defects that the simulator or a reader found: each fails without its mending.
 
+mod holds;
+
 use units::kind::Spec;
 use units::kind::service::{Ready, Reload, Restart, Service, SwitchMethod};
 use units::manifest::{NewUnit, flags};

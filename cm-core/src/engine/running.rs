@@ -21,6 +21,7 @@ impl Engine {
         let want = unit.want;
         match phase {
             Phase::Down => match want {
+                Want::Absent if self.is_left_behind(node) => {}
                 Want::Absent => self.remove(node),
                 Want::Up if !self.left_alone(node) => {
                     self.enter(node, Phase::Waiting);
@@ -162,6 +163,11 @@ impl Engine {
     /// Held in place: no start, no restart, no reload.
     pub(crate) fn left_alone(&self, node: Node) -> bool {
         self.holds.get(&node).is_some_and(|h| matches!(h.kind, HoldKind::Held | HoldKind::Paused))
+    }
+
+    /// No longer declared, but held: it is listed, and what is on the disk of it stays, until the hold ends.
+    pub(crate) fn is_left_behind(&self, node: Node) -> bool {
+        self.u(node).want == Want::Absent && self.down.is_none() && self.holds.contains_key(&node)
     }
 
     /// Frozen by hand.

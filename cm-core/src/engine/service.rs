@@ -114,7 +114,7 @@ impl Engine {
             Job::Stop => {
                 self.side_ended(node, serial);
                 if !ok {
-                    let text = format!("stop command of {} ended with {exit:?}", self.address(node));
+                    let text = format!("stop command of {} {exit}", self.address(node));
                     self.log(Level::Warning, Some(node), text);
                     self.signal_stop(node);
                 }

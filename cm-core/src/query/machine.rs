@@ -226,7 +226,8 @@ impl Machine {
                 Err(e) => trouble(e),
             },
         };
-        Observation { found, ..Observation::default() }
+        let held = self.live.as_ref().and_then(|l| l.get(&unit)).and_then(live::Status::held);
+        Observation { found, held, ..Observation::default() }
     }
 
     fn is_gone(&mut self, spec: &Spec) -> bool {

@@ -92,6 +92,7 @@ fn a_removal_whose_mount_goes_for_good_is_left_to_a_later_boot() {
     let mut s = deferred();
     s.swap(Units::new(), Swap::Boot);
     mount_ends(&mut s);
+    s.ask(8, Verb::Release, "/m");
     assert_eq!((s.state("/m/a"), s.state("/m")), ("absent", "absent"));
     assert_eq!(s.engine.manifests().count(), 1);
 }

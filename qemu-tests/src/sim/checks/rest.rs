@@ -22,7 +22,13 @@ impl Checks {
         let (manifest, _) = engine.desired();
         let desired = engine.manifest(manifest).map_or(0, units::Manifest::len);
         let sizes = engine.sizes();
-        let kept = engine.nodes().filter(|n| keeps_old(engine, *n)).count();
+        // What is held stays when nobody declares it any more, with what it requires; so does what lies on a mount that
+        // is absent.
+        let leaving = || engine.nodes().filter(|n| engine.glance(*n).leaving);
+        let stays = |n| engine.glance(n).held || engine.glance(n).state == "deferred";
+        let left = if leaving().any(stays) { leaving().count() } else { 0 };
+        let desired = desired + left;
+        let kept = left + engine.nodes().filter(|n| keeps_old(engine, *n)).count();
         for (what, is, most) in [
             ("units", sizes.units, desired),
             ("places", sizes.places, 2 * self.most_units + 2),

@@ -1,0 +1,74 @@
+//! Stories of what is held when nobody declares it any more.
+
+use super::*;
+
+#[test]
+fn a_held_file_that_is_no_longer_declared_is_left_until_the_hold_ends() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/d/a", 1, "/d/a"));
+    s.work(out);
+    s.ask(7, Verb::Hold, "/d/a");
+    let out = s.boot(Units::new());
+    let out = s.work(out);
+    assert_eq!(steps(&out), 0, "it is left");
+    let status = s.engine.status(s.node("/d/a"));
+    assert_eq!((status.hold.is_some(), status.cause), (true, "held: me".to_owned()), "it is listed");
+    let out = s.ask(8, Verb::Release, "/d/a");
+    s.work(out);
+    assert_eq!(s.state("/d/a"), "absent");
+}
+
+#[test]
+fn what_is_held_and_no_longer_declared_keeps_its_claim() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, "claim"));
+    s.work(out);
+    s.ask(7, Verb::Hold, "/a");
+    let out = s.swap(Units::new().file("/b", 1, "claim"), Swap::Apply);
+    assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+    assert_eq!(s.state("/b"), "absent");
+    let status = s.engine.status(s.node("/a"));
+    assert!(status.hold.is_some(), "{status:?}");
+}
+
+#[test]
+fn a_service_that_was_stopped_by_hand_and_dropped_is_still_stopped_when_it_is_declared_again() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    s.ask(7, Verb::Stop, "web");
+    s.ends("web");
+    s.boot(Units::new().plain("other"));
+    assert_eq!(s.state("web"), "down", "it is listed");
+    let out = s.boot(Units::new().plain("other").plain("web"));
+    assert_eq!((s.state("web"), spawned(&s, &out)), ("down", Vec::new()));
+    let out = s.ask(8, Verb::Start, "web");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)]);
+}
+
+#[test]
+fn a_service_that_is_dropped_while_it_is_held_is_stopped_and_stays_held() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    s.ask(7, Verb::Hold, "web");
+    s.boot(Units::new());
+    s.ends("web");
+    assert!(s.engine.status(s.node("web")).hold.is_some(), "it is listed");
+    let out = s.boot(Units::new().plain("web"));
+    assert_eq!((s.state("web"), spawned(&s, &out)), ("down", Vec::new()));
+    s.boot(Units::new());
+    s.ask(8, Verb::Release, "web");
+    assert_eq!(s.state("web"), "absent");
+}
+
+#[test]
+fn what_is_held_and_not_declared_does_not_keep_the_machine_up() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    s.ask(7, Verb::Hold, "web");
+    s.boot(Units::new());
+    s.tell(Event::ShutdownAsked { down: Down::Poweroff });
+    assert_eq!(s.state("web"), "stopping");
+}
