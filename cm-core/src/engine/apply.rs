@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::effect::{Effect, Level, Tally, Verdict};
 use super::event::Swap;
 use super::timer::Timer;
-use super::unit::{NOBODY, Phase, Shown, State, Want, Work, bits};
+use super::unit::{MountPhase, NOBODY, Phase, Shown, State, Want, Work, bits};
 use super::{BATCH_MS, Engine, Node, STABLE_MS};
 use crate::proto::{ManifestRef, StoreOp};
 
@@ -116,12 +116,11 @@ impl Engine {
             if release {
                 self.lift_all();
             }
-            let bad = self.bad_units();
-            let verdict = if bad.is_empty() { Verdict::Done } else { Verdict::Failed };
+            let (verdict, text) = self.end_of_change();
             // What was changed or repaired before, this one found right.
             let mut tally = self.tally();
             tally.kept += std::mem::take(&mut tally.changed) + std::mem::take(&mut tally.repaired);
-            self.answer_with(request, verdict, bad, tally);
+            self.answer_with(request, verdict, text, tally);
             return;
         }
         let from = match self.apply.take() {
@@ -424,7 +423,10 @@ impl Engine {
                 }
             },
             ApplyPhase::Committing { token: t } if t == token => match error {
-                None => self.finish(Verdict::Done, String::new()),
+                None => {
+                    let (verdict, text) = self.end_of_change();
+                    self.finish(verdict, text);
+                }
                 Some(error) => {
                     if let Some(apply) = &mut self.apply {
                         apply.failed = Some(format!("cannot write the journal: {error}"));
@@ -509,6 +511,21 @@ impl Engine {
         }
     }
 
+    /// How a change ends that is not undone: the verdict and the count of what is not kept say the same, whoever is to
+    /// blame for that.
+    fn end_of_change(&self) -> (Verdict, String) {
+        let not_kept = || self.all().filter(|n| self.standing(*n) == Standing::NotKept);
+        let mut text: Vec<String> =
+            not_kept().take(8).map(|n| format!("{}: {}", self.address(n), self.why(n))).collect();
+        if text.is_empty() {
+            return (Verdict::Done, String::new());
+        }
+        if not_kept().count() > text.len() {
+            text.push("…".to_owned());
+        }
+        (Verdict::Failed, text.join("; "))
+    }
+
     /// The units because of which an apply cannot be good, or because of which a boot is not, as text; empty when
     /// there is none.
     fn bad_units(&self) -> String {
@@ -548,36 +565,81 @@ impl Engine {
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         for node in self.all() {
-            let unit = self.u(node);
-            if self.holds.contains_key(&node) {
-                tally.held += 1;
-                continue;
-            }
-            let place = match &unit.state {
-                State::Latch(l) => match (l.work, l.shown) {
-                    (_, Shown::NotKept) => &mut tally.not_kept,
-                    (Work::Waiting | Work::Deferred, _) => &mut tally.waiting,
-                    (_, Shown::Changed) => &mut tally.changed,
-                    (_, Shown::Repaired) => &mut tally.repaired,
-                    (_, Shown::Unknown | Shown::Kept | Shown::Drifted) => &mut tally.kept,
-                },
-                State::Service(s) => match s.phase {
-                    Phase::Failed | Phase::Backoff { .. } => &mut tally.not_kept,
-                    Phase::Waiting => &mut tally.waiting,
-                    Phase::Down
-                    | Phase::Starting
-                    | Phase::Ready
-                    | Phase::Reloading { .. }
-                    | Phase::Stopping { .. }
-                    | Phase::Done => &mut tally.kept,
-                },
-                State::Mount(_) | State::Target if unit.want == Want::Up && !unit.has(bits::OK) => {
-                    &mut tally.waiting
-                }
-                State::Mount(_) | State::Target | State::Gone => &mut tally.kept,
+            let place = match self.standing(node) {
+                Standing::Held => &mut tally.held,
+                Standing::NotKept => &mut tally.not_kept,
+                Standing::Waiting => &mut tally.waiting,
+                Standing::Changed => &mut tally.changed,
+                Standing::Repaired => &mut tally.repaired,
+                Standing::Kept => &mut tally.kept,
             };
             *place += 1;
         }
         tally
     }
+
+    /// As what a unit is counted.
+    fn standing(&self, node: Node) -> Standing {
+        let unit = self.u(node);
+        if self.holds.contains_key(&node) {
+            return Standing::Held;
+        }
+        match &unit.state {
+            State::Latch(l) => match (l.work, l.shown) {
+                (_, Shown::NotKept) => Standing::NotKept,
+                (Work::Waiting | Work::Deferred, _) => Standing::Waiting,
+                (_, Shown::Changed) => Standing::Changed,
+                (_, Shown::Repaired) => Standing::Repaired,
+                (_, Shown::Unknown | Shown::Kept | Shown::Drifted) => Standing::Kept,
+            },
+            State::Service(s) => match s.phase {
+                Phase::Failed | Phase::Backoff { .. } => Standing::NotKept,
+                Phase::Waiting => Standing::Waiting,
+                // An apply under way has brought it, or another specification of it.
+                Phase::Starting | Phase::Ready | Phase::Reloading { .. } | Phase::Done
+                    if unit.has(bits::INTENDED) =>
+                {
+                    Standing::Changed
+                }
+                Phase::Down
+                | Phase::Starting
+                | Phase::Ready
+                | Phase::Reloading { .. }
+                | Phase::Stopping { .. }
+                | Phase::Done => Standing::Kept,
+            },
+            State::Mount(m) => match m.phase {
+                MountPhase::Backoff { .. } | MountPhase::Stuck => Standing::NotKept,
+                MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Mounting { .. }
+                | MountPhase::Up
+                | MountPhase::Remounting { .. }
+                | MountPhase::Unmounting { .. }
+                    if unit.want == Want::Up && !unit.has(bits::OK) =>
+                {
+                    Standing::Waiting
+                }
+                MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Mounting { .. }
+                | MountPhase::Up
+                | MountPhase::Remounting { .. }
+                | MountPhase::Unmounting { .. } => Standing::Kept,
+            },
+            State::Target if unit.want == Want::Up && !unit.has(bits::OK) => Standing::Waiting,
+            State::Target | State::Gone => Standing::Kept,
+        }
+    }
+}
+
+/// As what a unit is counted in the last line of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Kept,
+    Changed,
+    Repaired,
+    NotKept,
+    Held,
+    Waiting,
 }

@@ -51,7 +51,8 @@ pub enum Level {
 pub enum Verdict {
     /// Done: exit code 0.
     Done,
-    /// A unit is failed or not kept: 1.
+    /// A unit is failed or not kept, or the request was refused: 1. A change that is answered so stands: what it brought
+    /// about is right, and something else is not.
     Failed,
     /// Somebody else's generation came first: 4.
     Superseded,

@@ -157,7 +157,6 @@ impl Engine {
         }
         service.ready_at = super::Mono(0);
         service.tries += 1;
-        service.restarts += 1;
         service.strikes = service.strikes.saturating_add(1);
         let (tries, strikes) = (service.tries, service.strikes);
         if spec.restart_limit > 0 && tries > spec.restart_limit {
@@ -167,6 +166,9 @@ impl Engine {
             self.enter(node, Phase::Failed);
             self.apply_failure(node, "failed");
             return;
+        }
+        if let Some(service) = self.svc_mut(node) {
+            service.restarts += 1;
         }
         let delay = if tries == 1 {
             0

@@ -416,7 +416,9 @@ impl Checks {
                 broken(Invariant::ShutdownLeaves, text.clone())
             }
             Effect::Answer { request, verdict, text, .. } => {
-                self.answered(*request, *verdict, text.starts_with("cannot write"))
+                // Else it stands, and something that it does not answer for is not kept.
+                let refused = ["cannot write", "the machine goes down", "unknown manifest"];
+                self.answered(*request, *verdict, refused.iter().any(|why| text.starts_with(why)))
             }
             Effect::Leave { .. } => {
                 if std::mem::replace(&mut self.left, true) {
@@ -439,7 +441,7 @@ impl Checks {
         }
     }
 
-    fn answered(&mut self, request: u64, verdict: Verdict, unwritten: bool) -> Found {
+    fn answered(&mut self, request: u64, verdict: Verdict, refused: bool) -> Found {
         let Some(asked) = self.requests.get_mut(&request) else {
             return broken(
                 Invariant::OneAnswer,
@@ -451,10 +453,8 @@ impl Checks {
             return broken(Invariant::OneAnswer, text);
         }
         if let Some((generation, digest, kind)) = asked.swap {
-            let same = self.accepted.is_some_and(|(_, d)| d == digest);
-            let takes = verdict == Verdict::Done
-                || (verdict == Verdict::Failed && (kind == Swap::Boot || (same && !unwritten)));
-            if takes {
+            let stands = verdict == Verdict::Failed && (kind == Swap::Boot || !refused);
+            if verdict == Verdict::Done || stands {
                 self.accepted = Some((generation, digest));
             }
         }

@@ -1,0 +1,69 @@
+//! Stories of how things end: what an apply that stands answers, what counts as a restart, and in which words.
+
+use super::*;
+
+/// The count of what is not kept, and the verdict of the answer in these effects.
+fn end(effects: &[Effect]) -> Option<(Verdict, u32, String)> {
+    effects.iter().rev().find_map(|e| match e {
+        Effect::Answer { verdict, tally, text, .. } => Some((*verdict, tally.not_kept, text.clone())),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_apply_that_is_kept_says_by_its_verdict_that_something_else_is_not() {
+    let mut s = Story::new();
+    let bad = |units: Units| units.service("bad", |b| b.restart = Restart::Never);
+    s.boot(bad(Units::new()));
+    let serial = s.serial("bad");
+    s.tell(Event::Spawned { serial });
+    s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+    s.tell(Event::CgroupEmpty { serial });
+    assert_eq!(s.state("bad"), "failed");
+    for _ in 0..2 {
+        let manifest = s.engine.install(bad(Units::new().file("/a", 1, "")).finish());
+        let mut open = s.tell(Event::Swapped {
+            request: 50,
+            manifest,
+            generation: 9,
+            kind: Swap::Apply,
+            release: false,
+        });
+        while answered(&open, 50).is_none() {
+            let token = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
+            let tokens: Vec<u64> = open.iter().filter_map(token).collect();
+            open = s.work(open);
+            for token in tokens {
+                open.extend(s.tell(Event::Recorded { token, error: None }));
+            }
+        }
+        let (verdict, not_kept, text) = end(&open).unwrap();
+        assert_eq!((verdict, not_kept), (Verdict::Failed, 1), "{text}");
+        assert!(text.starts_with("service:bad:"), "{text}");
+        assert_eq!(s.state("bad"), "failed");
+    }
+    assert_eq!(s.engine.desired().1, 9, "it did not return because of that");
+}
+
+#[test]
+fn a_start_that_is_not_made_any_more_counts_as_no_restart() {
+    let mut s = Story::new();
+    s.boot(Units::new().service("web", |w| {
+        w.restart_limit = 2;
+        w.restart_delay = 0;
+    }));
+    for _ in 0..3 {
+        let serial = s.serial("web");
+        s.tell(Event::Spawned { serial });
+        s.tell(Event::Exited { serial, exit: Exit::Code(3) });
+        s.tell(Event::CgroupEmpty { serial });
+    }
+    let status = s.engine.status(s.node("web"));
+    assert_eq!((status.state, status.restarts), ("failed", 2));
+}
+
+#[test]
+fn ends_of_processes_are_told_in_words() {
+    assert_eq!(Exit::Code(3).to_string(), "ended with exit code 3");
+    assert_eq!(Exit::Signal(9).to_string(), "was killed by SIGKILL");
+}
