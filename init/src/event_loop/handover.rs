@@ -363,7 +363,7 @@ impl Shell {
         self.shell_changed = true;
         self.write_live();
         if let Some(watches) = self.watches.hand_over()
-            && let Ok(bytes) = postcard::to_allocvec(&(watches, self.mounts.listed()))
+            && let Ok(bytes) = postcard::to_allocvec(&(watches, self.mounts.listed(), self.names.seen()))
         {
             self.live.put(WATCHED, &bytes);
         }
@@ -458,7 +458,9 @@ impl Shell {
     /// Takes over what is watched; answers whether it was there.
     fn take_watches(&mut self, found: &mut Found) -> bool {
         let bytes = found.records.get(&WATCHED);
-        let Some((watches, listed)) = bytes.and_then(|b| postcard::from_bytes::<(Vec<u8>, _)>(b).ok()) else {
+        let Some((watches, listed, names)) =
+            bytes.and_then(|b| postcard::from_bytes::<(Vec<u8>, _, _)>(b).ok())
+        else {
             return false;
         };
         self.live.remove(WATCHED);
@@ -467,6 +469,7 @@ impl Shell {
         };
         self.watches = watches;
         self.mounts.adopt(listed);
+        self.names.adopt(names);
         true
     }
 

@@ -22,6 +22,7 @@ pub mod live;
 mod logs;
 pub mod manifests;
 mod mounts;
+mod names;
 mod processes;
 mod queue;
 pub mod spawns;
@@ -88,6 +89,7 @@ pub struct Shell {
     watches: watches::Watches,
     contests: contests::Contests,
     mounts: mounts::Mounts,
+    names: names::Names,
     server: Option<Server>,
     clients: clients::Clients,
     store_listener: Option<OwnedFd>,
@@ -249,6 +251,7 @@ impl Shell {
             Token::Inotify => self.hear_watches(false),
             Token::PublicInotify => self.hear_watches(true),
             Token::Mounts => self.hear_mounts(),
+            Token::Names => self.hear_names(),
             Token::StoreListener => self.start_query(),
             Token::LogDaemon => self.hear_log_daemon(),
             Token::Stage(serial) => self.hear_stage(serial),
@@ -264,7 +267,7 @@ impl Shell {
     /// written wakes nobody.
     fn register(&mut self, fd: RawFd, token: Token) {
         let interest = match token {
-            Token::Mounts => Interest::PRIORITY,
+            Token::Mounts | Token::Names => Interest::PRIORITY,
             Token::Client(_) | Token::Worker(_) | Token::LogDaemon => Interest::READABLE | Interest::WRITABLE,
             _ => Interest::READABLE,
         };

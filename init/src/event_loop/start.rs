@@ -19,7 +19,9 @@ use super::queue::Queue;
 use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
-use super::{Shell, clients, console, contests, emergency, flows, manifests, mounts, now, spawns, watches};
+use super::{
+    Shell, clients, console, contests, emergency, flows, manifests, mounts, names, now, spawns, watches,
+};
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
@@ -192,6 +194,7 @@ impl Shell {
             watches: watches::Watches::default(),
             contests: contests::Contests::default(),
             mounts: mounts::Mounts::default(),
+            names: names::Names::default(),
             server: None,
             clients: clients::Clients::default(),
             store_listener: None,
@@ -259,6 +262,7 @@ impl Shell {
             self.register(fd, Token::Cgroups);
         }
         self.open_mounts();
+        self.open_names();
         let path = self.options.socket.clone();
         let server = match control {
             Some(fd) => Ok(Server::adopt(fd.into(), &path)),

@@ -20,6 +20,8 @@ pub enum Token {
     PublicInotify,
     /// `/proc/self/mountinfo`.
     Mounts,
+    /// What tells that a name of the machine was set.
+    Names,
     /// The socket on which queries of the store arrive.
     StoreListener,
     /// The log daemon's command socket.
@@ -49,6 +51,7 @@ impl Token {
             Token::Inotify => (4, 0),
             Token::PublicInotify => (5, 0),
             Token::Mounts => (6, 0),
+            Token::Names => (7, 0),
             Token::StoreListener => (8, 0),
             Token::LogDaemon => (9, 0),
             Token::Stage(n) => (10, n),
@@ -74,6 +77,7 @@ impl Token {
             4 => Token::Inotify,
             5 => Token::PublicInotify,
             6 => Token::Mounts,
+            7 => Token::Names,
             8 => Token::StoreListener,
             9 => Token::LogDaemon,
             10 => Token::Stage(id),
@@ -166,6 +170,7 @@ mod tests {
             Token::Inotify,
             Token::PublicInotify,
             Token::Mounts,
+            Token::Names,
             Token::StoreListener,
             Token::LogDaemon,
             Token::Stage(1),

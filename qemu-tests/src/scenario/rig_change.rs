@@ -27,6 +27,8 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-power-loss", power_loss),
     scenario("rig-full-and-read-only", full_and_read_only),
     scenario("rig-in-the-way", in_the_way),
+    scenario("rig-apply-not-kept-elsewhere", not_kept_elsewhere),
+    scenario("rig-held-and-dropped", held_and_dropped),
 ];
 
 const ONE: &str = r#"
@@ -51,6 +53,52 @@ fn apply(context: &Context) -> Result {
     let path = rig.state_file("next.toml", ONE)?;
     let refused = rig.initctl(&["apply", "--if-generation", "7", &path])?;
     want(refused.code == 4, &format!("--if-generation 7 ended with {}", refused.code), &rig)
+}
+
+/// The code of an apply says what its last line says, also of what it does not change; it does not return for that.
+fn not_kept_elsewhere(context: &Context) -> Result {
+    let impossible = "[sysctl.\"net.ipv4.there_is_none\"]\nvalue = 1\n";
+    let rig = Rig::start(context, &Setup { first: Some(impossible), ..Setup::default() })?;
+    rig.initctl(&["wait", "--converged", "--timeout", "60s"])?;
+    let next =
+        rig.state_file("next.toml", &format!("{impossible}[file.\"/srv/a\"]\ncontent = \"a\\n\"\n"))?;
+    for time in ["first", "again"] {
+        let said = rig.initctl(&["apply", &next])?;
+        let agree = said.code == 1 && said.out.contains("1 not kept");
+        want(agree, &format!("{time}: {said:?}"), &rig)?;
+        want(holds(&rig.inside("/srv/a")?, "a\n"), &format!("{time}: it was returned: {said:?}"), &rig)?;
+    }
+    Ok(())
+}
+
+/// What is held is left when nobody declares it any more, and its hold is remembered.
+fn held_and_dropped(context: &Context) -> Result {
+    let other = "[file.\"/srv/other\"]\ncontent = \"other\\n\"\n";
+    let rig = Rig::start(context, &Setup::default())?;
+    let both = format!(
+        "{other}[file.\"/srv/held\"]\ncontent = \"ours\\n\"\n[service.web]\nexec = [\"sleep\", \"infinity\"]\n"
+    );
+    rig.apply(&both)?;
+    rig.ok(&["hold", "file:/srv/held"])?;
+    rig.ok(&["stop", "service:web"])?;
+    let file = rig.inside("/srv/held")?;
+    std::fs::write(&file, "theirs\n")?;
+    let said = rig.apply(other)?;
+    want(said.contains("file:/srv/held"), &format!("the held file is not named: {said}"), &rig)?;
+    want(holds(&file, "theirs\n"), "the held file was touched", &rig)?;
+    rig.ok(&["reexec"])?;
+    let listed = rig.ok(&["status", "--all"])?;
+    want(
+        listed.contains("file:/srv/held") && listed.contains("service:web"),
+        &format!("not listed: {listed}"),
+        &rig,
+    )?;
+    rig.apply(&both)?;
+    want(rig.status("service:web")?.get("state").is_some_and(|s| s == "down"), "it was started", &rig)?;
+    want(holds(&file, "theirs\n"), "the held file was touched", &rig)?;
+    rig.apply(other)?;
+    rig.ok(&["resume", "file:/srv/held"])?;
+    rig.until_true("it is purged when the hold ends", || !file.exists())
 }
 
 /// What was applied comes back after init was started anew: from the store, without a state file.

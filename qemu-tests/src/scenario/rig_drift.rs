@@ -377,6 +377,9 @@ value = 70
 [hostname.machine]
 value = "rig"
 
+[sysctl."kernel.domainname"]
+value = "ours"
+
 [line.ours]
 path = "/srv/theirs"
 line = "ours"
@@ -399,6 +402,17 @@ create = true
     shell("echo other > /proc/sys/kernel/hostname")?;
     repaired(&rig, &mut events, "hostname:machine")?;
     want(shell("hostname")? == "rig\n", "the name is another", &rig)?;
+    // No write to any file: sethostname(2), setdomainname(2).
+    for (command, unit, name, ours) in [
+        ("hostname evil", "hostname:machine", "hostname", "rig\n"),
+        ("domainname evil", "sysctl:kernel.domainname", "domainname", "ours\n"),
+    ] {
+        let mut events = rig.events()?;
+        shell(command)?;
+        repaired(&rig, &mut events, unit)?;
+        want(shell(&format!("cat /proc/sys/kernel/{name}"))? == ours, "the name is another", &rig)?;
+        rig.ok(&["reexec"])?;
+    }
 
     let file = rig.inside("/srv/theirs")?;
     for theirs in ["first\nlast\n", "first\nOURS\nlast\n"] {
