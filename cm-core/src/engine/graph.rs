@@ -518,11 +518,13 @@ impl Engine {
                 }
             }
             (Want::Down, true) if self.may_stop(node) => self.go_down(node),
-            (Want::Absent, _) if self.is_left_behind(node) => {}
             (Want::Absent, true) if self.may_stop(node) => {
                 self.go_down(node);
-                self.remove(node);
+                if !self.is_left_behind(node) {
+                    self.remove(node);
+                }
             }
+            (Want::Absent, false) if self.is_left_behind(node) => {}
             (Want::Absent, false) => self.remove(node),
             (Want::Down | Want::Absent, _) => {}
         }

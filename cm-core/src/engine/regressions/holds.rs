@@ -72,3 +72,14 @@ fn what_is_held_and_not_declared_does_not_keep_the_machine_up() {
     s.tell(Event::ShutdownAsked { down: Down::Poweroff });
     assert_eq!(s.state("web"), "stopping");
 }
+
+/// Seed 4000228: the hold on a target keeps nothing of it up.
+#[test]
+fn a_target_that_is_dropped_while_it_is_held_lets_its_members_go() {
+    let mut s = Story::new();
+    s.boot(Units::new().target("all").plain("web").edge("all", EdgeKind::Requires, "web"));
+    s.runs("web");
+    s.ask(7, Verb::Hold, "all");
+    s.boot(Units::new());
+    assert_eq!(s.state("web"), "stopping");
+}
