@@ -90,10 +90,10 @@ const GROUPS: &[Group] = &[
         name: "fuzz",
         about: "all that reads bytes of others: the corpus, and mutations of it",
         run: |c| {
-            // The inputs of a number of seconds are the first of always the same row.
-            let seconds = if c.full { "60" } else { "1" };
+            // A count and not a time, as for the simulator.
+            let amount = if c.full { "300000" } else { "4000" };
             let run = ["run", "--quiet", "--package", "qemu-tests", "--bin", "replay", "--"];
-            cargo(c, "fuzz", &[&run[..], &["--seconds", seconds]].concat())
+            cargo(c, "fuzz", &[&run[..], &["--seconds", "600", "--inputs", amount]].concat())
         },
     },
 ];

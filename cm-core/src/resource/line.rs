@@ -86,6 +86,7 @@ pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>
         return Ok(None);
     }
     let gone: Vec<usize> = hits.iter().filter(others).copied().collect();
+    let last = list.len().checked_sub(1).filter(|at| open_end && cr && !gone.contains(at));
     let mut index = 0;
     list.retain(|_| {
         index += 1;
@@ -93,8 +94,10 @@ pub fn edit(old: Option<&str>, spec: &Line) -> Result<Option<(String, LineEdit)>
     });
     let mut open_end = open_end;
     if spec.present && keep.is_none() {
-        if let Some(last) = list.last_mut().filter(|_| open_end && cr) {
-            last.push('\r');
+        // It gets a newline, and so what stands before one here; `undo` knows it by what it was.
+        if let (Some(at), Some(line)) = (last, list.last_mut()) {
+            done.removed.push((number(at), line.clone()));
+            line.push('\r');
         }
         done.inserted = Some(number(list.len()));
         list.push(done.line.clone());
@@ -129,20 +132,13 @@ pub fn undo(current: &str, edit: &LineEdit) -> Option<String> {
     removed.sort_unstable();
     for (at, line) in removed {
         let at = usize::try_from(at).unwrap_or(usize::MAX).min(list.len());
-        list.insert(at, line);
-    }
-    if edit.open_end {
-        open_end = true;
-        let last = list.len().saturating_sub(1);
-        // It got a carriage return when it got a newline.
-        if edit.line.ends_with('\r')
-            && !edit.removed.iter().any(|(at, _)| usize::try_from(*at) == Ok(last))
-            && let Some(line) = list.last_mut()
-            && line.ends_with('\r')
-        {
-            line.pop();
+        let is_last = edit.open_end && at + 1 == list.len();
+        match list.last_mut() {
+            Some(last) if is_last && last.strip_suffix('\r') == Some(&line) => *last = line,
+            _ => list.insert(at, line),
         }
     }
+    open_end |= edit.open_end;
     if edit.created && list.is_empty() {
         return None;
     }

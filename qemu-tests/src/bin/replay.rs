@@ -8,9 +8,12 @@ use qemu_tests::Result;
 use qemu_tests::fuzz::{self, TARGETS, replay};
 
 const USAGE: &str = "\
-usage: cargo replay [--seconds N] [--seed N] [TARGET…]   seeds, then mutations for N seconds a target (2)
-       cargo replay --input FILE TARGET                 one input
-       cargo replay --write-seeds                       puts what the writers make into the corpus, for cargo-fuzz
+usage: cargo replay [--seconds N] [--inputs N] [--seed N] [TARGET…]
+           seeds, then mutations for N seconds a target (2), or so many of them
+       cargo replay --input FILE TARGET
+           one input
+       cargo replay --write-seeds
+           puts what the writers of binary formats make into the corpus, for cargo-fuzz
        cargo replay list";
 
 fn main() -> ExitCode {
@@ -28,14 +31,20 @@ fn corpus() -> PathBuf {
 }
 
 fn run() -> Result {
-    let mut wish =
-        replay::Wish { corpus: corpus(), targets: Vec::new(), time: Duration::from_secs(2), seed: 1 };
+    let mut wish = replay::Wish {
+        corpus: corpus(),
+        targets: Vec::new(),
+        time: Duration::from_secs(2),
+        inputs: u64::MAX,
+        seed: 1,
+    };
     let (mut input, mut write) = (None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value\n{USAGE}"));
         match argument.as_str() {
             "--seconds" => wish.time = Duration::from_secs(value()?.parse()?),
+            "--inputs" => wish.inputs = value()?.parse()?,
             "--seed" => wish.seed = value()?.parse()?,
             "--input" => input = Some(value()?),
             "--write-seeds" => write = true,

@@ -23,6 +23,8 @@ pub struct Wish {
     pub targets: Vec<String>,
     /// How long each target is given, after the seeds themselves.
     pub time: Duration,
+    /// How many mutated inputs each target gets at most, so that a run can be the same everywhere.
+    pub inputs: u64,
     /// First number of the mutations.
     pub seed: u64,
 }
@@ -76,7 +78,7 @@ fn play(target: Target, seeds: Vec<Vec<u8>>, wish: &Wish) -> Result<Count> {
         Done(Count),
     }
     let (say, said) = mpsc::channel();
-    let (time, first) = (wish.time, wish.seed);
+    let (time, most, first) = (wish.time, wish.inputs, wish.seed);
     // Deep recursion is to be found here with the room that a real thread has.
     let thread = std::thread::Builder::new().stack_size(8 << 20);
     thread.spawn(move || {
@@ -92,7 +94,7 @@ fn play(target: Target, seeds: Vec<Vec<u8>>, wish: &Wish) -> Result<Count> {
             }
         }
         let started = Instant::now();
-        while started.elapsed() < time {
+        while count.inputs < most && started.elapsed() < time {
             let mut dice = Dice::of(&[first, count.inputs]);
             let pick = |dice: &mut Dice| {
                 let number = usize::try_from(dice.below(seeds.len() as u64)).unwrap_or(0);
@@ -173,7 +175,7 @@ mod tests {
 
     fn wish() -> Wish {
         let time = Duration::from_secs(20);
-        Wish { corpus: PathBuf::from("/nonexistent"), targets: Vec::new(), time, seed: 1 }
+        Wish { corpus: PathBuf::from("/nonexistent"), targets: Vec::new(), time, inputs: u64::MAX, seed: 1 }
     }
 
     #[test]

@@ -87,6 +87,10 @@ pub const LINE: Target = Target {
     run: |bytes| {
         let text = lossy(bytes);
         let (ours, file) = text.split_once('\n').unwrap_or((&text, ""));
+        // The language refuses them.
+        if ours.ends_with('\r') || ours.contains('\0') {
+            return;
+        }
         for present in [true, false] {
             for matches in [None, Some("^net\\.a".to_owned()), Some("x".to_owned())] {
                 let what =

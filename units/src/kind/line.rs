@@ -36,7 +36,12 @@ pub static TABLE: Table = Table {
     header: "[line.NAME]",
     fields: &[
         field("path", Type::Path, Without::Required, "The file."),
-        field("line", Type::Text, Without::Required, "The line, without its newline."),
+        field(
+            "line",
+            Type::Text,
+            Without::Required,
+            "The line, without its end: it gets the one that the file has.",
+        ),
         field(
             "matches",
             Type::Pattern,
@@ -67,9 +72,16 @@ pub(crate) fn read(r: &mut crate::reader::Reader<'_, '_>) -> Line {
         Ok(_) => Ok(t.to_owned()),
         Err(e) => Err(crate::value::ValueError::new(format!("`{t}` is no regular expression: {e}"))),
     };
+    let line = |t: &str| match t {
+        t if t.contains(['\0', '\n']) => Err(crate::value::ValueError::new("a line break cannot stand here")),
+        t if t.ends_with('\r') => Err(crate::value::ValueError::new(
+            "a carriage return cannot stand at the end: the line gets the ending that the file has",
+        )),
+        t => Ok(t.to_owned()),
+    };
     Line {
         path: r.path("path").unwrap_or_default(),
-        line: r.line("line").unwrap_or_default(),
+        line: r.parsed("line", line).unwrap_or_default(),
         matches: r.parsed("matches", pattern),
         present: r.flag("present"),
         create: r.flag("create"),
