@@ -748,7 +748,7 @@ fn what_pid1_knows_is_in_plans_and_verifications() {
         "{FIRST}[service.down]\nexec = [\"/bin/down\"]\n[service.idle]\nexec = [\"/bin/idle\"]\nstart = \"manual\"\n"
     );
     host.apply(&state);
-    let unit = |unit: &str, state: &str, cause: &str| json!({ "unit": unit, "state": state, "cause": cause });
+    let unit = |unit: &str, state: &str, cause: &str| json!({ "unit": unit, "state": state, "cause": cause, "ready": state == "ready" });
     let mut held = unit("file:/etc/motd", "ready", "");
     held["held"] = json!({ "by": "root", "when": 0, "why": "", "verb": "hold" });
     pid1(
@@ -766,7 +766,7 @@ fn what_pid1_knows_is_in_plans_and_verifications() {
         [
             "start service:down: its declaration changed: exec; it was failed: exit code 1",
             "start service:new: newly declared",
-            "reload service:web: file:/etc/motd changed",
+            // Not the reload of service:web: what it would load is held, and stays as it is.
         ]
     );
     let (all, _) = host.plan(json!({ "path": host.bench.dir.path().join("next.toml"), "all": true }));
