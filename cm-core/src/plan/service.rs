@@ -129,7 +129,8 @@ impl Courses<'_> {
         };
         let held = unit.seen.held.is_some();
         let starts = unit.wanted && unit.blocker.is_none() && !held && eligible;
-        let stays_done = is("done") && oneshot && !eligible;
+        // What is held is not switched: it stays what it was.
+        let stays_done = is("done") && oneshot && (!eligible || held);
         let course = Course {
             going: !unit.wanted,
             behind: false,

@@ -289,9 +289,7 @@ pub fn trial(
     planner: Planner,
     mut rest: impl FnMut(&mut Machine) -> Result<(), Violation>,
 ) -> Result<bool, Violation> {
-    let stale = |n| machine.engine.glance(n).stale;
-    if machine.engine.nodes().any(|n| stale(n) || keeps_old(&machine.engine, n)) {
-        // What it was started from, or has loaded, stands in neither manifest: a plan cannot compare with that.
+    if has_older(machine) {
         machine.kept.older += 1;
         return Ok(false);
     }
@@ -313,12 +311,24 @@ pub fn trial(
     }
     if open || promise.is_open() {
         machine.kept.open += 1;
-        return self::promise(machine, graph, planner).is_empty().map(|()| true);
+        if !has_older(machine) {
+            self::promise(machine, graph, planner).is_empty()?;
+        }
+        return Ok(true);
     }
     let mut kept = std::mem::take(&mut machine.kept);
     let compared = promise.compare(&machine.world, &mut kept);
     machine.kept = kept;
     compared?;
-    self::promise(machine, graph, planner).is_empty()?;
+    // What is held has kept the process of before.
+    if !has_older(machine) {
+        self::promise(machine, graph, planner).is_empty()?;
+    }
     Ok(true)
+}
+
+/// Whether what something was started from, or has loaded, stands in neither manifest: a plan cannot compare with that.
+fn has_older(machine: &Machine) -> bool {
+    let engine = &machine.engine;
+    engine.nodes().any(|n| engine.glance(n).stale || keeps_old(engine, n))
 }
