@@ -35,7 +35,7 @@ pub const SHIPS: Planner = plan;
 pub struct Kept {
     /// Plans that were compared with what was done.
     pub plans: u64,
-    /// Plans whose apply returned: a plan promises nothing about failures.
+    /// Plans whose apply returned, or met a process that hung: a plan promises nothing about failures.
     pub returned: u64,
     /// Plans that say that who is faster decides about something: units then do not all have one course.
     pub open: u64,
@@ -302,16 +302,18 @@ pub fn trial(
         machine.engine.glance(node).held && claim != 0
     });
     machine.world.deeds.clear();
+    machine.world.late = false;
     machine.apply(graph, generation, Swap::Apply)?;
     let request = machine.last_request();
     rest(machine)?;
-    if machine.checks.verdict(request) != Some(Verdict::Done) {
+    if machine.checks.verdict(request) != Some(Verdict::Done) || machine.world.late {
         machine.kept.returned += 1;
         return Ok(false);
     }
     if open || promise.is_open() {
         machine.kept.open += 1;
-        if !has_older(machine) {
+        // Nor can a plan see a claim that something has which is held, and declared nowhere.
+        if !open && !has_older(machine) {
             self::promise(machine, graph, planner).is_empty()?;
         }
         return Ok(true);

@@ -244,6 +244,8 @@ pub struct World {
     pub modules: BTreeSet<u8>,
     /// What was done.
     pub deeds: BTreeMap<u8, Deed>,
+    /// Whether a process was ended since somebody set this back, as it gave no sign of life in time.
+    pub late: bool,
     /// What the worker looks at, by slot.
     pub things: BTreeMap<u8, Thing>,
     /// What the worker is at.
@@ -263,6 +265,8 @@ fn foreign(seed: u64, faults: u32) -> BTreeMap<u8, Thing> {
 
 const STOP: i32 = 15;
 const HANGUP: i32 = 1;
+/// What a missed watchdog sends.
+const ABORT: i32 = 6;
 
 impl World {
     /// An empty world.
@@ -277,6 +281,7 @@ impl World {
             mounts: BTreeSet::new(),
             modules: BTreeSet::new(),
             deeds: BTreeMap::new(),
+            late: false,
             things: foreign(seed, faults),
             work: None,
             records: Vec::new(),
@@ -347,10 +352,12 @@ impl World {
                 self.spawn(now, *serial, *manifest, *unit, *job);
             }
             Effect::Signal { serial, signal } => {
-                if *signal == HANGUP
-                    && let Some(proc) = self.procs.get(serial)
-                {
-                    self.deeds.entry(proc.slot).or_default().reloaded += 1;
+                if let Some(proc) = self.procs.get(serial) {
+                    match *signal {
+                        HANGUP => self.deeds.entry(proc.slot).or_default().reloaded += 1,
+                        ABORT => self.late = true,
+                        _ => {}
+                    }
                 }
                 self.signal(now, *serial, *signal);
             }
