@@ -393,7 +393,9 @@ impl Engine {
             return false;
         }
         // Who stays and has not followed may come after what by now comes after it.
-        let counts = |user: &Unit| user.want != Want::Up && (user.made == self.desired || user.id.is_none());
+        // Two that leave, made by different manifests, may each come after the other: the newer edge counts.
+        let leaves = |user: &Unit| user.id.is_none() && (unit.id.is_some() || user.made >= unit.made);
+        let counts = |user: &Unit| user.want != Want::Up && (user.made == self.desired || leaves(user));
         !self.running_rdeps(node).iter().any(|(user, kind)| soft(*kind) && counts(self.u(*user)))
     }
 

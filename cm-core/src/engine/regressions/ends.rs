@@ -67,3 +67,23 @@ fn ends_of_processes_are_told_in_words() {
     assert_eq!(Exit::Code(3).to_string(), "ended with exit code 3");
     assert_eq!(Exit::Signal(9).to_string(), "was killed by SIGKILL");
 }
+
+/// Seed 7022183: each comes after the other, as the manifests say that they were started from.
+#[test]
+fn two_that_leave_and_were_made_by_manifests_that_disagree_both_go() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("a").plain("b").edge("b", EdgeKind::Wants, "a"));
+    s.runs("a");
+    s.runs("b");
+    // `b` keeps its process and its edges: what it shall require is started by hand only.
+    let manual = |c: &mut Service| c.start = units::kind::service::Start::Manual;
+    let next = Units::new().service("a", |a| a.nice = 5).service("b", |b| b.nice = 5).service("c", manual);
+    s.swap(next.edge("a", EdgeKind::Wants, "b").edge("b", EdgeKind::Requires, "c"), Swap::Boot);
+    s.ends("a");
+    s.runs("a");
+    assert_eq!((s.state("a"), s.state("b")), ("ready", "ready"));
+    s.boot(Units::new());
+    assert_eq!((s.state("a"), s.state("b")), ("stopping", "ready"));
+    s.ends("a");
+    assert_eq!((s.state("a"), s.state("b")), ("absent", "stopping"));
+}
