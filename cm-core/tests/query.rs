@@ -745,7 +745,8 @@ fn pid1(host: &Host, pages: Vec<Value>) {
 fn what_pid1_knows_is_in_plans_and_verifications() {
     let mut host = Host::new();
     let state = format!(
-        "{FIRST}[service.down]\nexec = [\"/bin/down\"]\n[service.idle]\nexec = [\"/bin/idle\"]\nstart = \"manual\"\n"
+        "{FIRST}[service.down]\nexec = [\"/bin/down\"]\n[service.idle]\nexec = [\"/bin/idle\"]\nstart = \"manual\"\n\
+         [service.job]\nexec = [\"/bin/job\"]\nready = \"exited\"\n"
     );
     host.apply(&state);
     let unit = |unit: &str, state: &str, cause: &str| json!({ "unit": unit, "state": state, "cause": cause, "ready": state == "ready" });
@@ -755,7 +756,11 @@ fn what_pid1_knows_is_in_plans_and_verifications() {
         &host,
         vec![
             json!([unit("service:web", "ready", ""), unit("service:down", "failed", "exit code 1")]),
-            json!([held, unit("service:idle", "down", "")]),
+            json!([
+                held,
+                unit("service:idle", "down", "not wanted"),
+                unit("service:job", "done", "exited with 0")
+            ]),
         ],
     );
     let next = state.replace("/bin/down", "/bin/up").replace("hello", "other")

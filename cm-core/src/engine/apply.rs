@@ -222,7 +222,11 @@ impl Engine {
         if !self.is_to_blame(node) || self.holds.contains_key(&node) {
             return;
         }
-        let text = format!("{}: {why}", self.address(node));
+        // A state alone tells nobody what to mend.
+        let cause = self.why(node);
+        let more =
+            if cause.is_empty() || why.contains(&cause) { String::new() } else { format!(": {cause}") };
+        let text = format!("{}: {why}{more}", self.address(node));
         let Some(apply) = &mut self.apply else { return };
         if apply.kind != Swap::Boot && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable) {
             apply.failed.get_or_insert(text);

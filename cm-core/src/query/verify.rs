@@ -52,11 +52,13 @@ fn judged(look: Look, knows_processes: bool, by_hand: bool) -> (&'static str, St
     let Look { seen, reported } = look;
     let held = seen.held.map(|by| format!("held {by}")).unwrap_or_default();
     let with = |text: String| if held.is_empty() { text } else { format!("{text} ({held})") };
+    // Its cause may stand behind the state.
+    let is = |state: &str, word: &str| state.split(':').next() == Some(word);
     match seen.found {
         Found::Missing => ("drifted", with("missing".to_owned())),
         Found::Wrong(what) => ("drifted", with([what, reported].concat().join(", "))),
         Found::Due(why) => ("drifted", with(format!("has to run: {why}"))),
-        Found::NotUp(state) if state == "done" || (by_hand && state == "down") => ("kept", with(state)),
+        Found::NotUp(state) if is(&state, "done") || (by_hand && is(&state, "down")) => ("kept", with(state)),
         Found::NotUp(state) => ("not-kept", with(state)),
         Found::Trouble(why) => ("not-kept", with(why)),
         Found::Right if !reported.is_empty() => ("drifted", with(reported.join(", "))),

@@ -87,3 +87,25 @@ fn two_that_leave_and_were_made_by_manifests_that_disagree_both_go() {
     s.ends("a");
     assert_eq!((s.state("a"), s.state("b")), ("absent", "stopping"));
 }
+
+#[test]
+fn an_apply_that_returns_says_why_its_service_failed() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("a"));
+    s.runs("a");
+    let out = s.swap(Units::new().plain("a").service("b", |b| b.restart = Restart::Never), Swap::Apply);
+    for effect in &out {
+        if let Effect::Store { token, .. } = effect {
+            s.tell(Event::Recorded { token: *token, error: None });
+        }
+    }
+    s.runs("b");
+    let serial = s.serial("b");
+    let mut out = s.tell(Event::CgroupEmpty { serial });
+    out.extend(s.tell(Event::Exited { serial, exit: Exit::Code(3) }));
+    let logged: Vec<&str> = out
+        .iter()
+        .filter_map(|e| if let Effect::Log { text, .. } = e { Some(&text[..]) } else { None })
+        .collect();
+    assert!(logged.iter().any(|t| t.ends_with("service:b: failed: exited with 3")), "{logged:?}");
+}
