@@ -137,13 +137,16 @@ fn with_state(context: &Context, state: &str, run: impl FnOnce(&Container) -> Re
     run(&Container::new(&root, &spec)?)
 }
 
-/// When `main` ends for good, the rest is stopped and the container has its code.
+/// When `main` ends for good, the rest is stopped and the container has its code. `other` says that it is ready when
+/// its trap stands: a shell that is asked to stop before that ends without a word.
 fn code_of_main(context: &Context) -> Result {
     for (script, code) in [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -KILL $$", 137)] {
         let state = format!(
             "[service.main]\nexec = [\"sh\", \"-c\", \"{script}\"]\nrestart = \"never\"\nafter = [\"service:other\"]\n\
-             [service.other]\nlog = \"console\"\nexec = [\"bash\", \"-c\", \"\"\"trap 'echo other stops; kill $!; exit' TERM
-             sleep 1000 &
+             [service.other]\nlog = \"console\"\nready = \"fd=3\"\n\
+             exec = [\"bash\", \"-c\", \"\"\"trap 'echo other stops; kill $!; exit' TERM
+             sleep 1000 3>&- &
+             echo >&3
              wait $!\"\"\"]\n"
         );
         with_state(context, &state, |container| {
@@ -166,10 +169,11 @@ fn code_of_main(context: &Context) -> Result {
 fn stop_in_order(context: &Context) -> Result {
     let service = |name: &str, more: &str| {
         format!(
-            "[service.{name}]\nlog = \"console\"\n{more}\nexec = [\"bash\", \"-c\", \"\"\"
+            "[service.{name}]\nlog = \"console\"\nready = \"fd=3\"\n{more}\nexec = [\"bash\", \"-c\", \"\"\"
              trap 'echo {name} stops; kill $!; exit 5' TERM
+             sleep 1000 3>&- &
              echo {name} starts
-             sleep 1000 &
+             echo >&3
              wait $!\"\"\"]\n"
         )
     };

@@ -24,8 +24,8 @@ fn polite(name: &str, requires: &str) -> String {
 /// Requirers end before what they require, a service that ignores SIGTERM is killed when its time is over and named
 /// meanwhile, and the disk is let go of clean.
 fn shutdown(context: &Context) -> Result {
-    let stuck = "\n[service.stuck]\nexec = [\"sh\", \"-c\", \"trap '' TERM; touch /var/open; exec 4>/var/open; while :; do sleep 0.1; done\"]\n\
-        stop-timeout = \"7s\"\nrequires = [\"mount:/var\"]\n";
+    let stuck = "\n[service.stuck]\nexec = [\"sh\", \"-c\", \"trap '' TERM; touch /var/open; exec 4>/var/open; echo up >&3; exec 3>&-; while :; do sleep 0.1; done\"]\n\
+        ready = \"fd=3\"\nstop-timeout = \"7s\"\nrequires = [\"mount:/var\"]\n";
     let chain = [
         polite("base", "\"mount:/var\""),
         polite("middle", "\"service:base\""),

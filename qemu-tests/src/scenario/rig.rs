@@ -71,10 +71,12 @@ fn restart(context: &Context) -> Result {
 fn stop_and_kill(context: &Context) -> Result {
     let state = r#"
 [service.polite]
-exec = ["sh", "-c", "trap 'echo bye > /srv/bye; exit 0' TERM; while :; do sleep 0.1; done"]
+exec  = ["sh", "-c", "trap 'echo bye > /srv/bye; exit 0' TERM; echo >&3; while :; do sleep 0.1; done"]
+ready = "fd=3"
 
 [service.stubborn]
-exec         = ["sh", "-c", "trap '' TERM; sleep infinity & sleep infinity & wait; wait"]
+exec         = ["sh", "-c", "trap '' TERM; sleep infinity & sleep infinity & echo >&3; wait; wait"]
+ready        = "fd=3"
 stop-timeout = "300ms"
 
 [service.by-command]
@@ -338,11 +340,12 @@ fn state_exit_code(context: &Context) -> Result {
 
 /// SIGTERM stops a whole state in order: who requires goes before who is required.
 fn state_sigterm(context: &Context) -> Result {
-    let stopped =
-        |name: &str| format!("trap 'echo {name} >> /srv/order; exit 0' TERM; while :; do sleep 0.05; done");
+    let stopped = |name: &str| {
+        format!("trap 'echo {name} >> /srv/order; exit 0' TERM; echo >&3; while :; do sleep 0.05; done")
+    };
     let state = format!(
-        "[service.database]\nexec = [\"sh\", \"-c\", {:?}]\n\
-         [service.main]\nexec = [\"sh\", \"-c\", {:?}]\nrequires = [\"service:database\"]\nlog = \"console\"\n",
+        "[service.database]\nready = \"fd=3\"\nexec = [\"sh\", \"-c\", {:?}]\n\
+         [service.main]\nready = \"fd=3\"\nexec = [\"sh\", \"-c\", {:?}]\nrequires = [\"service:database\"]\nlog = \"console\"\n",
         stopped("database"),
         stopped("main").replace("exit 0", "cat /srv/order; exit 3"),
     );
