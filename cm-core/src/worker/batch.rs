@@ -371,8 +371,8 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
                 What::Line(spec) => (spec.path.clone(), true),
                 What::Unline(edit) => (edit.path.clone(), true),
                 What::Account(_) => ("/etc/passwd".to_owned(), true),
-                What::Text { .. } => {
-                    domain.kernel_settings = true;
+                What::Text { key, .. } => {
+                    domain.settings.insert(key.clone());
                     continue;
                 }
                 What::Forget | What::Nothing => continue,
@@ -390,6 +390,9 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
                 },
             };
             note(&mut domain, &near);
+            if let What::Put { put: Put::File { want, .. } | Put::Directory { want, .. }, .. } = &op.what {
+                domain.attributes(want);
+            }
             let others = match &op.what {
                 What::Put { put: Put::File { others, .. }, .. } => others.clone(),
                 What::Unline(edit) => world.other_names(&edit.path),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 
 use landlock::{
@@ -15,6 +16,7 @@ use landlock::{
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::calls::{self, Role};
+use crate::resource::op::Want;
 use crate::resource::place::Dir;
 use crate::resource::world::World;
 use crate::sys;
@@ -28,8 +30,63 @@ pub struct Domain {
     pub seen: BTreeSet<String>,
     /// Staging areas.
     pub areas: Vec<OwnedFd>,
-    /// Whether values below /proc/sys are written.
-    pub kernel_settings: bool,
+    /// Values below /proc/sys that are written, by their paths there.
+    pub settings: BTreeSet<String>,
+    /// Whether a file capability is given or taken.
+    pub file_capabilities: bool,
+    /// Whether extended attributes are set that are an administrator's only.
+    pub trusted_attributes: bool,
+}
+
+impl Domain {
+    /// Notes what these attributes take beyond what every file takes.
+    pub fn attributes(&mut self, want: &Want) {
+        const FILE_CAPABILITY: &str = "security.capability";
+        let mut names = want.xattrs.iter().map(|(name, _)| name.as_str());
+        self.file_capabilities |= want.exact || names.clone().any(|n| n == FILE_CAPABILITY);
+        // xattr(7): trusted ones, and security ones that no security module looks after.
+        self.trusted_attributes |=
+            names.any(|n| n.starts_with("trusted.") || n.starts_with("security.") && n != FILE_CAPABILITY);
+    }
+
+    /// The capabilities that the steps need, a bit a number.
+    pub fn capabilities(&self) -> u64 {
+        // CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
+        let files = if self.dirs.is_empty() { 0 } else { 0b1_1111 };
+        let given = [(self.file_capabilities, SETFCAP), (self.trusted_attributes, SYS_ADMIN)];
+        let attributes = given.into_iter().filter(|(needed, _)| *needed).fold(0, |all, (_, one)| all | one);
+        self.settings.iter().fold(files | attributes, |all, key| all | setting(key))
+    }
+}
+
+const SETPCAP: u64 = 1 << 8;
+const NET_ADMIN: u64 = 1 << 12;
+const SYS_MODULE: u64 = 1 << 16;
+const SYS_RAWIO: u64 = 1 << 17;
+const SYS_PTRACE: u64 = 1 << 19;
+const SYS_ADMIN: u64 = 1 << 21;
+const SYS_RESOURCE: u64 = 1 << 24;
+const SETFCAP: u64 = 1 << 31;
+const MAC_ADMIN: u64 = 1 << 33;
+
+/// What the kernel asks of who writes a value below /proc/sys, beside being root: each of these is checked where the
+/// value is taken, in the kernel's own files of that subsystem.
+fn setting(key: &str) -> u64 {
+    if key.starts_with("net/core/bpf_jit_") {
+        NET_ADMIN | SYS_ADMIN
+    } else if key.starts_with("net/") {
+        NET_ADMIN
+    } else if key.starts_with("kernel/yama/") {
+        SYS_PTRACE
+    } else if key.starts_with("kernel/usermodehelper/") {
+        SYS_MODULE | SETPCAP
+    } else if key.starts_with("kernel/apparmor") || key == "kernel/unprivileged_userns_apparmor_policy" {
+        MAC_ADMIN | SYS_ADMIN
+    } else if key == "vm/mmap_min_addr" {
+        SYS_RAWIO
+    } else {
+        SYS_ADMIN | SYS_RESOURCE
+    }
 }
 
 /// Why a process could not be confined. It must not go on then.
@@ -88,19 +145,24 @@ pub fn committer(world: &World, domain: &Domain) -> Result<(), ConfineError> {
         for area in &domain.areas {
             rules = rules.add_rule(PathBeneath::new(area, write_access())).map_err(failed)?;
         }
-        let mut below = Vec::new();
-        below.extend(world.store.as_ref().map(|s| s.dir().to_owned()));
-        below.extend(domain.kernel_settings.then(|| world.setup.proc_sys.clone()));
-        for path in below {
-            let open = std::fs::File::open(&path)?;
+        if let Some(store) = &world.store {
+            let open = std::fs::File::open(store.dir())?;
             rules = rules.add_rule(PathBeneath::new(open, write_access())).map_err(failed)?;
+        }
+        for key in &domain.settings {
+            // One that cannot be opened is not there by now: its step says so.
+            let mut named = std::fs::OpenOptions::new();
+            named.read(true).custom_flags(libc::O_PATH);
+            let Ok(open) = named.open(world.setup.proc_sys.join(key)) else { continue };
+            let value = write_access() & AccessFs::from_file(ABI::V3);
+            rules = rules.add_rule(PathBeneath::new(open, value)).map_err(failed)?;
         }
         let status = rules.restrict_self().map_err(failed)?;
         if status.ruleset == RulesetStatus::NotEnforced {
             return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
         }
     }
-    sys::keep_capabilities(capabilities(domain.kernel_settings))?;
+    sys::keep_capabilities(domain.capabilities())?;
     seccomp(Role::Committer)
 }
 
@@ -155,13 +217,6 @@ pub fn reader() -> Result<(), ConfineError> {
     // CAP_DAC_READ_SEARCH.
     sys::keep_capabilities(1 << 2)?;
     seccomp(Role::Reader)
-}
-
-/// CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETFCAP; for kernel settings also NET_ADMIN and
-/// SYS_ADMIN (the host name), SYS_RESOURCE.
-fn capabilities(kernel_settings: bool) -> u64 {
-    let files = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 31;
-    if kernel_settings { files | 1 << 12 | 1 << 21 | 1 << 24 } else { files }
 }
 
 /// Refuses every call but those of a role.
