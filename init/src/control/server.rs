@@ -5,10 +5,11 @@
 //! it gets by their number. While [`Server::has_work`] is true it calls [`Server::resume`] before it sleeps.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,6 +73,12 @@ pub struct Server {
     notes: Vec<String>,
     /// Clients have left since it was asked the last time.
     left: bool,
+    /// A descriptor to give up when there is no other, so that somebody who connects then is not left waiting.
+    spare: Option<File>,
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 impl Server {
@@ -100,6 +107,7 @@ impl Server {
             abandoned: Vec::new(),
             notes: Vec::new(),
             left: false,
+            spare: spare(),
         }
     }
 
@@ -213,23 +221,43 @@ impl Server {
             }
             Err(e) => {
                 self.note(format!("cannot accept a client of the control socket: {e}"));
-                return false;
+                let used_up = matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+                return used_up && self.accept_without_descriptors(new);
             }
         };
+        self.admit(stream, MAX_CLIENTS, new);
+        true
+    }
+
+    /// Every descriptor is in use, and nothing tells when one is free: whoever connects would wait for ever. The spare
+    /// one takes them; then somebody who is missed less makes room, or they are turned away. Answers whether there may
+    /// be more.
+    fn accept_without_descriptors(&mut self, new: &mut Vec<(u64, RawFd)>) -> bool {
+        if self.spare.take().is_none() {
+            return false;
+        }
+        if let Ok((stream, _)) = self.listener.accept() {
+            self.admit(stream, self.clients.len(), new);
+        }
+        self.spare = spare();
+        self.spare.is_some()
+    }
+
+    /// Takes a client whose connection was accepted, if so many may be served.
+    fn admit(&mut self, stream: UnixStream, most: usize, new: &mut Vec<(u64, RawFd)>) {
         let owner = std::fs::metadata(&self.path).map(|m| m.uid()).unwrap_or(0);
         let known = stream.set_nonblocking(true).and_then(|()| socket::credentials(&stream));
-        let Ok((pid, uid, gid)) = known else { return true };
+        let Ok((pid, uid, gid)) = known else { return };
         let peer = Peer { pid, uid, gid, privileged: uid == 0 || uid == owner };
-        if self.clients.len() >= MAX_CLIENTS && !self.make_room(peer) {
-            self.note(format!("refused a control client of uid {uid}: {MAX_CLIENTS} are served"));
-            return true;
+        if self.clients.len() >= most && !self.make_room(peer) {
+            self.note(format!("refused a control client of uid {uid}: {most} are served"));
+            return;
         }
         let id = self.count();
         let fd = stream.as_raw_fd();
         let client = Client::new(stream, peer, id);
         self.clients.insert(id, client);
         new.push((id, fd));
-        true
     }
 
     /// Drops the client that is missed least: idle before busy, unprivileged before privileged, oldest first.

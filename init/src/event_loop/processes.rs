@@ -244,11 +244,18 @@ impl Shell {
     /// [`cm_core::engine::effect::Effect::Signal`].
     pub(super) fn signal(&mut self, serial: u64, signal: i32) {
         let Some(spawn) = self.spawns.get(serial) else { return };
+        // What somebody has stopped cannot hear that it has to end: whoever asks for that lets it run again.
+        let ends = self.engine.status(spawn.record.node).state == "stopping";
+        let signals = [signal].into_iter().chain(ends.then_some(libc::SIGCONT));
         let sent = match &spawn.pidfd {
-            Some(pidfd) => raw::pidfd_send_signal(pidfd.as_fd(), signal),
+            Some(pidfd) => {
+                signals.map(|signal| raw::pidfd_send_signal(pidfd.as_fd(), signal)).fold(Ok(()), Result::and)
+            }
             // Without a main process the whole service hears it: a daemon that forked away and wrote no pid file.
             None => {
-                self.each_member(serial, |pid| drop(raw::kill(pid, signal)));
+                for signal in signals {
+                    self.each_member(serial, |pid| drop(raw::kill(pid, signal)));
+                }
                 Ok(())
             }
         };

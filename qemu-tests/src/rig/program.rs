@@ -59,6 +59,25 @@ pub fn play(what: &str) -> Result {
             notify("READY=1\nWATCHDOG_USEC=300000")?;
             forever()
         }
+        // Says it is ready, and then more than anybody can hear: what is right, what is wrong, and as much as fits.
+        "notify-flood" => {
+            let path = std::env::var_os("NOTIFY_SOCKET").ok_or("there is no NOTIFY_SOCKET")?;
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(path)?;
+            socket.send(b"READY=1")?;
+            let long = format!("STATUS={}", "x".repeat(60_000));
+            for n in 0_u64.. {
+                let status = format!("STATUS=turn {n}\nX_UNKNOWN={n}");
+                let said: &[u8] = match n % 4 {
+                    0 => status.as_bytes(),
+                    1 => b"\0\xff\xfe=\n==\nMAINPID=-1\nREADY",
+                    2 => long.as_bytes(),
+                    _ => b"",
+                };
+                socket.send(said)?;
+            }
+            Ok(())
+        }
         // Writes without end.
         "flood" => {
             let line = [b'x'; 199].iter().chain(b"\n").copied().collect::<Vec<u8>>();

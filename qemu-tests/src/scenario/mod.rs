@@ -19,6 +19,7 @@ pub mod rig_change;
 pub mod rig_cli;
 pub mod rig_crash;
 pub mod rig_drift;
+pub mod rig_faults;
 pub mod rig_fight;
 pub mod rig_ready;
 pub mod rig_reexec;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Scenario> {
         rig_cli::ALL,
         rig_crash::ALL,
         rig_drift::ALL,
+        rig_faults::ALL,
         rig_fight::ALL,
         rig_ready::ALL,
         rig_reexec::ALL,

@@ -258,7 +258,12 @@ pub static TABLE: Table = Table {
             Without::Is("4"),
             "Rotated log files kept.",
         ),
-        field("stop-signal", Type::Signal, Without::Is("TERM"), "Signal that asks it to stop."),
+        field(
+            "stop-signal",
+            Type::Signal,
+            Without::Is("TERM"),
+            "Signal that asks it to stop; SIGCONT follows, for one that is stopped.",
+        ),
         field(
             "stop",
             Type::Command,
