@@ -19,6 +19,9 @@ use crate::proto::{Action, Intent, Outcome};
 /// Longest settling, in settle times: a file that is written without pause is looked at all the same.
 const SETTLE_AT_MOST: u64 = 20;
 
+/// What the helper ends with when the module was loaded already.
+const ALREADY_LOADED: i32 = 5;
+
 /// Repairs of one unit within the window, and how often it was contested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fight {
@@ -219,7 +222,7 @@ impl Engine {
     pub(crate) fn touched(&mut self, node: Node) {
         let Some(latch) = self.latch(node) else { return };
         let unit = self.u(node);
-        if unit.want != Want::Up || unit.class() == Class::Helper {
+        if unit.want != Want::Up {
             return;
         }
         let settle = match unit.id {
@@ -303,7 +306,13 @@ impl Engine {
                     self.set_work(node, Work::Waiting);
                 }
             }
-            Job::Module if ok => self.right(node, Shown::Kept),
+            Job::Module if ok => self.loaded(node),
+            Job::Module if exit == Exit::Code(ALREADY_LOADED) => {
+                self.end_contest(node);
+                let shown = self.latch(node).map_or(Shown::Unknown, |l| l.shown);
+                let before = matches!(shown, Shown::Changed | Shown::Repaired);
+                self.right(node, if before { shown } else { Shown::Kept });
+            }
             Job::Unless if ok => self.right(node, Shown::Kept),
             Job::Unless => {
                 self.with_latch(node, |l| l.step = ExecStep::Run);
@@ -325,6 +334,20 @@ impl Engine {
                 self.not_kept(node, why);
             }
         }
+    }
+
+    /// A module was loaded, which is a repair where it was loaded before. At a boot no module is, and that is no drift.
+    fn loaded(&mut self, node: Node) {
+        let intended = self.u(node).has(bits::INTENDED);
+        let drifted = !intended && self.latch(node).is_some_and(|l| l.right);
+        if !drifted {
+            return self.right(node, if intended { Shown::Changed } else { Shown::Kept });
+        }
+        let text = format!("repaired {}: somebody had unloaded it", self.address(node));
+        self.log(Level::Notice, Some(node), text);
+        self.right(node, Shown::Repaired);
+        self.set_detail(node, "somebody had unloaded it".to_owned());
+        self.repaired(node);
     }
 
     /// It is right, and what depends on it may go on.
@@ -403,11 +426,7 @@ impl Engine {
         match outcome {
             Outcome::Kept if ran => self.right(node, Shown::Changed),
             Outcome::Kept => {
-                // A contest ends when it is found right at last. Before that only the window counts: our own
-                // repair is an event too, and the check after it proves nothing about the other side.
-                if self.fights.get(&node).is_some_and(|f| f.rounds > 0) {
-                    self.fights.remove(&node);
-                }
+                self.end_contest(node);
                 let shown = match (intent, latch.shown) {
                     (Intent::Correct, Shown::Changed | Shown::Repaired) => latch.shown,
                     (Intent::Correct | Intent::Apply | Intent::Return, _) => Shown::Kept,
@@ -536,6 +555,14 @@ impl Engine {
             Outcome::NotKept | Outcome::Blocked | Outcome::MountAbsent | Outcome::Removed | Outcome::Left => {
                 self.not_kept(node, with_default(detail, "its guard could not be checked"))
             }
+        }
+    }
+
+    /// A contest ends when it is found right at last. Before that only the window counts: our own repair is an event
+    /// too, and the check after it proves nothing about the other side.
+    fn end_contest(&mut self, node: Node) {
+        if self.fights.get(&node).is_some_and(|f| f.rounds > 0) {
+            self.fights.remove(&node);
         }
     }
 

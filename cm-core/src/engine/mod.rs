@@ -350,8 +350,10 @@ impl Engine {
             }
             Event::Overflowed => {
                 for index in 0..self.nodes.len() {
-                    if let Ok(index) = u32::try_from(index) {
-                        self.touched(Node(index));
+                    let node = Node(u32::try_from(index).unwrap_or(u32::MAX));
+                    // A module leaves nothing behind that could be watched: the kernel tells of it.
+                    if self.u(node).class() != units::address::Class::Helper {
+                        self.touched(node);
                     }
                 }
             }

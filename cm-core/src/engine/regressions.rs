@@ -8,6 +8,7 @@ use units::kind::service::{Ready, Reload, Restart, Service, SwitchMethod};
 use units::manifest::{NewUnit, flags};
 use units::{EdgeKind, Kind, Manifest, ManifestBuilder};
 
+mod modules;
 mod mounts;
 mod returns;
 

@@ -21,6 +21,7 @@ pub mod link;
 pub mod live;
 mod logs;
 pub mod manifests;
+mod modules;
 mod mounts;
 mod names;
 mod processes;
@@ -90,6 +91,7 @@ pub struct Shell {
     contests: contests::Contests,
     mounts: mounts::Mounts,
     names: names::Names,
+    modules: modules::Modules,
     server: Option<Server>,
     clients: clients::Clients,
     store_listener: Option<OwnedFd>,
@@ -252,6 +254,7 @@ impl Shell {
             Token::PublicInotify => self.hear_watches(true),
             Token::Mounts => self.hear_mounts(),
             Token::Names => self.hear_names(),
+            Token::Modules => self.hear_modules(),
             Token::StoreListener => self.start_query(),
             Token::LogDaemon => self.hear_log_daemon(),
             Token::Stage(serial) => self.hear_stage(serial),

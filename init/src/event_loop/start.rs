@@ -20,7 +20,8 @@ use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
 use super::{
-    Shell, clients, console, contests, emergency, flows, manifests, mounts, names, now, spawns, watches,
+    Shell, clients, console, contests, emergency, flows, manifests, modules, mounts, names, now, spawns,
+    watches,
 };
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
@@ -195,6 +196,7 @@ impl Shell {
             contests: contests::Contests::default(),
             mounts: mounts::Mounts::default(),
             names: names::Names::default(),
+            modules: modules::Modules::default(),
             server: None,
             clients: clients::Clients::default(),
             store_listener: None,
@@ -263,6 +265,7 @@ impl Shell {
         }
         self.open_mounts();
         self.open_names();
+        self.open_modules();
         let path = self.options.socket.clone();
         let server = match control {
             Some(fd) => Ok(Server::adopt(fd.into(), &path)),

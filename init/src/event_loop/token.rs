@@ -38,6 +38,8 @@ pub enum Token {
     Main(u64),
     /// What tells who changes a contested unit; the number says which contest.
     Contest(u64),
+    /// What tells that a kernel module was unloaded.
+    Modules,
 }
 
 impl Token {
@@ -60,6 +62,7 @@ impl Token {
             Token::Cgroups => (13, 0),
             Token::Main(n) => (14, n),
             Token::Contest(n) => (15, n),
+            Token::Modules => (16, 0),
         };
         // 64 bits: this system is for 64-bit machines, and a token of 32 would lose the kind.
         mio::Token(usize::try_from((tag << 56) | (id & ID)).unwrap_or(usize::MAX))
@@ -86,6 +89,7 @@ impl Token {
             13 => Token::Cgroups,
             14 => Token::Main(id),
             15 => Token::Contest(id),
+            16 => Token::Modules,
             _ => return None,
         })
     }

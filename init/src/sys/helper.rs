@@ -1,7 +1,7 @@
 //! What waits for disks and devices, outside of PID 1: the executable of `init` under the name `holdfast-helper`.
 //!
 //! One verb a process: 0 is done; 3 is "there was nothing to do it to" (`umount` of what is not mounted); 4 is "it
-//! is mounted, but not with all options"; else a line says why not: on the descriptor that `--why` names, for PID 1; else
+//! is mounted, but not with all options"; 5 is "it was loaded already" (`module`); else a line says why not: on the descriptor that `--why` names, for PID 1; else
 //! on standard error, and in the kernel's log where standard error goes nowhere.
 
 use std::io::Write;
@@ -28,6 +28,8 @@ const USAGE: i32 = 2;
 const NOT_MOUNTED: i32 = 3;
 /// Exit code: it is mounted, and the kernel does not take all of its options.
 const NOT_TAKEN: i32 = 4;
+/// Exit code: the module was loaded already.
+const ALREADY_LOADED: i32 = 5;
 
 /// Longest line for PID 1: what a pipe takes in one piece.
 const WHY_MAX: usize = 4095;
@@ -70,7 +72,10 @@ pub fn main(arguments: &[String]) -> i32 {
             Ok(())
         }
         ["module", name, parameters @ ..] => {
-            Modules::read().and_then(|m| m.load(name, &parameters.join(" "))).map_err(|e| e.to_string())
+            match Modules::read().and_then(|m| m.load(name, &parameters.join(" "))) {
+                Ok(false) => return ALREADY_LOADED,
+                other => other.map(|_| ()).map_err(|e| e.to_string()),
+            }
         }
         ["coldplug"] => Modules::read()
             .map_err(|e| e.to_string())

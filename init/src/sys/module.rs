@@ -246,35 +246,37 @@ impl Modules {
         })
     }
 
-    /// Loads a module by name or alias, what it needs first. One that is loaded already is right.
+    /// Loads a module by name or alias, what it needs first; answers whether there was anything to load. One that is
+    /// loaded already, or built in, is right.
     ///
     /// # Errors
     /// When there is no such module, or the kernel refuses it.
-    pub fn load(&self, wanted: &str, parameters: &str) -> Result<(), ModuleError> {
+    pub fn load(&self, wanted: &str, parameters: &str) -> Result<bool, ModuleError> {
         let name = wanted.replace('-', "_");
         if self.files.contains_key(&name) {
             return self.load_named(&name, parameters);
         }
         if self.builtin.contains(&name) {
-            return Ok(());
+            return Ok(false);
         }
         let by_alias = self.aliases.find(wanted);
         if by_alias.is_empty() {
             return Err(ModuleError::Unknown(wanted.to_owned(), self.release.clone()));
         }
+        let mut loaded = false;
         for name in by_alias {
             if !self.settings.blacklist.contains(name) {
-                self.load_named(name, parameters)?;
+                loaded |= self.load_named(name, parameters)?;
             }
         }
-        Ok(())
+        Ok(loaded)
     }
 
-    fn load_named(&self, name: &str, parameters: &str) -> Result<(), ModuleError> {
-        if Path::new("/sys/module").join(name).join("initstate").exists() {
-            return Ok(());
+    fn load_named(&self, name: &str, parameters: &str) -> Result<bool, ModuleError> {
+        if is_loaded(name) {
+            return Ok(false);
         }
-        let Some((file, needs)) = self.files.get(name) else { return Ok(()) };
+        let Some((file, needs)) = self.files.get(name) else { return Ok(false) };
         // The list is nearest first, and complete: the last one needs nothing that is not loaded by then.
         for needed in needs.iter().rev() {
             self.insert(&name_of(needed), needed, "")?;
@@ -282,7 +284,7 @@ impl Modules {
         self.insert(name, file, parameters)
     }
 
-    fn insert(&self, name: &str, file: &str, parameters: &str) -> Result<(), ModuleError> {
+    fn insert(&self, name: &str, file: &str, parameters: &str) -> Result<bool, ModuleError> {
         let path = self.directory.join(file);
         let fail =
             |cause| ModuleError::Load { name: name.to_owned(), path: path.display().to_string(), cause };
@@ -292,7 +294,8 @@ impl Modules {
         // init_module(2): MODULE_INIT_COMPRESSED_FILE since Linux 5.17; nix does not name it.
         let compressed = if file.ends_with(".ko") { 0 } else { 4 };
         match finit_module(&opened, &words, ModuleInitFlags::from_bits_retain(compressed)) {
-            Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(nix::Error::EEXIST) => Ok(false),
             Err(e) => Err(fail(e.into())),
         }
     }
@@ -324,6 +327,12 @@ impl Modules {
             while events.read()?.is_some() {}
         }
     }
+}
+
+/// Whether a module is there that could be unloaded: one that is built in may have a directory too. The file goes
+/// before the kernel tells that the module goes.
+pub fn is_loaded(name: &str) -> bool {
+    Path::new("/sys/module").join(name).join("initstate").exists()
 }
 
 /// Milliseconds without an event after which no device is expected any more: some drivers probe in the background.

@@ -1,4 +1,5 @@
 //! Kernel uevents: what a device that appears, changes or goes says on its netlink socket.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -66,12 +67,26 @@ impl Uevents {
     /// # Errors
     /// What socket(2) or bind(2) said.
     pub fn open() -> io::Result<Uevents> {
+        Uevents::bound(|_| Ok(()))
+    }
+
+    /// Listens to modules that are unloaded, and to nothing else: whoever sleeps is not woken for devices.
+    ///
+    /// # Errors
+    /// What socket(2), setsockopt(2) or bind(2) said.
+    pub fn of_unloaded_modules() -> io::Result<Uevents> {
+        // ORDER: the filter first: what came before it would be in the queue.
+        Uevents::bound(|fd| attach(fd, &mut only_starting_with(b"remove@/module/")))
+    }
+
+    fn bound(prepare: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<Uevents> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkKObjectUEvent;
         let fd = socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?;
         // The plain limit is small, and exceeding it needs a privilege that a container may lack.
         let _best_effort = setsockopt(&fd, nix::sys::socket::sockopt::RcvBufForce, &QUEUE)
             .or_else(|_| setsockopt(&fd, RcvBuf, &QUEUE));
+        prepare(&fd)?;
         // Group 1 is the kernel's; only it and root may send there.
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
         Ok(Uevents { fd })
@@ -110,6 +125,41 @@ impl AsRawFd for Uevents {
     }
 }
 
+/// A filter that lets datagrams pass which begin with this.
+fn only_starting_with(start: &[u8]) -> Vec<libc::sock_filter> {
+    // Classic BPF, see the kernel's networking/filter.rst: BPF_LD | BPF_ABS | BPF_B, BPF_JMP | BPF_JEQ, BPF_RET.
+    const LOAD: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let mut out = Vec::new();
+    for (at, byte) in (0u32..).zip(start) {
+        // A datagram that is too short is dropped by the load itself.
+        out.push(step(LOAD, 0, at));
+        // Over the other bytes of the start and the first return.
+        let ahead = (start.len() * 2).saturating_sub(out.len() + 1) + 1;
+        out.push(step(JUMP_IF_EQUAL, u8::try_from(ahead).unwrap_or_default(), u32::from(*byte)));
+    }
+    out.push(step(RETURN, 0, u32::MAX));
+    out.push(step(RETURN, 0, 0));
+    out
+}
+
+/// Attaches a filter to a socket.
+fn attach(fd: &OwnedFd, filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?,
+        filter: filter.as_mut_ptr(),
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or_default();
+    // SAFETY: the program and the steps that it points to outlive the call, which copies them.
+    let result = unsafe {
+        let option = libc::SO_ATTACH_FILTER;
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const program).cast(), size)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +176,25 @@ mod tests {
         assert_eq!(parse(b"libudev\0\xfe\xed\xca\xfe"), None);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"add@/x").unwrap().alias, None);
+    }
+
+    #[test]
+    fn only_what_begins_so_passes() {
+        let (one, other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let other = OwnedFd::from(other);
+        attach(&other, &mut only_starting_with(b"remove@/module/")).unwrap();
+        for said in
+            ["add@/module/x", "remove@/devices/y", "remove", "", "remove@/modulex", "remove@/module/dummy"]
+        {
+            drop(one.send(said.as_bytes()));
+        }
+        let other = std::os::unix::net::UnixDatagram::from(other);
+        other.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 64];
+        let length = other.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"remove@/module/dummy");
+        assert!(other.recv(&mut buffer).is_err());
+        Uevents::of_unloaded_modules().unwrap();
     }
 
     proptest::proptest! {

@@ -20,6 +20,10 @@ value = "zero"
 [sysctl."net.core.somaxconn"]
 value = 1234
 
+# Nobody without CAP_SYS_PTRACE may write it.
+[sysctl."kernel.yama.ptrace_scope"]
+value = 2
+
 [module.virtio-rng]
 
 [mount."/srv/cache"]
@@ -35,6 +39,15 @@ fn named(name: &str) -> String {
 
 fn hostname(vm: &mut Qemu, wanted: &str) -> Result {
     same("the host name", wanted, &vm.ok("hostname")?)
+}
+
+/// A declared module that somebody unloads is loaded again.
+fn unloaded(vm: &mut Qemu) -> Result {
+    vm.ok("busybox rmmod virtio_rng")?;
+    vm.wait_for("repaired module:virtio_rng: somebody had unloaded it")?;
+    demand(vm.ok("cat /proc/modules")?.contains("virtio_rng"), "the module is not loaded again")?;
+    let status = vm.ok("initctl status module:virtio_rng")?;
+    demand(status.contains("repaired"), format!("that is not told:\n{status}"))
 }
 
 /// On an empty store the state that the kernel's command line names is applied over generation 0; at the next boot the
@@ -60,10 +73,15 @@ fn boot(context: &Context) -> Result {
     )?;
     demand(!said.contains("state.toml"), "the usual state file was read")?;
     same("the setting", "1234", &vm.ok("cat /proc/sys/net/core/somaxconn")?)?;
+    same("a setting that asks for more", "2", &vm.ok("cat /proc/sys/kernel/yama/ptrace_scope")?)?;
     let modules = vm.ok("lsmod")?;
     for module in ["virtio_blk", "virtio_rng"] {
         demand(modules.contains(module), format!("{module} is not loaded:\n{modules}"))?;
     }
+    unloaded(&mut vm)?;
+    // The next init listens too.
+    vm.ok("initctl reexec && initctl wait --converged --timeout 60s")?;
+    unloaded(&mut vm)?;
     let mounts = vm.ok("cat /proc/mounts")?;
     for mount in [
         "proc /proc proc",
@@ -93,7 +111,11 @@ fn boot(context: &Context) -> Result {
     // What lives in memory only was made anew; what is on the disk was found right.
     let mut changed = vm.not_just_kept()?;
     changed.sort();
-    let wanted = ["hostname:machine repaired", "sysctl:net.core.somaxconn repaired"];
+    let wanted = [
+        "hostname:machine repaired",
+        "sysctl:kernel.yama.ptrace_scope repaired",
+        "sysctl:net.core.somaxconn repaired",
+    ];
     demand(changed == wanted, format!("not kept: {changed:?}"))?;
     same("the file's inode and times", &before, &vm.ok("stat -c '%i %y %z' /var/site/which")?)?;
     same("the generations", "1", &vm.ok("initctl generations | tail -n +2 | wc -l")?)?;

@@ -239,7 +239,7 @@ impl Checks {
                 }
             }
             Event::Touched { nodes } => {
-                for node in nodes.iter().filter(|n| engine.address(**n).kind != Kind::Module) {
+                for node in nodes {
                     self.clean.remove(&slot_of(&engine.address(*node)));
                 }
             }

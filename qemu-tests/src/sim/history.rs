@@ -305,6 +305,9 @@ impl Player<'_> {
                     if *real && let Some(thing) = self.machine.world.things.get_mut(slot) {
                         thing.drifted = true;
                     }
+                    if *real {
+                        self.machine.world.modules.remove(slot);
+                    }
                     nodes.extend(self.machine.node(*slot));
                 }
                 self.machine.step(Event::Touched { nodes })

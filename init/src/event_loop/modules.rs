@@ -1,0 +1,73 @@
+//! Kernel modules that are unloaded: nothing of one is left that could be watched, but the kernel tells.
+
+use std::os::fd::AsRawFd;
+
+use cm_core::engine::Node;
+use cm_core::engine::effect::Level;
+use cm_core::engine::event::Event;
+use units::Kind;
+
+use super::Shell;
+use super::token::{Token, Turn};
+use crate::sys::module::is_loaded;
+use crate::sys::uevent::Uevents;
+
+/// Datagrams of one turn.
+const A_TURN: usize = 64;
+
+/// What tells of them.
+#[derive(Debug, Default)]
+pub struct Modules {
+    events: Option<Uevents>,
+    /// What happened before this PID 1 listened was looked at.
+    looked: bool,
+}
+
+impl Shell {
+    /// Starts to listen.
+    pub(super) fn open_modules(&mut self) {
+        match Uevents::of_unloaded_modules() {
+            Ok(events) => {
+                self.register(events.as_raw_fd(), Token::Modules);
+                self.modules.events = Some(events);
+            }
+            // A container's modules are its host's.
+            Err(_) if self.options.container => {}
+            Err(e) => self.say(Level::Warning, None, &format!("cannot hear of kernel modules: {e}")),
+        }
+    }
+
+    /// A module was unloaded. Whatever is not loaded by its name is a helper's to look at: it may be declared by an
+    /// alias, be built in, or be what was unloaded. The look costs no disk.
+    pub(super) fn hear_modules(&mut self) -> Turn {
+        let Some(events) = &mut self.modules.events else { return Turn::Drained };
+        let mut heard = false;
+        let mut turn = Turn::More;
+        for _ in 0..A_TURN {
+            match events.read() {
+                Ok(Some(_)) => heard = true,
+                Ok(None) | Err(_) => {
+                    turn = Turn::Drained;
+                    break;
+                }
+            }
+        }
+        let first = !std::mem::replace(&mut self.modules.looked, true);
+        if !heard && !first {
+            return turn;
+        }
+        let (desired, _) = self.engine.desired();
+        let Some(manifest) = self.engine.manifest(desired) else { return turn };
+        let units = manifest.ids().filter(|id| manifest.kind(*id) == Kind::Module);
+        let missing = units.filter(|id| !is_loaded(manifest.name(*id)));
+        let nodes: Vec<Node> = missing
+            .filter_map(|id| self.engine.node_in(desired, id))
+            // At a boot nothing was loaded yet; what an earlier PID 1 has had loaded may have gone meanwhile.
+            .filter(|node| heard || self.is_ready(*node))
+            .collect();
+        if !nodes.is_empty() {
+            self.queue.push_back(Event::Touched { nodes });
+        }
+        turn
+    }
+}
