@@ -73,7 +73,7 @@ pub enum Intent {
 pub enum Outcome {
     /// It was right.
     Kept,
-    /// It was made right, and read back.
+    /// It was made right, and read back; of what leaves, what was there before it is there again.
     Changed,
     /// It is wrong and was left so: reported only, or (for `Guard`) the command must run.
     Drifted,
@@ -83,7 +83,7 @@ pub enum Outcome {
     Blocked,
     /// The mount it lies below is not there: neither checked nor changed.
     MountAbsent,
-    /// It was removed, or put back as it was.
+    /// It was removed.
     Removed,
     /// It is no longer declared and was left: somebody else made or changed it.
     Left,

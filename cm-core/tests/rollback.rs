@@ -256,8 +256,38 @@ fn a_failed_apply_leaves_no_trace() {
     let results = bench.swap(None, (n, &decl), Intent::Apply);
     assert!(results.iter().any(|r| r.outcome == Outcome::NotKept));
     let results = bench.swap(Some((n, &decl)), (0, &Decl::new()), Intent::Return);
-    assert!(results.iter().all(|r| matches!(r.outcome, Outcome::Removed | Outcome::Left)), "{results:?}");
+    let restored = |o| matches!(o, Outcome::Removed | Outcome::Changed | Outcome::Left);
+    assert!(results.iter().all(|r| restored(r.outcome)), "{results:?}");
     assert_eq!(fingerprint(&bench.path("/")), before);
+}
+
+/// What was there before is restored, what was not is removed, and the words say which.
+#[test]
+fn what_is_put_back_is_not_told_as_removed() {
+    let mut bench = Bench::new();
+    bench.write("/etc/theirs", "theirs");
+    bench.write("/etc/mode", "same");
+    std::os::unix::fs::symlink("theirs", bench.path("/etc/link")).unwrap();
+    let decl = Decl::new()
+        .file("/etc/theirs", "mine")
+        .file_mode("/etc/mode", "same", 0o600)
+        .symlink("/etc/link", "mine")
+        .file("/etc/ours", "ours")
+        .directory("/etc/d", None);
+    let none = Decl::new();
+    let (n1, _) = bench.apply(None, &none);
+    let (n2, _) = bench.apply(Some((n1, &none)), &decl);
+    bench.switching(n1);
+    let results = bench.swap(Some((n2, &decl)), (n1, &none), Intent::Return);
+    let results = bench.by_name(results);
+    let outcome = |unit: &str| results[unit].0;
+    for unit in ["file:/etc/theirs", "file:/etc/mode", "symlink:/etc/link"] {
+        assert_eq!(outcome(unit), Outcome::Changed, "{unit}: {results:?}");
+    }
+    for unit in ["file:/etc/ours", "directory:/etc/d"] {
+        assert_eq!(outcome(unit), Outcome::Removed, "{unit}: {results:?}");
+    }
+    assert_eq!(bench.read("/etc/theirs"), "theirs");
 }
 
 #[test]

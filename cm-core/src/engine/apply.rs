@@ -90,7 +90,7 @@ impl Engine {
                 self.purge_left(manifest, &new);
                 return;
             }
-            Swap::Apply | Swap::Rollback | Swap::Boot => {}
+            Swap::Apply | Swap::Rollback | Swap::Boot | Swap::First => {}
         }
         let waiting = self.apply.as_ref().is_some_and(|a| {
             matches!(
@@ -137,7 +137,7 @@ impl Engine {
         };
         self.retain(manifest);
         let phase = match kind {
-            Swap::Boot | Swap::Undo | Swap::Purge => ApplyPhase::Changing,
+            Swap::Boot | Swap::First | Swap::Undo | Swap::Purge => ApplyPhase::Changing,
             Swap::Apply | Swap::Rollback => {
                 ApplyPhase::Preparing { token: self.await_record(StoreOp::Switching { generation }) }
             }
@@ -155,7 +155,7 @@ impl Engine {
             record_lost: false,
         });
         self.globals_changed = true;
-        if kind == Swap::Boot {
+        if kind.boots() {
             self.begin_change();
         }
     }
@@ -228,7 +228,7 @@ impl Engine {
             if cause.is_empty() || why.contains(&cause) { String::new() } else { format!(": {cause}") };
         let text = format!("{}: {why}{more}", self.address(node));
         let Some(apply) = &mut self.apply else { return };
-        if apply.kind != Swap::Boot && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable) {
+        if !apply.kind.boots() && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable) {
             apply.failed.get_or_insert(text);
             self.globals_changed = true;
         }
@@ -281,10 +281,12 @@ impl Engine {
             ApplyPhase::Changing if quiet => {
                 let bad = self.bad_units();
                 match (kind, bad.is_empty()) {
-                    (Swap::Boot | Swap::Undo | Swap::Purge, true) => {
+                    (Swap::Boot | Swap::First | Swap::Undo | Swap::Purge, true) => {
                         self.finish(Verdict::Done, String::new())
                     }
-                    (Swap::Boot | Swap::Undo | Swap::Purge, false) => self.finish(Verdict::Failed, bad),
+                    (Swap::Boot | Swap::First | Swap::Undo | Swap::Purge, false) => {
+                        self.finish(Verdict::Failed, bad);
+                    }
                     (Swap::Apply | Swap::Rollback, false) => {
                         if let Some(apply) = &mut self.apply {
                             apply.failed = Some(bad);
@@ -536,7 +538,7 @@ impl Engine {
         if self.bad == 0 {
             return String::new();
         }
-        let all = self.apply.as_ref().is_none_or(|a| a.kind == Swap::Boot);
+        let all = self.apply.as_ref().is_none_or(|a| a.kind.boots());
         let mut out = Vec::new();
         for node in self.all() {
             if self.u(node).has(bits::BAD) && (all || self.is_to_blame(node)) {

@@ -82,6 +82,16 @@ pub enum Swap {
     /// Not to become the desired one: what earlier generations made, nobody declares any more, and could not be removed
     /// then since its mount was absent.
     Purge,
+    /// As [`Swap::Boot`], of a generation that this machine has never had: what is made right for it is intended, and no
+    /// repair.
+    First,
+}
+
+impl Swap {
+    /// Whether it is a machine's boot: there is nothing to return to.
+    pub fn boots(self) -> bool {
+        matches!(self, Swap::Boot | Swap::First)
+    }
 }
 
 /// Everything that can happen.

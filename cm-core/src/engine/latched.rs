@@ -481,7 +481,8 @@ impl Engine {
             // What it is now is looked at next.
             Outcome::Removed | Outcome::Kept | Outcome::Changed | Outcome::Left | Outcome::MountAbsent
                 if back => {}
-            Outcome::Removed | Outcome::Kept | Outcome::Changed => self.publish(node, "removed"),
+            Outcome::Removed | Outcome::Kept => self.publish(node, "removed"),
+            Outcome::Changed => self.publish(node, "restored"),
             Outcome::Left => self.publish(node, "left in place"),
             Outcome::MountAbsent if self.u(node).want == Want::Absent => return self.defer(node, &detail),
             Outcome::MountAbsent => {}

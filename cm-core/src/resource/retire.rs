@@ -156,7 +156,8 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
     if undo.is_empty() {
         return Ok(Leaving::left(None, "nothing of it was changed since"));
     }
-    let mut leaving = Leaving { ops: Vec::new(), outcome: Outcome::Removed, detail: String::new() };
+    let outcome = if undo.iter().any(was_there) { Outcome::Changed } else { Outcome::Removed };
+    let mut leaving = Leaving { ops: Vec::new(), outcome, detail: String::new() };
     // Directories that were made on the way go last, when what was in them is gone.
     let made =
         |u: &&Undo| u.prior == Prior::Absent && owner(world, &u.thing).is_some_and(|o| o.unit == PARENT);
@@ -166,6 +167,21 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
         leaving.ops.extend(put_back(world, unit, entry)?);
     }
     Ok(leaving)
+}
+
+/// Whether something was there that is put back.
+fn was_there(undo: &Undo) -> bool {
+    match &undo.prior {
+        Prior::File { .. }
+        | Prior::Linked { .. }
+        | Prior::Attributes(_)
+        | Prior::Directory(_)
+        | Prior::Symlink { .. }
+        | Prior::Text(_) => true,
+        Prior::Entries(entries) => !entries.is_empty(),
+        Prior::Edit(edit) => !edit.removed.is_empty(),
+        Prior::Absent | Prior::Untouched | Prior::Special => false,
+    }
 }
 
 /// Operations of a unit that bring one thing back to what it was.

@@ -839,6 +839,8 @@ fn news_that_say_nothing_new_are_not_shown() {
             progress("file:/etc/a", Some(State::Ready), Some(Outcome::Changed), "changed"),
             progress("file:/etc/a", Some(State::Ready), Some(Outcome::Changed), "changed"),
             progress("target:old", Some(State::Down), None, "gone"),
+            progress("file:/etc/theirs", Some(State::Down), None, "restored"),
+            progress("file:/etc/theirs", Some(State::Down), None, "gone"),
         ] {
             server.progress(incoming.call, &step);
         }
@@ -853,6 +855,7 @@ fn news_that_say_nothing_new_are_not_shown() {
         ready     service:web
         changed   file:/etc/a
         removed   target:old
+        restored  file:/etc/theirs
         generation 4: 0 kept, 0 changed, 0 repaired, 0 not kept
     "#]],
     );

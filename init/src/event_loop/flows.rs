@@ -130,6 +130,7 @@ mod tests {
             note: String::new(),
             name: "state.toml".to_owned(),
             optional: false,
+            had: None,
         };
         let mut flows = Flows::default();
         flows.begin(1, Flow::Compile(plan), Mono(0));

@@ -71,6 +71,8 @@ pub(super) struct Plan {
     pub name: String,
     /// Whether it may be missing.
     pub optional: bool,
+    /// At a boot: the generation that this machine had.
+    pub had: Option<u64>,
 }
 
 /// How far the boot has come.
@@ -175,6 +177,7 @@ impl Shell {
             note: format!("{how} {name} by uid {}", peer.uid),
             name,
             optional: false,
+            had: None,
         };
         self.compile(plan, source, fd, (peer.uid, peer.gid), pick);
     }
@@ -265,7 +268,11 @@ impl Shell {
                 self.forget(staging);
                 match result {
                     Ok(StoreReply::Generation(generation)) => {
+                        let mut plan = plan;
                         if plan.kind == Swap::Boot {
+                            if plan.had != Some(generation) {
+                                plan.kind = Swap::First;
+                            }
                             // There is nothing to return to: it is the current one from here on.
                             let token = self.own_token();
                             self.ask_store(token, StoreOp::Commit { generation });
@@ -275,7 +282,7 @@ impl Shell {
                     // A container may have no place for a store; its state is applied all the same.
                     Err(text) if plan.kind == Swap::Boot => {
                         self.say(Level::Warning, None, &format!("nothing will be kept in the store: {text}"));
-                        self.swap(plan, fd, 1);
+                        self.swap(Plan { kind: Swap::First, ..plan }, fd, 1);
                     }
                     other => self.not_swapped(plan, &unexpected(other)),
                 }
@@ -290,6 +297,7 @@ impl Shell {
                         note: String::new(),
                         name: format!("generation {generation}"),
                         optional: false,
+                        had: None,
                     };
                     self.swap(plan, fd, generation);
                 }
@@ -330,7 +338,7 @@ impl Shell {
     /// should have. Not before: who died of it twice would take over a machine that believes to have booted.
     pub(super) fn boots(&self, event: &Event) -> bool {
         match event {
-            Event::Swapped { request: 0, kind: Swap::Boot, generation, .. } => *generation > 0,
+            Event::Swapped { request: 0, kind: Swap::Boot | Swap::First, generation, .. } => *generation > 0,
             Event::Swapped { kind: Swap::Apply | Swap::Rollback, .. } => self.boot == BootStage::Refused,
             _ => false,
         }
@@ -346,7 +354,7 @@ impl Shell {
         let text = format!("generation {generation} was not taken: init died of it twice");
         if *request != 0 {
             self.refuse(*request, &Failure::Failed { text });
-        } else if *kind == Swap::Boot {
+        } else if kind.boots() {
             if *generation > 0 {
                 self.set_boot(BootStage::Refused);
             }
@@ -479,6 +487,7 @@ impl Shell {
             }
             Ok(_) => None,
         };
+        let had = current.as_ref().map(|(generation, _)| *generation);
         let plan = |name: String, optional: bool| Plan {
             call: 0,
             kind: Swap::Boot,
@@ -487,6 +496,7 @@ impl Shell {
             note: format!("boot from {name}"),
             name,
             optional,
+            had,
         };
         let named = self.options.state.clone();
         match (current, named) {

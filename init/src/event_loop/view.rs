@@ -61,7 +61,7 @@ pub fn told(engine: &Engine, node: Node, text: &str) -> (State, Option<Outcome>)
         "down",
     ];
     match text {
-        "gone" | "removed" => (State::Down, None),
+        "gone" | "removed" | "restored" => (State::Down, None),
         word if WORDS.contains(&word) => words(word, true),
         _ => {
             let glance = engine.glance(node);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
-use crate::rig::{Rig, Setup, tree, want, word};
+use crate::rig::{Rig, Setup, holds, tree, want, word};
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
     Scenario { name, group: "rig", limit: super::minutes(3), run }
@@ -20,6 +20,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-return", returns),
     scenario("rig-cut-apply", cut),
     scenario("rig-purge-deferred", deferred),
+    scenario("rig-words", words),
 ];
 
 const ONE: &str = r#"
@@ -300,4 +301,49 @@ fn deferred(context: &Context) -> Result {
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     want(!there(&rig, "b")?, "the next boot has not removed it", &rig)?;
     want(there(&rig, "c")?, "what is declared is gone", &rig)
+}
+
+/// What the first boot to a state makes is changed, also what is only reported later; what a later boot finds otherwise is
+/// repaired; what a rollback puts back is restored, and what it takes away removed.
+fn words(context: &Context) -> Result {
+    const FIRST: &str = r#"
+[file."/srv/made"]
+content = "made\n"
+
+[file."/srv/told"]
+content = "told\n"
+drift   = "report"
+"#;
+    let mut rig = Rig::start(context, &Setup { state: Some(FIRST), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    for unit in ["file:/srv/made", "file:/srv/told"] {
+        let status = rig.status(unit)?;
+        want(word(&status, "outcome") == "changed", &format!("at the first boot: {status}"), &rig)?;
+    }
+    want(!rig.init_said().contains("repaired file"), "the first boot is told as a repair", &rig)?;
+    want(holds(&rig.inside("/srv/told")?, "told\n"), "what is only reported was never made", &rig)?;
+    want(rig.ok(&["history"])?.contains("nothing was replaced"), "something was replaced", &rig)?;
+
+    let theirs = rig.inside("/srv/theirs")?;
+    std::fs::write(&theirs, "theirs\n")?;
+    let second = format!(
+        "{FIRST}[file.\"/srv/theirs\"]\ncontent = \"ours\\n\"\n[file.\"/srv/ours\"]\ncontent = \"ours\\n\"\n"
+    );
+    rig.apply(&second)?;
+    let told = rig.ok(&["rollback"])?;
+    println!("{told}");
+    let line = |word: &str, unit: &str| told.lines().any(|l| l.split_whitespace().take(2).eq([word, unit]));
+    want(line("restored", "file:/srv/theirs"), "what was put back is not told as restored", &rig)?;
+    want(!line("removed", "file:/srv/theirs"), "what was put back is told as removed", &rig)?;
+    want(line("removed", "file:/srv/ours"), "what was taken away is not told as removed", &rig)?;
+    want(holds(&theirs, "theirs\n"), "it was not put back", &rig)?;
+
+    // The same state again is no first boot.
+    rig.cut_power()?;
+    let made = rig.directory().join("managed/made");
+    std::fs::write(&made, "drifted\n")?;
+    rig.start_again(&Setup { state: Some(FIRST), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let status = rig.status("file:/srv/made")?;
+    want(word(&status, "outcome") == "repaired", &format!("at a later boot: {status}"), &rig)
 }

@@ -453,7 +453,7 @@ impl Checks {
             return broken(Invariant::OneAnswer, text);
         }
         if let Some((generation, digest, kind)) = asked.swap {
-            let stands = verdict == Verdict::Failed && (kind == Swap::Boot || !refused);
+            let stands = verdict == Verdict::Failed && (kind.boots() || !refused);
             if verdict == Verdict::Done || stands {
                 self.accepted = Some((generation, digest));
             }

@@ -125,7 +125,10 @@ impl Script {
                         graph::mutated(&mut dice, &universe, &graph)
                     };
                     earlier.push(graph.clone());
-                    Act::Swap(graph.clone(), if dice.chance(900) { Swap::Apply } else { Swap::Boot })
+                    let kind = if dice.chance(900) { Swap::Apply } else { Swap::Boot };
+                    // Now and then what is booted to was never had before.
+                    let first = kind == Swap::Boot && graph.units.len().is_multiple_of(3);
+                    Act::Swap(graph.clone(), if first { Swap::First } else { kind })
                 }
                 18..=21 => {
                     let back = usize::try_from(dice.below(earlier.len() as u64)).unwrap_or(0);

@@ -108,7 +108,9 @@ impl Machine {
         self.world.manifests.insert(number, manifest);
         let request = match kind {
             Swap::Undo | Swap::Purge => 0,
-            Swap::Apply | Swap::Rollback | Swap::Boot => self.request(Some((generation, digest, kind))),
+            Swap::Apply | Swap::Rollback | Swap::Boot | Swap::First => {
+                self.request(Some((generation, digest, kind)))
+            }
         };
         self.step(Event::Swapped { request, manifest: number, generation, kind, release: false })
     }

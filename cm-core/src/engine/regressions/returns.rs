@@ -2,6 +2,34 @@
 
 use super::*;
 
+/// The first boot to a generation makes it so, and later ones repair what has drifted since.
+#[test]
+fn what_the_first_boot_makes_right_is_intended() {
+    for (kind, word, intent) in
+        [(Swap::First, "changed", Intent::Apply), (Swap::Boot, "repaired", Intent::Correct)]
+    {
+        let mut s = Story::new();
+        let out =
+            s.swap(Units::new().file("/f", 1, "").plain("web").edge("web", EdgeKind::Requires, "/f"), kind);
+        let intents: Vec<Intent> = out
+            .iter()
+            .filter_map(|e| if let Effect::Batch { intent, .. } = e { Some(*intent) } else { None })
+            .collect();
+        assert_eq!(intents, [intent]);
+        s.work(out);
+        assert_eq!(s.state("/f"), word);
+        // A service that fails at a boot takes nothing back.
+        s.runs("web");
+        s.ends("web");
+        assert_eq!((s.state("/f"), s.engine.desired().1), (word, 1));
+        // From then on what differs is drift.
+        let node = s.node("/f");
+        let out = s.tell(Event::Touched { nodes: vec![node] });
+        s.work(out);
+        assert_eq!(s.state("/f"), "repaired");
+    }
+}
+
 /// As after a re-exec: everything that the engine knows comes from its records.
 fn reexec(s: &mut Story) {
     let manifests = s.engine.manifests().map(|(r, m)| (r, m.clone())).collect();

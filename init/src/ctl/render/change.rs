@@ -19,6 +19,7 @@ pub fn stays(progress: &Progress) -> bool {
 /// The word that a unit's line begins with, as it is and painted.
 fn word(progress: &Progress, style: Style) -> Option<(&'static str, String)> {
     match (progress.outcome, progress.state) {
+        _ if progress.text == "restored" => Some(("restored", "restored".to_owned())),
         _ if is_gone(progress) => Some(("removed", "removed".to_owned())),
         (Some(outcome), _) => Some((outcome.word(), style::outcome(outcome, style))),
         (None, Some(state)) => Some((state.word(), style::state(state, style))),
@@ -26,8 +27,9 @@ fn word(progress: &Progress, style: Style) -> Option<(&'static str, String)> {
     }
 }
 
+/// Nobody declares it any more; `restored`: what was there before it is there again.
 fn is_gone(progress: &Progress) -> bool {
-    matches!(progress.text.as_str(), "gone" | "removed")
+    matches!(progress.text.as_str(), "gone" | "removed" | "restored")
 }
 
 /// What the line says beside that word.
@@ -48,6 +50,9 @@ fn beside(progress: &Progress) -> String {
 pub fn repeats(progress: &Progress, before: &Progress) -> bool {
     let word = |p| word(p, Style::Plain).map(|(word, _)| word);
     let text = beside(progress);
+    if before.text == "restored" && is_gone(progress) {
+        return true;
+    }
     word(progress) == word(before) && (text.is_empty() || text == beside(before))
 }
 
