@@ -305,6 +305,48 @@ fn a_purged_directory_keeps_only_what_is_declared() {
     assert_eq!(fingerprint(&bench.path("/etc")), before);
 }
 
+/// Who holds a file that nobody declares any more finds it there, also where everything else is purged; it goes when it
+/// is let go.
+#[test]
+fn a_purge_leaves_what_is_held() {
+    let mut bench = Bench::new();
+    bench.write("/etc/d/theirs", "t");
+    let directory = |purge| {
+        let attributes = Attributes::default();
+        Spec::Directory(Directory { path: "/etc/d".into(), attributes, purge, entries: vec![] })
+    };
+    let one = Decl::new()
+        .unit(Kind::Directory, "/etc/d", directory(false))
+        .file("/etc/d/held", "h")
+        .file("/etc/d/deep/held", "h")
+        .file("/etc/d/theirs", "t");
+    let (n1, _) = bench.apply(None, &one);
+    bench.write("/etc/d/deep/stray", "s");
+    bench.write("/etc/d/stray", "s");
+    // The engine leaves what is held out of its batches.
+    let two = Decl::new().unit(Kind::Directory, "/etc/d", directory(true));
+    let n2 = bench.prepare(&two);
+    bench.switching(n2);
+    let (old, new) = (bench.install(&one, n1), bench.install(&two, n2));
+    let mut steps = bench.steps(new, cm_core::proto::Action::Converge);
+    let results = bench.run(n2, Intent::Apply, steps.clone());
+    assert_eq!(results[0].outcome, Outcome::Changed, "{results:?}");
+    let left = |bench: &Bench| {
+        let all = fingerprint(&bench.path("/etc/d"));
+        let names = all.iter().filter_map(|l| l.split(' ').next()).filter(|n| !n.is_empty());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&bench), ["deep", "deep/held", "held", "theirs"]);
+    bench.commit(n2);
+    let results = bench.run(n2, Intent::Correct, steps.clone());
+    assert_eq!((results[0].outcome, results[0].detail.as_str()), (Outcome::Kept, ""));
+    // They are let go, and with the directory in one batch what was there before goes too.
+    let gone = bench.steps(old, cm_core::proto::Action::Remove);
+    steps.splice(0..0, gone.into_iter().filter(|s| bench.manifest(old).name(s.unit) != "/etc/d"));
+    bench.run(n2, Intent::Correct, steps);
+    assert_eq!(left(&bench), [""; 0]);
+}
+
 #[test]
 fn what_is_removed_below_a_directory_never_lies_behind_a_mount() {
     common::private_mounts();

@@ -483,7 +483,10 @@ impl Engine {
                 if back => {}
             Outcome::Removed | Outcome::Kept => self.publish(node, "removed"),
             Outcome::Changed => self.publish(node, "restored"),
-            Outcome::Left => self.publish(node, "left in place"),
+            Outcome::Left => {
+                self.publish(node, "left in place");
+                self.look_above(node);
+            }
             Outcome::MountAbsent if self.u(node).want == Want::Absent => return self.defer(node, &detail),
             Outcome::MountAbsent => {}
             Outcome::NotKept | Outcome::Blocked | Outcome::Drifted => {
@@ -495,6 +498,23 @@ impl Engine {
         if self.u(node).want == Want::Absent {
             self.go_down(node);
             self.remove(node);
+        }
+    }
+
+    /// What is nobody's any more, and was left, may not be where a directory has only what is declared.
+    fn look_above(&mut self, node: Node) {
+        let name = self.address(node).name;
+        let above = std::path::Path::new(&name).ancestors().skip(1).filter_map(std::path::Path::to_str);
+        let purging: Vec<Node> = above
+            .filter_map(|path| {
+                let manifest = self.manifest_of(self.desired)?;
+                let id = manifest.find(units::Kind::Directory, path)?;
+                let purges = matches!(manifest.spec(id), Some(Spec::Directory(d)) if d.purge);
+                purges.then(|| self.node_in(self.desired, id)).flatten()
+            })
+            .collect();
+        for directory in purging {
+            self.touched(directory);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::engine;
 use crate::plan::{self, Found, Observation};
 use crate::proto::Outcome;
 use crate::resource::op::Trouble;
-use crate::resource::world::{Setup, World};
+use crate::resource::world::{Setup, Spared, World};
 use crate::resource::{self, Context, exec, retire, thing, tree};
 use crate::store::pack::Packs;
 use crate::store::{Store, StoreError, hex};
@@ -128,6 +128,8 @@ impl Machine {
         managed.sort_unstable();
         managed.dedup();
         self.world.begin(managed);
+        let held = self.live.iter().flatten().filter(|(_, s)| s.held().is_some());
+        self.world.spared = Spared::Only(held.map(|(unit, _)| unit.clone()).collect());
     }
 
     /// Whether PID 1 answered.

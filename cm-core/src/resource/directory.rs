@@ -7,7 +7,7 @@ use units::kind::directory::Directory;
 use super::Context;
 use super::attributes::differences;
 use super::op::{Finding, Op, OwnChange, Put, Trouble, Want};
-use super::place::{PlaceError, join};
+use super::place::{PlaceError, is_below, join};
 use super::tree::{self, Found};
 use super::world::World;
 use crate::store::Prior;
@@ -63,19 +63,28 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         }
         for name in tree::entries(tree::open_directory(&place)?, path)? {
             if spec.entries.binary_search(&name).is_err() && !name.starts_with(".holdfast.") {
-                finding.wrong.push(format!("{name} should not be there"));
-                clear(world, path, &join(path, &name), &mut finding)?;
+                let cleared = clear(world, (path, &context.unit), &join(path, &name))?;
+                if !cleared.is_empty() {
+                    finding.wrong.push(format!("{name} should not be there"));
+                    finding.ops.extend(cleared);
+                }
             }
         }
     }
     Ok(finding)
 }
 
-/// Operations that remove a path in `top` and everything below it, innermost first.
-fn clear(world: &mut World, top: &str, path: &str, finding: &mut Finding) -> Result<(), Trouble> {
+/// Operations that remove a path in the directory `top` of a unit and everything below it, innermost first; but what was
+/// declared before and is held stays, with the directories that it lies in.
+fn clear(world: &mut World, (top, unit): (&str, &str), path: &str) -> Result<Vec<Op>, Trouble> {
     let mut todo = vec![path.to_owned()];
     let mut found = Vec::new();
+    let mut spared: Vec<String> = Vec::new();
     while let Some(path) = todo.pop() {
+        if world.is_spared(unit, &path) {
+            spared.push(path);
+            continue;
+        }
         world.mount_present(&path)?;
         let place = match world.places.entry_on_mount(top, &path) {
             // Gone by now.
@@ -90,6 +99,6 @@ fn clear(world: &mut World, top: &str, path: &str, finding: &mut Finding) -> Res
         found.push(path);
     }
     let remove = |path: &String| Op::put(path, Put::Purged { top: top.to_owned() }, true, OwnChange::Drop);
-    finding.ops.extend(found.iter().rev().map(remove));
-    Ok(())
+    let above = |path: &&String| !spared.iter().any(|s| is_below(s, path));
+    Ok(found.iter().filter(above).rev().map(remove).collect())
 }

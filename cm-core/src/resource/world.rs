@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::accounts::{Accounts, Database};
 use super::op::Trouble;
 use super::place::{Places, is_below};
-use crate::store::index::FirstTouches;
+use crate::store::index::{FirstTouches, PARENT};
 use crate::store::{Digest, Store, hex};
 
 /// Two ticks of the coarsest kernel clock (100 Hz), in nanoseconds: two writes within them can share a ctime.
@@ -120,6 +120,22 @@ impl Deref for Known {
     }
 }
 
+/// Of which units the things stay where a directory is purged, though no entry of it is declared: somebody holds what was
+/// declared before.
+#[derive(Debug)]
+pub enum Spared {
+    /// Of all owners but these, which leave now.
+    AllBut(BTreeSet<String>),
+    /// Of these.
+    Only(BTreeSet<String>),
+}
+
+impl Default for Spared {
+    fn default() -> Spared {
+        Spared::AllBut(BTreeSet::new())
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct World {
@@ -146,6 +162,8 @@ pub struct World {
     pub reads: u64,
     /// On a return: what was there before all that is undone.
     pub first_touches: FirstTouches,
+    /// What a purge leaves.
+    pub spared: Spared,
     managed: Vec<String>,
     mounted: BTreeSet<String>,
     buffer: Vec<u8>,
@@ -171,6 +189,7 @@ impl World {
             store: None,
             stamps: HashMap::new(),
             first_touches: FirstTouches::new(),
+            spared: Spared::default(),
             setup,
             pulse: Pulse::None,
             beat: None,
@@ -196,6 +215,17 @@ impl World {
             let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
             self.mounted = mount_points(&table).collect();
         }
+    }
+
+    /// Whether a purge by `unit` leaves what lies at a path: it is another unit's that nobody has let go.
+    pub fn is_spared(&self, unit: &str, path: &str) -> bool {
+        let Some(own) = self.store.as_ref().and_then(|s| s.index().own.get(path)) else { return false };
+        let others = own.unit != unit && own.unit != PARENT;
+        others
+            && match &self.spared {
+                Spared::AllBut(leaving) => !leaving.contains(&own.unit),
+                Spared::Only(held) => held.contains(&own.unit),
+            }
     }
 
     /// The work goes on; said at most once a second, and never waited for.

@@ -34,7 +34,7 @@ use crate::resource::op::{Finding, Op, OwnChange, Put, Trouble, What};
 use crate::resource::place::Dir;
 use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
-use crate::resource::world::{Pulse, World};
+use crate::resource::world::{Pulse, Spared, World};
 use crate::resource::{self, Context, exec, thing};
 use crate::store::index::PARENT;
 use crate::store::{Own, Record};
@@ -148,6 +148,9 @@ pub fn managed_mounts(manifests: &Manifests) -> Vec<String> {
 pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     world.begin(managed_mounts(manifests));
     look_back(world, batch);
+    let leaving = |s: &&Step| matches!(s.action, Action::Remove | Action::Restore);
+    let address = |s: &Step| manifests.get(&s.manifest).map(|(_, m)| m.address(s.unit).to_string());
+    world.spared = Spared::AllBut(batch.steps.iter().filter(leaving).filter_map(address).collect());
     let mut position: HashMap<(ManifestRef, u32), usize> = HashMap::new();
     let mut plan =
         Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new(), cleared: BTreeSet::new() };

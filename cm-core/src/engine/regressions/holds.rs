@@ -83,3 +83,45 @@ fn a_target_that_is_dropped_while_it_is_held_lets_its_members_go() {
     s.boot(Units::new());
     assert_eq!(s.state("web"), "stopping");
 }
+
+/// What was there before it was declared is left when the hold ends, but not in a directory that is purged.
+#[test]
+fn a_purged_directory_is_looked_at_again_when_what_was_held_in_it_is_left() {
+    let directory = || {
+        let spec = units::kind::directory::Directory {
+            path: "/d".into(),
+            attributes: units::kind::Attributes::default(),
+            purge: true,
+            entries: Vec::new(),
+        };
+        let mut unit = NewUnit::new(Kind::Directory, "/d", Spec::Directory(spec));
+        unit.settle = 0;
+        unit
+    };
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/d/a", 1, "/d/a"));
+    s.work(out);
+    s.ask(7, Verb::Hold, "/d/a");
+    let mut units = Units::new();
+    units.0.unit(directory());
+    let out = s.boot(units);
+    s.work(out);
+    let out = s.ask(8, Verb::Release, "/d/a");
+    let batch = out.iter().find_map(|e| match e {
+        Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
+        _ => None,
+    });
+    let (batch, steps) = batch.unwrap();
+    assert_eq!(steps.iter().map(|s| s.action).collect::<Vec<_>>(), [Action::Remove]);
+    let left = |s: &Step| UnitResult {
+        manifest: s.manifest,
+        unit: s.unit,
+        outcome: Outcome::Left,
+        detail: "it was there before it was declared".to_owned(),
+    };
+    let mut out = s.tell(Event::Results { batch, results: steps.iter().map(left).collect() });
+    out.extend(s.tell(Event::BatchDone { batch }));
+    let looked =
+        out.iter().find_map(|e| if let Effect::Batch { steps, .. } = e { Some(steps.len()) } else { None });
+    assert_eq!(looked, Some(1), "{out:?}");
+}
