@@ -38,7 +38,7 @@ use crate::resource::world::{Pulse, Spared, World};
 use crate::resource::{self, Context, exec, thing};
 use crate::store::index::PARENT;
 use crate::store::{Own, Record};
-use crate::sys::{Forked, fork};
+use crate::sys::{self, Forked, fork};
 
 /// Manifests by the name PID 1 gave them, each with its generation.
 pub type Manifests = BTreeMap<ManifestRef, (u64, Manifest)>;
@@ -569,7 +569,7 @@ fn in_child(
                     2
                 }
             };
-            std::process::exit(code)
+            sys::leave(code)
         }
         Forked::Parent(child) => {
             drop(says);

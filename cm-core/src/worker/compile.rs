@@ -185,7 +185,7 @@ fn apart(
             let input = job.input.as_ref().map_or(2, AsRawFd::as_raw_fd);
             sys::close_others(&[to_compiler.as_raw_fd(), opened.as_raw_fd(), input]);
             let code = open_sources(job, Channel::new(to_compiler), &mut opened);
-            std::process::exit(code)
+            sys::leave(code)
         }
         Forked::Parent(pid) => pid,
     };
@@ -205,7 +205,7 @@ fn apart(
                     2
                 }
             };
-            std::process::exit(code)
+            sys::leave(code)
         }
         Forked::Parent(pid) => pid,
     };
