@@ -18,6 +18,7 @@ use crate::proto::Outcome;
 use crate::resource::op::Trouble;
 use crate::resource::world::{Setup, Spared, World};
 use crate::resource::{self, Context, exec, retire, thing, tree};
+use crate::store::disk::packed::Stored;
 use crate::store::pack::Packs;
 use crate::store::{Store, StoreError, hex};
 
@@ -262,7 +263,10 @@ impl Machine {
         if let Some(mut bytes) = self.packs.borrow_mut().content(&content.digest) {
             return Body::read(&mut bytes);
         }
-        let staged = self.staged.as_ref().and_then(|dir| File::open(dir.join(hex(&content.digest))).ok());
+        let staged = self
+            .staged
+            .as_ref()
+            .and_then(|dir| File::open(dir.join(hex(&content.digest))).ok().map(Stored::File));
         match staged.or_else(|| self.world.content(&content.digest)) {
             Some(mut file) => Body::read(&mut file),
             None => Body::Unreadable("the content is missing from the store".to_owned()),

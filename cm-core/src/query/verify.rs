@@ -92,6 +92,9 @@ fn damages(store: &Store, current: &Manifest, generation: u64) -> Vec<String> {
         }
     }
     blobs(&store.dir().join("blobs"), &mut found);
+    found.extend(
+        store.damaged_in_packs().iter().map(|d| format!("content {} is damaged in its pack", hex(d))),
+    );
     let more = found.len().saturating_sub(NAMED);
     found.truncate(NAMED);
     if more > 0 {

@@ -20,6 +20,7 @@ use super::op::{Put, Trouble, Want};
 use super::place::{Dir, Place, PlaceError, split};
 use super::staging::Areas;
 use super::world::{Stamp, World};
+use crate::store::disk::packed::Stored;
 use crate::store::{Metadata, Prior};
 use crate::sys;
 
@@ -181,10 +182,11 @@ pub fn stage(
 }
 
 /// Copies a content that is meant to have this length; answers the length that it has.
-fn copy(source: &mut File, to: &mut File, size: u64) -> std::io::Result<u64> {
-    let length = match usize::try_from(size) {
-        Ok(length) if size <= SMALL => length,
-        _ => return std::io::copy(source, to),
+fn copy(source: &mut Stored, to: &mut File, size: u64) -> std::io::Result<u64> {
+    let length = match (usize::try_from(size), &mut *source) {
+        (Ok(length), _) if size <= SMALL => length,
+        (_, Stored::File(file)) => return std::io::copy(file, to),
+        (_, bytes) => return std::io::copy(bytes, to),
     };
     // A byte more than there should be: one that is given less has come to the end.
     let mut buffer = vec![0; length + 1];

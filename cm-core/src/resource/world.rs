@@ -1,7 +1,7 @@
 //! The machine as resources see it: paths below a root, the user databases, the store, what is mounted.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -16,7 +16,9 @@ use sha2::{Digest as _, Sha256};
 use super::accounts::{Accounts, Database};
 use super::op::Trouble;
 use super::place::{Places, is_below};
+use crate::store::disk::packed::Stored;
 use crate::store::index::{FirstTouches, PARENT};
+use crate::store::quick::Names;
 use crate::store::{Digest, Store, hex};
 
 /// Two ticks of the coarsest kernel clock (100 Hz), in nanoseconds: two writes within them can share a ctime.
@@ -153,7 +155,7 @@ pub struct World {
     /// The store, if there is one yet.
     pub store: Option<Store>,
     /// What files looked like when they were last read.
-    pub stamps: HashMap<String, Stamp>,
+    pub stamps: Names<Stamp>,
     /// Where things are.
     pub setup: Setup,
     /// Descriptors that no process made from this one may have.
@@ -187,8 +189,8 @@ impl World {
             repairs: false,
             accounts: Known::default(),
             store: None,
-            stamps: HashMap::new(),
-            first_touches: FirstTouches::new(),
+            stamps: Names::default(),
+            first_touches: FirstTouches::default(),
             spared: Spared::default(),
             setup,
             pulse: Pulse::None,
@@ -311,9 +313,9 @@ impl World {
     }
 
     /// A content by its digest: from the store, else from beside `init`.
-    pub fn content(&self, digest: &Digest) -> Option<File> {
+    pub fn content(&self, digest: &Digest) -> Option<Stored> {
         let stored = self.store.as_ref().and_then(|s| s.content(digest));
-        let beside = |dir: &Path| File::open(dir.join(hex(digest))).ok();
+        let beside = |dir: &Path| File::open(dir.join(hex(digest))).ok().map(Stored::File);
         stored.or_else(|| self.setup.boot_contents.as_deref().and_then(beside))
     }
 }

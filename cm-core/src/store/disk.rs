@@ -15,12 +15,12 @@ use units::{Kind, Manifest};
 
 use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
-use super::pack::Packs;
 use super::record::Record;
 use super::{hex, unhex};
 use crate::sys;
 
 mod contents;
+pub mod packed;
 pub use contents::Saved;
 
 /// Above this many files one syncfs is cheaper than an fsync each.
@@ -110,6 +110,7 @@ pub struct Store {
     compact_from: u64,
     /// Whether the last content that was put in was not there before.
     row_of_new: bool,
+    packs: packed::Packs,
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -133,7 +134,7 @@ impl Store {
     /// # Errors
     /// When a file of it cannot be made, read or written.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
-        for sub in ["", "generations", "blobs", "staging"] {
+        for sub in ["", "generations", "blobs", packed::DIRECTORY, "staging"] {
             make_dir(&dir.join(sub))?;
         }
         let lock_path = dir.join("lock");
@@ -150,12 +151,8 @@ impl Store {
         )?;
         at("lock", &lock_path, sys::lock_file(&lock, true))?;
         let journal_path = dir.join("journal");
-        let (journal, replayed) = Store::read_journal(dir, &journal_path)?;
+        let (journal, replayed, index) = Store::read_journal(dir, &journal_path)?;
         let ino = at("stat", &journal_path, journal.metadata())?.ino();
-        let mut index = Index::default();
-        for record in &replayed.records {
-            index.apply(record);
-        }
         let store = Store {
             dir: dir.to_owned(),
             lock,
@@ -169,6 +166,7 @@ impl Store {
             temporary: 0,
             compact_from: COMPACT_FROM,
             row_of_new: false,
+            packs: packed::Packs::default(),
         };
         store.unlock();
         Ok(store)
@@ -186,12 +184,9 @@ impl Store {
         let mut bytes = Vec::new();
         at("read", &path, journal.read_to_end(&mut bytes))?;
         let journal_ino = at("stat", &path, journal.metadata())?.ino();
-        let replayed = journal::replay(&bytes);
-        journal::check(&bytes, &replayed).map_err(|source| StoreError::Unreadable { path, source })?;
         let mut index = Index::default();
-        for record in &replayed.records {
-            index.apply(record);
-        }
+        let replayed = journal::replay_into(&bytes, &mut |record| index.take(record));
+        journal::check(&bytes, &replayed).map_err(|source| StoreError::Unreadable { path, source })?;
         Ok(Store {
             dir: dir.to_owned(),
             lock,
@@ -205,15 +200,17 @@ impl Store {
             temporary: 0,
             compact_from: COMPACT_FROM,
             row_of_new: false,
+            packs: packed::Packs::default(),
         })
     }
 
-    fn read_journal(dir: &Path, path: &Path) -> Result<(File, journal::Replay), StoreError> {
+    fn read_journal(dir: &Path, path: &Path) -> Result<(File, journal::Replay, Index), StoreError> {
         let mut file =
             at("open", path, OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path))?;
         let mut bytes = Vec::new();
         at("read", path, file.read_to_end(&mut bytes))?;
-        let mut replayed = journal::replay(&bytes);
+        let mut index = Index::default();
+        let mut replayed = journal::replay_into(&bytes, &mut |record| index.take(record));
         journal::check(&bytes, &replayed)
             .map_err(|source| StoreError::Unreadable { path: path.to_owned(), source })?;
         if replayed.valid_len < bytes.len() || replayed.valid_len == 0 {
@@ -225,7 +222,7 @@ impl Store {
             at("sync", path, file.sync_all())?;
             sync_dir(dir)?;
         }
-        Ok((file, replayed))
+        Ok((file, replayed, index))
     }
 
     /// Where it is.
@@ -268,15 +265,14 @@ impl Store {
             at("read", &path, self.journal.seek(SeekFrom::Start(self.length)))?;
             at("read", &path, self.journal.read_to_end(&mut bytes))?;
             let mut more = journal::Replay { encoder: self.encoder, ..journal::Replay::default() };
-            journal::replay_more(&bytes, &mut more);
+            let mut records = Vec::new();
+            journal::replay_more(&bytes, &mut more, &mut |record| records.push(record));
             if journal::check_rest(&bytes, more.valid_len, more.encoder).is_err() {
                 let start = usize::try_from(self.length).unwrap_or(usize::MAX);
                 let source = journal::Unreadable::Damaged { at: start.saturating_add(more.valid_len) };
                 return Err(StoreError::Unreadable { path, source });
             }
-            for record in &more.records {
-                self.index.apply(record);
-            }
+            records.into_iter().for_each(|record| self.index.take(record));
             self.length += more.valid_len as u64;
             self.encoder = more.encoder;
             if more.valid_len < bytes.len() {
@@ -285,15 +281,12 @@ impl Store {
             return Ok(());
         }
         // Compacted by another worker, or cut: everything anew.
-        let (journal, replayed) = Store::read_journal(&self.dir, &path)?;
+        let (journal, replayed, index) = Store::read_journal(&self.dir, &path)?;
         self.journal_ino = at("stat", &path, journal.metadata())?.ino();
         self.journal = journal;
         self.length = replayed.valid_len as u64;
         self.encoder = replayed.encoder;
-        self.index = Index::default();
-        for record in &replayed.records {
-            self.index.apply(record);
-        }
+        self.index = index;
         Ok(())
     }
 
@@ -379,15 +372,16 @@ impl Store {
         {
             return Ok(found);
         }
-        let mut packs = Packs::of(candidates);
+        let mut taking = self.taking(candidates);
         for id in manifest.ids() {
             if manifest.kind(id) == Kind::File
                 && let Some(Spec::File(file)) = manifest.spec(id)
                 && let Some(content) = file.content
             {
-                self.take_in(&content, candidates, &mut packs, &manifest.address(id).to_string())?;
+                self.take_in(&content, &mut taking, &|| manifest.address(id).to_string())?;
             }
         }
+        self.taken(taking)?;
         let generation = self.index.last_generation.max(self.highest_directory()) + 1;
         let path = self.generation_path(generation);
         make_dir(&path)?;
@@ -531,7 +525,7 @@ impl Store {
     }
 
     /// Removes contents that neither a generation nor a record names. Failure costs room, nothing else.
-    fn sweep(&self) {
+    fn sweep(&mut self) {
         let mut named = self.index.contents();
         for generation in self.index.generations.keys() {
             // Without its manifest nothing can be said about what it names.
@@ -542,6 +536,7 @@ impl Store {
                 }
             }
         }
+        let _ = self.sweep_packs(&named);
         let Ok(dirs) = fs::read_dir(self.dir.join("blobs")) else { return };
         for entry in dirs.flatten().filter_map(|d| fs::read_dir(d.path()).ok()).flat_map(Iterator::flatten) {
             let digest = entry.file_name().to_str().and_then(unhex);

@@ -159,3 +159,105 @@ fn what_a_worker_left_half_written_is_written_again() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "a whole text");
     assert!(!store.row_of_new);
 }
+
+fn text(n: u32) -> Vec<u8> {
+    format!("content {n}\n").into_bytes()
+}
+
+/// A manifest with a file of each of these contents, which are staged in a pack.
+fn of_contents(staged: &Path, numbers: std::ops::Range<u32>) -> Manifest {
+    let mut builder = units::ManifestBuilder::new();
+    let mut packer = crate::store::pack::Packer::new(File::create(staged.join("pack")).unwrap());
+    for n in numbers {
+        let content = units::load::content_of(&text(n));
+        packer.add(&content.digest, &text(n)).unwrap();
+        let spec = units::kind::file::File {
+            path: format!("/srv/{n}"),
+            content: Some(content),
+            attributes: units::kind::Attributes::default(),
+            ownership: units::kind::file::Ownership::Whole,
+            secret: false,
+        };
+        builder.unit(units::manifest::NewUnit::new(Kind::File, format!("/srv/{n}"), Spec::File(spec)));
+    }
+    packer.flush().unwrap();
+    builder.finish()
+}
+
+fn has(store: &Store, n: u32) -> bool {
+    let mut bytes = Vec::new();
+    let found = store.content(&units::load::content_of(&text(n)).digest);
+    found.is_some_and(|mut f| f.read_to_end(&mut bytes).is_ok() && bytes == text(n))
+}
+
+fn names(store: &Store) -> Vec<String> {
+    let mut out: Vec<String> = (fs::read_dir(store.dir.join("packs")).unwrap())
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    out.sort();
+    out
+}
+
+#[test]
+fn many_new_contents_are_one_file_and_few_are_a_file_each() {
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let candidates = [staged.path().to_owned()];
+    let mut store = Store::open(dir.path()).unwrap();
+    store.save(&mut text(0).as_slice()).unwrap();
+    store.prepare(&of_contents(staged.path(), 0..100), &candidates, "", false).unwrap();
+    assert_eq!(names(&store), ["1"]);
+    assert!((0..100).all(|n| has(&store, n)) && !has(&store, 100));
+    assert_eq!(store.packs.all()[0].1.len(), 99, "what was there as a file is not packed");
+    assert_eq!(fs::read_dir(dir.path().join("staging")).unwrap().count(), 0);
+    // Who has just opened it finds them too, and a few more are no pack.
+    let mut store = Store::open(dir.path()).unwrap();
+    assert!((0..100).all(|n| has(&store, n)));
+    store.prepare(&of_contents(staged.path(), 90..102), &candidates, "", false).unwrap();
+    assert_eq!(names(&store), ["1"]);
+    assert!((100..102).all(|n| has(&store, n)));
+    // Most of these are there, so that the second pack has what is new.
+    store.prepare(&of_contents(staged.path(), 20..150), &candidates, "", false).unwrap();
+    assert_eq!(store.packs.all()[1].1.len(), 48);
+    assert_eq!(store.damaged_in_packs(), Vec::<Digest>::new());
+}
+
+#[test]
+fn the_name_of_a_pack_that_a_dead_worker_left_is_made_durable() {
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let candidates = [staged.path().to_owned()];
+    of_contents(staged.path(), 0..50);
+    let take_all = |store: &mut Store| {
+        let mut taking = store.taking(&candidates);
+        for n in 0..50 {
+            let content = units::load::content_of(&text(n));
+            store.take_in(&content, &mut taking, &String::new).unwrap();
+        }
+        store.taken(taking).unwrap();
+    };
+    let mut dead = Store::open(dir.path()).unwrap();
+    take_all(&mut dead);
+    drop(dead);
+    let mut store = Store::open(dir.path()).unwrap();
+    take_all(&mut store);
+    assert!(store.unsynced.contains(&(dir.path().join("packs"), dir.path().to_owned())));
+    assert_eq!(names(&store), ["1"]);
+}
+
+#[test]
+fn packs_of_which_little_is_named_are_written_anew() {
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let candidates = [staged.path().to_owned()];
+    let mut store = Store::open(dir.path()).unwrap();
+    store.prepare(&of_contents(staged.path(), 0..100), &candidates, "", false).unwrap();
+    let named = |range: std::ops::Range<u32>| -> BTreeSet<Digest> {
+        range.map(|n| units::load::content_of(&text(n)).digest).collect()
+    };
+    store.sweep_packs(&named(0..60)).unwrap();
+    assert_eq!(names(&store), ["1"], "most is named");
+    assert!(has(&store, 99));
+    store.sweep_packs(&named(10..40)).unwrap();
+    assert_eq!(names(&store), ["2"]);
+    assert!((10..40).all(|n| has(&store, n)) && !has(&store, 9) && !has(&store, 40));
+    store.sweep_packs(&named(200..201)).unwrap();
+    assert_eq!(names(&store), Vec::<String>::new());
+}

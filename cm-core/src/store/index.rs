@@ -1,8 +1,9 @@
 //! What the records of a journal add up to. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::Recovery;
+use super::quick::Names;
 use super::record::{Digest, Own, Prior, Record, Why, path_of_names};
 
 /// Versions of one thing that are kept in the history: of those that repairs replaced, and of those that others did.
@@ -39,7 +40,7 @@ pub struct Undo {
 }
 
 /// By thing: what it was; see [`Index::first_touches`].
-pub type FirstTouches = HashMap<String, Undo>;
+pub type FirstTouches = Names<Undo>;
 
 /// What was on the machine and was replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,14 +82,14 @@ pub struct Index {
     /// Largest generation number so far.
     pub last_generation: u64,
     /// Owners by thing.
-    pub own: HashMap<String, Own>,
+    pub own: Names<Own>,
     /// Undo records by unit, in the order in which they were made.
-    pub undo: HashMap<String, Vec<Undo>>,
+    pub undo: Names<Vec<Undo>>,
     order: u64,
     /// Saved versions by thing, oldest first.
     pub history: BTreeMap<String, Vec<Version>>,
     /// Runs by unit.
-    pub runs: HashMap<String, Run>,
+    pub runs: Names<Run>,
     /// Numbers that must not be given again: (whether a group's, number) → whose it was.
     pub retired: BTreeMap<(bool, u32), String>,
     /// Records that were applied, to know when compaction pays.
@@ -96,79 +97,76 @@ pub struct Index {
 }
 
 impl Index {
-    /// Takes a record in.
+    /// Takes in a record that somebody else still needs.
     pub fn apply(&mut self, record: &Record) {
+        self.take(record.clone());
+    }
+
+    /// Takes a record in.
+    pub fn take(&mut self, record: Record) {
         self.seen += 1;
         match record {
             Record::Prepared { generation, digest, when, note } => {
-                self.last_generation = self.last_generation.max(*generation);
-                let entry = Generation { digest: *digest, when: *when, note: note.clone() };
-                self.generations.insert(*generation, entry);
+                self.last_generation = self.last_generation.max(generation);
+                self.generations.insert(generation, Generation { digest, when, note });
             }
             Record::Switching { generation, transition } => {
                 // A transition that was open is continued by the next one: what it touched is still undone
                 // by a return to the current generation, which undoes everything later.
                 if let Some((_, before)) = self.open {
-                    self.absorb(before, *transition);
+                    self.absorb(before, transition);
                 }
-                self.transitions = self.transitions.max(*transition);
-                self.open = Some((*generation, *transition));
+                self.transitions = self.transitions.max(transition);
+                self.open = Some((generation, transition));
             }
             Record::Trial { .. } => {}
-            Record::Committed { generation } => self.land(*generation),
-            Record::Returned { to, .. } => self.land(*to),
+            Record::Committed { generation } => self.land(generation),
+            Record::Returned { to, .. } => self.land(to),
             Record::Own { thing, own } => {
-                self.own.insert(thing.clone(), own.clone());
+                self.own.insert(thing, own);
             }
             Record::Disown { thing } => {
-                self.own.remove(thing);
+                self.own.remove(&thing);
             }
             Record::Undo { transition, unit, thing, prior, own } => {
                 self.order += 1;
-                let undo = Undo {
-                    transition: *transition,
-                    order: self.order,
-                    thing: thing.clone(),
-                    prior: prior.clone(),
-                    own: own.clone(),
-                };
-                self.undo.entry(unit.clone()).or_default().push(undo);
+                let undo = Undo { transition, order: self.order, thing, prior, own };
+                // Most units have one: room for four would be lost on each.
+                self.undo.entry(unit).or_insert_with(|| Vec::with_capacity(1)).push(undo);
             }
             Record::History { unit, thing, when, prior } => {
-                let (why, unit, prior) = (Why::Repair, unit.clone(), prior.clone());
-                self.remember(thing, Version { unit, when: *when, why, generation: 0, prior });
+                self.remember(thing, Version { unit, when, why: Why::Repair, generation: 0, prior });
             }
             Record::Replaced { unit, thing, when, why, generation, prior } => {
-                let (unit, prior, generation) = (unit.clone(), prior.clone(), *generation);
-                self.remember(thing, Version { unit, when: *when, why: *why, generation, prior });
+                self.remember(thing, Version { unit, when, why, generation, prior });
             }
             Record::NotReplaced { unit, thing } => {
-                if let Some(versions) = self.history.get_mut(thing)
-                    && versions.last().is_some_and(|v| v.unit == *unit)
+                if let Some(versions) = self.history.get_mut(&thing)
+                    && versions.last().is_some_and(|v| v.unit == unit)
                 {
                     versions.pop();
                     if versions.is_empty() {
-                        self.history.remove(thing);
+                        self.history.remove(&thing);
                     }
                 }
             }
             Record::Ran { unit, digest, inputs, when } => {
-                self.runs.insert(unit.clone(), Run { digest: *digest, inputs: *inputs, when: *when });
+                self.runs.insert(unit, Run { digest, inputs, when });
             }
             Record::Forgot { unit } => {
-                self.runs.remove(unit);
+                self.runs.remove(&unit);
             }
             Record::Retired { group, id, name } => {
-                self.retired.insert((*group, *id), name.clone());
+                self.retired.insert((group, id), name);
             }
             Record::Dropped { generation } => {
-                self.generations.remove(generation);
+                self.generations.remove(&generation);
             }
         }
     }
 
-    fn remember(&mut self, thing: &str, version: Version) {
-        let versions = self.history.entry(thing.to_owned()).or_default();
+    fn remember(&mut self, thing: String, version: Version) {
+        let versions = self.history.entry(thing).or_default();
         // Who wrote that down before it was to be replaced has died over it, and this is the second attempt.
         if versions.last().is_some_and(|last| last.unit == version.unit && last.prior == version.prior) {
             versions.pop();
@@ -264,7 +262,7 @@ impl Index {
         let mut all: Vec<&Undo> =
             self.undo.values().flatten().filter(|u| later.contains(&u.transition)).collect();
         all.sort_unstable_by_key(|u| u.order);
-        let mut out = FirstTouches::new();
+        let mut out = FirstTouches::default();
         for undo in all {
             match out.get_mut(&undo.thing) {
                 Some(first) => fill_in(&mut first.prior, &undo.prior),

@@ -5,6 +5,7 @@
 //!   generations/N/manifest   the compiled manifest
 //!   generations/N/meta       who asked for it and when, for people
 //!   blobs/aa/<sha-256>       contents: of manifests' files, of earlier versions, of somebody else's
+//!   packs/N                  the same, small ones, many to a file; see `disk::packed`
 //!   journal                  one checksummed record a fact; see `journal` and `record`
 //!   staging/                 files on their way; nothing in it survives an open
 //!   lock                     held by the worker that writes
@@ -16,6 +17,7 @@ pub mod disk;
 pub mod index;
 pub mod journal;
 pub mod pack;
+pub mod quick;
 pub mod record;
 
 pub use disk::{Store, StoreError};
@@ -24,12 +26,8 @@ pub use record::{Digest, Metadata, Own, Prior, Record};
 
 /// A digest as it is written in file names.
 pub fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(digest.len() * 2);
-    for byte in digest {
-        let _ = write!(out, "{byte:02x}");
-    }
-    out
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+    digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 /// The digest that a file name stands for.

@@ -109,6 +109,16 @@ impl Packs {
         self.entries.contains_key(digest)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// A content, as its writer called it.
     pub fn content(&mut self, digest: &Digest) -> Option<&[u8]> {
         let (file, at, length) = *self.entries.get(digest)?;

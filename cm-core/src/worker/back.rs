@@ -19,7 +19,7 @@ use crate::store::index::{FirstTouches, Undo};
 pub(super) fn look_back(world: &mut World, batch: &Batch) {
     world.first_touches = match &world.store {
         Some(store) if batch.intent == Intent::Return => store.index().first_touches(batch.generation),
-        _ => FirstTouches::new(),
+        _ => FirstTouches::default(),
     };
     world.linked = match &world.store {
         Some(store) if batch.intent == Intent::Return => store.index().linked_in(batch.generation),
@@ -102,7 +102,7 @@ pub fn put_back_rest(
                     let untouched = list.iter().all(|u| u.transition != open);
                     !is_declared(unit) && (untouched || (returned && !had_its_step(unit)))
                 })
-                .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::new()).is_empty())
+                .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::default()).is_empty())
                 .map(|(unit, _)| unit.clone())
                 .collect()
         }

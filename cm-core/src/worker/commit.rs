@@ -1,7 +1,7 @@
 //! The committer: carries compiled steps out, in the order: stage · save · journal · barrier · change · barrier ·
 //! read back. A crash before the first barrier changed nothing; one after it finds in the journal what to undo.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
@@ -16,6 +16,7 @@ use crate::resource::world::{Stamp, World};
 use crate::resource::{self, attributes, execute, links, retire};
 use crate::store::disk::{FSYNC_LIMIT, now};
 use crate::store::index::PARENT;
+use crate::store::quick::Names;
 use crate::store::record::{Why, names_of};
 use crate::store::{Own, Prior, Record, StoreError};
 
@@ -25,7 +26,7 @@ pub struct Report {
     /// Outcome and words, a step.
     pub results: Vec<(Outcome, String)>,
     /// What files looked like when they were read back.
-    pub stamps: HashMap<String, Stamp>,
+    pub stamps: Names<Stamp>,
 }
 
 struct Running {

@@ -1,5 +1,6 @@
-//! Contents: a file each, named by its digest.
+//! Contents: a file each, named by its digest, or in a pack.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use units::kind::Content;
 
+use super::packed::{self, Stored};
 use super::{FSYNC_LIMIT, Store, StoreError, at, make_dir, new_file};
 use crate::store::hex;
 use crate::store::pack::{self, Packs};
@@ -30,8 +32,13 @@ impl Store {
     }
 
     /// A content, opened; `None` when the store does not have it.
-    pub fn content(&self, digest: &Digest) -> Option<File> {
-        File::open(self.blob_path(digest).0).ok()
+    pub fn content(&self, digest: &Digest) -> Option<Stored> {
+        let packed = || self.packs.content(digest).map(|bytes| Stored::Bytes(io::Cursor::new(bytes)));
+        packed().or_else(|| File::open(self.blob_path(digest).0).ok().map(Stored::File)).or_else(|| {
+            // Somebody else may have packed it since.
+            self.packs.refresh(&self.dir.join(packed::DIRECTORY));
+            packed()
+        })
     }
 
     /// A name in the staging directory that nobody uses.
@@ -152,30 +159,64 @@ impl Store {
         Ok(())
     }
 
+    /// What a generation's contents are taken in from.
+    pub(super) fn taking<'a>(&self, candidates: &'a [PathBuf]) -> Taking<'a> {
+        self.packs.refresh(&self.dir.join(packed::DIRECTORY));
+        Taking {
+            candidates,
+            staged: Packs::of(candidates),
+            bare: HashSet::new(),
+            pack: None,
+            packed: HashSet::new(),
+        }
+    }
+
     /// Moves what a content's name promises into the store, from a staged file.
     pub(super) fn take_in(
         &mut self,
         content: &Content,
-        candidates: &[PathBuf],
-        packs: &mut Packs,
-        unit: &str,
+        taking: &mut Taking<'_>,
+        unit: &dyn Fn() -> String,
     ) -> Result<(), StoreError> {
+        let many = taking.staged.len() >= packed::FROM;
+        if taking.packed.contains(&content.digest) {
+            return Ok(());
+        }
+        if self.packs.has(&content.digest, content.size) {
+            self.named_pack();
+            return Ok(());
+        }
         let (path, dir) = self.blob_path(&content.digest);
         // New ones come in a row: behind one that was not there, making the next tells whether it is.
-        let look = !self.row_of_new || !packs.has(&content.digest);
+        let look = if many {
+            !taking.is_bare(&dir)
+        } else {
+            !self.row_of_new || !taking.staged.has(&content.digest)
+        };
         if look && fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
             self.row_of_new = false;
             self.found(&content.digest, &path, &dir);
             return Ok(());
         }
         // Read and hashed here, from a pack or a file: whoever staged it is not trusted.
-        if let Some(bytes) = packs.content(&content.digest) {
+        if let Some(bytes) = taking.staged.content(&content.digest) {
             if Digest::from(Sha256::digest(bytes)) != content.digest {
                 return Err(StoreError::Damaged { path: pack::NAME.into() });
             }
-            return self.put(&content.digest, bytes);
+            if !many {
+                return self.put(&content.digest, bytes);
+            }
+            let pack = match &mut taking.pack {
+                Some(pack) => pack,
+                None => {
+                    let path = self.temporary();
+                    taking.pack.insert(at("create", &path, packed::Writer::create(path.clone()))?)
+                }
+            };
+            taking.packed.insert(content.digest);
+            return at("write", Path::new("pack"), pack.add(&content.digest, bytes));
         }
-        for dir in candidates {
+        for dir in taking.candidates {
             let staged = dir.join(hex(&content.digest));
             let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&staged);
             let Ok(mut file) = opened else { continue };
@@ -185,6 +226,96 @@ impl Store {
             }
             return Ok(());
         }
-        Err(StoreError::NoContent { unit: unit.to_owned() })
+        Err(StoreError::NoContent { unit: unit() })
+    }
+
+    /// All are taken in: those of a pack are durable, but for the name.
+    pub(super) fn taken(&mut self, taking: Taking<'_>) -> Result<(), StoreError> {
+        if let Some(pack) = taking.pack {
+            self.add_pack(pack)?;
+        }
+        Ok(())
+    }
+
+    fn add_pack(&mut self, pack: packed::Writer) -> Result<(), StoreError> {
+        let directory = self.dir.join(packed::DIRECTORY);
+        let path = packed::free_name(&directory);
+        at("write", &path, pack.finish(&path))?;
+        self.named_pack();
+        self.packs.refresh(&directory);
+        Ok(())
+    }
+
+    /// The name of a pack may have been given by a worker that died before it was durable.
+    fn named_pack(&mut self) {
+        self.unsynced.insert((self.dir.join(packed::DIRECTORY), self.dir.clone()));
+    }
+
+    /// Removes packs of which nothing is named any more, and writes those anew of which most is not.
+    pub(super) fn sweep_packs(&mut self, named: &BTreeSet<Digest>) -> Result<(), StoreError> {
+        let directory = self.dir.join(packed::DIRECTORY);
+        self.packs.refresh(&directory);
+        let mut kept = Vec::new();
+        let mut thin = Vec::new();
+        for (number, contents) in self.packs.all() {
+            let sum = |contents: &mut dyn Iterator<Item = &(Digest, u64)>| {
+                contents.map(|(_, l)| l + 1).sum::<u64>()
+            };
+            let alive = sum(&mut contents.iter().filter(|(d, _)| named.contains(d)));
+            if alive * 2 < sum(&mut contents.iter()) {
+                kept.extend(contents.into_iter().map(|(d, _)| d).filter(|d| named.contains(d)));
+                thin.push(number);
+            }
+        }
+        if !kept.is_empty() {
+            let path = self.temporary();
+            let mut pack = at("create", &path, packed::Writer::create(path.clone()))?;
+            for digest in &kept {
+                let Some(bytes) = self.packs.content(digest) else { continue };
+                at("write", &path, pack.add(digest, &bytes))?;
+            }
+            self.add_pack(pack)?;
+            self.sync()?;
+        }
+        for number in thin {
+            let _ = fs::remove_file(directory.join(number.to_string()));
+        }
+        self.packs.refresh(&directory);
+        Ok(())
+    }
+
+    /// Reads every content of every pack once, and tells which are not what their names say.
+    pub fn damaged_in_packs(&self) -> Vec<Digest> {
+        self.packs.refresh(&self.dir.join(packed::DIRECTORY));
+        let contents = self.packs.all().into_iter().flat_map(|(_, contents)| contents);
+        let is = |digest: &Digest| {
+            self.packs.content(digest).is_some_and(|bytes| Digest::from(Sha256::digest(bytes)) == *digest)
+        };
+        contents.map(|(digest, _)| digest).filter(|digest| !is(digest)).collect()
+    }
+}
+
+/// Contents on their way into the store.
+#[derive(Debug)]
+pub(super) struct Taking<'a> {
+    candidates: &'a [PathBuf],
+    staged: Packs,
+    /// Directories of contents that are not there.
+    bare: HashSet<PathBuf>,
+    pack: Option<packed::Writer>,
+    /// What is in it.
+    packed: HashSet<Digest>,
+}
+
+impl Taking<'_> {
+    fn is_bare(&mut self, dir: &Path) -> bool {
+        if self.bare.contains(dir) {
+            return true;
+        }
+        let bare = !dir.exists();
+        if bare {
+            self.bare.insert(dir.to_owned());
+        }
+        bare
     }
 }
