@@ -511,3 +511,19 @@ fn many_files_are_one_batch() {
     assert!(results.iter().all(|r| r.outcome == Outcome::Changed));
     assert_eq!(fs::read_dir(bench.dir.path().join("store/staging")).unwrap().count(), 0);
 }
+
+#[test]
+fn nothing_stays_of_a_bench_in_which_something_is_mounted() {
+    common::private_mounts();
+    let bench = Bench::new();
+    bench.write("/disk/data", "theirs");
+    let tmpfs = Some("tmpfs");
+    let flags = nix::mount::MsFlags::empty();
+    for _ in 0..2 {
+        nix::mount::mount(tmpfs, &bench.path("/disk"), tmpfs, flags, None::<&str>).unwrap();
+        bench.write("/disk/more", "ours");
+    }
+    let path = bench.dir.path().to_owned();
+    drop(bench);
+    assert!(!path.exists());
+}

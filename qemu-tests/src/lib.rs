@@ -18,6 +18,7 @@ pub mod report;
 pub mod rig;
 pub mod runner;
 pub mod scenario;
+mod scratch;
 pub mod sim;
 pub mod tail;
 pub mod write_log;

@@ -14,6 +14,7 @@ use crate::Result;
 use crate::check;
 use crate::context::Context;
 use crate::scenario::{self, Scenario};
+use crate::scratch;
 use crate::tail;
 
 /// How one check ended.
@@ -152,6 +153,7 @@ pub fn run(wish: &Wish) -> Result<ExitCode> {
     }
     if !chosen.is_empty() {
         println!("== scenarios");
+        scratch::sweep(&std::env::temp_dir());
         context.programs()?;
         outcomes.extend(run_scenarios(&context, &chosen));
     }
@@ -240,7 +242,9 @@ fn run_scenarios(context: &Context, chosen: &[Scenario]) -> Vec<Outcome> {
 
 fn in_own_process(context: &Context, s: &Scenario) -> Result {
     let mut captured = tempfile::tempfile()?;
+    let own = scratch::directory()?;
     let mut command = Command::new(std::env::current_exe()?);
+    command.env("TMPDIR", own.path());
     command.arg("--scenario").arg(s.name);
     if context.full {
         command.arg("--full");
@@ -262,6 +266,7 @@ fn in_own_process(context: &Context, s: &Scenario) -> Result {
         }
     };
     let _ = waiter.join();
+    scratch::remove(own);
     if status.success() {
         return Ok(());
     }

@@ -19,11 +19,28 @@ use units::manifest::{ManifestBuilder, NewUnit};
 use units::{Address, EdgeKind, Kind, Manifest};
 
 pub struct Bench {
+    /// Goes before the directory, since what is mounted in it keeps it.
+    _mounts: Mounts,
     pub dir: tempfile::TempDir,
     pub world: World,
     pub manifests: Manifests,
     pub confinement: Confinement,
     next: u32,
+}
+
+/// Whatever is mounted below a directory, until it is dropped.
+struct Mounts(PathBuf);
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let points = table.lines().filter_map(|l| l.split(' ').nth(4)).map(Path::new);
+        let mut below: Vec<&Path> = points.filter(|p| p.starts_with(&self.0)).collect();
+        below.reverse();
+        for point in below {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
 }
 
 /// A manifest under construction.
@@ -103,6 +120,7 @@ impl Bench {
         }
         fs::DirBuilder::new().mode(0o700).create(dir.path().join("run")).unwrap();
         let mut bench = Bench {
+            _mounts: Mounts(dir.path().to_owned()),
             world: World::new(Setup {
                 root: dir.path().join("root"),
                 proc_sys: dir.path().join("proc_sys"),

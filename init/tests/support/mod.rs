@@ -95,6 +95,10 @@ pub fn main(cases: &[Case]) {
 
 fn run_one(name: &str, place: As) -> (bool, String) {
     let this = std::env::current_exe().expect("own path");
+    // Also of a case that is killed nothing stays.
+    let own = tempfile::Builder::new().prefix("holdfast-case-").tempdir().expect("a directory");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(own.path(), open).expect("a directory of ours");
     // timeout(1) keeps a hanging case from hanging the suite; --kill-child takes a namespace's processes along.
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", "120"]);
@@ -102,18 +106,37 @@ fn run_one(name: &str, place: As) -> (bool, String) {
         command.args(["unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]);
     }
     command.arg(this).args(["--case", name]).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+    command.env("TMPDIR", own.path());
     // A file, not a pipe: a process that a case left behind must not hold up the suite.
     let mut output = tempfile::tempfile().expect("a file");
+    nix::sys::prctl::set_child_subreaper(true).expect("orphans as children");
     let mut child = command
         .stdout(output.try_clone().expect("a descriptor"))
         .stderr(output.try_clone().expect("a descriptor"))
         .spawn()
         .expect("timeout(1) and unshare(1) from coreutils and util-linux");
     let status = child.wait().expect("an exit");
+    bury_what_it_left();
+    drop(own);
     let mut bytes = Vec::new();
     output.seek(SeekFrom::Start(0)).expect("a file");
     output.read_to_end(&mut bytes).expect("output");
     (status.success(), format!("{status}\n{}", String::from_utf8_lossy(&bytes)))
+}
+
+/// Ends the processes that a case has left, which are ours by now.
+fn bury_what_it_left() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    loop {
+        let ours = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        for pid in ours.split_whitespace().filter_map(|p| p.parse().ok()) {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if nix::sys::wait::wait().is_err() {
+            return;
+        }
+    }
 }
 
 /// Waits until `fd` is readable, or fails the case.

@@ -1,0 +1,98 @@
+//! The temporary directory of a scenario: whatever is made in it goes with the scenario, also when that is killed, and at the
+//! latest with the next run when all of this was killed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use std::fs::File;
+
+use tempfile::TempDir;
+
+use crate::Result;
+
+/// What their names begin with; the number of the process that removes it follows.
+const PREFIX: &str = "holdfast-verify-";
+
+/// The directory of one scenario.
+#[derive(Debug)]
+pub struct Scratch {
+    directory: TempDir,
+    /// Locked as long as this process lives: others may see our files and not our processes.
+    _lock: File,
+}
+
+/// A directory of this process.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn directory() -> Result<Scratch> {
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    let made = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+    // Scenarios have users of their own.
+    std::fs::set_permissions(made.path(), std::fs::Permissions::from_mode(0o755))?;
+    let lock = File::open(made.path())?;
+    lock.try_lock()?;
+    Ok(Scratch { directory: made, _lock: lock })
+}
+
+impl Scratch {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Removes it. A machine or a service that was killed with its scenario may take a moment to be gone.
+pub fn remove(directory: Scratch) {
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while std::fs::remove_dir_all(directory.path()).is_err() && directory.path().exists() {
+        if std::time::Instant::now() > limit {
+            println!("{} cannot be removed", directory.path().display());
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Removes what processes have left that are no more.
+pub fn sweep(temporary: &Path) {
+    for entry in std::fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let gone = owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if gone && File::open(entry.path()).is_ok_and(|d| d.try_lock().is_ok()) {
+            let _others = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_dead_have_left_goes_and_nothing_else() {
+        let here = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let dead = format!("{PREFIX}{}-abc", child.id());
+        let alive = format!("{PREFIX}{}-abc", std::process::id());
+        let locked = format!("{dead}-elsewhere");
+        for name in [dead.as_str(), &alive, &locked, "holdfast-verify-x", "other"] {
+            std::fs::create_dir_all(here.path().join(name).join("deep")).unwrap();
+        }
+        let lock = File::open(here.path().join(&locked)).unwrap();
+        lock.try_lock().unwrap();
+        sweep(here.path());
+        let left = |name: &str| here.path().join(name).exists();
+        assert_eq!(
+            [left(&dead), left(&alive), left(&locked), left("holdfast-verify-x"), left("other")],
+            [false, true, true, true, true]
+        );
+        let made = directory().unwrap();
+        let path = made.path().to_owned();
+        std::fs::write(path.join("file"), "").unwrap();
+        remove(made);
+        assert!(!path.exists());
+    }
+}
