@@ -1,9 +1,13 @@
 //! An apply: change → ready on the new inputs → quiet → committed, or back to where it came from (semantics §6).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+use units::EdgeKind;
 
 use super::effect::{Effect, Level, Tally, Verdict};
 use super::event::Swap;
+use super::graph::{hard, soft};
 use super::timer::Timer;
 use super::unit::{MountPhase, NOBODY, Phase, Shown, State, Want, Work, bits};
 use super::{BATCH_MS, Engine, Node, STABLE_MS};
@@ -541,7 +545,7 @@ impl Engine {
         let all = self.apply.as_ref().is_none_or(|a| a.kind.boots());
         let mut out = Vec::new();
         for node in self.all() {
-            if self.u(node).has(bits::BAD) && (all || self.is_to_blame(node)) {
+            if self.u(node).has(bits::BAD) && (all || self.is_to_blame(node)) && !self.waits_for_held(node) {
                 out.push(format!("{}: {}", self.address(node), self.why(node)));
             }
             if out.len() == 8 {
@@ -550,6 +554,37 @@ impl Engine {
             }
         }
         out.join("; ")
+    }
+
+    /// Whether all that keeps a unit from what it should be is what somebody holds: the gate leaves out both.
+    fn waits_for_held(&self, node: Node) -> bool {
+        let mut seen = BTreeSet::from([node]);
+        let mut open = vec![node];
+        while let Some(node) = open.pop() {
+            if self.holds.contains_key(&node) {
+                continue;
+            }
+            let unit = self.u(node);
+            let waits = match &unit.state {
+                State::Service(s) => {
+                    matches!(s.phase, Phase::Waiting | Phase::Ready | Phase::Reloading { .. })
+                }
+                State::Latch(l) => matches!(l.work, Work::Waiting),
+                State::Mount(m) => matches!(m.phase, MountPhase::Waiting),
+                State::Target => true,
+                State::Gone => false,
+            };
+            let missing = |(dep, kind): &(Node, EdgeKind)| {
+                let dep = self.u(*dep);
+                (hard(*kind) && !dep.has(bits::OK)) || (soft(*kind) && !dep.has(bits::SETTLED))
+            };
+            let missing: Vec<Node> = self.deps(node).iter().filter(|d| missing(d)).map(|(d, _)| *d).collect();
+            if !waits || unit.blocked > 0 || missing.is_empty() {
+                return false;
+            }
+            open.extend(missing.into_iter().filter(|d| seen.insert(*d)));
+        }
+        true
     }
 
     pub(crate) fn answer(&mut self, request: u64, verdict: Verdict, text: String) {

@@ -117,8 +117,9 @@ impl Engine {
                 }
                 continue;
             }
-            // The guard of an exec decides nothing yet: what depends on it waits for the command.
-            if self.u(node).class() == Class::Exec {
+            // The guard of an exec decides nothing yet: what depends on it waits for the command. What is held is only
+            // looked at, and may be found wrong.
+            if self.u(node).class() == Class::Exec || self.holds.contains_key(&node) {
                 continue;
             }
             for (user, kind) in self.rdeps(node) {

@@ -50,6 +50,8 @@
 //! - A reload has loaded the inputs as they were when it began, and what the service announced by itself only if they
 //!   were in place then.
 //! - What is held is not restarted to load its inputs, by hand neither, and nothing waits for its stop.
+//! - Who only waits for what is held, itself or through others, is left out of an apply's gate as that is; what depends on
+//!   a held unit is not written in the same batch, for it may be found wrong.
 //! - What is held and no longer declared is left, with what it claims, until the hold ends; then it goes. A process or a
 //!   mount of it goes at once, and the hold stays: declared again, it is still held.
 //! - At shutdown soft edges of an earlier generation order nothing for a unit that stays: they may be the other way

@@ -183,7 +183,11 @@ impl Story {
                 .map(|s| UnitResult {
                     manifest: s.manifest,
                     unit: s.unit,
-                    outcome: if s.action == Action::Remove { Outcome::Removed } else { Outcome::Changed },
+                    outcome: match s.action {
+                        Action::Remove => Outcome::Removed,
+                        Action::Check => Outcome::Drifted,
+                        _ => Outcome::Changed,
+                    },
                     detail: String::new(),
                 })
                 .collect();

@@ -125,3 +125,24 @@ fn a_purged_directory_is_looked_at_again_when_what_was_held_in_it_is_left() {
         out.iter().find_map(|e| if let Effect::Batch { steps, .. } = e { Some(steps.len()) } else { None });
     assert_eq!(looked, Some(1), "{out:?}");
 }
+
+#[test]
+fn a_held_file_does_not_fail_the_apply_of_what_loads_it() {
+    let units = |version| {
+        let units = Units::new().file("/d/a", version, "/d/a").plain("web").plain("user").target("all");
+        let units = units.edge("web", EdgeKind::Requires, "/d/a").edge("web", EdgeKind::RestartOn, "/d/a");
+        units.edge("user", EdgeKind::Requires, "web").edge("all", EdgeKind::Requires, "user")
+    };
+    let mut s = Story::new();
+    let out = s.boot(units(1));
+    s.work(out);
+    s.runs("web");
+    s.runs("user");
+    s.ask(7, Verb::Hold, "/d/a");
+    let out = s.swap(units(2), Swap::Apply);
+    assert_eq!(s.until_answered(out, 102), Verdict::Done);
+    assert_eq!((s.state("web"), s.state("user")), ("ready", "ready"), "they stay as they are");
+    let out = s.ask(8, Verb::Release, "/d/a");
+    s.work(out);
+    assert_eq!(s.state("web"), "stopping", "it loads the file once that is in place");
+}
