@@ -12,7 +12,7 @@ use crate::reader::{Reader, found, span};
 use crate::report::Report;
 use crate::source::Span;
 use crate::unquoted;
-use crate::value::name;
+use crate::value::{ValueError, name};
 
 /// An edge as it was written.
 #[derive(Debug, Clone)]
@@ -140,9 +140,9 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
                 mistakes.into_iter().for_each(|d| report.add(d));
                 continue;
             }
-            match name::unit(kind, said) {
+            let header = span(file.number, value);
+            match unit_name(kind, said) {
                 Ok(name) => {
-                    let header = span(file.number, value);
                     let reader = Reader::new(report, Address::new(kind, name), header, table);
                     out.push(unit(reader, file.layer));
                 }
@@ -150,10 +150,23 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
                     let mut d = Diagnostic::error("bad-name", at, e.message);
                     d.help = e.help;
                     report.add(d);
+                    // No manifest comes of it: what else is wrong with it, and with what it names, is said all the same.
+                    let reader = Reader::new(report, Address::new(kind, said), header, table);
+                    out.push(Declared { tree: None, ..unit(reader, file.layer) });
                 }
             }
         }
     }
+}
+
+/// The name of a table, made canonical.
+fn unit_name(kind: Kind, said: &str) -> Result<String, ValueError> {
+    // A path could hold it, and would be taken as it stands.
+    if said.contains("${") {
+        let error = ValueError::new(format!("`{said}` is no name for a {kind}: names take no variables"));
+        return Err(error.help("write the name out: `${vars.…}` has a meaning in values only"));
+    }
+    name::unit(kind, said)
 }
 
 /// Reads one unit.
@@ -187,7 +200,9 @@ fn unit(mut r: Reader<'_, '_>, layer: usize) -> Declared {
     let description = r.line("description").unwrap_or_default();
     let overrides = r.flag("override");
     if flags & flags::SECRET != 0 {
-        r.report.conceal(mark);
+        // Of a user one value is secret; the rest of it stands in files that everybody may read.
+        let only = matches!(spec, Spec::User(_)).then(|| r.at("password-hash"));
+        r.report.conceal(mark, only);
     }
     Declared {
         spec,

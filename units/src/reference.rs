@@ -65,6 +65,7 @@ Four words at the top are no kinds:
   that says them; only the last part may be a pattern, and a pattern may match nothing. A file is read once.
 - `[vars]` holds strings, integers and booleans. `${vars.name}` in any value stands for one; `$${` is a literal `${`.
   Variables may use each other. A later layer's value wins.
+  Names of units, as in `[file."/etc/motd"]`, and keys take no variables.
 - `use` is reserved.
 
 A state file has at most 16 MiB; contents of managed files need not stand in it (`source`).

@@ -138,9 +138,20 @@ impl<'l> Report<'l> {
         self.diagnostics.len()
     }
 
-    /// Takes the values out of every diagnostic since a mark: their unit is secret.
-    pub fn conceal(&mut self, mark: usize) {
+    /// Takes the values out of every diagnostic since a mark: their unit is secret; with a place, only of those that
+    /// would show a line of it.
+    pub fn conceal(&mut self, mark: usize, only: Option<Span>) {
+        let sources = &self.sources;
+        let line = |file: u32, at: u32| sources.get(file).map(|s| s.position(at).line);
+        let shows = |d: &Diagnostic, of: Span| {
+            let places = d.span.into_iter().chain(d.labels.iter().map(|l| l.span));
+            let lines = line(of.file, of.start)..=line(of.file, of.end);
+            places.filter(|at| at.file == of.file).any(|at| lines.contains(&line(at.file, at.start)))
+        };
         for d in self.diagnostics.iter_mut().skip(mark) {
+            if only.is_some_and(|of| !shows(d, of)) {
+                continue;
+            }
             d.secret = true;
             if d.id == "bad-value" {
                 let key = d.message.split(": ").next().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Mistakes in state files, with the lines they are in.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use units::diagnostic::{Located, Place, Severity};
 
 use super::style::Style;
@@ -37,6 +37,13 @@ pub fn one(diagnostic: &Located, style: Style) -> String {
     let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.id.as_str());
     let mut group = Group::with_title(title);
     for (i, place) in diagnostic.places.iter().enumerate() {
+        // The line of a secret is not told.
+        if place.text.is_empty() {
+            let line = usize::try_from(place.start.line).unwrap_or(1);
+            let column = usize::try_from(place.start.column).unwrap_or(1);
+            group = group.element(Origin::path(place.file.as_str()).line(line).char_column(column));
+            continue;
+        }
         let kind = if i == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
         let mut annotation = kind.span(span(place));
         if !place.message.is_empty() {
@@ -101,6 +108,13 @@ mod tests {
                 message: "behind what is shown".to_owned(),
                 places: vec![place(9, 500, 3, "ü", "")],
                 help: None,
+            },
+            Located {
+                severity: Severity::Error,
+                id: "bad-value".to_owned(),
+                message: "`exec`: this value cannot stand here".to_owned(),
+                places: vec![place(11, 8, 20, "", "")],
+                help: Some("it is secret".to_owned()),
             },
         ];
         expect![[r#"
