@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use units::Manifest;
 use units::diff::{self, Change};
 use units::kind::Spec;
-use units::{Manifest, UnitId};
 
 use super::answer::{Asked, Replies, Stop, confine};
 use super::describe;
@@ -100,7 +100,8 @@ pub fn diff(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     };
     let from = between.from.unwrap_or_else(before);
     let (old, new) = (machine.generation(from)?, machine.generation(to)?);
-    let mut page = Diff { from, to, changes: Vec::new() };
+    let first = from == 0 && old.is_empty();
+    let mut page = Diff { from, to, first, changes: Vec::new() };
     let mut size = 0usize;
     for change in diff::manifests(&old, &new) {
         let Some(unit) = unit(&machine, &old, &new, &change) else { continue };
@@ -109,55 +110,61 @@ pub fn diff(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         if size > CHUNK {
             size = 0;
             let changes = std::mem::take(&mut page.changes);
-            replies.send(&Diff { from, to, changes })?;
+            replies.send(&Diff { from, to, first, changes })?;
         }
     }
     replies.send(&page)
 }
 
 fn unit(machine: &Machine, old: &Manifest, new: &Manifest, change: &Change) -> Option<UnitDiff> {
-    let side = |m: &Manifest, id: UnitId| (m.address(id).to_string(), m.spec(id));
-    let (unit, verb, reason, before, after) = match change {
+    let (before, after, verb) = match change {
         Change::Same { .. } => return None,
-        Change::Added(id) => {
-            let (unit, spec) = side(new, *id);
-            (unit, "added", String::new(), None, spec)
-        }
-        Change::Removed(id) => {
-            let (unit, spec) = side(old, *id);
-            (unit, "removed", String::new(), spec, None)
-        }
-        Change::Changed { old: o, new: n, keys, .. } => {
-            let (unit, spec) = side(new, *n);
-            (unit, "changed", keys.join(", "), old.spec(*o), spec)
-        }
+        Change::Added(id) => (None, Some(*id), "added"),
+        Change::Removed(id) => (Some(*id), None, "removed"),
+        Change::Changed { old, new, .. } => (Some(*old), Some(*new), "changed"),
     };
-    let difference = difference(machine, before.as_ref(), after.as_ref());
-    Some(UnitDiff { unit, verb: verb.into(), reason, diff: difference.text, diff_cut: difference.cut })
+    let address = match (before, after) {
+        (_, Some(id)) => new.address(id),
+        (Some(id), None) => old.address(id),
+        (None, None) => return None,
+    };
+    let (text, keys) = describe::units(before.map(|id| (old, id)), after.map(|id| (new, id)));
+    let contents = contents(machine, before.and_then(|id| old.spec(id)), after.and_then(|id| new.spec(id)));
+    let mut difference = Difference::of(text);
+    let mut reason = String::new();
+    if let Change::Changed { keys: all, .. } = change {
+        // What only the compiler added to a unit is told where somebody wrote it.
+        if keys.is_empty() && contents.is_none() && !all.is_empty() {
+            return None;
+        }
+        reason =
+            keys.into_iter().chain(contents.is_some().then_some("content")).collect::<Vec<_>>().join(", ");
+    }
+    if let Some(contents) = contents {
+        difference = difference.and(contents);
+    }
+    let (diff, diff_cut) = (difference.text, difference.cut);
+    Some(UnitDiff { unit: address.to_string(), verb: verb.into(), reason, diff, diff_cut })
 }
 
-fn difference(machine: &Machine, old: Option<&Spec>, new: Option<&Spec>) -> Difference {
-    let file = |spec: Option<&Spec>| match spec {
-        Some(Spec::File(file)) => Some(file.clone()),
+/// How the contents of a file differ; nothing for what is no file, and where they are the same.
+fn contents(machine: &Machine, old: Option<Spec>, new: Option<Spec>) -> Option<Difference> {
+    let file = |spec: Option<Spec>| match spec {
+        Some(Spec::File(file)) => Some(file),
         _ => None,
     };
     let (before, after) = (file(old), file(new));
-    let values = match (old, new) {
-        // A new file's content tells more than its keys.
-        (None, Some(Spec::File(_))) | (Some(Spec::File(_)), None) => Difference::default(),
-        _ => Difference::of(describe::differing(old, new)),
-    };
-    let Some(path) = before.as_ref().or(after.as_ref()).map(|f| f.path.clone()) else { return values };
+    let path = before.as_ref().or(after.as_ref()).map(|f| f.path.clone())?;
     let content = |f: &Option<units::kind::file::File>| f.as_ref().and_then(|f| f.content);
     if content(&before) == content(&after) {
-        return values;
+        return None;
     }
     let secret = before.as_ref().is_some_and(|f| f.secret) || after.as_ref().is_some_and(|f| f.secret);
     if secret {
-        return values.and(Difference::of("secret: not shown\n".to_owned()));
+        return Some(Difference::of("secret: not shown\n".to_owned()));
     }
     let body = |f: &Option<units::kind::file::File>| shown(machine, content(f).as_ref(), false);
-    values.and(between(&body(&before), &body(&after), &path))
+    Some(between(&body(&before), &body(&after), &path))
 }
 
 #[cfg(test)]

@@ -151,6 +151,9 @@ pub struct Diff {
     pub from: u64,
     /// The new one.
     pub to: u64,
+    /// Whether there is nothing before the new one: it is the first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
     /// What differs.
     pub changes: Vec<UnitDiff>,
 }

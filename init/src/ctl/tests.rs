@@ -559,9 +559,9 @@ fn verify_and_diff_and_adopt_are_shown() {
         "diff 2 3",
         Exit::Done,
         &expect![[r#"
-        changed  service:nginx  reload-on
-        from generation 2 to generation 3
-    "#]],
+            from generation 2 to generation 3
+            changed  service:nginx  reload-on
+        "#]],
     );
     let host = Host::quiet();
     let adopted = json!({"patch": "--- state.toml\n+++ state.toml\n", "note": "xattrs are left out"});
@@ -811,10 +811,14 @@ fn a_store_is_read_without_init() {
         "--store kept diff",
         Exit::Done,
         &expect![[r#"
-        added    target:b
-        from generation 1 to generation 2
-    "#]],
+            from generation 1 to generation 2
+            added    target:b
+        "#]],
     );
+    let first = expect!["from nothing to generation 1, the first\nadded    target:a\n"];
+    host.shows("--store kept diff 0 1", Exit::Done, &first);
+    let same = expect!["from generation 1 to generation 1: nothing that is declared differs\n"];
+    host.shows("--store kept diff 1 1", Exit::Done, &same);
     host.shows("--store kept history", Exit::Done, &expect!["nothing was replaced\n"]);
     host.shows(
         "--store other generations",

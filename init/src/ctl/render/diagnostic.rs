@@ -137,7 +137,11 @@ mod tests {
             9 | ü
               |  ^
 
-            1 error, 1 warning
+            error[bad-value]: `exec`: this value cannot stand here
+            --> state.toml:11:8
+             = help: it is secret
+
+            2 errors, 1 warning
         "#]]
         .assert_eq(&all(&mistakes, Style::Plain));
         assert!(all(&mistakes, Style::Coloured).contains("\x1b["));

@@ -61,6 +61,17 @@ pub fn summary(changes: &[(Verb, usize)], summary: &PlanSummary) -> String {
     }
 }
 
+/// What the difference between two generations is of.
+pub fn generations_head(reply: &Diff) -> String {
+    let to = reply.to;
+    let end = if reply.changes.is_empty() { ": nothing that is declared differs" } else { "" };
+    if reply.first {
+        format!("from nothing to generation {to}, the first{end}\n")
+    } else {
+        format!("from generation {} to generation {to}{end}\n", reply.from)
+    }
+}
+
 /// A page of the difference between two generations.
 pub fn generations(reply: &Diff, style: Style) -> String {
     let mut out = String::new();

@@ -83,20 +83,18 @@ impl Run<'_, '_> {
         let mut between = None;
         let mut changes = Vec::new();
         self.query()?.stream(&frame, None, |reply: Diff| {
-            between = Some((reply.from, reply.to));
+            let head = between.replace((reply.from, reply.to)).is_none();
             if self.screen.json {
                 changes.extend(reply.changes);
-                Ok(())
-            } else {
-                let text = render::plan::generations(&reply, self.screen.style);
-                self.screen.put(&text)
+                return Ok(());
             }
+            let head = if head { render::plan::generations_head(&reply) } else { String::new() };
+            let text = head + &render::plan::generations(&reply, self.screen.style);
+            self.screen.put(&text)
         })?;
         let (from, to) = between.ok_or_else(|| self.protocol("the difference has no end"))?;
         if self.screen.json {
             self.screen.object(json!({ "from": from, "to": to, "changes": changes }))?;
-        } else {
-            self.screen.put(&format!("from generation {from} to generation {to}\n"))?;
         }
         Ok(Exit::Done)
     }
