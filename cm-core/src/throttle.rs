@@ -15,6 +15,8 @@ const PERIOD_MS: u64 = 1_000;
 const FIRST_MS: u64 = 200;
 /// The longest pause: half a minute.
 const LONGEST_MS: u64 = 30_000;
+/// Who comes back within this time after a pause is still the same story: five minutes.
+const STORY_MS: u64 = 300_000;
 
 /// The budget of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +30,14 @@ pub struct Throttle {
     pause: u64,
     until: Mono,
     paused: bool,
+    /// The pause is the first of its story.
+    new: bool,
 }
 
 impl Throttle {
     /// So many events a second, and as many at once.
     pub const fn new(budget: u32) -> Throttle {
-        Throttle { budget, since: Mono(0), read: 0, pause: 0, until: Mono(0), paused: false }
+        Throttle { budget, since: Mono(0), read: 0, pause: 0, until: Mono(0), paused: false, new: false }
     }
 
     /// So many events were read, or some were lost. Answers whether nothing more is to be read for now.
@@ -49,6 +53,7 @@ impl Throttle {
         if self.read <= self.budget && !lost {
             return false;
         }
+        self.new = self.pause == 0 || now > self.until.after_ms(STORY_MS);
         // Who comes back within the time that the last pause took goes on.
         let goes_on = self.pause > 0 && now <= self.until.after_ms(self.pause.max(PERIOD_MS));
         self.pause = if goes_on { (self.pause * 2).min(LONGEST_MS) } else { FIRST_MS };
@@ -57,9 +62,9 @@ impl Throttle {
         true
     }
 
-    /// Whether the pause under way is the first of its kind: worth a word.
-    pub fn is_new(&self) -> bool {
-        self.paused && self.pause == FIRST_MS
+    /// Whether the pause under way is the first of its story: worth a word.
+    pub const fn is_new(&self) -> bool {
+        self.paused && self.new
     }
 
     /// When the pause ends; nothing when there is none.
@@ -108,10 +113,16 @@ mod tests {
             pauses.push((until.0 - now.0) / 1_000_000);
             assert!(!throttle.resume(Mono(until.0 - 1)));
             now = until;
+            assert_eq!(throttle.is_new(), pauses.len() == 1);
             assert!(throttle.resume(now));
         }
         assert_eq!(pauses, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+        // A flood that comes and goes has short pauses, and is told once.
         now = now.after_ms(30_001);
+        assert!(throttle.heard(now, 101, false));
+        assert_eq!((throttle.until(), throttle.is_new()), (Some(now.after_ms(FIRST_MS)), false));
+        assert!(throttle.resume(now.after_ms(FIRST_MS)));
+        now = now.after_ms(FIRST_MS + STORY_MS + 1);
         assert!(throttle.heard(now, 101, false));
         assert!(throttle.is_new());
     }

@@ -170,6 +170,24 @@ impl Index {
         touch
     }
 
+    /// The path of a watched directory, as those who own something there tell it: the index knows no paths.
+    pub fn directory(&self, key: Key, path: impl Fn(Node) -> Option<String>) -> Option<String> {
+        let place = self.places.get(&key)?;
+        let whole = place.all.list.iter().find_map(|node| path(*node));
+        let above = place.entries.list.iter().find_map(|(entry, node)| {
+            let path = path(*node)?;
+            let mut rest = path.as_str();
+            while let Some((above, name)) = rest.rsplit_once('/') {
+                if hash(name) == *entry {
+                    return Some(if above.is_empty() { "/".to_owned() } else { above.to_owned() });
+                }
+                rest = above;
+            }
+            None
+        });
+        above.or(whole)
+    }
+
     /// An event; `name` is empty when it is about the watched thing itself.
     pub fn event(&mut self, key: Key, name: &str, bits: u32) -> Touch {
         let mut touch = Touch::default();
@@ -329,6 +347,18 @@ mod tests {
             assert_eq!(index.add(&watch, owner), Touch::default());
         }
         index
+    }
+
+    #[test]
+    fn a_directory_is_named_by_what_is_managed_in_it() {
+        let index = example();
+        let path = |node: Node| {
+            let paths = [(10, "/etc/motd"), (11, "/etc/nginx/a"), (12, "/etc/nginx/b")];
+            paths.iter().find(|(n, _)| Node(*n) == node).map(|(_, path)| (*path).to_owned())
+        };
+        assert_eq!(index.directory((false, 3), path).as_deref(), Some("/etc/nginx"));
+        assert_eq!(index.directory((false, 2), path).as_deref(), Some("/etc"));
+        assert_eq!(index.directory((true, 2), path), None);
     }
 
     #[test]

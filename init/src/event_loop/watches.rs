@@ -99,6 +99,15 @@ impl Watches {
     }
 }
 
+/// The watch that most of these events are of.
+fn loudest(events: &[InotifyEvent]) -> Option<i32> {
+    let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
+    for event in events.iter().filter(|e| !e.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+        *counts.entry(event.wd.as_raw()).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(wd, _)| wd)
+}
+
 impl Shell {
     /// The worker has added watches.
     pub(super) fn watches_added(&mut self, watches: Vec<Watch>, held: Vec<OwnedFd>) {
@@ -181,7 +190,7 @@ impl Shell {
                         self.watched(public, event, &mut touched);
                     }
                     if self.watches.throttle(public).heard(now(), events.len(), lost) {
-                        self.pause_watches(public);
+                        self.pause_watches(public, loudest(&events));
                     }
                 }
                 Err(nix::Error::EINTR) => {}
@@ -201,15 +210,22 @@ impl Shell {
     }
 
     /// Nothing wakes us for this instance until the pause is over.
-    fn pause_watches(&mut self, public: bool) {
+    fn pause_watches(&mut self, public: bool, loudest: Option<i32>) {
         if self.watches.throttle(public).is_new() {
             let what = if public {
-                "others than root change too much in directories that are theirs to write: what is managed below them is \
-                 looked at now and then, until they stop"
+                let path = |node| {
+                    Some(self.engine.address(node)).filter(|a| a.name.starts_with('/')).map(|a| a.name)
+                };
+                let directory = loudest.and_then(|wd| self.watches.index.directory((true, wd), path));
+                let place = directory.map_or_else(|| "a directory".to_owned(), |path| format!("{path:?}"));
+                format!(
+                    "others than root change too much in {place}, which is theirs to write: what is managed there, and in \
+                     other such directories, is looked at now and then until they stop"
+                )
             } else {
-                "watches overflowed: everything that is watched will be looked at"
+                "watches overflowed: everything that is watched will be looked at".to_owned()
             };
-            self.say(Level::Notice, None, what);
+            self.say(Level::Notice, None, &what);
         }
         let fd = self.instance(public).as_fd().as_raw_fd();
         self.deregister(fd);
