@@ -256,7 +256,7 @@ fn leave(running: &Manifest, id: UnitId, seen: Observation) -> Planned {
         (Kind::Mount, Found::NotUp(_) | Found::Missing) => (Verb::Nothing, with("it is not mounted")),
         (Kind::Mount, Found::Left(why)) => (Verb::Nothing, format!("{gone}; left: {why}")),
         (Kind::Mount, _) => (Verb::Remove, with("it is unmounted")),
-        (Kind::Exec, _) => (Verb::Nothing, with("what it did stays")),
+        (Kind::Exec, _) => (Verb::Nothing, with("nothing is undone, what it did stays")),
         (Kind::Module, _) => (Verb::Nothing, with("a loaded module stays")),
         (Kind::Target, _) => (Verb::Nothing, with("")),
         (_, Found::Missing) => (Verb::Nothing, with("it is gone already")),

@@ -246,6 +246,11 @@ fn what_we_made_is_purged_and_what_was_there_is_left() {
     assert_eq!(results["file:/etc/new/ours"].0, Outcome::Removed);
     assert_eq!(results["symlink:/etc/link"].0, Outcome::Removed);
     assert_eq!(results["directory:/etc/dir"].0, Outcome::Removed);
+    let index = bench.store().index().clone();
+    for gone in ["/etc/new/ours", "/etc/link", "/etc/dir"] {
+        let [version] = index.history[gone].as_slice() else { panic!("{gone}: {:?}", index.history) };
+        assert_eq!((version.why, version.generation), (cm_core::store::record::Why::Purge, 2), "{gone}");
+    }
     let names: Vec<String> =
         fingerprint(&bench.path("/etc")).iter().map(|l| l.split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(names, ["", "other", "theirs"]);
@@ -268,6 +273,20 @@ fn a_purged_file_that_was_changed_is_in_the_history() {
     assert_eq!(text, "somebody's work");
 }
 
+/// It was held when the generation came that does not declare it.
+#[test]
+fn a_purge_that_was_put_off_is_no_repair() {
+    let mut bench = Bench::new();
+    let one = Decl::new().file("/etc/ours", "y");
+    bench.apply(None, &one);
+    let name = bench.install(&one, 1);
+    let steps = bench.steps(name, Action::Remove);
+    assert_eq!(bench.run(2, Intent::Correct, steps)[0].outcome, Outcome::Removed);
+    let index = bench.store().index().clone();
+    let [version] = index.history["/etc/ours"].as_slice() else { panic!("{:?}", index.history) };
+    assert_eq!((version.why, version.generation), (cm_core::store::record::Why::Purge, 2));
+}
+
 #[test]
 fn a_directory_that_is_not_empty_is_left() {
     let mut bench = Bench::new();
@@ -277,6 +296,7 @@ fn a_directory_that_is_not_empty_is_left() {
     let (_, results) = bench.apply(Some((n1, &one)), &Decl::new());
     assert_eq!(results[0].outcome, Outcome::Left);
     assert_eq!(bench.read("/etc/dir/theirs"), "x");
+    assert!(bench.store().index().history.is_empty(), "what was left was not replaced");
 }
 
 #[test]

@@ -423,10 +423,13 @@ fn history_tells_exactly_what_was_replaced() {
     bench.switching(n1);
     bench.swap(Some((n2, &two)), (n1, &one), Intent::Return);
     bench.commit(n1);
-    // They are as old as seconds tell.
-    let mut told = told(&mut host);
-    told.sort_unstable();
-    assert_eq!(told, ["apply 2 16", "apply 3 3", "return 2 7"]);
+    // Newest first, although they are of one second.
+    assert_eq!(told(&mut host), ["return 2 7", "apply 3 3", "apply 2 16"]);
+    let (name, parameters) = host.call("History", json!({ "unit": "file:/etc/modt" })).unwrap_err();
+    assert_eq!(
+        (name.as_str(), &parameters["nearest"]),
+        ("io.holdfast.Store.NoSuchUnit", &json!("file:/etc/motd"))
+    );
 }
 
 /// A change that fails, and what waits for it, have replaced nothing, however often it is tried.
@@ -685,8 +688,11 @@ fn what_is_on_the_machine_can_be_adopted() {
     assert_eq!(fs::read_to_string(host.bench.dir.path().join("web.conf")).unwrap(), "a\nc\n");
     let (changes, _) = host.plan(json!({ "path": host.state() }));
     // The service reads the adopted file only when it is told to.
-    let left =
-        ["change file:/etc/key: drifted: content differs", "reload service:web: file:/etc/motd changed"];
+    let left = [
+        "remove symlink:/etc/link: no longer declared; it is gone already",
+        "change file:/etc/key: drifted: content differs",
+        "reload service:web: file:/etc/motd changed",
+    ];
     assert_eq!(lines(&changes), left);
     let secret = host.call("Adopt", json!({ "unit": "file:/etc/key" })).unwrap();
     assert_eq!(secret[0]["patch"], "");

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+/// The name of a state file that came through standard input, below the directory of its relative sources.
+pub const STANDARD_INPUT: &str = "<stdin>";
+
 /// A stretch of bytes in one source file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Span {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use units::kind::file::Ownership;
 use units::kind::user::User;
 use units::kind::{Attributes, Spec};
+use units::source::STANDARD_INPUT;
 use units::{Address, Manifest, UnitId};
 
 use super::answer::{Asked, Replies, Stop, confine};
@@ -99,6 +100,10 @@ fn look(asked: &Asked<'_>, address: &Address) -> Result<Look, Fault> {
     };
     let view = manifest.unit(id);
     let file = view.origin.rsplit_once(':').map(|(file, _)| file.to_owned()).unwrap_or_default();
+    if file.ends_with(&format!("/{STANDARD_INPUT}")) {
+        let how = "it was declared on standard input; apply it from a file, and adopt it then";
+        return Ok(Look::Failed(format!("cannot adopt {address}: {how}")));
+    }
     if !file.starts_with('/') {
         return Ok(Look::Failed(format!(
             "cannot adopt {address}: it was declared in {}, which is not on this machine",
@@ -112,7 +117,7 @@ fn look(asked: &Asked<'_>, address: &Address) -> Result<Look, Fault> {
 }
 
 /// The unit of the same kind with the most similar name.
-fn nearest(manifest: &Manifest, address: &Address) -> Option<String> {
+pub(super) fn nearest(manifest: &Manifest, address: &Address) -> Option<String> {
     let names: Vec<String> = manifest.ids().map(|id| manifest.address(id).to_string()).take(10_000).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     similar::get_close_matches(address.to_string().as_str(), &names, 1, 0.7).first().map(|n| (*n).to_owned())

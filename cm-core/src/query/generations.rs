@@ -137,8 +137,8 @@ fn unit(machine: &Machine, old: &Manifest, new: &Manifest, change: &Change) -> O
         if keys.is_empty() && contents.is_none() && !all.is_empty() {
             return None;
         }
-        reason =
-            keys.into_iter().chain(contents.is_some().then_some("content")).collect::<Vec<_>>().join(", ");
+        let content = contents.is_some().then_some("content");
+        reason = content.into_iter().chain(keys).collect::<Vec<_>>().join(", ");
     }
     if let Some(contents) = contents {
         difference = difference.and(contents);

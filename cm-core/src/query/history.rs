@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use units::manifest::flags;
+use units::{Address, Manifest};
 
+use super::adopt;
 use super::answer::{Asked, Replies, Stop, confine};
 use super::generations::SECOND;
 use super::machine::Machine;
@@ -99,13 +101,12 @@ fn versions(index: &Index, unit: Option<&str>, secrets: &BTreeSet<String>) -> Ve
             let told = version(&saved.unit, saved.when, why, &saved.prior, secrets.contains(&saved.unit));
             let generation = (saved.generation != 0).then_some(saved.generation);
             let thing = other_thing(&saved.unit, thing);
-            out.push((Version { generation, thing, ..told }, saved.prior.clone()));
+            let order = (saved.when, saved.order);
+            out.push((order, Version { generation, thing, ..told }, saved.prior.clone()));
         }
     }
-    out.sort_by(|(a, _), (b, _)| {
-        (b.time, &a.unit, &a.thing, &a.digest, &a.why).cmp(&(a.time, &b.unit, &b.thing, &b.digest, &b.why))
-    });
-    out
+    out.sort_by_key(|(order, ..)| std::cmp::Reverse(*order));
+    out.into_iter().map(|(_, version, prior)| (version, prior)).collect()
 }
 
 /// Units that are secret, now or in a generation that is kept: what they held stays so.
@@ -117,6 +118,18 @@ fn secrets(machine: &Machine, store: &Store) -> Result<BTreeSet<String>, Fault> 
         out.extend(secret.map(|id| manifest.address(id).to_string()));
     }
     Ok(out)
+}
+
+/// Nothing was ever replaced of a unit: it is declared, or somebody has mistyped it.
+fn is_known(machine: &Machine, unit: &str) -> Result<(), Fault> {
+    let unknown = |nearest| Err(Fault::NoSuchUnit { unit: unit.to_owned(), nearest });
+    let Some(address) = Address::parse(unit) else { return unknown(None) };
+    let has = |m: &Manifest| m.find(address.kind, &address.name).is_some();
+    let (_, current) = machine.current()?;
+    let kept = machine.store().map(|s| s.index().generations.keys().copied().collect()).unwrap_or_default();
+    let kept: Vec<u64> = kept;
+    let known = has(&current) || kept.into_iter().rev().any(|g| machine.generation(g).is_ok_and(|m| has(&m)));
+    if known { Ok(()) } else { unknown(adopt::nearest(&current, &address)) }
 }
 
 /// `History`.
@@ -131,6 +144,9 @@ pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         Ok(store) => versions(store.index(), wanted.unit.as_deref(), &secrets(&machine, store)?),
         Err(_) => Vec::new(),
     };
+    if let (Some(unit), true) = (&wanted.unit, found.is_empty()) {
+        is_known(&machine, unit)?;
+    }
     let mut found = found.into_iter().map(|(version, _)| version);
     loop {
         let versions: Vec<Version> = found.by_ref().take(PAGE).collect();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use units::diagnostic::Severity;
 use units::kind::{Content, Spec};
+use units::source::STANDARD_INPUT;
 use units::{Manifest, UnitId};
 
 use super::answer::{Asked, Replies, Stop, confine};
@@ -35,7 +36,7 @@ fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Compiled, Stop> {
             if !file.metadata().is_ok_and(|m| m.is_file()) {
                 return Err(Fault::invalid("path", &"the descriptor is neither a memfd nor a file").into());
             }
-            let entry = Path::new(&absolute("directory", directory)?).join("standard-input");
+            let entry = Path::new(&absolute("directory", directory)?).join(STANDARD_INPUT);
             (entry.to_string_lossy().into_owned(), Some(file.into()))
         }
         (None, None) => {
@@ -100,7 +101,8 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     };
     let all = source.all.unwrap_or_default();
     for planned in plan::plan(&running, &desired, &observe) {
-        if planned.verb == Verb::Nothing && !all {
+        // That something is declared no more is news, whatever is done about it.
+        if planned.verb == Verb::Nothing && !all && matches!(planned.subject, Subject::Declared(_)) {
             continue;
         }
         let change = change(&mut machine, &running, &desired, &planned, &observe(planned.subject));
@@ -132,9 +134,15 @@ fn change(
             }
         }
     };
+    let stays = seen.held.is_some() || matches!(seen.found, Found::Left(_) | Found::Trouble(_));
+    let verb = match (planned.subject, planned.verb) {
+        // It goes from the list of units; nothing is to be done for that on the machine.
+        (Subject::Leaving(_), Verb::Nothing) if !stays => Verb::Remove,
+        (_, verb) => verb,
+    };
     PlannedChange {
         unit: manifest.address(id).to_string(),
-        verb: planned.verb,
+        verb,
         reason: planned.reason.clone(),
         diff: difference.text,
         diff_cut: difference.cut,

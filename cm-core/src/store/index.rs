@@ -55,6 +55,8 @@ pub struct Version {
     pub generation: u64,
     /// What it was.
     pub prior: Prior,
+    /// Place in the order of all versions, which seconds do not tell.
+    pub order: u64,
 }
 
 /// A run of an exec unit.
@@ -135,10 +137,11 @@ impl Index {
                 self.undo.entry(unit).or_insert_with(|| Vec::with_capacity(1)).push(undo);
             }
             Record::History { unit, thing, when, prior } => {
-                self.remember(thing, Version { unit, when, why: Why::Repair, generation: 0, prior });
+                let why = Why::Repair;
+                self.remember(thing, Version { unit, when, why, generation: 0, prior, order: 0 });
             }
             Record::Replaced { unit, thing, when, why, generation, prior } => {
-                self.remember(thing, Version { unit, when, why, generation, prior });
+                self.remember(thing, Version { unit, when, why, generation, prior, order: 0 });
             }
             Record::NotReplaced { unit, thing } => {
                 if let Some(versions) = self.history.get_mut(&thing)
@@ -165,7 +168,9 @@ impl Index {
         }
     }
 
-    fn remember(&mut self, thing: String, version: Version) {
+    fn remember(&mut self, thing: String, mut version: Version) {
+        self.order += 1;
+        version.order = self.order;
         let versions = self.history.entry(thing).or_default();
         // Who wrote that down before it was to be replaced has died over it, and this is the second attempt.
         if versions.last().is_some_and(|last| last.unit == version.unit && last.prior == version.prior) {
@@ -362,16 +367,17 @@ impl Index {
         let mut own: Vec<_> = self.own.iter().collect();
         own.sort_by_key(|(thing, _)| *thing);
         out.extend(own.into_iter().map(|(t, o)| Record::Own { thing: t.clone(), own: o.clone() }));
-        for (thing, versions) in &self.history {
-            out.extend(versions.iter().map(|v| Record::Replaced {
-                unit: v.unit.clone(),
-                thing: thing.clone(),
-                when: v.when,
-                why: v.why,
-                generation: v.generation,
-                prior: v.prior.clone(),
-            }));
-        }
+        let mut history: Vec<(&String, &Version)> =
+            self.history.iter().flat_map(|(thing, list)| list.iter().map(move |v| (thing, v))).collect();
+        history.sort_by_key(|(_, v)| v.order);
+        out.extend(history.into_iter().map(|(thing, v)| Record::Replaced {
+            unit: v.unit.clone(),
+            thing: thing.clone(),
+            when: v.when,
+            why: v.why,
+            generation: v.generation,
+            prior: v.prior.clone(),
+        }));
         let mut runs: Vec<_> = self.runs.iter().collect();
         runs.sort_by_key(|(unit, _)| *unit);
         out.extend(runs.into_iter().map(|(unit, r)| Record::Ran {

@@ -353,13 +353,17 @@ impl Ledger {
         let prior = if self.gone.contains(&op.thing) { Prior::Absent } else { execute::prior(world, op)? };
         self.undo(world, unit, &op.thing, &prior);
         let owner = self.owner(world, &op.thing);
-        self.replaced = replaces(self.intent, &prior);
+        let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
+        // A directory holds nothing of its own; that the unit's is gone is worth telling.
+        let directory = absent && matches!(prior, Prior::Directory(_)) && action == Action::Remove;
+        self.replaced = replaces(self.intent, &prior) || (directory && unit.ends_with(&op.thing));
         if self.replaced {
-            let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
             let why = match (self.intent, action) {
+                // Also where that was put off until a hold ended.
+                (Intent::Apply | Intent::Correct, Action::Remove) => Why::Purge,
                 (Intent::Correct, _) => Why::Repair,
                 (Intent::Return, _) => Why::Return,
-                (Intent::Apply, Action::Remove | Action::Restore) => Why::Purge,
+                (Intent::Apply, Action::Restore) => Why::Purge,
                 (Intent::Apply, _) if absent => Why::Purge,
                 (Intent::Apply, _) => Why::Apply,
             };
@@ -372,7 +376,6 @@ impl Ledger {
                 prior: prior.clone(),
             });
         }
-        let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
         if absent && matches!(prior, Prior::Directory(_)) {
             // It stays ours until it is really gone, since it may not be empty; see `change`.
             self.own.insert(op.thing.clone(), None);
@@ -502,6 +505,9 @@ fn change(
         // A directory of the unit itself; those on the way to it may well be in use by others.
         if touched.left && step.work.unit.ends_with(&op.thing) {
             step.left = true;
+            if step.replaces.contains(&at) {
+                facts.push(Record::NotReplaced { unit: step.work.unit.clone(), thing: op.thing.clone() });
+            }
             // It goes with the last of ours in it.
             if let Some(own) = world.store.as_ref().and_then(|s| s.index().own.get(&op.thing))
                 && own.created

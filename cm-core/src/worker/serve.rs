@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use units::Manifest;
 use units::pick::Pick;
+use units::source::STANDARD_INPUT;
 
 use super::back;
 use super::batch::{self, Batch, Confinement, Manifests};
@@ -502,7 +503,7 @@ impl Worker {
         let (entry, input) = match source {
             Source::Path(path) => (path, None),
             Source::Memfd { directory } => {
-                let name = Path::new(&directory).join("standard-input");
+                let name = Path::new(&directory).join(STANDARD_INPUT);
                 (name.to_string_lossy().into_owned(), fds.into_iter().next())
             }
         };
