@@ -25,7 +25,7 @@ mod graph;
 pub mod kind;
 pub mod load;
 pub mod manifest;
-mod nearest;
+pub mod nearest;
 #[cfg(feature = "language")]
 pub mod pick;
 #[cfg(feature = "language")]

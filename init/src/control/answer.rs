@@ -423,8 +423,11 @@ pub struct Info {
     pub pid: i32,
     /// The current generation; 0 is the one beside `init`.
     pub generation: u64,
-    /// Nothing is dirty and nothing is running that must end.
+    /// All is as it should be, or on purpose not: what `Wait` with `converged` waits for, and fulfils.
     pub converged: bool,
+    /// Nothing is under way. At rest and not converged is what waits for something outside, or cannot be made right.
+    #[serde(default)]
+    pub at_rest: bool,
     /// The store is open, so that generations are kept.
     pub store_open: bool,
     /// What has to be ready before the store can be opened: the mount that carries it.

@@ -299,7 +299,11 @@ impl Client {
                 self.serving = Serving::Events;
                 // Where things stand, at once: who has read it knows that what happens from now on reaches it.
                 let info = source.info();
-                let standing = if info.converged { "converged" } else { "converging" };
+                let standing = match (info.converged, info.at_rest) {
+                    (true, _) => "converged",
+                    (false, true) => "not converged",
+                    (false, false) => "converging",
+                };
                 let text = format!("{}, {standing}", info.generation);
                 let about = "generation".to_owned();
                 let event = Event { time: info.time, about, unit: None, state: None, outcome: None, text };

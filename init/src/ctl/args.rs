@@ -132,6 +132,9 @@ pub enum Verb {
         /// Which
         #[arg(value_name = "N")]
         generation: Option<u64>,
+        /// Try one again whose apply failed
+        #[arg(long)]
+        force: bool,
     },
     /// Compare two generations; without numbers the current one with the one before
     Diff {

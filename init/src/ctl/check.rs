@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use units::compile::{MAX_STATE_FILE, compile};
 use units::diagnostic::{self, Located};
 use units::load::{Entry, EntryKind, LoadError, Loader};
+use units::source::STANDARD_INPUT;
 
 use super::exit::{Exit, Stop};
 use super::query::Checked;
@@ -14,8 +15,6 @@ use super::render;
 use super::screen::Screen;
 use super::todo::File;
 
-/// Name of standard input in diagnostics, below the directory of relative sources.
-const STDIN: &str = "<stdin>";
 /// Largest source that is read.
 const MAX_SOURCE: u64 = 1 << 30;
 
@@ -100,8 +99,8 @@ pub fn check(file: &File, directory: &Path, screen: &mut Screen<'_>) -> Result<E
                 .take(limit)
                 .read_to_end(&mut bytes)
                 .map_err(|e| Stop::Local(format!("cannot read standard input: {e}")))?;
-            files.instead = Some((STDIN.to_owned(), bytes));
-            STDIN.to_owned()
+            files.instead = Some((STANDARD_INPUT.to_owned(), bytes));
+            STANDARD_INPUT.to_owned()
         }
     };
     let compiled = compile(&entry, &mut files);

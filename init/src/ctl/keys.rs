@@ -18,10 +18,25 @@ pub fn page(kind: Kind, key: Option<&str>, style: Style) -> Result<String, Stop>
             Some(field) => Ok(one(table, field, style)),
             None => {
                 let keys: Vec<_> = table.keys().collect();
-                Err(Stop::Usage(format!("{kind} has no key {key}; it has {}", keys.join(", "))))
+                let text = match units::nearest::nearest(key, keys.iter().copied()) {
+                    Some(near) => format!("did you mean {kind}.{near}?"),
+                    None => format!("it has {}", keys.join(", ")),
+                };
+                Err(Stop::Usage(format!("{kind} has no key {key}; {text}")))
             }
         },
     }
+}
+
+/// What a word that names no kind may have been meant to be: `servce`, `servce.exce`.
+pub fn nearest(word: &str) -> Option<String> {
+    let (kind, key) = word.split_once('.').map_or((word, None), |(kind, key)| (kind, Some(key)));
+    let words = Kind::ALL.map(Kind::word);
+    let kind = Kind::from_word(kind).or_else(|| Kind::from_word(units::nearest::nearest(kind, words)?))?;
+    let table = table(kind);
+    let Some(key) = key.filter(|k| !k.is_empty()) else { return Some(kind.word().to_owned()) };
+    let known = table.keys().find(|k| *k == key).or_else(|| units::nearest::nearest(key, table.keys()));
+    Some(known.map_or_else(|| kind.word().to_owned(), |key| format!("{kind}.{key}")))
 }
 
 fn without(field: &Field) -> String {
@@ -76,6 +91,21 @@ mod tests {
             }
         }
         let stop = page(Kind::Service, Some("exce"), Style::Plain).unwrap_err();
+        assert!(stop.to_string().contains("did you mean service.exec?"), "{stop}");
+        let stop = page(Kind::Service, Some("colour"), Style::Plain).unwrap_err();
         assert!(stop.to_string().contains("it has exec, "), "{stop}");
+    }
+
+    #[test]
+    fn a_slip_in_a_kind_is_seen() {
+        for (word, near) in [
+            ("servce", Some("service")),
+            ("servce.exce", Some("service.exec")),
+            ("fil.colour", Some("file")),
+            ("nginx", None),
+            ("nginx.conf", None),
+        ] {
+            assert_eq!(nearest(word).as_deref(), near, "{word}");
+        }
     }
 }

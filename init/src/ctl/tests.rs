@@ -33,19 +33,19 @@ fn status_shows_the_machine() {
         "status",
         Exit::NotKept,
         &expect![[r#"
-        generation 3, converged, 6 of 9 units ready, 1 waiting, 1 failed or not kept, 1 held, 1 down
+            generation 3, not converged, 6 of 9 units ready, 1 waiting, 1 failed or not kept, 1 held, 1 down
 
-        held by hand
-          service:redis  stopped by root 40s ago, until boot: memory test
+            held by hand
+              service:redis  stopped by root 40s ago, until boot: memory test
 
-        UNIT            STATE    FOR    DETAIL
-        service:db      failed   5s     exit code 1, restart limit reached; 5 restarts
-        service:app     waiting  1m     service:db
-        service:nginx   ready    2m 3s  pid 812
-        service:redis   down     40s    stopped by hand
-        file:/etc/motd  ready    3s     repaired: content differed
-        and 4 units as declared (2 file, 2 user); --all lists them
-    "#]],
+            UNIT            STATE    FOR    DETAIL
+            service:db      failed   5s     exit code 1, restart limit reached; 5 restarts
+            service:app     waiting  1m     service:db
+            service:nginx   ready    2m 3s  pid 812
+            service:redis   down     40s    stopped by hand
+            file:/etc/motd  ready    3s     repaired: content differed
+            and 4 units as declared (2 file, 2 user); --all lists them
+        "#]],
     );
 }
 
@@ -95,7 +95,7 @@ fn status_of_a_unit_is_in_full_and_3_if_it_is_not_ready() {
         file:/etc/motd: ready for 3s, since 2025-11-20T11:59:57Z
           outcome  repaired
           detail   content differed
-          to keep the other version: initctl adopt file:/etc/motd; to be left alone: initctl hold file:/etc/motd --for 1h
+          what was there: initctl history file:/etc/motd; to be left alone: initctl hold file:/etc/motd --for 1h
     "#]]);
 }
 
@@ -339,16 +339,28 @@ fn commands_are_sent_as_they_are_meant() {
             }
         }
     }));
-    host.shows("hold nginx /etc/motd --for 1m30s --why test", Exit::Done, &expect![""]);
-    host.shows("kill -s USR1 nginx", Exit::Done, &expect![[""]]);
+    host.shows(
+        "hold nginx /etc/motd --for 1m30s --why test",
+        Exit::Done,
+        &expect![[r#"
+        held      service:nginx  for 1m30s, or until `initctl release service:nginx`
+        held      file:/etc/motd  for 1m30s, or until `initctl release file:/etc/motd`
+    "#]],
+    );
+    host.shows(
+        "kill -s USR1 nginx",
+        Exit::Done,
+        &expect![[r#"
+        sent      service:nginx  USR1
+    "#]],
+    );
     host.shows(
         "start db",
         Exit::NotKept,
         &expect![[r#"
-        starting  service:db  started by hand
-        failed    service:db  exit code 1
-        service:db failed
-    "#]],
+            failed    service:db  exit code 1
+            service:db failed
+        "#]],
     );
 }
 

@@ -69,7 +69,12 @@ pub enum Task {
     /// Ask something of units.
     Command(Command),
     /// Return to a generation.
-    Rollback(Rollback),
+    Rollback {
+        /// Which.
+        rollback: Rollback,
+        /// One too whose apply failed.
+        force: bool,
+    },
     /// Print the patch that declares a unit as it is.
     Adopt(String),
     /// Show output of services.
@@ -178,7 +183,9 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
             Task::Wait(Wait { converged: converged || ready.is_empty(), ready, store: false })
         }
         args::Verb::Generations => Task::Generations,
-        args::Verb::Rollback { generation } => Task::Rollback(Rollback { generation }),
+        args::Verb::Rollback { generation, force } => {
+            Task::Rollback { rollback: Rollback { generation }, force }
+        }
         args::Verb::Diff { from, to } => Task::Diff { from, to },
         args::Verb::History { unit, show } => Task::History { unit, show },
         args::Verb::Explain { what } => Task::Explain(subject(what)),

@@ -379,12 +379,21 @@ impl Shell {
         }
     }
 
+    /// The boot is no longer than the way to the generation that the machine should have.
+    fn is_booted(&self) -> bool {
+        matches!(self.boot, BootStage::Done | BootStage::Refused)
+    }
+
+    /// Whether nothing is under way any more.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_booted() && self.engine.is_converged() && self.flows.is_empty()
+    }
+
     /// The answer to a wait, once there is one.
     fn waited(&self, wait: &request::Wait) -> Option<Waited> {
-        // The boot is no longer than the way to the generation that the machine should have.
         let refused = self.boot == BootStage::Refused;
-        let booted = self.boot == BootStage::Done || refused;
-        let settled = booted && self.engine.is_converged() && self.flows.is_empty();
+        let booted = self.is_booted();
+        let settled = self.is_at_rest();
         let view = self.view();
         let waiting = |node: Node| {
             let status = view.unit(node);

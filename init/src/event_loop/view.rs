@@ -78,7 +78,10 @@ pub fn is_failed(engine: &Engine, node: Node) -> bool {
 /// Whether a unit of a converged machine is still not what it should be: it waits for something outside, or it
 /// has failed.
 pub fn is_stuck(engine: &Engine, node: Node) -> bool {
-    let status = engine.status(node);
+    is_stuck_as(&engine.status(node))
+}
+
+fn is_stuck_as(status: &Engines) -> bool {
     if !status.wanted || status.hold.is_some() {
         return false;
     }
@@ -203,8 +206,10 @@ impl Source for View<'_> {
     fn info(&self) -> Info {
         let engine = &self.shell.engine;
         let mut units = Counts::default();
+        let mut stuck = false;
         for node in engine.nodes() {
             let status = engine.status(node);
+            stuck |= is_stuck_as(&status);
             let (state, outcome) = words(status.state, status.wanted);
             units.total += 1;
             match state {
@@ -223,7 +228,8 @@ impl Source for View<'_> {
             protocol: PROTOCOL,
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             generation: engine.desired().1,
-            converged: engine.is_converged(),
+            converged: self.shell.is_at_rest() && !stuck,
+            at_rest: self.shell.is_at_rest(),
             store_open: self.shell.store_open,
             store_waits: self.shell.store_waits().map(|n| engine.address(n).to_string()),
             time: now().0,

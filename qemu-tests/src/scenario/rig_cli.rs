@@ -22,6 +22,9 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-cli-history", history),
     scenario("rig-cli-part", part),
     scenario("rig-cli-first-steps", first_steps),
+    scenario("rig-cli-held-input", held_input),
+    scenario("rig-cli-what-is-gone", what_is_gone),
+    scenario("rig-cli-by-hand", by_hand),
 ];
 
 fn want(holds: bool, what: &str, rig: &Rig) -> Result {
@@ -149,6 +152,112 @@ fn part(context: &Context) -> Result {
     holds("one", "one")?;
     let list = rig.ok(&["generations"])?;
     want(list.contains("apply --only /srv/b of"), &format!("nobody says how it was made:\n{list}"), &rig)
+}
+
+/// A held file keeps what loads it as it is, and no apply from being good.
+fn held_input(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    let state = |text: &str| {
+        format!(
+            "[file.\"/srv/a\"]\ncontent = \"{text}\"\n[service.talk]\nexec = [\"sleep\", \"infinity\"]\n\
+             restart-on = [\"file:/srv/a\"]\n[file.\"/srv/b\"]\ncontent = \"{text}\"\n"
+        )
+    };
+    rig.apply(&state("one"))?;
+    let pid = rig.main_pid("service:talk")?;
+    let said = rig.ok(&["hold", "/srv/a"])?;
+    let line = "held      file:/srv/a  until boot, or until `initctl release file:/srv/a`\n";
+    want(said == line, &format!("hold says {said:?}"), &rig)?;
+    let said = rig.apply(&state("two"))?;
+    want(said.contains("generation 2: "), &format!("no new generation: {said}"), &rig)?;
+    let kept = "with what was loaded before, until that is released: service:talk";
+    want(said.contains(kept), &format!("nobody says what waits: {said}"), &rig)?;
+    let read = |name: &str| -> Result<String> { Ok(std::fs::read_to_string(rig.inside(name)?)?) };
+    want((read("/srv/a")?, read("/srv/b")?) == ("one".into(), "two".into()), "the wrong files", &rig)?;
+    want(rig.main_pid("service:talk")? == pid, "the service was restarted", &rig)?;
+    rig.ok(&["release", "/srv/a"])?;
+    rig.until_true("the restart", || rig.main_pid("service:talk").is_ok_and(|now| now != pid))?;
+    want(read("/srv/a")? == "two", "the file was not made", &rig)
+}
+
+/// What is no longer declared, was never there, or is over: nothing is offered that does not work.
+fn what_is_gone(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    let link =
+        "[symlink.\"/srv/link\"]\ntarget = \"motd\"\n[exec.once]\ncommand = [\"true\"]\nonce = \"boot\"\n";
+    let input = rig.state_file("next.toml", &format!("{MOTD}{link}"))?;
+    let status = std::process::Command::new(context.programs()?.join("initctl"))
+        .arg("--socket")
+        .arg(rig.socket())
+        .args(["apply", "-"])
+        .stdin(std::fs::File::open(&input)?)
+        .status()?;
+    want(status.success(), "cannot apply standard input", &rig)?;
+    let page = rig.ok(&["explain", "/srv/motd"])?;
+    want(page.contains("declared  standard input:1\n"), &format!("it is declared elsewhere: {page}"), &rig)?;
+
+    let path = rig.inside("/srv/motd")?;
+    std::fs::write(&path, "theirs\n")?;
+    rig.until("file:/srv/motd", "repaired", |s| {
+        s.get("outcome").and_then(Value::as_str) == Some("repaired")
+    })?;
+    let page = rig.ok(&["explain", "/srv/motd"])?;
+    let offers = (page.contains("initctl adopt"), page.contains("initctl history file:/srv/motd"));
+    want(offers == (false, true), &format!("it offers what does not work: {page}"), &rig)?;
+    rig.ok(&["hold", "/srv/motd"])?;
+    std::fs::write(&path, "theirs\n")?;
+    rig.until("file:/srv/motd", "drifted", |s| s.get("outcome").and_then(Value::as_str) == Some("drifted"))?;
+    let page = rig.ok(&["explain", "/srv/motd"])?;
+    want(
+        page.contains("initctl adopt file:/srv/motd"),
+        &format!("it does not offer to adopt: {page}"),
+        &rig,
+    )?;
+    rig.ok(&["release", "/srv/motd"])?;
+
+    let next = rig.state_file("next.toml", MOTD)?;
+    let plan = rig.ok(&["plan", &next])?;
+    let line = "remove   exec:once  no longer declared; nothing is undone, what it did stays\n";
+    want(plan.contains(line), &format!("the plan lacks the exec: {plan}"), &rig)?;
+    rig.apply(MOTD)?;
+    let list = rig.ok(&["history", "/srv/link"])?;
+    want(list.contains("purge of 2, intended"), &format!("the purge is not in the history: {list}"), &rig)?;
+    let wrong = rig.initctl(&["history", "/srv/modt"])?;
+    let named = wrong.err.contains("did you mean file:/srv/motd?");
+    want(wrong.code == 2 && named, &format!("history of an unknown unit: {wrong:?}"), &rig)?;
+
+    let path = rig.state_file("bad.toml", "[service.bad]\nexec = [\"/srv/none\"]\n")?;
+    want(rig.initctl(&["apply", &path])?.code == 5, "the bad generation was not returned from", &rig)?;
+    let refused = rig.initctl(&["rollback", "3"])?;
+    let told = refused.err.contains("generation 3 was returned from") && refused.err.contains("--force");
+    want(refused.code == 2 && told, &format!("a bad generation is tried again: {refused:?}"), &rig)?;
+    want(rig.initctl(&["rollback", "3", "--force"])?.code == 5, "it is not even tried by force", &rig)
+}
+
+/// Commands say in one line what they have come to, and a limit on what goes on for ever is no mishap.
+fn by_hand(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.apply("[service.talk]\nexec = [\"sh\", \"-c\", \"echo hello; exec sleep infinity\"]\n")?;
+    for (words, line) in [
+        (&["start", "talk"][..], "started   service:talk  nothing was to be done\n"),
+        (&["stop", "talk"], "stopped   service:talk  until boot, or until `initctl start service:talk`\n"),
+        (&["start", "talk"], "started   service:talk\n"),
+        (&["restart", "talk"], "restarted service:talk\n"),
+        (
+            &["hold", "talk", "--for", "90s"],
+            "held      service:talk  for 1m30s, or until `initctl release service:talk`\n",
+        ),
+        (&["release", "talk"], "released  service:talk\n"),
+    ] {
+        let said = rig.ok(words)?;
+        want(said == line, &format!("{words:?} says {said:?}"), &rig)?;
+    }
+    for words in [&["logs", "-f", "talk"][..], &["events"]] {
+        let said = rig.initctl(&[words, &["--timeout", "200ms"]].concat())?;
+        let quiet = said.code == 124 && said.err.is_empty() && !said.out.is_empty();
+        want(quiet, &format!("{words:?} with a limit: {said:?}"), &rig)?;
+    }
+    Ok(())
 }
 
 /// What init says as PID 1 of a pid namespace to who has not read the manual, and the code that it ends with; in `directory`.

@@ -2,7 +2,10 @@
 
 use super::one_line;
 use super::style::{self, Paint, Style};
+use units::value::{duration, signal};
+
 use crate::control::answer::{Finished, Outcome, Progress, State, Verdict};
+use crate::control::request::{Command, Verb};
 
 /// Whether this is worth a line that stays; the rest is for the live line.
 pub fn stays(progress: &Progress) -> bool {
@@ -73,9 +76,53 @@ pub fn line(progress: &Progress, style: Style) -> String {
     line
 }
 
-/// The last lines: what was done, and why it is not what was asked. `held` and `wrong` are names, where the
-/// counts are not nought.
-pub fn finished(end: &Finished, held: &[String], wrong: &[String], style: Style) -> String {
+/// What a command that is done has come to for one unit, and how to take it back; without a newline.
+pub fn commanded(command: &Command, unit: &str, news: Option<&Progress>, style: Style) -> String {
+    let until = |verb: &str| {
+        let how_long = match command.for_seconds {
+            Some(seconds) => format!("for {}", duration::format(seconds.saturating_mul(1000))),
+            None => "until boot".to_owned(),
+        };
+        format!("{how_long}, or until `initctl {verb} {unit}`")
+    };
+    let lives = ["service:", "mount:", "target:"].iter().any(|kind| unit.starts_with(kind));
+    let already = || if news.is_none() { "nothing was to be done".to_owned() } else { String::new() };
+    let (word, text) = match command.verb {
+        Verb::Start if lives => ("started", already()),
+        Verb::Restart if lives => ("restarted", String::new()),
+        Verb::Start | Verb::Restart => match news {
+            Some(news) => return line(news, style),
+            None => ("kept", String::new()),
+        },
+        Verb::Stop => ("stopped", until("start")),
+        Verb::Reload => {
+            let text = news.map(|n| one_line(&n.text)).unwrap_or_default();
+            ("reloaded", text.strip_prefix("reloaded: ").unwrap_or_default().to_owned())
+        }
+        Verb::Pause => ("paused", until("resume")),
+        Verb::Resume => ("resumed", String::new()),
+        Verb::Hold => ("held", until("release")),
+        Verb::Release => ("released", String::new()),
+        Verb::Kill => ("sent", signal::format(command.signal.unwrap_or(libc::SIGTERM))),
+    };
+    let gap = " ".repeat(10_usize.saturating_sub(word.len()));
+    let text = if text.is_empty() { text } else { format!("  {}", text.dim(style)) };
+    format!("{word}{gap}{unit}{text}")
+}
+
+/// Units that the last lines name, where their counts are not nought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Held by hand.
+    pub held: Vec<String>,
+    /// Run with what they loaded before, since something is held.
+    pub stale: Vec<String>,
+    /// Not kept.
+    pub wrong: Vec<String>,
+}
+
+/// The last lines: what was done, and why it is not what was asked.
+pub fn finished(end: &Finished, names: &Names, style: Style) -> String {
     let t = &end.tally;
     let mut parts = vec![format!("{} kept", t.kept)];
     parts.push(format!("{} changed", t.changed));
@@ -89,11 +136,15 @@ pub fn finished(end: &Finished, held: &[String], wrong: &[String], style: Style)
         parts.push(format!("{} waiting", t.waiting).yellow(style));
     }
     let mut out = format!("generation {}: {}\n", end.generation, parts.join(", "));
-    if !held.is_empty() {
-        out.push_str(&format!("left alone, since held by hand: {}\n", some(held)));
-    }
-    if !wrong.is_empty() {
-        out.push_str(&format!("not kept: {}\n", some(wrong)));
+    let Names { held, stale, wrong } = names;
+    for (what, names) in [
+        ("left alone, since held by hand", held),
+        ("with what was loaded before, until that is released", stale),
+        ("not kept", wrong),
+    ] {
+        if !names.is_empty() {
+            out.push_str(&format!("{what}: {}\n", some(names)));
+        }
     }
     let verdict = match end.verdict {
         Verdict::Done => return out,

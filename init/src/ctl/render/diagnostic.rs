@@ -41,7 +41,7 @@ pub fn one(diagnostic: &Located, style: Style) -> String {
         if place.text.is_empty() {
             let line = usize::try_from(place.start.line).unwrap_or(1);
             let column = usize::try_from(place.start.column).unwrap_or(1);
-            group = group.element(Origin::path(place.file.as_str()).line(line).char_column(column));
+            group = group.element(Origin::path(super::file(&place.file)).line(line).char_column(column));
             continue;
         }
         let kind = if i == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
@@ -51,7 +51,7 @@ pub fn one(diagnostic: &Located, style: Style) -> String {
         }
         group = group.element(
             Snippet::source(place.text.as_str())
-                .path(place.file.as_str())
+                .path(super::file(&place.file))
                 .line_start(usize::try_from(place.start.line).unwrap_or(1))
                 .annotation(annotation),
         );

@@ -54,3 +54,17 @@ pub fn cell(text: impl Into<String>) -> (String, String) {
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+/// A file as people know it.
+pub fn file(path: &str) -> &str {
+    let name = path.rsplit('/').next();
+    if name == Some(units::source::STANDARD_INPUT) { "standard input" } else { path }
+}
+
+/// `file:line`.
+pub fn origin(text: &str) -> String {
+    match text.rsplit_once(':') {
+        Some((path, line)) => format!("{}:{line}", file(path)),
+        None => text.to_owned(),
+    }
+}

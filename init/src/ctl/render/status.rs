@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::style::{self, Paint, Style};
-use super::{cell, columns, count, one_line};
+use super::{cell, columns, count, one_line, origin};
 use crate::control::Info;
 use crate::control::answer::{Held, Outcome, State, UnitStatus};
 use crate::ctl::time::Clock;
@@ -89,10 +89,11 @@ fn counted(units: &[&UnitStatus], how: &str) -> String {
 /// The machine in a line.
 pub fn headline(info: &Info, style: Style) -> String {
     let mut parts = vec![format!("generation {}", info.generation)];
-    parts.push(match (&info.shutdown, info.converged) {
-        (Some(how), _) => format!("going down ({how})").yellow(style),
-        (None, true) => "converged".green(style),
-        (None, false) => "converging".yellow(style),
+    parts.push(match (&info.shutdown, info.converged, info.at_rest) {
+        (Some(how), _, _) => format!("going down ({how})").yellow(style),
+        (None, true, _) => "converged".green(style),
+        (None, false, true) => "not converged".red(style),
+        (None, false, false) => "converging".yellow(style),
     });
     let n = &info.units;
     parts.push(format!(
@@ -178,7 +179,7 @@ fn detail(unit: &UnitStatus, style: Style) -> String {
         _ if said.is_empty() => {}
         _ => parts.push(said),
     }
-    if unit.stale {
+    if unit.stale && !unit.cause.starts_with("stale") {
         parts.push("stale: has not loaded its new configuration".yellow(style));
     }
     if !unit.degraded.is_empty() {
@@ -232,17 +233,41 @@ pub fn unit(unit: &UnitStatus, clock: &Clock, style: Style) -> String {
         rows.push(("unenforced", unit.unenforced.join(", ").yellow(style)));
     }
     if !unit.origin.is_empty() {
-        rows.push(("declared", unit.origin.clone()));
+        rows.push(("declared", origin(&unit.origin)));
     }
     let rows: Vec<_> =
         rows.into_iter().map(|(name, text)| vec![cell(format!("  {name}")), cell(text)]).collect();
     out.push_str(&columns(&rows));
-    if unit.outcome == Some(Outcome::Repaired) {
-        let ways = format!(
-            "  to keep the other version: initctl adopt {0}; to be left alone: initctl hold {0} --for 1h\n",
-            unit.unit
-        );
-        out.push_str(&ways);
+    let ways = ways(unit);
+    if !ways.is_empty() {
+        out.push_str(&format!("  {}\n", ways.join("; ")));
     }
     out
+}
+
+/// What a person may do about drift, as far as it would do something now.
+fn ways(unit: &UnitStatus) -> Vec<String> {
+    let name = &unit.unit;
+    // What runs has no other version, and a command is not made again by a patch.
+    if matches!(unit.kind.as_str(), "service" | "target" | "exec" | "mount" | "module") {
+        return Vec::new();
+    }
+    let adopt = || format!("to keep it as it is now: initctl adopt {name}");
+    match unit.outcome {
+        // It is over: what was there is in the history, and nothing is left to adopt.
+        Some(Outcome::Repaired) => vec![
+            format!("what was there: initctl history {name}"),
+            format!("to be left alone: initctl hold {name} --for 1h"),
+        ],
+        Some(Outcome::Drifted) if unit.held.is_some() => {
+            vec![adopt(), format!("to have it repaired: initctl release {name}")]
+        }
+        Some(Outcome::Drifted) => vec![adopt()],
+        Some(Outcome::NotKept)
+            if unit.cause.starts_with("contested") || unit.detail.contains("contested") =>
+        {
+            vec![adopt(), format!("to be left alone: initctl hold {name} --for 1h")]
+        }
+        Some(Outcome::NotKept | Outcome::Kept | Outcome::Changed) | None => Vec::new(),
+    }
 }

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use serde_json::json;
 
 use super::{Run, json_of, units};
-use crate::control::answer::{Change, Finished, Outcome, Progress};
-use crate::control::request::Request;
+use crate::control::answer::{Change, Finished, Outcome, Progress, Verdict};
+use crate::control::request::{Command, Request};
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::exit::{Exit, Stop};
 use crate::ctl::render;
+use crate::ctl::render::change::Names;
 
 impl Run<'_, '_> {
     pub(super) fn change(&mut self, request: &Request, descriptor: Option<&OwnedFd>) -> Result<Exit, Stop> {
@@ -30,7 +31,7 @@ impl Run<'_, '_> {
                     }
                     let news = told.get(&progress.unit).is_none_or(|t| !render::change::repeats(progress, t));
                     if news || self.screen.json {
-                        self.progress(progress, steps)?;
+                        self.progress(progress, steps, matches!(request, Request::Command(_)))?;
                         told.insert(progress.unit.clone(), progress.clone());
                     }
                 }
@@ -52,25 +53,51 @@ impl Run<'_, '_> {
         };
         if self.screen.json {
             self.screen.object(json!({ "finished": json_of(&finished) }))?;
-        } else if matches!(request, Request::Command(_)) {
-            self.screen.put("")?;
-            if !finished.text.is_empty() {
-                self.screen.put(&format!("{}\n", render::one_line(&finished.text)))?;
-            }
+        } else if let Request::Command(command) = request {
+            let text = self.commanded(&mut client, command, &finished, &told);
+            self.screen.put(&text)?;
         } else {
-            let (held, not_kept) = names(&mut client, &finished, wrong);
-            let text = render::change::finished(&finished, &held, &not_kept, self.screen.style);
+            let names = names(&mut client, &finished, wrong);
+            let text = render::change::finished(&finished, &names, self.screen.style);
             self.screen.put(&text)?;
         }
         Ok(finished.verdict.into())
     }
 
-    fn progress(&mut self, progress: &Progress, steps: u32) -> Result<(), Stop> {
+    /// What a command has come to, a line a unit.
+    fn commanded(
+        &self,
+        client: &mut Client,
+        command: &Command,
+        end: &Finished,
+        told: &BTreeMap<String, Progress>,
+    ) -> String {
+        let style = self.screen.style;
+        if end.verdict != Verdict::Done {
+            let news = told.values().filter(|p| render::change::stays(p));
+            let mut text: String = news.map(|p| format!("{}\n", render::change::line(p, style))).collect();
+            if !end.text.is_empty() {
+                text.push_str(&format!("{}\n", render::one_line(&end.text)));
+            }
+            return text;
+        }
+        // What is gone with its hold has no status any more.
+        let units = units(client, Some(command.units.clone()));
+        let names = units.map_or_else(|_| command.units.clone(), |u| u.into_iter().map(|u| u.unit).collect());
+        let line =
+            |unit: &String| format!("{}\n", render::change::commanded(command, unit, told.get(unit), style));
+        names.iter().map(line).collect()
+    }
+
+    /// One piece of news. Of a command only what it comes to stays on the screen.
+    fn progress(&mut self, progress: &Progress, steps: u32, command: bool) -> Result<(), Stop> {
         if self.screen.json {
             return self.screen.object(json!({ "progress": json_of(progress) }));
         }
         let style = self.screen.style;
-        if render::change::stays(progress) {
+        if command && !self.screen.live {
+            Ok(())
+        } else if render::change::stays(progress) && !command {
             self.screen.put(&format!("{}\n", render::change::line(progress, style)))
         } else if self.screen.live {
             let line = render::change::line(progress, render::style::Style::Plain);
@@ -83,20 +110,23 @@ impl Run<'_, '_> {
     }
 }
 
-/// Names of units that are held, and of those that are not kept. What cannot be asked any more is left out: the
-/// counts say it too.
-fn names(client: &mut Client, end: &Finished, wrong: BTreeSet<String>) -> (Vec<String>, Vec<String>) {
+/// Names behind the counts. What cannot be asked any more is left out: the counts say it too.
+fn names(client: &mut Client, end: &Finished, wrong: BTreeSet<String>) -> Names {
     let mut wrong = wrong;
-    let mut held = Vec::new();
+    let mut names = Names::default();
     if end.tally.held > 0 || end.tally.not_kept > 0 {
         for unit in units(client, None).unwrap_or_default() {
             if unit.held.is_some() {
-                held.push(unit.unit);
+                names.held.push(unit.unit);
             } else if render::status::is_wrong(&unit) {
                 wrong.insert(unit.unit);
+            } else if unit.stale {
+                names.stale.push(unit.unit);
             }
         }
     }
-    let wrong = if end.tally.not_kept > 0 { wrong.into_iter().collect() } else { Vec::new() };
-    (held, wrong)
+    if end.tally.not_kept > 0 {
+        names.wrong = wrong.into_iter().collect();
+    }
+    names
 }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use cm_core::varlink::from_base64;
 use serde_json::json;
+use units::Address;
 
 use super::Run;
-use crate::control::{self, STORE_SOCKET};
+use crate::control::{self, Failure, STORE_SOCKET};
 use crate::ctl::client::ClientError;
 use crate::ctl::exit::{Exit, Stop};
 use crate::ctl::query::{self, Content, History, Version};
@@ -84,14 +85,30 @@ impl Run<'_, '_> {
         Ok(Exit::Done)
     }
 
-    /// A typed name. Without init nobody knows the units: a path is a file.
-    fn saved_name(&self, name: String) -> Result<String, Stop> {
-        if self.store.is_some() && Path::new(&name).is_absolute() {
-            return Ok(format!("file:{name}"));
-        }
-        if self.store.is_some() {
+    /// A typed name. What is no longer declared, and without init everything, is known by what was replaced.
+    fn saved_name(&mut self, name: String) -> Result<String, Stop> {
+        if Address::parse(&name).is_some() {
             return Ok(name);
         }
-        self.address(name)
+        let unknown = match self.store.is_none().then(|| self.resolved(&name)).flatten() {
+            Some(Ok(unit)) => return Ok(unit),
+            Some(Err(stop @ Stop::Client(ClientError::Failure(Failure::NoSuchUnit { .. })))) => Some(stop),
+            Some(Err(stop)) => return Err(stop),
+            None => None,
+        };
+        let mut saved: Vec<String> = self.versions(None)?.into_iter().map(|v| v.unit).collect();
+        saved.retain(|u| u.split_once(':').is_some_and(|(_, bare)| bare == name));
+        saved.sort_unstable();
+        saved.dedup();
+        match (saved.as_slice(), unknown) {
+            ([one], _) => Ok(one.clone()),
+            ([], Some(stop)) => Err(stop),
+            ([], None) if Path::new(&name).is_absolute() => Ok(format!("file:{name}")),
+            ([], None) => Ok(name),
+            (several, _) => {
+                let list = several.join(", ");
+                Err(Stop::Usage(format!("{name} is the name of several units: {list}")))
+            }
+        }
     }
 }

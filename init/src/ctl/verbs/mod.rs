@@ -46,7 +46,7 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
         socket: &todo.socket,
         store: todo.store.as_deref(),
         deadline: todo.timeout.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
-        changes: matches!(todo.task, Task::Apply { .. } | Task::Rollback(_)),
+        changes: matches!(todo.task, Task::Apply { .. } | Task::Rollback { .. }),
         environment,
         screen,
     };
@@ -55,8 +55,11 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
             let asked = Apply { if_generation, release, only, except, ..Apply::default() };
             run.apply(file, asked)
         }
-        Task::Rollback(rollback) => {
+        Task::Rollback { rollback, force } => {
             run.await_store()?;
+            if !force {
+                run.refuse_returned(&rollback)?;
+            }
             run.change(&Request::Rollback(rollback), None)
         }
         Task::Command(command) => run.change(&Request::Command(command), None),
@@ -188,7 +191,16 @@ impl Run<'_, '_> {
     }
 
     fn explain(&mut self, unit: String) -> Result<Exit, Stop> {
-        let e: Explanation = self.client()?.call(&Request::Explain(Explain { unit }).frame(false))?;
+        let mut client = match (self.client(), keys::nearest(&unit)) {
+            // No init has to run for a slip in the name of a kind to be seen.
+            (Err(ClientError::Connect { socket, source }), Some(near)) => {
+                let text = format!("{source}; if a key of the state file is meant: did you mean {near}?");
+                let source = std::io::Error::new(source.kind(), text);
+                return Err(ClientError::Connect { socket, source }.into());
+            }
+            (client, _) => client?,
+        };
+        let e: Explanation = client.call(&Request::Explain(Explain { unit }).frame(false))?;
         if self.screen.json {
             let mut value = json_of(&e);
             if let Value::Object(members) = &mut value {
@@ -219,19 +231,20 @@ impl Run<'_, '_> {
 
     fn events(&mut self) -> Result<Exit, Stop> {
         let clock = self.environment.clock;
-        self.client()?.stream(&Request::Events(Empty {}).frame(true), None, |reply: EventReply| {
-            if self.screen.json {
-                let mut event = json_of(&reply.event);
-                if let Value::Object(members) = &mut event {
-                    members.insert("wallTime".to_owned(), json!(clock.text_of(reply.event.time)));
+        let streamed =
+            self.client()?.stream(&Request::Events(Empty {}).frame(true), None, |reply: EventReply| {
+                if self.screen.json {
+                    let mut event = json_of(&reply.event);
+                    if let Value::Object(members) = &mut event {
+                        members.insert("wallTime".to_owned(), json!(clock.text_of(reply.event.time)));
+                    }
+                    self.screen.object(json!({ "event": event }))
+                } else {
+                    let line = render::history::event(&reply.event, &clock, self.screen.style);
+                    self.screen.put(&line)
                 }
-                self.screen.object(json!({ "event": event }))
-            } else {
-                let line = render::history::event(&reply.event, &clock, self.screen.style);
-                self.screen.put(&line)
-            }
-        })?;
-        Ok(Exit::Done)
+            });
+        followed(streamed)
     }
 
     fn logs(&mut self, unit: Option<String>, lines: Option<u32>, follow: bool) -> Result<Exit, Stop> {
@@ -255,6 +268,7 @@ impl Run<'_, '_> {
                     format!("no output of {unit} is kept: it has written none, or there is no such unit");
                 Err(Stop::Usage(text))
             }
+            other if follow => followed(other),
             other => other.map(|()| Exit::Done),
         }
     }
@@ -266,15 +280,21 @@ impl Run<'_, '_> {
             Some(address) => address.to_string(),
             None => format!("service:{}", name.strip_suffix(".service").unwrap_or(&name)),
         };
-        let Ok(mut client) = self.client() else { return Ok(as_typed) };
-        match self::units(&mut client, Some(vec![name])) {
-            Ok(units) => Ok(units.into_iter().next().map_or(as_typed, |u| u.unit)),
+        match self.resolved(&name) {
             // The output of a unit that is gone can still be read; who does not know it either will say so.
-            Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { nearest: None, .. }))) => {
+            None
+            | Some(Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { nearest: None, .. })))) => {
                 Ok(as_typed)
             }
-            Err(stop) => Err(stop),
+            Some(resolved) => resolved,
         }
+    }
+
+    /// What init takes a name for; nothing when it does not run.
+    fn resolved(&self, name: &str) -> Option<Result<String, Stop>> {
+        let mut client = self.client().ok()?;
+        let units = self::units(&mut client, Some(vec![name.to_owned()]));
+        Some(units.map(|u| u.into_iter().next().map_or_else(|| name.to_owned(), |u| u.unit)))
     }
 
     fn shutdown(&mut self, how: How, force: bool) -> Result<Exit, Stop> {
@@ -294,6 +314,15 @@ impl Run<'_, '_> {
             }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+/// How it ends to follow what comes: only a limit that was asked for ends it, as timeout(1) ends a command. That is no
+/// mishap, and so there is no word about it.
+fn followed(streamed: Result<(), Stop>) -> Result<Exit, Stop> {
+    match streamed {
+        Err(Stop::Client(ClientError::TimedOut { .. })) => Ok(Exit::TimedOut),
+        other => other.map(|()| Exit::Done),
     }
 }
 

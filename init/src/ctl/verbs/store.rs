@@ -3,13 +3,14 @@
 use serde_json::json;
 
 use super::{Run, json_of, readable};
+use crate::control::request::Rollback;
 use crate::control::{self, STORE_SOCKET};
 use crate::ctl::client::ClientError;
 use crate::ctl::exit::{Exit, Stop};
 use crate::ctl::memfd;
 use crate::ctl::query::{
-    self, Adopted, Between, Diff, Generations, MaybeAll, OneUnit, Plan, PlanSummary, Source, Verb, Verify,
-    VerifySummary,
+    self, Adopted, Between, Diff, Generation, Generations, MaybeAll, OneUnit, Plan, PlanSummary, Source,
+    Verb, Verify, VerifySummary,
 };
 use crate::ctl::render::{self, history};
 use crate::ctl::todo::File;
@@ -62,13 +63,32 @@ impl Run<'_, '_> {
         Ok(Exit::Done)
     }
 
-    pub(super) fn generations(&mut self) -> Result<Exit, Stop> {
+    fn list(&mut self) -> Result<Vec<Generation>, Stop> {
         let frame = query::frame("io.holdfast.Store.Generations", &json!({}), true);
         let mut list = Vec::new();
         self.query()?.stream(&frame, None, |reply: Generations| {
             list.extend(reply.generations);
             Ok::<_, Stop>(())
         })?;
+        Ok(list)
+    }
+
+    /// A generation whose apply failed was on the machine once, and was left for that.
+    pub(super) fn refuse_returned(&mut self, asked: &Rollback) -> Result<(), Stop> {
+        let Some(number) = asked.generation else { return Ok(()) };
+        // Who asks may change the machine and not read the store: init decides then.
+        let Ok(list) = self.list() else { return Ok(()) };
+        match list.iter().find(|g| g.number == number).map(|g| &*g.state) {
+            Some("returned") => Err(Stop::Usage(format!(
+                "generation {number} was returned from, since its apply failed; `initctl rollback {number} --force` \
+                 tries it again, `initctl generations` lists those that were good"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn generations(&mut self) -> Result<Exit, Stop> {
+        let list = self.list()?;
         if self.screen.json {
             self.screen.object(json!({ "generations": list }))?;
         } else {
