@@ -44,7 +44,10 @@ pub fn play(context: &Context) -> Result {
         vm.run("initctl wait --converged --timeout 120s")?;
         let status = plainly(vm, "initctl status")?;
         let head = status.lines().next().unwrap_or_default().to_owned();
-        demand(head.contains("converged") && !head.contains("waiting") && !head.contains("failed"), &status)?;
+        demand(
+            head.contains(", converged,") && !head.contains("waiting") && !head.contains("failed"),
+            &status,
+        )?;
         demand(page(vm)?.contains("First edition"), "the first page is not served")?;
         Ok(((), head))
     })?;

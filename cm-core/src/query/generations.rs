@@ -94,9 +94,12 @@ pub fn diff(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         Some(to) => to,
         None => return Err(none().into()),
     };
+    // What was current before it; one that was returned from never was.
     let before = || {
-        let previous = index.previous().filter(|_| index.current() == Some(to));
-        previous.or_else(|| index.generations.range(..to).next_back().map(|(g, _)| *g)).unwrap_or(0)
+        let led: Vec<u64> = index.stack.iter().map(|(g, _)| *g).collect();
+        let at = led.iter().position(|g| *g == to);
+        let earlier = led.iter().enumerate().rev().find(|(n, g)| at.map_or(**g < to, |at| *n < at));
+        earlier.map_or(0, |(_, g)| *g)
     };
     let from = between.from.unwrap_or_else(before);
     let (old, new) = (machine.generation(from)?, machine.generation(to)?);

@@ -9,9 +9,14 @@ use clap::{Args as Group, Parser, Subcommand};
 /// A UNIT is an address such as service:nginx or file:/etc/motd, or a bare name that only one unit has.
 #[derive(Debug, Parser)]
 #[command(name = "initctl", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done; 1 a unit is failed or not kept; 2 bad usage or state file;\n\
+#[command(
+    after_help = "First steps: `initctl check state.toml` finds mistakes, `initctl plan state.toml` shows what would\n\
+be done, `initctl apply state.toml` does it, `initctl status` shows how it stands; `initctl\n\
+explain service` and `initctl explain vars` say what may stand in a state file.\n\n\
+Exit codes: 0 done; 1 a unit is failed or not kept; 2 bad usage or state file;\n\
 3 no connection, or a unit that is not ready (status UNIT); 4 somebody else changed the\n\
-generation first; 5 returned to the old generation; 6 the return is incomplete; 124 time ran out.")]
+generation first; 5 returned to the old generation; 6 the return is incomplete; 124 time ran out."
+)]
 pub struct Args {
     /// Control socket [default: $HOLDFAST_SOCKET, else /run/holdfast/control]
     #[arg(long, value_name = "PATH", global = true, display_order = 100)]
@@ -156,7 +161,7 @@ pub enum Verb {
     },
     /// Say why a unit is as it is, or what a key means (service.exec)
     Explain {
-        /// A unit, a kind, or kind.key
+        /// A unit; or a kind (service), a key (service.exec), vars, include
         #[arg(value_name = "UNIT|KEY")]
         what: String,
     },

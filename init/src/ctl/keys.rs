@@ -6,6 +6,28 @@ use units::field::{Field, Table, Without, table};
 use super::exit::Stop;
 use super::render::style::{Paint, Style};
 
+/// Words at the top of a state file that are no kinds.
+pub const WORDS: [&str; 3] = ["vars", "include", "holdfast"];
+
+/// The page of one of [`WORDS`].
+pub fn word(word: &'static str, style: Style) -> String {
+    let text = match word {
+        "vars" => {
+            "strings, integers and booleans under names of their own\n  \
+             `${vars.name}` in any value stands for one of them, `$${` is a literal `${`\n  \
+             names of units, as in [file.\"/etc/motd\"], and keys take no variables: write them out\n\n\
+             [vars]\nsite = \"example.org\"\n\n[file.\"/etc/motd\"]\ncontent = \"this is ${vars.site}\\n\"\n"
+        }
+        "include" => {
+            "further state files\n  \
+             paths are relative to the file that says them; the last part may be a pattern, and match nothing\n\n\
+             include = [\"conf.d/*.toml\", \"site.toml\"]\n"
+        }
+        _ => "the version of the language; may stand first\n\nholdfast = 1\n",
+    };
+    format!("{}: {text}", word.bold(style))
+}
+
 /// The page of a kind, or of one key.
 ///
 /// # Errors
@@ -31,8 +53,9 @@ pub fn page(kind: Kind, key: Option<&str>, style: Style) -> Result<String, Stop>
 /// What a word that names no kind may have been meant to be: `servce`, `servce.exce`.
 pub fn nearest(word: &str) -> Option<String> {
     let (kind, key) = word.split_once('.').map_or((word, None), |(kind, key)| (kind, Some(key)));
-    let words = Kind::ALL.map(Kind::word);
-    let kind = Kind::from_word(kind).or_else(|| Kind::from_word(units::nearest::nearest(kind, words)?))?;
+    let words = Kind::ALL.map(Kind::word).into_iter().chain(WORDS);
+    let near = if Kind::from_word(kind).is_some() { kind } else { units::nearest::nearest(kind, words)? };
+    let Some(kind) = Kind::from_word(near) else { return Some(near.to_owned()) };
     let table = table(kind);
     let Some(key) = key.filter(|k| !k.is_empty()) else { return Some(kind.word().to_owned()) };
     let known = table.keys().find(|k| *k == key).or_else(|| units::nearest::nearest(key, table.keys()));
@@ -63,7 +86,8 @@ fn one(table: &Table, field: &Field, style: Style) -> String {
 }
 
 fn overview(table: &Table, style: Style) -> String {
-    let mut text = format!("{}\n{}\n\n", table.header.bold(style), table.summary);
+    let mut text = format!("{}\n{}\n", table.header.bold(style), table.summary);
+    text.push_str("The name takes no variables; values do (initctl explain vars).\n\n");
     let fields: Vec<_> = table.keys().filter_map(|k| table.field(k)).collect();
     let width = fields.iter().map(|f| f.key.len()).max().unwrap_or_default();
     for field in fields {
@@ -97,9 +121,29 @@ mod tests {
     }
 
     #[test]
+    fn a_page_says_where_variables_stand() {
+        assert!(
+            word("vars", Style::Plain)
+                .contains("names of units, as in [file.\"/etc/motd\"], and keys take no")
+        );
+        assert!(page(Kind::File, None, Style::Plain).unwrap().contains("The name takes no variables"));
+        assert!(WORDS.iter().all(|w| word(w, Style::Plain).starts_with(&format!("{w}: "))));
+    }
+
+    /// What is shown as an example is one.
+    #[test]
+    fn the_example_of_vars_compiles() {
+        let page = word("vars", Style::Plain);
+        let text = page.split_once("\n\n").unwrap().1.to_owned();
+        let mut loader = units::load::MemoryLoader::new().file("s", text);
+        assert!(units::compile("s", &mut loader).manifest.is_some());
+    }
+
+    #[test]
     fn a_slip_in_a_kind_is_seen() {
         for (word, near) in [
             ("servce", Some("service")),
+            ("vasr", Some("vars")),
             ("servce.exce", Some("service.exec")),
             ("fil.colour", Some("file")),
             ("nginx", None),

@@ -8,6 +8,7 @@ use units::value::{duration, signal};
 use super::Environment;
 use super::args::{self, Args};
 use super::exit::Stop;
+use super::keys;
 use crate::control::request::{Command, How, Rollback, Verb, Wait};
 
 /// Where init listens when nobody says otherwise.
@@ -32,6 +33,8 @@ pub enum Subject {
     Unit(String),
     /// A table of the language, or one key in it.
     Key(Kind, Option<String>),
+    /// A word at the top of a state file that is no kind.
+    Word(&'static str),
 }
 
 /// The verb with everything it needs.
@@ -267,6 +270,9 @@ fn value_error(e: &units::value::ValueError) -> String {
 
 /// `service`, `service.exec`; anything else is a unit.
 fn subject(what: String) -> Subject {
+    if let Some(word) = keys::WORDS.into_iter().find(|w| *w == what) {
+        return Subject::Word(word);
+    }
     match what.split_once('.') {
         None => match Kind::from_word(&what) {
             Some(kind) => Subject::Key(kind, None),
@@ -344,6 +350,7 @@ mod tests {
             task("initctl explain service.exec"),
             Ok(Task::Explain(Subject::Key(Kind::Service, Some("exec".to_owned()))))
         );
+        assert_eq!(task("initctl explain vars"), Ok(Task::Explain(Subject::Word("vars"))));
         assert_eq!(
             task("initctl explain nginx.service"),
             Ok(Task::Explain(Subject::Unit("nginx.service".to_owned())))

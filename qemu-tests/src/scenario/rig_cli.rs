@@ -231,18 +231,31 @@ fn what_is_gone(context: &Context) -> Result {
     let refused = rig.initctl(&["rollback", "3"])?;
     let told = refused.err.contains("generation 3 was returned from") && refused.err.contains("--force");
     want(refused.code == 2 && told, &format!("a bad generation is tried again: {refused:?}"), &rig)?;
-    want(rig.initctl(&["rollback", "3", "--force"])?.code == 5, "it is not even tried by force", &rig)
+    want(rig.initctl(&["rollback", "3", "--force"])?.code == 5, "it is not even tried by force", &rig)?;
+    rig.apply(&format!("{MOTD}[target.last]\n"))?;
+    let diff = rig.ok(&["diff"])?;
+    let line = "from generation 2 to generation 4\nadded    target:last\n";
+    want(diff == line, &format!("it is compared with one that never was current: {diff}"), &rig)
 }
 
 /// Commands say in one line what they have come to, and a limit on what goes on for ever is no mishap.
 fn by_hand(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
-    rig.apply("[service.talk]\nexec = [\"sh\", \"-c\", \"echo hello; exec sleep infinity\"]\n")?;
+    rig.apply(
+        "[service.talk]\nexec = [\"sh\", \"-c\", \"echo hello; exec sleep infinity\"]\n\
+         [service.user]\nexec = [\"sleep\", \"infinity\"]\nrequires = [\"service:talk\"]\n\
+         [target.all]\nrequires = [\"service:user\"]\n",
+    )?;
     for (words, line) in [
         (&["start", "talk"][..], "started   service:talk  nothing was to be done\n"),
-        (&["stop", "talk"], "stopped   service:talk  until boot, or until `initctl start service:talk`\n"),
+        (
+            &["stop", "talk"],
+            "stopped   service:talk  until boot, or until `initctl start service:talk`\n\
+             waiting until then: service:user, target:all\n",
+        ),
         (&["start", "talk"], "started   service:talk\n"),
         (&["restart", "talk"], "restarted service:talk\n"),
+        (&["reload", "talk"], "restarted service:talk  instead of a reload\n"),
         (
             &["hold", "talk", "--for", "90s"],
             "held      service:talk  for 1m30s, or until `initctl release service:talk`\n",

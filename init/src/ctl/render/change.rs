@@ -2,9 +2,11 @@
 
 use super::one_line;
 use super::style::{self, Paint, Style};
+use std::collections::BTreeSet;
+
 use units::value::{duration, signal};
 
-use crate::control::answer::{Finished, Outcome, Progress, State, Verdict};
+use crate::control::answer::{Finished, Outcome, Progress, State, UnitStatus, Verdict};
 use crate::control::request::{Command, Verb};
 
 /// Whether this is worth a line that stays; the rest is for the live line.
@@ -77,7 +79,13 @@ pub fn line(progress: &Progress, style: Style) -> String {
 }
 
 /// What a command that is done has come to for one unit, and how to take it back; without a newline.
-pub fn commanded(command: &Command, unit: &str, news: Option<&Progress>, style: Style) -> String {
+pub fn commanded(
+    command: &Command,
+    unit: &str,
+    news: Option<&Progress>,
+    stopped: bool,
+    style: Style,
+) -> String {
     let until = |verb: &str| {
         let how_long = match command.for_seconds {
             Some(seconds) => format!("for {}", duration::format(seconds.saturating_mul(1000))),
@@ -95,6 +103,7 @@ pub fn commanded(command: &Command, unit: &str, news: Option<&Progress>, style: 
             None => ("kept", String::new()),
         },
         Verb::Stop => ("stopped", until("start")),
+        Verb::Reload if stopped => ("restarted", "instead of a reload".to_owned()),
         Verb::Reload => {
             let text = news.map(|n| one_line(&n.text)).unwrap_or_default();
             ("reloaded", text.strip_prefix("reloaded: ").unwrap_or_default().to_owned())
@@ -108,6 +117,30 @@ pub fn commanded(command: &Command, unit: &str, news: Option<&Progress>, style: 
     let gap = " ".repeat(10_usize.saturating_sub(word.len()));
     let text = if text.is_empty() { text } else { format!("  {}", text.dim(style)) };
     format!("{word}{gap}{unit}{text}")
+}
+
+/// Who waits for what was stopped, itself or through others: a line, or nothing.
+pub fn down_with(stopped: &[String], all: &[UnitStatus]) -> String {
+    let blocker = |unit: &UnitStatus| -> Option<String> {
+        let cause = unit.cause.strip_prefix("waiting: ")?;
+        Some(cause.rsplit_once(" (").map_or(cause, |(unit, _)| unit).to_owned())
+    };
+    let waits = |u: &&UnitStatus| u.state == State::Waiting;
+    let waiting: Vec<(&str, String)> =
+        all.iter().filter(waits).filter_map(|u| Some((u.unit.as_str(), blocker(u)?))).collect();
+    let mut down: BTreeSet<&str> = stopped.iter().map(String::as_str).collect();
+    let mut with: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let next = |(unit, on): &&(&str, String)| down.contains(on.as_str()) && !down.contains(unit);
+        let more: Vec<&str> = waiting.iter().filter(next).map(|(unit, _)| *unit).collect();
+        if more.is_empty() {
+            break;
+        }
+        down.extend(&more);
+        with.extend(&more);
+    }
+    let with: Vec<String> = with.into_iter().map(str::to_owned).collect();
+    if with.is_empty() { String::new() } else { format!("waiting until then: {}\n", some(&with)) }
 }
 
 /// Units that the last lines name, where their counts are not nought.

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use serde_json::json;
 
 use super::{Run, json_of, units};
-use crate::control::answer::{Change, Finished, Outcome, Progress, Verdict};
-use crate::control::request::{Command, Request};
+use crate::control::answer::{Change, Finished, Outcome, Progress, State, Verdict};
+use crate::control::request::{Command, Request, Verb};
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::exit::{Exit, Stop};
 use crate::ctl::render;
@@ -20,10 +20,14 @@ impl Run<'_, '_> {
         let mut wrong = BTreeSet::new();
         let mut steps: u32 = 0;
         let mut told: BTreeMap<String, Progress> = BTreeMap::new();
+        let mut stopped = BTreeSet::new();
         client
             .stream(&request.frame(true), descriptor, |change: Change| {
                 for progress in &change.progress {
                     steps = steps.saturating_add(1);
+                    if progress.state == Some(State::Stopping) {
+                        stopped.insert(progress.unit.clone());
+                    }
                     if progress.outcome == Some(Outcome::NotKept) {
                         wrong.insert(progress.unit.clone());
                     } else {
@@ -54,7 +58,7 @@ impl Run<'_, '_> {
         if self.screen.json {
             self.screen.object(json!({ "finished": json_of(&finished) }))?;
         } else if let Request::Command(command) = request {
-            let text = self.commanded(&mut client, command, &finished, &told);
+            let text = self.commanded(&mut client, command, &finished, &told, &stopped);
             self.screen.put(&text)?;
         } else {
             let names = names(&mut client, &finished, wrong);
@@ -71,6 +75,7 @@ impl Run<'_, '_> {
         command: &Command,
         end: &Finished,
         told: &BTreeMap<String, Progress>,
+        stopped: &BTreeSet<String>,
     ) -> String {
         let style = self.screen.style;
         if end.verdict != Verdict::Done {
@@ -83,10 +88,19 @@ impl Run<'_, '_> {
         }
         // What is gone with its hold has no status any more.
         let units = units(client, Some(command.units.clone()));
-        let names = units.map_or_else(|_| command.units.clone(), |u| u.into_iter().map(|u| u.unit).collect());
-        let line =
-            |unit: &String| format!("{}\n", render::change::commanded(command, unit, told.get(unit), style));
-        names.iter().map(line).collect()
+        let names: Vec<String> =
+            units.map_or_else(|_| command.units.clone(), |u| u.into_iter().map(|u| u.unit).collect());
+        let line = |unit: &String| {
+            let news = told.get(unit);
+            let text = render::change::commanded(command, unit, news, stopped.contains(unit), style);
+            format!("{text}\n")
+        };
+        let mut text: String = names.iter().map(line).collect();
+        if command.verb == Verb::Stop {
+            let all = self::units(client, None).unwrap_or_default();
+            text.push_str(&render::change::down_with(&names, &all));
+        }
+        text
     }
 
     /// One piece of news. Of a command only what it comes to stays on the screen.

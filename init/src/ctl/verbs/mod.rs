@@ -84,6 +84,15 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
             }
             Ok(Exit::Done)
         }
+        Task::Explain(Subject::Word(word)) => {
+            let page = keys::word(word, run.screen.style);
+            if run.screen.json {
+                run.screen.object(json!({ "key": word, "text": page }))?;
+            } else {
+                run.screen.put(&page)?;
+            }
+            Ok(Exit::Done)
+        }
         Task::Tree => run.tree(),
         Task::Verify { all } => run.verify(all),
         Task::Reexec => {
@@ -191,16 +200,21 @@ impl Run<'_, '_> {
     }
 
     fn explain(&mut self, unit: String) -> Result<Exit, Stop> {
-        let mut client = match (self.client(), keys::nearest(&unit)) {
+        let near = keys::nearest(&unit);
+        let frame = Request::Explain(Explain { unit }).frame(false);
+        let e: Explanation = match (self.client().and_then(|mut client| client.call(&frame)), near) {
             // No init has to run for a slip in the name of a kind to be seen.
             (Err(ClientError::Connect { socket, source }), Some(near)) => {
-                let text = format!("{source}; if a key of the state file is meant: did you mean {near}?");
+                let text = format!("{source}; if the state file is meant: did you mean {near}?");
                 let source = std::io::Error::new(source.kind(), text);
                 return Err(ClientError::Connect { socket, source }.into());
             }
-            (client, _) => client?,
+            (Err(ClientError::Failure(Failure::NoSuchUnit { unit, nearest: None })), Some(near)) => {
+                let text = format!("no such unit: {unit}; if the state file is meant: did you mean {near}?");
+                return Err(Stop::Usage(text));
+            }
+            (answer, _) => answer?,
         };
-        let e: Explanation = client.call(&Request::Explain(Explain { unit }).frame(false))?;
         if self.screen.json {
             let mut value = json_of(&e);
             if let Value::Object(members) = &mut value {
