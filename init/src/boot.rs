@@ -22,7 +22,7 @@ const LEAST: [(&str, u64); 3] = [
 ];
 
 /// Sets the machine right; gives a sentence for each thing that cannot be.
-pub fn prepare(executable: &str) -> Vec<String> {
+pub fn prepare() -> Vec<String> {
     let mut complaints = Vec::new();
     let mut note = |what: &str, result: std::io::Result<()>| {
         if let Err(e) = result {
@@ -36,7 +36,6 @@ pub fn prepare(executable: &str) -> Vec<String> {
         note("raise a limit of inotify", raise(Path::new(path), least));
     }
     note("bring up the loopback interface", loopback::up());
-    note("look for drivers", coldplug(executable));
     complaints
 }
 
@@ -65,7 +64,10 @@ fn raise(path: &Path, least: u64) -> std::io::Result<()> {
 
 /// Starts the helper that loads drivers, if the kernel has any modules here. Nobody waits for it: who needs a
 /// device waits for the device.
-fn coldplug(executable: &str) -> std::io::Result<()> {
+///
+/// # Errors
+/// When it cannot be started.
+pub fn coldplug(executable: &str) -> std::io::Result<()> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let there = |d: &str| Path::new(d).join(release.trim()).join("modules.dep").exists();
     if !there("/lib/modules") && !there("/usr/lib/modules") {

@@ -160,8 +160,7 @@ pub fn main(arguments: Vec<String>) -> i32 {
         eprintln!("init: cannot raise the limit of descriptors: {e}");
     }
     if !options.container && found.is_none() {
-        let executable = std::fs::read_link("/proc/self/exe").unwrap_or_default();
-        for complaint in boot::prepare(&executable.to_string_lossy()) {
+        for complaint in boot::prepare() {
             eprintln!("init: {complaint}");
         }
     }

@@ -498,7 +498,7 @@ impl Shell {
         let ready = found.take(record.ready);
         let stage =
             record.stage.take().and_then(|s| Some(StatusPipe::adopted(found.take(Some(s.number))?, s)));
-        let pidfd = if record.exited { None } else { record.identity().open().ok() };
+        let pidfd = if record.exited { None } else { record.open_main().ok() };
         let foreign = !record.exited && record.main != record.leader;
         let unsettled = !record.settled && !record.failed && stage.is_none();
         record.settled |= stage.is_none();

@@ -103,6 +103,8 @@ pub struct Shell {
     log_dead: BTreeSet<i32>,
     log_deaths: u32,
     log_begun: bool,
+    /// Drivers for the devices that were there before init are still to be looked for.
+    coldplug_due: bool,
     log_target: Target,
     logs_listener: Option<OwnedFd>,
     streams: BTreeMap<u32, logs::Stream>,
@@ -196,6 +198,7 @@ impl Shell {
                 self.advance_boot();
                 self.advance_logs();
                 self.first_log_daemon();
+                self.coldplug_if_due();
                 self.rescan_if_due();
                 self.forget_watches_if_due();
                 self.write_live();
@@ -212,6 +215,15 @@ impl Shell {
         self.write_live();
         if self.may_reexec() {
             self.reexec();
+        }
+    }
+
+    /// Has drivers looked for, which takes longer than to start everything that needs none of them.
+    fn coldplug_if_due(&mut self) {
+        if std::mem::take(&mut self.coldplug_due)
+            && let Err(e) = crate::boot::coldplug(&self.executable)
+        {
+            self.say(Level::Warning, None, &format!("cannot look for drivers: {e}"));
         }
     }
 

@@ -145,7 +145,6 @@ impl Shell {
             Some(s) if s.ready == Ready::Forked => (true, s.pid_file.clone()),
             _ => (false, None),
         };
-        let starttime = ProcessId::of(spawned.pid).map(|p| p.starttime).unwrap_or_default();
         let mut entry = Spawn {
             record: Record {
                 serial,
@@ -156,7 +155,7 @@ impl Shell {
                 address: address.clone(),
                 leader: spawned.pid,
                 main: spawned.pid,
-                starttime,
+                starttime: 0,
                 started,
                 cgroup,
                 settled: false,
@@ -194,12 +193,6 @@ impl Shell {
         }
         if let Some(ready) = &spawn.ready {
             self.register(ready.as_raw_fd(), Token::ReadyPipe(number));
-        }
-        if let (Some(tree), Some(empty)) = (&self.tree, &mut self.empty)
-            && let Err(e) = empty.add(tree, &spawn.record.cgroup)
-        {
-            let text = format!("cannot watch its cgroup: {e}");
-            self.say(Level::Warning, Some(&spawn.record.address.clone()), &text);
         }
     }
 
@@ -609,7 +602,7 @@ impl Shell {
         let (cgroup, failed, leader) =
             (spawn.record.cgroup.clone(), spawn.record.failed, spawn.record.leader);
         let empty = match &self.tree {
-            Some(tree) => !tree.populated(&cgroup).unwrap_or(false),
+            Some(tree) => !tree.populated(&cgroup).unwrap_or(false) || self.watch_cgroup(serial, &cgroup),
             None => cgroup::session_members(leader).is_empty(),
         };
         if !empty {
@@ -630,6 +623,21 @@ impl Shell {
         if !failed {
             self.queue.push_back(Event::CgroupEmpty { serial });
         }
+    }
+
+    /// Waits until a cgroup is empty. Only who has survived the main process needs it, so that most services never have
+    /// a watch. Answers whether it has become empty meanwhile.
+    fn watch_cgroup(&mut self, serial: u64, cgroup: &str) -> bool {
+        let (Some(tree), Some(empty)) = (&self.tree, &mut self.empty) else { return false };
+        let Err(e) = empty.add(tree, cgroup) else {
+            // ORDER: asked once more after the watch: what became empty before is told by nothing.
+            return !tree.populated(cgroup).unwrap_or(false);
+        };
+        let gone = !tree.populated(cgroup).unwrap_or(false);
+        if !gone && let Some(address) = self.spawns.get(serial).map(|s| s.record.address.clone()) {
+            self.say(Level::Warning, Some(&address), &format!("cannot watch its cgroup: {e}"));
+        }
+        gone
     }
 
     /// Cgroups that may have become empty.

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use units::UnitId;
 
 use crate::sys::notify::NotifySocket;
-use crate::sys::reap::ProcessId;
+use crate::sys::raw;
+use crate::sys::reap::{self, ProcessId};
 use crate::sys::spawn::{StatusPipe, StatusRecord};
 
 /// A process that was started for a unit, until it and its cgroup are gone.
@@ -47,7 +48,8 @@ pub struct Record {
     pub leader: i32,
     /// The main process, with its start time; 0 when there is none.
     pub main: i32,
-    /// See [`ProcessId::starttime`].
+    /// See [`ProcessId::starttime`]; 0 for a child of PID 1, whose pid is nobody else's before PID 1 has reaped it, and
+    /// that stands here before.
     pub starttime: u64,
     /// A moment right before it was started, in microseconds after 1970 by the clock of files.
     pub started: u64,
@@ -72,9 +74,16 @@ pub struct Record {
 }
 
 impl Record {
-    /// The main process, unmistakably.
-    pub fn identity(&self) -> ProcessId {
-        ProcessId { pid: self.main, starttime: self.starttime }
+    /// A pidfd of the main process, unmistakably.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn open_main(&self) -> std::io::Result<OwnedFd> {
+        if self.starttime == 0 {
+            reap::peek_at(self.main)?;
+            return raw::pidfd_open(self.main);
+        }
+        ProcessId { pid: self.main, starttime: self.starttime }.open()
     }
 }
 

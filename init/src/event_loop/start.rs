@@ -206,6 +206,7 @@ impl Shell {
             log_dead: BTreeSet::new(),
             log_deaths: 0,
             log_begun: false,
+            coldplug_due: false,
             log_target: Target::Kernel,
             logs_listener: None,
             streams: BTreeMap::new(),
@@ -247,6 +248,7 @@ impl Shell {
             None => {
                 shell.open_sources([None, None, None], false);
                 shell.boot_generation_zero();
+                shell.coldplug_due = !shell.options.container;
             }
         }
         shell.queue.push_back(Event::Tick);

@@ -146,6 +146,8 @@ impl Shell {
         deaths.sort_unstable();
         deaths.dedup();
         self.shell_changed |= !moments.is_empty();
+        // Whether an init that died had come to it nobody knows, and twice is as good as once.
+        self.coldplug_due |= !moments.is_empty() && !self.options.container;
     }
 
     /// Whether init has died so often that only reaping and answering is left.

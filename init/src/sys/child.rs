@@ -10,7 +10,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::RawFd;
 
-use super::raw::{self, Placement};
+use super::raw::{self, Birth};
+use super::signals::KernelSigaction;
 use super::spawn::Stage;
 use super::userdb;
 
@@ -80,6 +81,8 @@ pub(super) struct Plan {
     pub cgroup: Option<usize>,
     /// Whether the child starts a session of its own.
     pub session: bool,
+    /// The signals that the parent ignores, bit n - 1 for signal n.
+    pub ignored: u64,
 }
 
 type Step = Result<(), (Stage, u8, i32)>;
@@ -101,8 +104,8 @@ fn check(result: i32, stage: Stage) -> Result<i32, (Stage, u8, i32)> {
 }
 
 /// Runs the plan. Never returns.
-pub(super) fn run(plan: &mut Plan, placement: Placement) -> ! {
-    if let Err((stage, index, errno)) = steps(plan, placement) {
+pub(super) fn run(plan: &mut Plan, birth: Birth) -> ! {
+    if let Err((stage, index, errno)) = steps(plan, birth) {
         let status = plan.moved.first().or(plan.sources.first()).copied().unwrap_or(-1);
         report(status, stage.number(), index, errno);
     }
@@ -126,15 +129,15 @@ fn report(status: RawFd, stage: u8, index: u8, errno: i32) {
     }
 }
 
-fn steps(plan: &mut Plan, placement: Placement) -> Step {
+fn steps(plan: &mut Plan, birth: Birth) -> Step {
     // ORDER: first, before anything that can wait: what PID 1 holds (clients, other services' pipes) must not be
     // kept open by a child that hangs in a later step.
     descriptors_away(plan)?;
     // ORDER: the handlers point into PID 1's crash code; they must be gone before a signal can arrive, and
     // signals must arrive before a step can hang.
-    signals();
+    signals(if birth.no_handlers { plan.ignored } else { u64::MAX });
     // ORDER: while still root, and before there can be children.
-    if placement == Placement::Remaining {
+    if !birth.placed {
         cgroup(plan)?;
     }
     // ORDER: before the terminal, which only a session's leader without one can take.
@@ -199,12 +202,10 @@ fn descriptors_away(plan: &mut Plan) -> Step {
     }
 }
 
-/// The kernel's `struct sigaction`: handler, flags, restorer, mask; all zero is the default action.
-type KernelSigaction = [u64; 4];
-
-fn signals() {
+/// Gives these signals (bit n - 1 for signal n) their default action, and lets all arrive.
+fn signals(set: u64) {
     let default: KernelSigaction = [0; 4];
-    for signal in 1..=64_i32 {
+    for signal in (1..=64_i32).filter(|signal| set >> (signal - 1) & 1 != 0) {
         // SAFETY: rt_sigaction(2) reads 32 bytes; signals that cannot be set (KILL, STOP) give EINVAL. The raw
         // call is used because glibc refuses its own two signals, which would stay as they are.
         unsafe {

@@ -20,17 +20,18 @@ pub enum Forked {
     Child,
 }
 
-/// What the child was given by [`fork_into`] as to cgroups.
+/// What [`fork_into`] has done for the child already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
-    /// It was born in the cgroup, or none was asked for.
-    Done,
-    /// The kernel refused; the child has to write itself into `cgroup.procs`.
-    Remaining,
+pub struct Birth {
+    /// It was born in the cgroup, or none was asked for; else it has to write itself into `cgroup.procs`.
+    pub placed: bool,
+    /// It has none of the parent's signal handlers; what the parent ignores it ignores all the same.
+    pub no_handlers: bool,
 }
 
-/// clone(2); libc's constant is an `int`, which it does not fit.
+/// clone(2); libc's constants are of type `int`, which these do not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -50,34 +51,35 @@ fn descriptor(result: i64) -> io::Result<OwnedFd> {
 ///
 /// # Safety
 /// In the child only async-signal-safe work is allowed if the caller has more than one thread, as after fork(2).
-pub unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<(Forked, Placement)> {
+pub unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<(Forked, Birth)> {
     if let Some(cgroup) = cgroup {
         // SAFETY: the caller keeps fork's contract.
-        match unsafe { clone3(Some(cgroup)) } {
-            Ok(forked) => return Ok((forked, Placement::Done)),
+        match unsafe { clone3(CLONE_CLEAR_SIGHAND, Some(cgroup)) } {
+            Ok(forked) => return Ok((forked, Birth { placed: true, no_handlers: true })),
             // Out of processes or memory: trying another way would only hide it.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) => return Err(e),
             // Older kernels, v1 descriptors, delegation limits, seccomp filters of containers.
             Err(_) => {}
         }
     }
-    let rest = if cgroup.is_some() { Placement::Remaining } else { Placement::Done };
+    let birth = |no_handlers| Birth { placed: cgroup.is_none(), no_handlers };
     // SAFETY: the caller keeps fork's contract.
-    match unsafe { clone3(None) } {
-        // Container managers answer ENOSYS to clone3, whose flags their filters cannot read, and EPERM in old ones.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+    match unsafe { clone3(CLONE_CLEAR_SIGHAND, None) } {
+        // Container managers answer ENOSYS to clone3, whose flags their filters cannot read, and EPERM in old ones;
+        // Linux before 5.5 answers EINVAL to this flag.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) => {
             // SAFETY: the caller keeps fork's contract.
-            unsafe { clone_plain() }.map(|f| (f, rest))
+            unsafe { clone_plain() }.map(|f| (f, birth(false)))
         }
-        other => other.map(|f| (f, rest)),
+        other => other.map(|f| (f, birth(true))),
     }
 }
 
-unsafe fn clone3(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is a plain structure of integers, for which zero means "unused".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = u64::try_from(libc::CLONE_PIDFD).unwrap_or_default();
+    args.flags = flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or_default();
     args.pidfd = (&raw mut pidfd).expose_provenance() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     if let Some(cgroup) = cgroup {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::OnceLock;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -90,6 +91,9 @@ pub fn number(text: &str) -> Option<i32> {
     NAMES.iter().find(|(name, _)| *name == bare).map(|(_, n)| *n)
 }
 
+/// The kernel's `struct sigaction`: handler, flags, restorer, mask; all zero is the default action.
+pub(super) type KernelSigaction = [u64; 4];
+
 /// The signals as a descriptor (nonblocking, not close-on-exec: it is the same after a re-exec).
 #[derive(Debug)]
 pub struct Signals {
@@ -151,6 +155,25 @@ impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_fd().as_raw_fd()
     }
+}
+
+/// The signals that this process ignores, bit n - 1 for signal n: as it was when first asked, for nothing that starts
+/// processes ignores more later. A child has to be rid of them; handlers the kernel takes away by itself.
+pub fn ignored() -> u64 {
+    static IGNORED: OnceLock<u64> = OnceLock::new();
+    *IGNORED.get_or_init(|| {
+        let is_ignored = |signal: &i32| {
+            let mut action: KernelSigaction = [0; 4];
+            // SAFETY: rt_sigaction(2) writes 32 bytes. The raw call is used because glibc tells nothing of its own two
+            // signals.
+            let result = unsafe {
+                let none = std::ptr::null::<u64>();
+                libc::syscall(libc::SYS_rt_sigaction, *signal, none, action.as_mut_ptr(), 8_usize)
+            };
+            result == 0 && action.first() == Some(&(libc::SIG_IGN as u64))
+        };
+        (1..=RTMAX).filter(is_ignored).fold(0, |set, signal| set | 1 << (signal - 1))
+    })
 }
 
 /// Ignores these signals: for helpers that only PID 1 ends.

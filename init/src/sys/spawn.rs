@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use units::kind::service::Limit;
 
 use super::child::{self, OutputPlan, Plan};
-use super::raw::{self, Forked, Placement};
+use super::raw::{self, Forked};
+use super::signals;
 
 /// Search path of commands and `PATH` of services that declare none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -527,6 +528,7 @@ fn prepare(launch: &Launch<'_>, status: RawFd) -> Result<(Plan, Names), SpawnErr
         targets,
         cgroup,
         session: launch.session,
+        ignored: signals::ignored(),
     };
     let mut limit_names: Vec<String> = launch.limits.iter().map(|l| l.resource.clone()).collect();
     limit_names.push("nofile".to_owned());
@@ -552,10 +554,10 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
         .map_err(|e| SpawnError::Pipe(name(), e.into()))?;
     let (mut plan, names) = prepare(launch, writer.as_raw_fd())?;
     // SAFETY: the child runs `child::run`, which allocates nothing, takes no lock and never returns.
-    let (forked, placement): (Forked, Placement) =
+    let (forked, birth) =
         unsafe { raw::fork_into(launch.cgroup) }.map_err(|e| SpawnError::Clone(name(), e))?;
     match forked {
-        Forked::Child => child::run(&mut plan, placement),
+        Forked::Child => child::run(&mut plan, birth),
         Forked::Parent { pid, pidfd } => {
             let status = StatusPipe { file: File::from(reader), names, about_to_exec: false, failed: None };
             Ok(Spawned { pid, pidfd, status })
