@@ -41,7 +41,7 @@ pub struct Handed {
     pub(super) logs: Option<RawFd>,
     pub(super) inotify: Option<RawFd>,
     pub(super) public_inotify: Option<RawFd>,
-    log_daemon: Option<(i32, RawFd)>,
+    pub(super) log_daemon: Option<(i32, RawFd)>,
     workers: Vec<WorkerRecord>,
     boot: u8,
     store_open: bool,
@@ -489,6 +489,7 @@ impl Shell {
         let writer = found.take(record.writer);
         if let Ok(number) = u32::try_from(number) {
             self.streams.insert(number, Stream::adopted(record, reader, writer));
+            self.await_output(number);
         }
     }
 

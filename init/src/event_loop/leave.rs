@@ -153,6 +153,7 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::Leave`]: the units are down.
     pub(super) fn begin_leaving(&mut self, down: Down) {
+        self.give_last_words();
         let at = now();
         self.await_units(down);
         let Some(leaving) = &mut self.leaving else { return };
@@ -179,7 +180,17 @@ impl Shell {
         } else if self.log_daemon.is_some() && self.log_target == Target::Files {
             self.set_log_target(Target::Kernel);
         } else {
+            self.log_target = Target::Kernel;
             self.next_phase();
+        }
+    }
+
+    /// Whether a log daemon may be started: a machine's as long as there is somebody who writes.
+    pub(super) fn may_log(&self) -> bool {
+        match self.leaving.as_ref().map(|l| l.phase) {
+            None | Some(Phase::Units) => true,
+            Some(Phase::Logs | Phase::Strays) => !self.options.container,
+            Some(Phase::Unmount | Phase::Sync) => false,
         }
     }
 

@@ -1,4 +1,7 @@
 //! The log daemon: its pipes, its restart, its listening socket.
+//!
+//! It is started when there is something to write or somebody asks, and gets a pipe with the first byte in it: until then
+//! PID 1 watches the pipe. So who writes nothing costs no process.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -13,6 +16,7 @@ use super::token::{Token, Turn};
 use crate::control::{self, LOGS_SOCKET, socket};
 use crate::log::link::{LogLink, LogPipe};
 use crate::log::protocol::{Order, Report, Target};
+use crate::sys::raw;
 use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output};
 
@@ -29,6 +33,8 @@ pub struct Stream {
     writer: Option<OwnedFd>,
     /// What the live table holds of it.
     pub record: StreamRecord,
+    /// Whether the daemon has the read end, and each one that follows it gets it.
+    given: bool,
 }
 
 /// See [`Stream`].
@@ -49,7 +55,8 @@ pub struct StreamRecord {
 impl Stream {
     /// A stream that was taken over.
     pub fn adopted(record: StreamRecord, reader: OwnedFd, writer: Option<OwnedFd>) -> Stream {
-        Stream { reader, writer, record }
+        // The daemon may have it, and will not mind to get it again.
+        Stream { reader, writer, record, given: false }
     }
 
     /// The unit is there again before the last of its output is written: more is to come through the same pipe, in
@@ -93,12 +100,64 @@ impl Shell {
         self.shell_changed = true;
     }
 
-    /// The daemon is started when it is known where lines go, so that none takes a detour to the kernel's log; until
-    /// then they wait in their pipes.
-    pub(super) fn first_log_daemon(&mut self) {
-        if !std::mem::replace(&mut self.log_begun, true) && self.log_daemon.is_none() {
+    /// Watches the pipe of a stream until its first byte.
+    pub(super) fn await_output(&mut self, number: u32) {
+        if let Some(reader) = self.streams.get(&number).map(|s| s.record.reader) {
+            self.watch(reader, Token::Output(number));
+        }
+    }
+
+    /// Watches for who asks for logs, until there is a daemon to answer.
+    pub(super) fn await_readers(&mut self) {
+        if let Some(listener) = self.logs_listener.as_ref().map(AsRawFd::as_raw_fd)
+            && self.log_daemon.is_none()
+        {
+            self.watch(listener, Token::LogsListener);
+        }
+    }
+
+    /// Somebody asks for logs and there is no daemon.
+    pub(super) fn hear_readers(&mut self) -> Turn {
+        if self.log_daemon.is_none() && self.may_log() {
             self.start_log_daemon();
         }
+        Turn::Drained
+    }
+
+    /// There is something in the pipe of a stream, or its last writer has gone.
+    pub(super) fn hear_output(&mut self, number: u32) -> Turn {
+        let Some(stream) = self.streams.get(&number).filter(|s| !s.given) else { return Turn::Drained };
+        if raw::unread(stream.reader.as_fd()).unwrap_or(1) > 0 {
+            self.give(number);
+        } else if stream.writer.is_none() {
+            self.deregister(stream.record.reader);
+            self.streams.remove(&number);
+            self.streams_changed.insert(number);
+        }
+        Turn::Drained
+    }
+
+    /// The daemon gets the pipe of a stream.
+    fn give(&mut self, number: u32) {
+        if !self.may_log() {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        stream.given = true;
+        let (order, reader) = (stream.order(number), stream.record.reader);
+        self.deregister(reader);
+        match self.log_daemon {
+            Some(_) => self.order(&order, Some(reader)),
+            None => self.start_log_daemon(),
+        }
+    }
+
+    /// Nothing that was written stays in a pipe of which the daemon does not know: it is told where lines go from here on.
+    pub(super) fn give_last_words(&mut self) {
+        let unread = |s: &Stream| raw::unread(s.reader.as_fd()).unwrap_or(0) > 0;
+        let last: Vec<u32> =
+            self.streams.iter().filter(|(_, s)| !s.given && unread(s)).map(|(number, _)| *number).collect();
+        last.into_iter().for_each(|number| self.give(number));
     }
 
     fn try_log_daemon(&mut self) -> io::Result<()> {
@@ -122,11 +181,14 @@ impl Shell {
         self.register(link.as_raw_fd(), Token::LogDaemon);
         let mut daemon = LogDaemon { link, pid: self.own_started(spawned) };
         daemon.link.send(&Order::Target(self.log_target), None)?;
-        for (number, stream) in &self.streams {
+        for (number, stream) in self.streams.iter().filter(|(_, s)| s.given) {
             daemon.link.send(&stream.order(*number), Some(stream.reader.as_fd()))?;
         }
         if let Some(listener) = &self.logs_listener {
             daemon.link.send(&Order::Listen, Some(listener.as_fd()))?;
+        }
+        if let Some(listener) = self.logs_listener.as_ref().map(AsRawFd::as_raw_fd) {
+            self.deregister(listener);
         }
         self.log_daemon = Some(daemon);
         Ok(())
@@ -178,11 +240,11 @@ impl Shell {
                     reader: pipe.reader.as_raw_fd(),
                     writer: Some(pipe.writer.as_raw_fd()),
                 };
-                let stream = Stream { reader: pipe.reader, writer: Some(pipe.writer), record };
-                let (order, fd) = (stream.order(self.next_stream), stream.record.reader);
+                let stream =
+                    Stream { reader: pipe.reader, writer: Some(pipe.writer), record, given: false };
                 self.streams.insert(self.next_stream, stream);
                 self.streams_changed.insert(self.next_stream);
-                self.order(&order, Some(fd));
+                self.await_output(self.next_stream);
                 self.next_stream
             }
         };
@@ -197,8 +259,10 @@ impl Shell {
         if reopened || (stream.record.size, stream.record.keep) != (size, keep) {
             (stream.record.size, stream.record.keep) = (size, keep);
             self.streams_changed.insert(number);
-            let order = stream.order(number);
-            self.order(&order, None);
+            if stream.given {
+                let order = stream.order(number);
+                self.order(&order, None);
+            }
         }
         self.streams.get(&number)?.writer.as_ref()?.try_clone().ok()
     }
@@ -206,6 +270,10 @@ impl Shell {
     /// A process of a unit has ended: what it left without a line feed is a line.
     pub(super) fn flush_log(&mut self, unit: &str) {
         if let Some(number) = self.streams.iter().find(|(_, s)| s.record.unit == unit).map(|(n, _)| *n) {
+            self.hear_output(number);
+            if !self.streams.get(&number).is_some_and(|s| s.given) {
+                return;
+            }
             self.order(&Order::Flush { stream: number }, None);
         }
     }
@@ -266,7 +334,7 @@ impl Shell {
     fn log_daemon_lost(&mut self) {
         if let Some(daemon) = self.log_daemon.take() {
             self.deregister(daemon.link.as_raw_fd());
-            drop(crate::sys::raw::kill(daemon.pid, libc::SIGKILL));
+            drop(raw::kill(daemon.pid, libc::SIGKILL));
             self.log_dead.insert(daemon.pid);
             self.shell_changed = true;
         }

@@ -102,7 +102,6 @@ pub struct Shell {
     own_stages: BTreeMap<i32, crate::sys::spawn::StatusPipe>,
     log_dead: BTreeSet<i32>,
     log_deaths: u32,
-    log_begun: bool,
     /// Drivers for the devices that were there before init are still to be looked for.
     coldplug_due: bool,
     log_target: Target,
@@ -197,7 +196,6 @@ impl Shell {
             let Some((number, event)) = self.queue.pop_front() else {
                 self.advance_boot();
                 self.advance_logs();
-                self.first_log_daemon();
                 self.coldplug_if_due();
                 self.rescan_if_due();
                 self.forget_watches_if_due();
@@ -269,6 +267,8 @@ impl Shell {
             Token::Modules => self.hear_modules(),
             Token::StoreListener => self.start_query(),
             Token::LogDaemon => self.hear_log_daemon(),
+            Token::LogsListener => self.hear_readers(),
+            Token::Output(number) => self.hear_output(number),
             Token::Stage(serial) => self.hear_stage(serial),
             Token::Notify(serial) => self.hear_notify(serial),
             Token::ReadyPipe(serial) => self.hear_ready(serial),
@@ -278,9 +278,15 @@ impl Shell {
         }
     }
 
-    /// Registers a descriptor for reading and writing. Edge-triggered, so that a socket that can always be
-    /// written wakes nobody.
+    /// Registers a descriptor for reading and writing, and looks at it in any case: some tell of changes only.
     fn register(&mut self, fd: RawFd, token: Token) {
+        self.watch(fd, token);
+        self.ready.push(token);
+    }
+
+    /// Registers a descriptor for reading and writing. Edge-triggered, so that a socket that can always be written wakes
+    /// nobody; what is readable already is told of.
+    fn watch(&mut self, fd: RawFd, token: Token) {
         let interest = match token {
             Token::Mounts | Token::Names => Interest::PRIORITY,
             Token::Client(_) | Token::Worker(_) | Token::LogDaemon => Interest::READABLE | Interest::WRITABLE,
@@ -289,8 +295,6 @@ impl Shell {
         if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token.pack(), interest) {
             self.say(Level::Error, None, &format!("cannot watch {token:?}: {e}"));
         }
-        // What came before the registration may not make an edge.
-        self.ready.push(token);
     }
 
     fn deregister(&mut self, fd: RawFd) {

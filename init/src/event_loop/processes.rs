@@ -186,13 +186,13 @@ impl Shell {
     pub(super) fn watch_spawn(&mut self, spawn: &Spawn) {
         let number = spawn.record.serial;
         if let Some(stage) = &spawn.stage {
-            self.register(stage.as_raw_fd(), Token::Stage(number));
+            self.watch(stage.as_raw_fd(), Token::Stage(number));
         }
         if let Some(notify) = &spawn.notify {
-            self.register(notify.as_raw_fd(), Token::Notify(number));
+            self.watch(notify.as_raw_fd(), Token::Notify(number));
         }
         if let Some(ready) = &spawn.ready {
-            self.register(ready.as_raw_fd(), Token::ReadyPipe(number));
+            self.watch(ready.as_raw_fd(), Token::ReadyPipe(number));
         }
     }
 

@@ -205,7 +205,6 @@ impl Shell {
             own_stages: BTreeMap::new(),
             log_dead: BTreeSet::new(),
             log_deaths: 0,
-            log_begun: false,
             coldplug_due: false,
             log_target: Target::Kernel,
             logs_listener: None,
@@ -242,11 +241,11 @@ impl Shell {
             Some(mut found) => {
                 shell.take_queue(&found);
                 let sockets = [handed.control, handed.store, handed.logs].map(|n| found.take(n));
-                shell.open_sources(sockets, handed.query.is_some());
+                shell.open_sources(sockets, handed.query.is_some(), handed.log_daemon.is_some());
                 shell.take_over(&mut found);
             }
             None => {
-                shell.open_sources([None, None, None], false);
+                shell.open_sources([None, None, None], false, false);
                 shell.boot_generation_zero();
                 shell.coldplug_due = !shell.options.container;
             }
@@ -257,8 +256,14 @@ impl Shell {
         Ok(shell)
     }
 
-    /// `sockets` were handed over: of control, store and logs. `querying`: somebody answers the store's already.
-    fn open_sources(&mut self, [control, store, logs]: [Option<OwnedFd>; 3], querying: bool) {
+    /// `sockets` were handed over: of control, store and logs. `querying`: somebody answers the store's already;
+    /// `logging`: there is a log daemon.
+    fn open_sources(
+        &mut self,
+        [control, store, logs]: [Option<OwnedFd>; 3],
+        querying: bool,
+        logging: bool,
+    ) {
         self.register(self.signals.as_raw_fd(), Token::Signals);
         self.register(self.inotify.as_fd().as_raw_fd(), Token::Inotify);
         self.register(self.public_inotify.as_fd().as_raw_fd(), Token::PublicInotify);
@@ -294,6 +299,9 @@ impl Shell {
         self.logs_listener = logs;
         if self.logs_listener.is_none() {
             self.bind_logs_socket();
+        }
+        if !logging {
+            self.await_readers();
         }
     }
 }

@@ -26,6 +26,10 @@ pub enum Token {
     StoreListener,
     /// The log daemon's command socket.
     LogDaemon,
+    /// The socket on which logs are asked for, while there is no log daemon.
+    LogsListener,
+    /// The log pipe of a unit, until there is something in it.
+    Output(u32),
     /// The exec-stage pipe of a spawn.
     Stage(u64),
     /// The notify socket of a spawn.
@@ -63,6 +67,8 @@ impl Token {
             Token::Main(n) => (14, n),
             Token::Contest(n) => (15, n),
             Token::Modules => (16, 0),
+            Token::Output(n) => (17, u64::from(n)),
+            Token::LogsListener => (18, 0),
         };
         // 64 bits: this system is for 64-bit machines, and a token of 32 would lose the kind.
         mio::Token(usize::try_from((tag << 56) | (id & ID)).unwrap_or(usize::MAX))
@@ -90,6 +96,8 @@ impl Token {
             14 => Token::Main(id),
             15 => Token::Contest(id),
             16 => Token::Modules,
+            17 => Token::Output(u32::try_from(id).ok()?),
+            18 => Token::LogsListener,
             _ => return None,
         })
     }
@@ -183,6 +191,8 @@ mod tests {
             Token::Cgroups,
             Token::Main(4),
             Token::Contest(5),
+            Token::Output(u32::MAX),
+            Token::LogsListener,
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

@@ -205,13 +205,14 @@ impl Daemon {
 
     fn order(&mut self, order: Order, descriptor: Option<OwnedFd>) -> io::Result<()> {
         match (order, descriptor) {
-            (Order::Open { stream, unit, size, keep }, Some(pipe)) => {
+            // An init that took over does not know who has which pipe: one that is here already stays.
+            (Order::Open { stream, unit, size, keep }, Some(pipe)) if !self.streams.contains_key(&stream) => {
                 let file = LogFile::new(self.logs.join(directory_name(&unit)), self.group, size, keep);
                 self.epoll.add(&pipe, EpollEvent::new(edge(), STREAM | u64::from(stream)))?;
                 self.streams.insert(stream, Stream::new(unit, file, pipe));
                 self.push(Job::Stream(stream));
             }
-            (Order::Open { stream, size, keep, .. }, None) => {
+            (Order::Open { stream, size, keep, .. }, _) => {
                 if let Some(known) = self.streams.get_mut(&stream) {
                     known.file.configure(size, keep);
                     // Nobody would open for the last line of a pipe.

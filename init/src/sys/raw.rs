@@ -183,6 +183,17 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(i64::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }
 
+/// How many bytes wait in a pipe.
+///
+/// # Errors
+/// What ioctl(2) said.
+pub fn unread(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: ioctl_pipe(2): FIONREAD stores an int, which lives across the call.
+    check(i64::from(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) }))?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
 /// Removes a watch of an inotify instance.
 ///
 /// # Errors

@@ -65,11 +65,17 @@ fn reexec(context: &Context) -> Result {
 }
 
 /// With managed files and services converged, PID 1 and the log daemon are the only processes of Holdfast's, and
-/// neither wakes up.
+/// neither wakes up; without a line of a service PID 1 is alone.
 fn rest(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
     rig.ok(&["wait", "--converged", "--timeout", "20s"])?;
-    let mut state = String::from("[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n");
+    rig.apply("[service.silent]\nexec = [\"sleep\", \"infinity\"]\n")?;
+    let left = instance::rest(&rig)?;
+    if left.len() != 1 {
+        return Err(format!("nothing was written, and not only PID 1 is there: {left:?}").into());
+    }
+    let mut state =
+        String::from("[service.sleeper]\nexec = [\"sh\", \"-c\", \"echo up; exec sleep infinity\"]\n");
     for n in 0..200 {
         write!(state, "[file.\"{MANAGED}/d{}/f{n}\"]\ncontent = \"{n}\\n\"\n", n % 10)?;
     }

@@ -424,7 +424,8 @@ fn at_rest(context: &Context) -> Result {
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     let empty = rig.memory()?;
     let file = |n: u64| format!("[file.\"/srv/many/{}/{n}\"]\ncontent = \"file {n}\\n\"\n", n % 100);
-    let service = |n: u64| format!("[service.sleeper-{n}]\nexec = [\"sleep\", \"infinity\"]\n");
+    let talk = "exec = [\"sh\", \"-c\", \"echo up; exec sleep infinity\"]";
+    let service = |n: u64| format!("[service.sleeper-{n}]\n{talk}\n");
     let state: String = (0..20).map(service).chain((0..count).map(file)).collect();
     rig.apply(&state)?;
     let memory = rig.memory()?;

@@ -1,0 +1,75 @@
+//! What a boot has to do beside its services and nobody waits for yet: to look for drivers, and to open the store.
+//!
+//! Both take longer than to start some dozens of services, so that they begin when the services that can start at once
+//! have: when nothing has happened for a moment. On one processor they would take it away for a tick at a time.
+
+use cm_core::engine::Mono;
+use cm_core::engine::effect::Level;
+
+use super::{Shell, now};
+
+/// Nothing happens for so long before it begins.
+const QUIET_MS: u64 = 5;
+/// It begins after so long in any case.
+const LATEST_MS: u64 = 50;
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Background {
+    /// The services that can start at once have not been started.
+    #[default]
+    Unasked,
+    /// They may have more to start: not before the first moment, nor after the second.
+    Waits(Mono, Mono),
+    /// Nothing holds it up.
+    Begun,
+}
+
+impl Shell {
+    /// Nothing is left to do now. Answers whether what has time may begin.
+    pub(super) fn may_begin_background(&mut self) -> bool {
+        if self.background == Background::Unasked {
+            let at = now();
+            self.background = if self.spawns.iter().next().is_some() && self.leaving.is_none() {
+                Background::Waits(at.after_ms(QUIET_MS), at.after_ms(LATEST_MS))
+            } else {
+                Background::Begun
+            };
+        }
+        self.background == Background::Begun
+    }
+
+    /// Something has happened: more may come of it.
+    pub(super) fn put_background_off(&mut self) {
+        if let Background::Waits(due, latest) = &mut self.background {
+            *due = now().after_ms(QUIET_MS).min(*latest);
+        }
+    }
+
+    /// When it begins, if nothing happens.
+    pub(super) fn background_deadline(&self) -> Option<Mono> {
+        match self.background {
+            Background::Waits(due, _) => Some(due),
+            Background::Unasked | Background::Begun => None,
+        }
+    }
+
+    /// Begins it when it is due.
+    pub(super) fn background_if_due(&mut self, at: Mono) {
+        if self.background_deadline().is_some_and(|due| due <= at) {
+            self.background = Background::Begun;
+        }
+    }
+
+    /// Has drivers looked for, which takes longer than to start everything that needs none of them.
+    pub(super) fn coldplug_if_due(&mut self) {
+        if !std::mem::take(&mut self.coldplug_due) {
+            return;
+        }
+        match crate::boot::coldplug(&self.executable) {
+            Ok(Some(spawned)) => drop(self.own_started(spawned)),
+            Ok(None) => {}
+            Err(e) => self.say(Level::Warning, None, &format!("cannot look for drivers: {e}")),
+        }
+    }
+}
