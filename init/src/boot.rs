@@ -76,7 +76,7 @@ pub fn coldplug(executable: &str) -> std::io::Result<()> {
     let argv = [helper::NAME.to_owned(), "coldplug".to_owned()];
     let launch =
         Launch { argv: &argv, program: Some(executable), output: Output::Inherit, ..Launch::default() };
-    // Its pidfd and status are let go: its end is reaped like any orphan's.
+    // Its status is let go: its end is reaped like any orphan's.
     spawn::spawn(&launch).map(drop).map_err(std::io::Error::other)
 }
 

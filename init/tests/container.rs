@@ -18,7 +18,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use init::sys::spawn::{Launch, spawn};
 use init::sys::{raw, reap};
-use support::{eventually, readable};
+use support::{eventually, over};
 
 support::tests! {
     Process: exits_with_the_code_of_the_command,
@@ -221,7 +221,7 @@ fn the_terminal_is_the_commands() {
     while let Ok(n) = master.read(&mut buffer) {
         text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
     }
-    readable(spawned.pidfd.as_fd());
+    over(spawned.pid);
     assert_eq!(reap::reap(spawned.pid).unwrap().unwrap().status, reap::ExitStatus::Code(0), "{text}");
     assert!(text.contains("foreground True True") && text.contains("read typed"), "{text}");
 }

@@ -24,7 +24,7 @@ use init::sys::raw;
 use init::sys::reap::{self, ExitStatus};
 use init::sys::spawn::{Launch, Output, Spawned, Status, spawn};
 use serde_json::{Value, json};
-use support::{eventually, outcome, readable};
+use support::{eventually, outcome, over, readable};
 
 support::tests! {
     Process: lines_arrive_stamped_and_whole,
@@ -96,8 +96,8 @@ impl Rig {
 
     /// Kills the daemon and starts another one with the same pipes, as PID 1 does.
     fn kill_and_restart(&mut self) {
-        raw::pidfd_send_signal(self.daemon.pidfd.as_fd(), libc::SIGKILL).unwrap();
-        readable(self.daemon.pidfd.as_fd());
+        raw::kill(self.daemon.pid, libc::SIGKILL).unwrap();
+        over(self.daemon.pid);
         reap::reap(self.daemon.pid).unwrap().unwrap();
         let (link, daemon) = start(&self.logs());
         self.link = link;
@@ -237,7 +237,7 @@ fn killed_in_a_flood_loses_nothing() {
         eventually("the flood runs", || size(&rig) > round * 700_000);
         rig.kill_and_restart();
     }
-    readable(service.pidfd.as_fd());
+    over(service.pid);
     reap::reap(service.pid).unwrap();
     rig.drain(a);
     let (mut next, mut repeated, mut torn) = (0, 0, 0);
@@ -296,7 +296,7 @@ fn a_full_disk_holds_lines_back() {
     assert!(partial.len() < 120_000 && partial.iter().enumerate().all(|(i, l)| *l == format!("number {i}")));
     fs::remove_file(logs.join("filler")).unwrap();
     assert_eq!(rig.report(), Report::Recovered { stream: a });
-    readable(service.pidfd.as_fd());
+    over(service.pid);
     rig.drain(a);
     let text = rig.text("full");
     assert_eq!(text.len(), 120_000);
@@ -318,7 +318,7 @@ fn a_flood_starves_nobody() {
         assert_eq!(reader.line(), format!("quiet:{i}"));
     }
     for flood in floods {
-        raw::pidfd_send_signal(flood.pidfd.as_fd(), libc::SIGKILL).unwrap();
+        raw::kill(flood.pid, libc::SIGKILL).unwrap();
     }
     let status = fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid)).unwrap();
     let anonymous = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap().trim().to_owned();
@@ -388,7 +388,7 @@ fn reading_needs_a_right() {
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        readable(spawned.pidfd.as_fd());
+        over(spawned.pid);
         reap::reap(spawned.pid).unwrap();
         text
     };
@@ -461,7 +461,7 @@ fn ends_with_its_parent_after_the_last_line() {
     }
     let Rig { dir, link, daemon, pipes } = rig;
     drop(link);
-    readable(daemon.pidfd.as_fd());
+    over(daemon.pid);
     assert_eq!(reap::reap(daemon.pid).unwrap().unwrap().status, ExitStatus::Code(0));
     assert_eq!(fs::read_to_string(dir.path().join("logs/a/current")).unwrap().lines().count(), 1000);
     drop(pipes);

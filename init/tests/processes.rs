@@ -22,7 +22,7 @@ use init::sys::reap::{self, ExitStatus, ProcessId};
 use init::sys::signals::Signals;
 use init::sys::spawn::{Launch, Output, Spawned, Stage, StageFailure, Status, spawn};
 use init::sys::{raw, signals};
-use support::{eventually, outcome, readable};
+use support::{eventually, outcome, over, readable};
 use units::kind::service::Limit;
 
 support::tests! {
@@ -49,7 +49,7 @@ fn words(text: &[&str]) -> Vec<String> {
 }
 
 fn ended(spawned: &Spawned) -> ExitStatus {
-    readable(spawned.pidfd.as_fd());
+    over(spawned.pid);
     let exit = reap::peek().unwrap().unwrap();
     assert_eq!(exit.pid, spawned.pid);
     assert_eq!(reap::peek().unwrap(), Some(exit), "peeking leaves it");
@@ -202,10 +202,10 @@ fn failing_stages_are_named() {
 
 fn nobody_has_to_listen() {
     for _ in 0..50 {
-        let Spawned { pidfd, status, pid } =
+        let Spawned { status, pid } =
             spawn(&Launch { argv: &words(&["true"]), ..Launch::default() }).unwrap();
         drop(status);
-        readable(pidfd.as_fd());
+        over(pid);
         assert_eq!(reap::reap(pid).unwrap().unwrap().status, ExitStatus::Code(0));
     }
 }
@@ -299,7 +299,7 @@ fn signals_say_who_sent_them() {
     })
     .unwrap();
     outcome(&mut spawned);
-    readable(spawned.pidfd.as_fd());
+    over(spawned.pid);
     let mut seen = Vec::new();
     while let Some(s) = signals.read().unwrap() {
         seen.push((s.signal, s.pid, s.uid));

@@ -499,16 +499,16 @@ impl Shell {
         let ready = found.take(record.ready);
         let stage =
             record.stage.take().and_then(|s| Some(StatusPipe::adopted(found.take(Some(s.number))?, s)));
-        let pidfd = if record.exited { None } else { record.open_main().ok() };
-        let foreign = !record.exited && record.main != record.leader;
+        let found_main = if record.exited { Ok(None) } else { record.find_main() };
         let unsettled = !record.settled && !record.failed && stage.is_none();
         record.settled |= stage.is_none();
         // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
-        let lost = !record.exited && pidfd.is_none();
+        let lost = found_main.is_err();
+        let pidfd = found_main.ok().flatten();
         let mut spawn = Spawn { record, pidfd, stage, notify, ready };
         spawn.note_descriptors();
         self.watch_spawn(&spawn);
-        if let (true, Some(pidfd)) = (foreign, &spawn.pidfd) {
+        if let Some(pidfd) = &spawn.pidfd {
             self.register(pidfd.as_raw_fd(), Token::Main(serial));
         }
         self.spawns.insert(spawn);

@@ -167,7 +167,7 @@ impl Shell {
                 ready: None,
                 stage: None,
             },
-            pidfd: Some(spawned.pidfd),
+            pidfd: None,
             stage: Some(spawned.status),
             notify,
             ready: pipe.map(|(_, reader, _)| reader),
@@ -240,17 +240,14 @@ impl Shell {
         // What somebody has stopped cannot hear that it has to end: whoever asks for that lets it run again.
         let ends = self.engine.status(spawn.record.node).state == "stopping";
         let signals = [signal].into_iter().chain(ends.then_some(libc::SIGCONT));
-        let sent = match &spawn.pidfd {
-            Some(pidfd) => {
-                signals.map(|signal| raw::pidfd_send_signal(pidfd.as_fd(), signal)).fold(Ok(()), Result::and)
-            }
+        let sent = if spawn.record.exited {
             // Without a main process the whole service hears it: a daemon that forked away and wrote no pid file.
-            None => {
-                for signal in signals {
-                    self.each_member(serial, |pid| drop(raw::kill(pid, signal)));
-                }
-                Ok(())
+            for signal in signals {
+                self.each_member(serial, |pid| drop(raw::kill(pid, signal)));
             }
+            Ok(())
+        } else {
+            signals.map(|signal| spawn.signal_main(signal)).fold(Ok(()), Result::and)
         };
         // A process that has ended meanwhile is no error: its exit is on the way.
         if let Err(e) = sent
@@ -281,9 +278,7 @@ impl Shell {
             }
         };
         // Also by itself: it may not have entered its cgroup yet.
-        if let Some(pidfd) = &spawn.pidfd {
-            drop(raw::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL));
-        }
+        drop(spawn.signal_main(libc::SIGKILL));
         if let Err(text) = killed {
             let address = spawn.record.address.clone();
             self.say(Level::Error, Some(&address), &format!("cannot kill its processes: {text}"));

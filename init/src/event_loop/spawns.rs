@@ -1,7 +1,8 @@
 //! Which process is whose: serial ↔ pid ↔ unit.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::Job;
@@ -19,7 +20,7 @@ use crate::sys::spawn::{StatusPipe, StatusRecord};
 pub struct Spawn {
     /// What stays when PID 1 is replaced.
     pub record: Record,
-    /// Its main process, as long as it lives.
+    /// Its main process, as long as it lives and was not started by PID 1.
     pub pidfd: Option<OwnedFd>,
     /// What its set-up reports; gone once it has.
     pub stage: Option<StatusPipe>,
@@ -74,20 +75,32 @@ pub struct Record {
 }
 
 impl Record {
-    /// A pidfd of the main process, unmistakably.
+    /// Finds the main process again: nothing for a child of PID 1 that is still there, alive or dead; else a pidfd.
     ///
     /// # Errors
     /// When it is gone.
-    pub fn open_main(&self) -> std::io::Result<OwnedFd> {
+    pub fn find_main(&self) -> io::Result<Option<OwnedFd>> {
         if self.starttime == 0 {
-            reap::peek_at(self.main)?;
-            return raw::pidfd_open(self.main);
+            return reap::peek_at(self.main).map(|_| None);
         }
-        ProcessId { pid: self.main, starttime: self.starttime }.open()
+        ProcessId { pid: self.main, starttime: self.starttime }.open().map(Some)
     }
 }
 
 impl Spawn {
+    /// Sends a signal to the main process; nothing when there is none.
+    ///
+    /// # Errors
+    /// What the kernel said; ESRCH when the process has been reaped.
+    pub fn signal_main(&self, signal: i32) -> io::Result<()> {
+        match &self.pidfd {
+            Some(pidfd) => raw::pidfd_send_signal(pidfd.as_fd(), signal),
+            // A child of PID 1 that was not reaped: its pid is nobody else's.
+            None if !self.record.exited => raw::kill(self.record.main, signal),
+            None => Ok(()),
+        }
+    }
+
     /// Brings the descriptor numbers in the record up to date.
     pub fn note_descriptors(&mut self) {
         self.record.notify = self.notify.as_ref().map(AsRawFd::as_raw_fd);

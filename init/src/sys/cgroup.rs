@@ -174,11 +174,16 @@ impl Tree {
         self.root.join(directory_name(unit))
     }
 
-    /// Moves this process into a leaf of its own, without which no controller can be enabled in a container.
+    /// Moves this process into a leaf of its own, without which no controller can be enabled in a container. The root
+    /// of all hands controllers on whoever is in it, and to move would be to wait for every processor.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn enter_own(&self, name: &str) -> Result<(), CgroupError> {
+        // cgroups(7): what the root of all lacks.
+        if self.root.parent().is_some_and(|p| !p.join("cgroup.events").exists()) {
+            return Ok(());
+        }
         let path = self.root.join(directory_name(name));
         make_directory(&path)?;
         write(&path.join("cgroup.procs"), "0")

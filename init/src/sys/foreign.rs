@@ -119,7 +119,7 @@ pub fn run(command: &[impl AsRef<OsStr>], inherited: Inherited) -> io::Result<i3
     let was_foreground = unsafe { libc::tcgetpgrp(0) == libc::getpgrp() };
     // SAFETY: this process has one thread, and the child only makes system calls before it executes.
     match unsafe { raw::fork_into(None) }?.0 {
-        Forked::Parent { pid, .. } => {
+        Forked::Parent(pid) => {
             // By both sides, so that the group is there when the first signal has to go to it. It fails once the
             // child has executed, having done it itself.
             // SAFETY: integers only.

@@ -9,13 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Which side of a [`fork_into`] runs.
 #[derive(Debug)]
 pub enum Forked {
-    /// The caller: the child's pid and a pidfd (close-on-exec).
-    Parent {
-        /// The child's pid.
-        pid: i32,
-        /// The child's pidfd.
-        pidfd: OwnedFd,
-    },
+    /// The caller: the child's pid.
+    Parent(i32),
     /// The new process: a copy of the caller with one thread.
     Child,
 }
@@ -76,38 +71,33 @@ pub unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<(Forked, B
 }
 
 unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
-    let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is a plain structure of integers, for which zero means "unused".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or_default();
-    args.pidfd = (&raw mut pidfd).expose_provenance() as u64;
+    args.flags = flags;
     args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
-    // SAFETY: args and pidfd live across the call, and the size is that of args. Without CLONE_VM the child has
-    // its own copy of this stack. The pointer's provenance is exposed by the cast the kernel reads it through.
+    // SAFETY: args lives across the call, and the size is that of args. Without CLONE_VM the child has its own copy
+    // of this stack.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-    finish(result, pidfd)
+    finish(result)
 }
 
 unsafe fn clone_plain() -> io::Result<Forked> {
-    let mut pidfd: RawFd = -1;
-    let flags = i64::from(libc::CLONE_PIDFD | libc::SIGCHLD);
-    // SAFETY: clone(2): a null stack means a copy of the caller's; CLONE_PIDFD stores through the third argument
-    // (parent_tid on x86-64 and the generic ABI), which lives across the call.
-    let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0_u64, &raw mut pidfd, 0_u64, 0_u64) };
-    finish(result, pidfd)
+    let flags = i64::from(libc::SIGCHLD);
+    // SAFETY: clone(2): a null stack means a copy of the caller's.
+    let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0_u64, 0_u64, 0_u64, 0_u64) };
+    finish(result)
 }
 
-fn finish(result: i64, pidfd: RawFd) -> io::Result<Forked> {
+fn finish(result: i64) -> io::Result<Forked> {
     match check(result)? {
         0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent {
-            pid: i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ERANGE))?,
-            pidfd: descriptor(i64::from(pidfd))?,
-        }),
+        pid => {
+            Ok(Forked::Parent(i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ERANGE))?))
+        }
     }
 }
 

@@ -193,13 +193,12 @@ pub enum SpawnError {
     Clone(String, #[source] io::Error),
 }
 
-/// A process that was started; what its set-up came to is on the status pipe.
+/// A process that was started; what its set-up came to is on the status pipe. Its pid is nobody else's until it is
+/// reaped, so that it needs no pidfd.
 #[derive(Debug)]
 pub struct Spawned {
     /// Its pid, which is also its process group and session.
     pub pid: i32,
-    /// Its pidfd (close-on-exec).
-    pub pidfd: OwnedFd,
     /// Where the child reports.
     pub status: StatusPipe,
 }
@@ -558,9 +557,9 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
         unsafe { raw::fork_into(launch.cgroup) }.map_err(|e| SpawnError::Clone(name(), e))?;
     match forked {
         Forked::Child => child::run(&mut plan, birth),
-        Forked::Parent { pid, pidfd } => {
+        Forked::Parent(pid) => {
             let status = StatusPipe { file: File::from(reader), names, about_to_exec: false, failed: None };
-            Ok(Spawned { pid, pidfd, status })
+            Ok(Spawned { pid, status })
         }
     }
 }

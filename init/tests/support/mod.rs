@@ -154,6 +154,11 @@ pub fn readable(fd: std::os::fd::BorrowedFd<'_>) {
     }
 }
 
+/// Waits until a child has ended, or fails the case.
+pub fn over(pid: i32) {
+    readable(init::sys::raw::pidfd_open(pid).expect("a child").as_fd());
+}
+
 /// How the start of a process went.
 pub fn outcome(spawned: &mut Spawned) -> Status {
     loop {
