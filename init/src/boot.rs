@@ -21,6 +21,10 @@ const LEAST: [(&str, u64); 3] = [
     ("/proc/sys/fs/inotify/max_user_instances", 1024),
 ];
 
+/// The priority of looking for drivers, which is work for a processor that nobody else wants: whoever is to start, or
+/// waits for somebody who does, comes first.
+const NICE: i32 = 10;
+
 /// Sets the machine right; gives a sentence for each thing that cannot be.
 pub fn prepare() -> Vec<String> {
     let mut complaints = Vec::new();
@@ -74,8 +78,13 @@ pub fn coldplug(executable: &str) -> std::io::Result<()> {
         return Ok(());
     }
     let argv = [helper::NAME.to_owned(), "coldplug".to_owned()];
-    let launch =
-        Launch { argv: &argv, program: Some(executable), output: Output::Inherit, ..Launch::default() };
+    let launch = Launch {
+        argv: &argv,
+        program: Some(executable),
+        output: Output::Inherit,
+        nice: NICE,
+        ..Launch::default()
+    };
     // Its status is let go: its end is reaped like any orphan's.
     spawn::spawn(&launch).map(drop).map_err(std::io::Error::other)
 }

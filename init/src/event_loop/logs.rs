@@ -240,8 +240,7 @@ impl Shell {
                     reader: pipe.reader.as_raw_fd(),
                     writer: Some(pipe.writer.as_raw_fd()),
                 };
-                let stream =
-                    Stream { reader: pipe.reader, writer: Some(pipe.writer), record, given: false };
+                let stream = Stream { reader: pipe.reader, writer: Some(pipe.writer), record, given: false };
                 self.streams.insert(self.next_stream, stream);
                 self.streams_changed.insert(self.next_stream);
                 self.await_output(self.next_stream);

@@ -258,12 +258,7 @@ impl Shell {
 
     /// `sockets` were handed over: of control, store and logs. `querying`: somebody answers the store's already;
     /// `logging`: there is a log daemon.
-    fn open_sources(
-        &mut self,
-        [control, store, logs]: [Option<OwnedFd>; 3],
-        querying: bool,
-        logging: bool,
-    ) {
+    fn open_sources(&mut self, [control, store, logs]: [Option<OwnedFd>; 3], querying: bool, logging: bool) {
         self.register(self.signals.as_raw_fd(), Token::Signals);
         self.register(self.inotify.as_fd().as_raw_fd(), Token::Inotify);
         self.register(self.public_inotify.as_fd().as_raw_fd(), Token::PublicInotify);
