@@ -117,6 +117,7 @@ impl Shell {
                     _ => None,
                 },
                 cgroup: directory.as_ref().map(AsFd::as_fd),
+                share: self.options.first_process && !self.options.container,
                 ..Launch::default()
             };
             if let Some(service) = &command.service {

@@ -3,14 +3,17 @@
 //! Everything it needs was prepared by [`super::spawn`]; here nothing allocates from the heap, so that the copy of
 //! a process with threads (a test) is as safe as that of PID 1, which has one. A failing step is reported over
 //! the status pipe as (stage, index, errno), and the process exits.
+//!
+//! **Invariant:** the memory may be PID 1's own ([`super::birth`]). So every system call is a [`super::direct`] one, which
+//! leaves no errno, nothing is written to but the plan and the own stack, and what is mapped is unmapped again.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char};
-use std::io;
 use std::ops::Range;
 use std::os::fd::RawFd;
 
-use super::raw::{self, Birth};
+use super::birth::Birth;
+use super::direct::{self, Outcome};
 use super::signals::KernelSigaction;
 use super::spawn::Stage;
 use super::userdb;
@@ -19,6 +22,10 @@ use super::userdb;
 pub(super) const REPORT: usize = 8;
 /// Stage number of "every step is done, execve comes next".
 pub(super) const ABOUT_TO_EXEC: u8 = 0xff;
+/// Bytes for what the user database adds to the environment.
+const VARIABLES: usize = 16 << 10;
+/// Bytes of the room for a child that shares PID 1's memory: variables, and a user database of usual size.
+pub(super) const ROOM: usize = 64 << 10;
 /// Most supplementary groups, as NGROUPS_MAX.
 const GROUPS_MAX: usize = 65_536;
 
@@ -85,32 +92,78 @@ pub(super) struct Plan {
     pub ignored: u64,
 }
 
+impl Plan {
+    /// Whether it is one for a child that shares PID 1's memory. Not who becomes somebody else: from then on others may
+    /// do to that process, and to its memory, what they may do to their own. Not whose OOM score changes either: the
+    /// kernel gives it to all who share memory.
+    pub(super) fn may_share(&self) -> bool {
+        self.user.is_none() && self.group.is_none() && self.groups.is_empty() && self.oom_score.is_none()
+    }
+}
+
 type Step = Result<(), (Stage, u8, i32)>;
-
-fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
-}
-
-fn code(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
-}
 
 fn index(i: usize) -> u8 {
     u8::try_from(i).unwrap_or(u8::MAX)
 }
 
-fn check(result: i32, stage: Stage) -> Result<i32, (Stage, u8, i32)> {
-    if result < 0 { Err((stage, 0, errno())) } else { Ok(result) }
+fn check(outcome: Outcome, stage: Stage) -> Step {
+    outcome.map(drop).map_err(|errno| (stage, 0, errno))
 }
 
 /// Runs the plan. Never returns.
-pub(super) fn run(plan: &mut Plan, birth: Birth) -> ! {
-    if let Err((stage, index, errno)) = steps(plan, birth) {
+pub(super) fn run(plan: &mut Plan, birth: Birth, room: Option<&'static mut [u8]>) -> ! {
+    let mut maps = Maps { shared: room.is_some(), room: room.unwrap_or_default(), mapped: [(0, 0); 4] };
+    if let Err((stage, index, errno)) = steps(plan, birth, &mut maps) {
+        maps.clear();
         let status = plan.moved.first().or(plan.sources.first()).copied().unwrap_or(-1);
         report(status, stage.number(), index, errno);
     }
-    // SAFETY: _exit(2) runs no handlers of the parent; 127 as shells do, though the report says more.
-    unsafe { libc::_exit(127) }
+    loop {
+        // No handler of the parent runs; 127 as shells do, though the report says more.
+        let _never = direct::numbers(libc::SYS_exit_group, [127, 0, 0, 0]);
+    }
+}
+
+/// Memory outside the heap.
+struct Maps {
+    /// The memory is PID 1's own, and what is mapped in it stays there when this process executes its program.
+    shared: bool,
+    /// Room that PID 1 has given.
+    room: &'static mut [u8],
+    /// What was mapped, at most: two databases, groups, and the environment.
+    mapped: [(usize, usize); 4],
+}
+
+impl Maps {
+    /// Memory until [`Maps::clear`], or the end of the process image. Its content is anything.
+    fn memory(&mut self, length: usize) -> Result<&'static mut [u8], i32> {
+        // Whatever it is used for, it is aligned.
+        let whole = length.next_multiple_of(16);
+        if whole <= self.room.len() {
+            let (here, rest) = std::mem::take(&mut self.room).split_at_mut(whole);
+            self.room = rest;
+            return here.get_mut(..length).ok_or(libc::ENOMEM);
+        }
+        let free = self.mapped.iter_mut().find(|(_, length)| *length == 0).ok_or(libc::ENOMEM)?;
+        let access = usize::try_from(libc::PROT_READ | libc::PROT_WRITE).unwrap_or_default();
+        let kind = usize::try_from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unwrap_or_default();
+        // SAFETY: a new anonymous mapping aliases nothing.
+        let at = unsafe { direct::call(libc::SYS_mmap, [0, length, access, kind, usize::MAX, 0]) }?;
+        *free = (at, length);
+        // SAFETY: the mapping has that length, is zeroed, and stays until nobody uses it any more.
+        Ok(unsafe { std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(at), length) })
+    }
+
+    /// Nothing that was mapped is used any more.
+    fn clear(&mut self) {
+        for (at, length) in std::mem::take(&mut self.mapped) {
+            if length > 0 {
+                // SAFETY: exactly what was mapped, once; the caller says that nobody uses it.
+                let _gone = unsafe { direct::call(libc::SYS_munmap, [at, length, 0, 0, 0, 0]) };
+            }
+        }
+    }
 }
 
 fn report(status: RawFd, stage: u8, index: u8, errno: i32) {
@@ -121,15 +174,13 @@ fn report(status: RawFd, stage: u8, index: u8, errno: i32) {
     }
     // A parent that has executed itself again, or does not want to know, closes its end: that must not end the
     // child.
-    // SAFETY: bytes lives across the call; signal(2) with these dispositions runs no code of ours.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::write(status, bytes.as_ptr().cast(), bytes.len());
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
+    const IGNORE: KernelSigaction = [libc::SIG_IGN as u64, 0, 0, 0];
+    action(libc::SIGPIPE, IGNORE);
+    let _nobody_listens = direct::write(status, &bytes);
+    action(libc::SIGPIPE, DEFAULT);
 }
 
-fn steps(plan: &mut Plan, birth: Birth) -> Step {
+fn steps(plan: &mut Plan, birth: Birth, maps: &mut Maps) -> Step {
     // ORDER: first, before anything that can wait: what PID 1 holds (clients, other services' pipes) must not be
     // kept open by a child that hangs in a later step.
     descriptors_away(plan)?;
@@ -142,8 +193,8 @@ fn steps(plan: &mut Plan, birth: Birth) -> Step {
     }
     // ORDER: before the terminal, which only a session's leader without one can take.
     if plan.session {
-        // SAFETY: no arguments. A fresh child is never a group leader, so this cannot fail.
-        check(unsafe { libc::setsid() }, Stage::Session)?;
+        // A fresh child is never a group leader, so this cannot fail.
+        check(direct::numbers(libc::SYS_setsid, [0; 4]), Stage::Session)?;
     }
     // ORDER: lowering either needs privileges that are dropped below.
     scores(plan)?;
@@ -151,18 +202,17 @@ fn steps(plan: &mut Plan, birth: Birth) -> Step {
     // may allow fewer descriptors than are open now.
     stdio(plan)?;
     place(plan)?;
-    // SAFETY: umask(2) cannot fail and touches no memory.
-    unsafe { libc::umask(plan.umask) };
+    // umask(2) cannot fail.
+    let _before = direct::control(libc::SYS_umask, i32::try_from(plan.umask).unwrap_or(0o022), 0, 0);
     // ORDER: the databases are read before the limits (address space, file size, descriptors) are in force.
-    let identity = identity(plan)?;
+    let identity = identity(plan, maps)?;
     // ORDER: raising a hard limit needs root; before the ids.
     for (i, (resource, soft, hard)) in plan.limits.iter().enumerate() {
-        let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
-        // SAFETY: limit lives across the call.
-        let result = unsafe { libc::setrlimit(*resource, &raw const limit) };
-        if result < 0 {
-            return Err((Stage::Limit, index(i), errno()));
-        }
+        let mut limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
+        let number = usize::try_from(*resource).unwrap_or(usize::MAX);
+        // SAFETY: prlimit(2) reads a limit there, and writes none where the last argument is null.
+        let set = unsafe { direct::with(libc::SYS_prlimit64, [0, number, 0, 0, 0, 0], 2, &mut limit) };
+        set.map_err(|errno| (Stage::Limit, index(i), errno))?;
     }
     // ORDER: while root may still give it away. A daemon that opens /dev/stdout opens its log pipe anew, which needs
     // to be its own.
@@ -171,21 +221,17 @@ fn steps(plan: &mut Plan, birth: Birth) -> Step {
     }
     ids(&identity)?;
     // ORDER: as the user, so that it is the user who must be able to go there.
-    // SAFETY: a C string that lives across the call.
-    check(unsafe { libc::chdir(plan.directory.as_ptr()) }, Stage::Directory)?;
-    exec(plan, &identity)
+    check(direct::path(libc::SYS_chdir, &plan.directory), Stage::Directory)?;
+    exec(plan, &identity, maps)
 }
 
 /// Moves the needed descriptors above every target number and closes all others but 0 to 2.
 fn descriptors_away(plan: &mut Plan) -> Step {
     let floor = plan.targets.iter().map(|(t, _)| t.saturating_add(1)).fold(10, RawFd::max);
     for (i, source) in plan.sources.iter().enumerate() {
-        // SAFETY: integers only.
-        let moved = unsafe { libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, floor) };
-        if moved < 0 {
-            return Err((Stage::Descriptor, index(i), errno()));
-        }
-        plan.moved.push(moved);
+        let moved = direct::numbers(libc::SYS_fcntl, [*source, libc::F_DUPFD_CLOEXEC, floor, 0]);
+        let moved = moved.map_err(|errno| (Stage::Descriptor, index(i), errno))?;
+        plan.moved.push(RawFd::try_from(moved).unwrap_or(-1));
     }
     // F_DUPFD gives the lowest free number, so that they are not always in order; insertion into a fixed array
     // would be as long as looking for the next one each time.
@@ -193,8 +239,12 @@ fn descriptors_away(plan: &mut Plan) -> Step {
     loop {
         let next = plan.moved.iter().filter_map(|m| u32::try_from(*m).ok()).filter(|m| *m >= first).min();
         let last = next.map_or(u32::MAX, |n| n.saturating_sub(1));
-        // SAFETY: the owners of these descriptors are in the parent's copy of the memory; here nobody drops them.
-        unsafe { raw::close_range(first, last) }.map_err(|e| (Stage::Descriptor, 0, code(&e)))?;
+        if first <= last {
+            // The owners of these descriptors are in the parent; here nobody drops them.
+            let [from, to] = [first, last].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+            // SAFETY: numbers only.
+            check(unsafe { direct::call(libc::SYS_close_range, [from, to, 0, 0, 0, 0]) }, Stage::Descriptor)?;
+        }
         match next {
             Some(n) => first = n.saturating_add(1),
             None => return Ok(()),
@@ -202,98 +252,76 @@ fn descriptors_away(plan: &mut Plan) -> Step {
     }
 }
 
-/// Gives these signals (bit n - 1 for signal n) their default action, and lets all arrive.
-fn signals(set: u64) {
-    let default: KernelSigaction = [0; 4];
-    for signal in (1..=64_i32).filter(|signal| set >> (signal - 1) & 1 != 0) {
-        // SAFETY: rt_sigaction(2) reads 32 bytes; signals that cannot be set (KILL, STOP) give EINVAL. The raw
-        // call is used because glibc refuses its own two signals, which would stay as they are.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                std::ptr::null_mut::<u64>(),
-                8_usize,
-            );
-        }
-    }
-    let none = 0_u64;
-    // SAFETY: rt_sigprocmask(2) reads 8 bytes.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const none,
-            std::ptr::null_mut::<u64>(),
-            8_usize,
-        );
-    }
+const DEFAULT: KernelSigaction = [0; 4];
+
+fn action(signal: i32, mut action: KernelSigaction) {
+    let number = usize::try_from(signal).unwrap_or_default();
+    // SAFETY: rt_sigaction(2) reads 32 bytes; signals that cannot be set (KILL, STOP) give EINVAL.
+    let _refused = unsafe { direct::with(libc::SYS_rt_sigaction, [number, 0, 0, 8, 0, 0], 1, &mut action) };
 }
 
+/// Gives these signals (bit n - 1 for signal n) their default action, and lets all arrive.
+fn signals(set: u64) {
+    (1..=64_i32).filter(|signal| set >> (signal - 1) & 1 != 0).for_each(|signal| action(signal, DEFAULT));
+    let mut none = 0_u64;
+    let how = usize::try_from(libc::SIG_SETMASK).unwrap_or_default();
+    // SAFETY: rt_sigprocmask(2) reads 8 bytes.
+    let _cannot_fail = unsafe { direct::with(libc::SYS_rt_sigprocmask, [how, 0, 0, 8, 0, 0], 1, &mut none) };
+}
 fn source(plan: &Plan, index: usize) -> RawFd {
     plan.moved.get(index).copied().unwrap_or(-1)
 }
 
 fn cgroup(plan: &Plan) -> Step {
     let Some(directory) = plan.cgroup.map(|i| source(plan, i)) else { return Ok(()) };
-    // SAFETY: a C string that lives across the call.
-    let fd = unsafe { libc::openat(directory, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
-    check(fd, Stage::Cgroup)?;
-    write_all(fd, b"0", Stage::Cgroup)
+    let opened = direct::open_at(directory, c"cgroup.procs", libc::O_WRONLY | libc::O_CLOEXEC);
+    write_all(opened.map_err(|errno| (Stage::Cgroup, 0, errno))?, b"0", Stage::Cgroup)
 }
 
 fn write_all(fd: RawFd, text: &[u8], stage: Stage) -> Step {
-    // SAFETY: text lives across the call; the kernel's attribute files take short writes whole.
-    let written = unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
-    let result = if written < 0 { Err((stage, 0, errno())) } else { Ok(()) };
-    // SAFETY: the descriptor was opened by the caller and is not used again.
-    unsafe { libc::close(fd) };
+    // The kernel's attribute files take short writes whole.
+    let result = check(direct::write(fd, text), stage);
+    direct::close(fd);
     result
 }
 
 fn scores(plan: &Plan) -> Step {
     if let Some(text) = &plan.oom_score {
-        // SAFETY: a C string that lives across the call.
-        let fd =
-            unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
-        check(fd, Stage::OomScore)?;
+        let fd = open(c"/proc/self/oom_score_adj", libc::O_WRONLY | libc::O_CLOEXEC, Stage::OomScore)?;
         write_all(fd, text.as_bytes(), Stage::OomScore)?;
     }
     if let Some(nice) = plan.nice {
-        // SAFETY: integers only; 0 is the calling process.
-        check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }, Stage::Nice)?;
+        // 0 is both PRIO_PROCESS and the calling process.
+        check(direct::numbers(libc::SYS_setpriority, [0, 0, nice, 0]), Stage::Nice)?;
     }
     Ok(())
 }
 
 fn open(path: &CStr, flags: i32, stage: Stage) -> Result<RawFd, (Stage, u8, i32)> {
-    // SAFETY: a C string that lives across the call.
-    check(unsafe { libc::open(path.as_ptr(), flags) }, stage)
+    direct::open(path, flags).map_err(|errno| (stage, 0, errno))
 }
 
 /// Opens a terminal without waiting for its carrier, and makes it blocking again.
 fn open_terminal(path: &CStr, flags: i32, stage: Stage) -> Result<RawFd, (Stage, u8, i32)> {
     let fd = open(path, flags | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC, stage)?;
-    // SAFETY: integers only.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) }, stage)?;
+    check(direct::numbers(libc::SYS_fcntl, [fd, libc::F_SETFL, flags, 0]), stage)?;
     Ok(fd)
 }
 
 fn duplicate(from: RawFd, to: RawFd, stage: Stage) -> Step {
-    // SAFETY: integers only. dup2 clears close-on-exec; the two are never equal, as sources are above targets
-    // and what is opened here is above 2.
-    check(unsafe { libc::dup2(from, to) }, stage).map(drop)
+    // As dup2(2), close-on-exec is cleared; the two are never equal, as sources are above targets and what is opened
+    // here is above 2.
+    check(direct::numbers(libc::SYS_dup3, [from, to, 0, 0]), stage)
 }
 
 fn stdio(plan: &Plan) -> Step {
     if let Some(tty) = &plan.tty {
         let fd = open_terminal(tty, libc::O_RDWR, Stage::Tty)?;
         // ioctl_tty(2): 0 asks, 1 takes the terminal from another session, which needs CAP_SYS_ADMIN.
-        // SAFETY: integers only.
-        let take = |force: i32| unsafe { libc::ioctl(fd, libc::TIOCSCTTY, force) };
-        if plan.session && take(0) < 0 && take(1) < 0 {
-            return Err((Stage::Tty, 0, errno()));
+        let command = usize::try_from(libc::TIOCSCTTY).unwrap_or_default();
+        let take = |force| direct::control(libc::SYS_ioctl, fd, command, force);
+        if plan.session && take(0).is_err() {
+            check(take(1), Stage::Tty)?;
         }
         for to in 0..3 {
             duplicate(fd, to, Stage::Tty)?;
@@ -320,11 +348,12 @@ fn stdio(plan: &Plan) -> Step {
 fn give_pipe(uid: u32) {
     // SAFETY: stat is plain data, for which zero is valid.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: stat lives across the call.
-    let known = unsafe { libc::fstat(1, &raw mut stat) } == 0;
-    if known && stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
-        // SAFETY: integers only. A pipe that cannot be given away still works as it is.
-        unsafe { libc::fchown(1, uid, u32::MAX) };
+    // SAFETY: fstat(2) writes a stat there.
+    let known = unsafe { direct::with(libc::SYS_fstat, [1, 0, 0, 0, 0, 0], 1, &mut stat) };
+    if known.is_ok() && stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
+        let uid = usize::try_from(uid).unwrap_or(usize::MAX);
+        // A pipe that cannot be given away still works as it is.
+        let _as_it_is = direct::control(libc::SYS_fchown, 1, uid, usize::MAX);
     }
 }
 
@@ -346,11 +375,11 @@ struct Identity {
     shell: Option<&'static [u8]>,
 }
 
-fn identity(plan: &Plan) -> Result<Identity, (Stage, u8, i32)> {
+fn identity(plan: &Plan, maps: &mut Maps) -> Result<Identity, (Stage, u8, i32)> {
     let mut who = Identity::default();
     let wants_names = plan.add_identity.iter().any(|a| *a);
     if plan.user.is_some() || wants_names {
-        let passwd = match read(userdb::PASSWD) {
+        let passwd = match read(userdb::PASSWD, maps) {
             Ok(bytes) => bytes,
             // A root file system without users is fine for numbers.
             Err(libc::ENOENT) => &[],
@@ -368,9 +397,8 @@ fn identity(plan: &Plan) -> Result<Identity, (Stage, u8, i32)> {
                 entry
             }
             None => {
-                // SAFETY: no arguments, cannot fail.
-                let uid = unsafe { libc::geteuid() };
-                userdb::users(passwd).find(|u| u.uid == uid)
+                let uid = direct::numbers(libc::SYS_geteuid, [0; 4]).ok().and_then(|n| u32::try_from(n).ok());
+                userdb::users(passwd).find(|u| Some(u.uid) == uid)
             }
         };
         who.name = entry.map(|e| e.name);
@@ -380,7 +408,7 @@ fn identity(plan: &Plan) -> Result<Identity, (Stage, u8, i32)> {
     if plan.user.is_none() && plan.group.is_none() && plan.groups.is_empty() {
         return Ok(who);
     }
-    let file = match read(userdb::GROUP) {
+    let file = match read(userdb::GROUP, maps) {
         Ok(bytes) => bytes,
         Err(libc::ENOENT) => &[],
         Err(e) => return Err((Stage::Group, 0, e)),
@@ -389,7 +417,7 @@ fn identity(plan: &Plan) -> Result<Identity, (Stage, u8, i32)> {
         let gid = userdb::find_gid(file, group.as_bytes()).ok_or((Stage::Group, 0, libc::ESRCH))?;
         who.gid = Some(gid);
     }
-    let list = gid_array().map_err(|e| (Stage::Groups, 0, e))?;
+    let list = gid_array(maps).map_err(|e| (Stage::Groups, 0, e))?;
     let mut count = 0;
     let mut add = |gid: u32, at: u8| -> Step {
         if list.iter().take(count).any(|g| *g == gid) {
@@ -419,25 +447,25 @@ fn identity(plan: &Plan) -> Result<Identity, (Stage, u8, i32)> {
 
 /// The raw system calls: glibc's wrappers tell every thread, and after clone3 it does not know that there is one.
 fn ids(who: &Identity) -> Step {
-    let set = |stage: Stage, result: i64| if result < 0 { Err((stage, 0, errno())) } else { Ok(()) };
+    let all = |number, id: u32| {
+        let id = usize::try_from(id).unwrap_or(usize::MAX);
+        // SAFETY: numbers only.
+        check(unsafe { direct::call(number, [id, id, id, 0, 0, 0]) }, Stage::SetIds)
+    };
     // ORDER: groups, then group, then user: each needs what the next one takes away.
     if let Some(groups) = who.groups {
-        // SAFETY: the array lives for ever and the count is its length.
-        set(Stage::SetIds, unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+        let list = [groups.len(), groups.as_ptr().expose_provenance(), 0, 0, 0, 0];
+        // SAFETY: the array lives as long as the process image and the count is its length.
+        check(unsafe { direct::call(libc::SYS_setgroups, list) }, Stage::SetIds)?;
     }
     if let Some(gid) = who.gid {
-        // SAFETY: integers only.
-        set(Stage::SetIds, unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+        all(libc::SYS_setresgid, gid)?;
     }
-    if let Some(uid) = who.uid {
-        // SAFETY: integers only.
-        set(Stage::SetIds, unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
-    }
-    Ok(())
+    who.uid.map_or(Ok(()), |uid| all(libc::SYS_setresuid, uid))
 }
 
-fn exec(plan: &mut Plan, who: &Identity) -> Step {
-    let mut room = memory(64 << 10).map_err(|e| (Stage::User, 0, e))?;
+fn exec(plan: &mut Plan, who: &Identity, maps: &mut Maps) -> Step {
+    let mut room = maps.memory(VARIABLES).map_err(|e| (Stage::User, 0, e))?;
     plan.env_pointers.extend(plan.environment.iter().map(|v| v.as_ptr()));
     let name = who.name.or(plan.user.as_ref().map(|u| u.as_bytes())).unwrap_or(b"root");
     let values: [(&[u8], &[u8]); 4] = [
@@ -456,18 +484,22 @@ fn exec(plan: &mut Plan, who: &Identity) -> Step {
     plan.argv_pointers.extend(plan.argv.iter().map(|a| a.as_ptr()));
     plan.argv_pointers.push(std::ptr::null());
 
+    if maps.shared {
+        // All of the databases that is needed was copied into the room.
+        maps.clear();
+    }
     report(plan.moved.first().copied().unwrap_or(-1), ABOUT_TO_EXEC, 0, 0);
     // As execvp(3): a candidate that may not be executed is remembered, one that is not there is not.
     let mut worst = libc::ENOENT;
     for candidate in &plan.candidates {
+        let [argv, variables] =
+            [&plan.argv_pointers, &plan.env_pointers].map(|v| v.as_ptr().expose_provenance());
+        let arguments = [candidate.as_ptr().expose_provenance(), argv, variables, 0, 0, 0];
         // SAFETY: three null-terminated arrays of C strings which live until the process image is replaced.
-        unsafe {
-            libc::execve(candidate.as_ptr(), plan.argv_pointers.as_ptr(), plan.env_pointers.as_ptr());
-        }
-        match errno() {
-            libc::ENOENT | libc::ENOTDIR => {}
-            libc::EACCES => worst = libc::EACCES,
-            other => return Err((Stage::Exec, 0, other)),
+        match unsafe { direct::call(libc::SYS_execve, arguments) } {
+            Ok(_) | Err(libc::ENOENT | libc::ENOTDIR) => {}
+            Err(libc::EACCES) => worst = libc::EACCES,
+            Err(other) => return Err((Stage::Exec, 0, other)),
         }
     }
     Err((Stage::Exec, 0, worst))
@@ -480,71 +512,46 @@ fn joined(room: &mut &'static mut [u8], key: &[u8], value: &[u8]) -> Option<&'st
     }
     let (here, rest) = std::mem::take(room).split_at_mut(length);
     *room = rest;
-    for (to, from) in here.iter_mut().zip(key.iter().chain(value)) {
+    for (to, from) in here.iter_mut().zip(key.iter().chain(value).chain(&[0])) {
         *to = *from;
     }
-    // The mapping is of zeroes, so that the last byte is one.
     CStr::from_bytes_with_nul(here).ok()
 }
 
-/// Zeroed memory outside the heap, for as long as the process lives.
-fn memory(length: usize) -> Result<&'static mut [u8], i32> {
-    // SAFETY: a new anonymous mapping aliases nothing.
-    let at = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if at == libc::MAP_FAILED {
-        return Err(errno());
-    }
-    // SAFETY: the mapping has that length, is zeroed, and is never unmapped.
-    Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), length) })
-}
-
-fn gid_array() -> Result<&'static mut [u32], i32> {
-    let bytes = memory(GROUPS_MAX * size_of::<u32>())?;
+fn gid_array(maps: &mut Maps) -> Result<&'static mut [u32], i32> {
+    let bytes = maps.memory(GROUPS_MAX * size_of::<u32>())?;
     // SAFETY: mappings are page-aligned, all bit patterns are numbers, and the length fits.
     Ok(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), GROUPS_MAX) })
 }
 
 /// A whole file, outside the heap.
-fn read(path: &CStr) -> Result<&'static [u8], i32> {
-    const SPARE: usize = 64 << 10;
+fn read(path: &CStr, maps: &mut Maps) -> Result<&'static [u8], i32> {
+    const SPARE: usize = 4 << 10;
     let fd = open(path, libc::O_RDONLY | libc::O_CLOEXEC, Stage::User).map_err(|(_, _, e)| e)?;
-    let range = read_open(fd, SPARE);
-    // SAFETY: opened above and not used again.
-    unsafe { libc::close(fd) };
+    let range = read_open(fd, SPARE, maps);
+    direct::close(fd);
     range.map(|(bytes, used)| bytes.get(used).unwrap_or_default())
 }
 
-fn read_open(fd: RawFd, spare: usize) -> Result<(&'static [u8], Range<usize>), i32> {
+fn read_open(fd: RawFd, spare: usize, maps: &mut Maps) -> Result<(&'static [u8], Range<usize>), i32> {
     // SAFETY: stat is plain data, for which zero is valid.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: stat lives across the call.
-    if unsafe { libc::fstat(fd, &raw mut stat) } < 0 {
-        return Err(errno());
-    }
+    let number = usize::try_from(fd).map_err(|_| libc::EBADF)?;
+    // SAFETY: fstat(2) writes a stat there.
+    unsafe { direct::with(libc::SYS_fstat, [number, 0, 0, 0, 0, 0], 1, &mut stat) }?;
     let size = usize::try_from(stat.st_size).unwrap_or_default();
-    let bytes = memory(size.saturating_add(spare))?;
+    let bytes = maps.memory(size.saturating_add(spare))?;
     let mut used = 0;
     loop {
         let rest = bytes.get_mut(used..).unwrap_or_default();
         if rest.is_empty() {
             return Err(libc::EFBIG);
         }
-        // SAFETY: the slice lives across the call and its length is given.
-        let n = unsafe { libc::read(fd, rest.as_mut_ptr().cast(), rest.len()) };
-        match usize::try_from(n) {
+        match direct::read(fd, rest) {
             Ok(0) => return Ok((bytes, 0..used)),
             Ok(n) => used += n,
-            Err(_) if errno() == libc::EINTR => {}
-            Err(_) => return Err(errno()),
+            Err(libc::EINTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr, c_char};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use super::raw::{self, Forked};
+use super::birth::{self, Forked};
 use super::stdio;
 
 /// How signals were when this process started. The mask is the kernel's: bit n-1 is signal n.
@@ -118,7 +118,7 @@ pub fn run(command: &[impl AsRef<OsStr>], inherited: Inherited) -> io::Result<i3
     // SAFETY: integers only.
     let was_foreground = unsafe { libc::tcgetpgrp(0) == libc::getpgrp() };
     // SAFETY: this process has one thread, and the child only makes system calls before it executes.
-    match unsafe { raw::fork_into(None) }?.0 {
+    match unsafe { birth::fork_into(None) }?.0 {
         Forked::Parent(pid) => {
             // By both sides, so that the group is there when the first signal has to go to it. It fails once the
             // child has executed, having done it itself.

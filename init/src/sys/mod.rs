@@ -2,10 +2,12 @@
 //!
 //! No policy is here: what to start, when to restart, whom to kill is decided by the engine.
 
+pub mod birth;
 pub mod cgroup;
 mod child;
 pub mod crash;
 pub mod device;
+mod direct;
 pub mod fanotify;
 pub mod foreign;
 pub mod helper;

@@ -14,8 +14,8 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use units::kind::service::Limit;
 
+use super::birth::{self, Forked, Lent};
 use super::child::{self, OutputPlan, Plan};
-use super::raw::{self, Forked};
 use super::signals;
 
 /// Search path of commands and `PATH` of services that declare none.
@@ -141,6 +141,10 @@ pub struct Launch<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether it becomes the leader of a new session.
     pub session: bool,
+    /// Whether it may share the caller's memory until it executes its program, see [`birth`]; the status pipe is then
+    /// to be read to its end. For PID 1 of a machine alone: with a process that the kernel kills for want of memory it
+    /// ends everything that shares memory with it, except that one.
+    pub share: bool,
 }
 
 impl Default for Launch<'_> {
@@ -166,6 +170,7 @@ impl Default for Launch<'_> {
             main_pid: None,
             cgroup: None,
             session: true,
+            share: false,
         }
     }
 }
@@ -266,6 +271,8 @@ pub struct StatusPipe {
     names: Names,
     about_to_exec: bool,
     failed: Option<StageFailure>,
+    /// What the child has of this process's memory, until the pipe has come to its end.
+    lent: Option<Lent>,
 }
 
 /// What the next PID 1 has to know of a status pipe, beside its descriptor.
@@ -304,7 +311,12 @@ impl StatusPipe {
         let failed = failed.and_then(|(stage, errno, text)| {
             Some(StageFailure { stage: Stage::from_number(stage)?, errno, text })
         });
-        StatusPipe { file: File::from(fd), names, about_to_exec, failed }
+        StatusPipe { file: File::from(fd), names, about_to_exec, failed, lent: None }
+    }
+
+    /// Whether the child may still have this process's memory.
+    pub fn shares(&self) -> bool {
+        self.lent.is_some()
     }
 
     /// Reads what there is. After any answer but [`Status::Pending`] the pipe is of no more use.
@@ -313,6 +325,10 @@ impl StatusPipe {
             let mut report = [0; child::REPORT];
             match self.file.read(&mut report) {
                 Ok(0) => {
+                    // ORDER: at the end of the pipe, and not with what was said on it: the child goes on until then.
+                    if let Some(lent) = self.lent.take() {
+                        lent.take_back();
+                    }
                     return match self.failed.take() {
                         Some(failure) => Status::Failed(failure),
                         None if self.about_to_exec => Status::Executed,
@@ -551,16 +567,21 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
     let name = || launch.argv.first().cloned().unwrap_or_default();
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|e| SpawnError::Pipe(name(), e.into()))?;
-    let (mut plan, names) = prepare(launch, writer.as_raw_fd())?;
+    let (plan, names) = prepare(launch, writer.as_raw_fd())?;
+    let started = |pid, lent| {
+        let file = File::from(reader);
+        Spawned { pid, status: StatusPipe { file, names, about_to_exec: false, failed: None, lent } }
+    };
+    let mut plan = match if launch.share { birth::share(plan, launch.cgroup) } else { Err(Box::new(plan)) } {
+        Ok((pid, lent)) => return Ok(started(pid, Some(lent))),
+        Err(plan) => plan,
+    };
     // SAFETY: the child runs `child::run`, which allocates nothing, takes no lock and never returns.
     let (forked, birth) =
-        unsafe { raw::fork_into(launch.cgroup) }.map_err(|e| SpawnError::Clone(name(), e))?;
+        unsafe { birth::fork_into(launch.cgroup) }.map_err(|e| SpawnError::Clone(name(), e))?;
     match forked {
-        Forked::Child => child::run(&mut plan, birth),
-        Forked::Parent(pid) => {
-            let status = StatusPipe { file: File::from(reader), names, about_to_exec: false, failed: None };
-            Ok(Spawned { pid, status })
-        }
+        Forked::Child => child::run(&mut plan, birth, None),
+        Forked::Parent(pid) => Ok(started(pid, None)),
     }
 }
 
@@ -595,7 +616,8 @@ mod tests {
     fn an_end_without_a_word_is_a_death() {
         let (reader, writer) = std::io::pipe().unwrap();
         let file = File::from(OwnedFd::from(reader));
-        let mut pipe = StatusPipe { file, names: Names::default(), about_to_exec: false, failed: None };
+        let mut pipe =
+            StatusPipe { file, names: Names::default(), about_to_exec: false, failed: None, lent: None };
         drop(writer);
         assert_eq!(pipe.read(), Status::Died);
     }
