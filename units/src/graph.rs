@@ -2,7 +2,7 @@
 //! it exists.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::address::{Address, Kind};
 use crate::cycle;
@@ -37,7 +37,8 @@ const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr
 /// Finds units by their addresses and paths.
 pub struct Index<'d> {
     units: &'d [Declared],
-    by_address: HashMap<(Kind, &'d str), u32>,
+    /// Whether there is any of a kind: most states have no mount, of which every file would be asked.
+    kinds: BTreeSet<Kind>,
     by_uid: HashMap<u32, u32>,
     by_gid: HashMap<u32, u32>,
     children: HashMap<&'d Address, Vec<u32>>,
@@ -48,13 +49,15 @@ impl<'d> Index<'d> {
     pub fn new(units: &'d [Declared]) -> Index<'d> {
         let mut index = Index {
             units,
-            by_address: HashMap::with_capacity(units.len()),
+            kinds: BTreeSet::new(),
             by_uid: HashMap::new(),
             by_gid: HashMap::new(),
             children: HashMap::new(),
         };
         for (unit, number) in units.iter().zip(0u32..) {
-            index.by_address.insert((unit.address.kind, &unit.address.name), number);
+            if index.kinds.last() != Some(&unit.address.kind) {
+                index.kinds.insert(unit.address.kind);
+            }
             match &unit.spec {
                 Spec::User(u) => index.by_uid.extend(u.uid.map(|uid| (uid, number))),
                 Spec::Group(g) => index.by_gid.extend(g.gid.map(|gid| (gid, number))),
@@ -69,7 +72,14 @@ impl<'d> Index<'d> {
 
     /// The unit with this address.
     pub fn find(&self, kind: Kind, name: &str) -> Option<u32> {
-        self.by_address.get(&(kind, name)).copied()
+        if !self.kinds.contains(&kind) {
+            return None;
+        }
+        let found = self.units.binary_search_by(|unit| {
+            let address = &unit.address;
+            address.kind.cmp(&kind).then_with(|| address.name.as_str().cmp(name))
+        });
+        found.ok().and_then(|at| u32::try_from(at).ok())
     }
 
     /// The unit at a position.

@@ -555,14 +555,14 @@ impl ManifestBuilder {
             records.push(unit.address.kind as u8);
             records.push(unit.flags);
             records.extend_from_slice(&unit.settle.to_le_bytes());
-            let name = strings.add(&unit.address.name);
+            let name = strings.append(&unit.address.name);
             for (a, b) in [name, (at, length(&encoded)), d, r] {
                 records.extend_from_slice(&a.to_le_bytes());
                 records.extend_from_slice(&b.to_le_bytes());
             }
             records.extend_from_slice(&[0; 4]);
             records.extend_from_slice(&claim_number(&unit.claim).to_le_bytes());
-            for (a, b) in [strings.add(&unit.layer), strings.add(&unit.origin)] {
+            for (a, b) in [strings.add(&unit.layer), strings.append(&unit.origin)] {
                 records.extend_from_slice(&a.to_le_bytes());
                 records.extend_from_slice(&b.to_le_bytes());
             }
@@ -630,7 +630,7 @@ fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
 
-/// The string table: equal strings are stored once.
+/// The string table: equal strings are stored once, but for those of which there is hardly a second.
 #[derive(Default)]
 struct Strings {
     text: String,
@@ -645,9 +645,17 @@ impl Strings {
         if let Some(at) = self.known.get(s) {
             return *at;
         }
+        let at = self.append(s);
+        self.known.insert(s.to_owned(), at);
+        at
+    }
+
+    fn append(&mut self, s: &str) -> (u32, u32) {
+        if s.is_empty() {
+            return (0, 0);
+        }
         let at = (length(self.text.as_bytes()), length(s.as_bytes()));
         self.text.push_str(s);
-        self.known.insert(s.to_owned(), at);
         at
     }
 }
