@@ -7,8 +7,8 @@ use nix::sys::stat::{FileStat, Mode, fchmod};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, getegid, geteuid};
 
-use super::accounts::Accounts;
 use super::op::{Trouble, Want};
+use super::world::Known;
 use crate::store::Metadata;
 use crate::sys;
 
@@ -26,7 +26,7 @@ pub fn differences(
     stat: &FileStat,
     open: &dyn Fn() -> Result<OwnedFd, Trouble>,
     want: &Want,
-    accounts: &Accounts,
+    accounts: &Known,
     wrong: &mut Vec<String>,
 ) -> Result<(), Trouble> {
     if let Some(mode) = want.mode
@@ -99,7 +99,7 @@ pub fn base(replaced: Option<&Metadata>, mode: u32) -> Metadata {
     }
 }
 
-/// Brings an open file or directory to `base` with `want` over it. `fresh` ones have no attributes worth a look.
+/// Brings an open file or directory to `base` with `want` over it, and answers what it looked like before.
 ///
 /// # Errors
 /// When a name is unknown or the kernel refuses.
@@ -108,8 +108,8 @@ pub fn apply(
     path: &str,
     base: &Metadata,
     want: &Want,
-    accounts: &Accounts,
-) -> Result<(), Trouble> {
+    accounts: &Known,
+) -> Result<FileStat, Trouble> {
     let failed = |verb: &'static str| move |e: nix::errno::Errno| Trouble::cannot(verb, path, e);
     let fd = fd.as_fd();
     let number = |who: &Option<String>, group: bool, old: u32| match who {
@@ -151,5 +151,5 @@ pub fn apply(
         let times = TimeSpec::new(seconds, nanoseconds);
         nix::sys::stat::futimens(fd, &TimeSpec::UTIME_OMIT, &times).map_err(failed("set time of"))?;
     }
-    Ok(())
+    Ok(stat)
 }

@@ -53,12 +53,16 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
         Err(e) => return Err(e.into()),
     };
     // What we know to be right needs no more than a look at the inode.
-    if let (Some(stamp), Some(content)) = (world.stamps.get(path), content)
-        && stamp.digest == content.digest
+    let mut seen = None;
+    let look = || {
+        seen = place.stat().ok().flatten();
+        seen
+    };
+    if let Some(content) = content
         && want.xattrs.is_empty()
         && !want.exact
-        && let Ok(Some(stat)) = place.stat()
-        && stamp.proves(&stat)
+        && world.knows(path, &content.digest, look)
+        && let Some(stat) = seen
     {
         differences(&stat, &never, &want, &world.accounts, &mut finding.wrong)?;
         if !finding.wrong.is_empty() && spec.ownership != Ownership::Seed {

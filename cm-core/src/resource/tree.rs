@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use sha2::{Digest as _, Sha256};
 use units::kind::Content;
 
 use super::attributes;
@@ -19,9 +20,9 @@ use super::links;
 use super::op::{Put, Trouble, Want};
 use super::place::{Dir, Place, PlaceError, split};
 use super::staging::Areas;
-use super::world::{Stamp, World};
+use super::world::World;
 use crate::store::disk::packed::Stored;
-use crate::store::{Metadata, Prior};
+use crate::store::{Digest, Metadata, Prior};
 use crate::sys;
 
 /// How a regular file is opened for reading: no pipe is waited for, no terminal taken.
@@ -145,7 +146,8 @@ pub fn link_target(place: &Place) -> Result<Vec<u8>, Trouble> {
 /// Largest content that is read and written rather than copied by the kernel, which may share blocks of large ones.
 const SMALL: u64 = 64 << 10;
 
-/// Writes a new content into a staging area, with at most these permissions: nobody else comes in there.
+/// Writes a new content into a staging area, with at most these permissions: nobody else comes in there. Answers its name
+/// there, the file, and whether what was written is known to be just that content: large ones are copied unseen.
 ///
 /// # Errors
 /// When the content is not in the store, or the disk is full or read-only.
@@ -156,7 +158,7 @@ pub fn stage(
     content: &Content,
     path: &str,
     mode: u32,
-) -> Result<(String, File), Trouble> {
+) -> Result<(String, File, bool), Trouble> {
     let Some(mut source) = world.content(&content.digest) else {
         return Err(Trouble::NotKept(format!("content of {path} is missing from the store")));
     };
@@ -169,7 +171,9 @@ pub fn stage(
         .map_err(|e| Trouble::cannot("stage", path, e))?;
     let mut file = File::from(fd);
     match copy(&mut source, &mut file, content.size) {
-        Ok(size) if size == content.size => Ok((name, file)),
+        Ok((size, digest)) if size == content.size && digest.is_none_or(|d| d == content.digest) => {
+            Ok((name, file, digest.is_some()))
+        }
         Ok(_) => {
             let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
             Err(Trouble::NotKept(format!("content of {path} in the store is damaged")))
@@ -181,12 +185,12 @@ pub fn stage(
     }
 }
 
-/// Copies a content that is meant to have this length; answers the length that it has.
-fn copy(source: &mut Stored, to: &mut File, size: u64) -> std::io::Result<u64> {
+/// Copies a content that is meant to have this length; answers the length that it has, and the digest of a small one.
+fn copy(source: &mut Stored, to: &mut File, size: u64) -> std::io::Result<(u64, Option<Digest>)> {
     let length = match (usize::try_from(size), &mut *source) {
         (Ok(length), _) if size <= SMALL => length,
-        (_, Stored::File(file)) => return std::io::copy(file, to),
-        (_, bytes) => return std::io::copy(bytes, to),
+        (_, Stored::File(file)) => return Ok((std::io::copy(file, to)?, None)),
+        (_, bytes) => return Ok((std::io::copy(bytes, to)?, None)),
     };
     // A byte more than there should be: one that is given less has come to the end.
     let mut buffer = vec![0; length + 1];
@@ -203,8 +207,9 @@ fn copy(source: &mut Stored, to: &mut File, size: u64) -> std::io::Result<u64> {
             break;
         }
     }
-    to.write_all(buffer.get(..filled).unwrap_or_default())?;
-    Ok(filled as u64)
+    let bytes = buffer.get(..filled).unwrap_or_default();
+    to.write_all(bytes)?;
+    Ok((filled as u64, Some(Sha256::digest(bytes).into())))
 }
 
 /// What a new file at a path starts from: the attributes of what it replaces, else the defaults.
@@ -229,7 +234,7 @@ pub fn base(world: &mut World, path: &str) -> Result<Metadata, Trouble> {
 /// When a name is unknown or the kernel refuses.
 pub fn dress(world: &mut World, file: &File, path: &str, want: &Want) -> Result<(), Trouble> {
     let base = base(world, path)?;
-    attributes::apply(file, path, &base, want, &world.accounts)
+    attributes::apply(file, path, &base, want, &world.accounts).map(drop)
 }
 
 /// What an operation changed, so that it can be made durable.
@@ -488,11 +493,6 @@ fn remove(world: &mut World, path: &str, put: &Put, touched: &mut Touched) -> Re
     }
     touched.dirs.push(place.dir);
     Ok(())
-}
-
-/// Remembers what a file looked like when its content was known to be this.
-pub fn remember(world: &mut World, path: &str, stat: &FileStat, digest: [u8; 32]) {
-    world.stamps.insert(path.to_owned(), Stamp::of(stat, digest));
 }
 
 /// Names of a directory's entries, sorted.

@@ -42,7 +42,6 @@ impl Stamp {
     pub fn of(stat: &FileStat, digest: Digest) -> Stamp {
         let clock = nix::time::ClockId::CLOCK_REALTIME;
         let now = nix::time::clock_gettime(clock).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
-        let nanoseconds = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
         let age = nanoseconds(now.tv_sec(), now.tv_nsec()) - nanoseconds(stat.st_ctime, stat.st_ctime_nsec);
         Stamp {
             device: stat.st_dev,
@@ -62,6 +61,41 @@ impl Stamp {
             && self.size == stat.st_size
             && self.ctime == (stat.st_ctime, stat.st_ctime_nsec)
     }
+}
+
+/// A file that this process has written where nobody else comes to, and put in its place since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    device: u64,
+    inode: u64,
+    size: i64,
+    mtime: (i64, i64),
+    digest: Digest,
+}
+
+impl Written {
+    /// As it was when all was written.
+    pub fn of(stat: &FileStat, digest: Digest) -> Written {
+        Written {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            digest,
+        }
+    }
+
+    /// Whether what stands there now is that, and unchanged. Who writes into it where it stands changes the mtime to one
+    /// that is not before the rename's, which is the ctime: as long as that can be told from when we have written.
+    fn is(&self, stat: &FileStat) -> bool {
+        let now = Written::of(stat, self.digest);
+        let moved = nanoseconds(stat.st_ctime, stat.st_ctime_nsec);
+        now == *self && moved - nanoseconds(self.mtime.0, self.mtime.1) > TWO_TICKS
+    }
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
 }
 
 /// Where a worker works.
@@ -156,6 +190,8 @@ pub struct World {
     pub store: Option<Store>,
     /// What files looked like when they were last read.
     pub stamps: Names<Stamp>,
+    /// Files that this batch has written.
+    pub written: Names<Written>,
     /// Where things are.
     pub setup: Setup,
     /// Descriptors that no process made from this one may have.
@@ -190,6 +226,7 @@ impl World {
             accounts: Known::default(),
             store: None,
             stamps: Names::default(),
+            written: Names::default(),
             first_touches: FirstTouches::default(),
             spared: Spared::default(),
             setup,
@@ -287,6 +324,24 @@ impl World {
         self.managed.iter().any(|m| m == path)
     }
 
+    /// Whether a file that looks like this is known to hold just this content, so that nobody has to read it.
+    pub fn knows(&mut self, path: &str, digest: &Digest, look: impl FnOnce() -> Option<FileStat>) -> bool {
+        let stamp = self.stamps.get(path).filter(|s| s.digest == *digest);
+        let written = self.written.get(path).filter(|w| w.digest == *digest);
+        if stamp.is_none() && written.is_none() {
+            return false;
+        }
+        let Some(stat) = look() else { return false };
+        if stamp.is_some_and(|s| s.proves(&stat)) {
+            return true;
+        }
+        let is = written.is_some_and(|w| w.is(&stat));
+        if is {
+            self.stamps.insert(path.to_owned(), Stamp::of(&stat, *digest));
+        }
+        is
+    }
+
     /// Reads a file to its end and hashes it.
     ///
     /// # Errors
@@ -347,7 +402,48 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::attributes;
+    use super::super::op::Want;
     use super::*;
+
+    #[test]
+    fn attributes_without_names_ask_no_database() {
+        let stat = nix::sys::stat::stat("/").unwrap();
+        let known = Known::default();
+        let mut want = Want { mode: Some(stat.st_mode & 0o7777), ..Want::default() };
+        let never = || Err(Trouble::NotKept("it was opened".to_owned()));
+        let mut wrong = Vec::new();
+        attributes::differences(&stat, &never, &want, &known, &mut wrong).unwrap();
+        assert!(known.read.get().is_none() && wrong.is_empty());
+        want.owner = Some("nobody-of-that-name".to_owned());
+        attributes::differences(&stat, &never, &want, &known, &mut wrong).unwrap();
+        assert!(known.read.get().is_some() && wrong.len() == 1);
+    }
+
+    /// As long as writing and moving can be told apart by their times.
+    fn stat_of(size: i64, mtime: i64, ctime: i64) -> FileStat {
+        let mut stat = nix::sys::stat::stat("/").unwrap();
+        (stat.st_size, stat.st_mtime, stat.st_mtime_nsec) = (size, mtime, 0);
+        (stat.st_ctime, stat.st_ctime_nsec) = (ctime, 0);
+        stat
+    }
+
+    #[test]
+    fn what_was_written_is_known_until_it_is_written_again() {
+        let here = tempfile::tempdir().unwrap();
+        let mut world = World::new(Setup { root: here.path().to_owned(), ..Setup::default() }).unwrap();
+        world.written.insert("/a".to_owned(), Written::of(&stat_of(5, 10, 10), [1; 32]));
+        let mut knows = |digest, stat| {
+            world.stamps.clear();
+            world.knows("/a", &[digest; 32], || Some(stat))
+        };
+        assert!(knows(1, stat_of(5, 10, 11)));
+        assert!(!knows(1, stat_of(5, 10, 10)), "too near to tell a later write apart");
+        assert!(!knows(1, stat_of(5, 11, 11)));
+        assert!(!knows(1, stat_of(6, 10, 11)));
+        assert!(!knows(2, stat_of(5, 10, 11)));
+        assert!(!world.knows("/b", &[1; 32], || Some(stat_of(5, 10, 11))));
+    }
 
     #[test]
     fn mount_points_are_unescaped() {

@@ -2,6 +2,7 @@
 //! read back. A crash before the first barrier changed nothing; one after it finds in the journal what to undo.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 
 use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
@@ -12,13 +13,14 @@ use crate::proto::{Action, Intent, Outcome};
 use crate::resource::op::{Op, OwnChange, Put, Trouble, What};
 use crate::resource::staging::Areas;
 use crate::resource::tree::{self, Touched};
-use crate::resource::world::{Stamp, World};
+use crate::resource::world::{Stamp, World, Written};
 use crate::resource::{self, attributes, execute, links, retire};
 use crate::store::disk::{FSYNC_LIMIT, now};
 use crate::store::index::PARENT;
 use crate::store::quick::Names;
 use crate::store::record::{Why, names_of};
 use crate::store::{Own, Prior, Record, StoreError};
+use crate::sys;
 
 /// What came of the steps that had something to do, in their order.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -41,6 +43,8 @@ struct Running {
     parents: Vec<String>,
     /// Operations whose thing was written down as to be replaced.
     replaces: Vec<usize>,
+    /// Staged files that are not durable yet, with the paths that they are for.
+    fresh: Vec<(String, File)>,
 }
 
 impl Running {
@@ -71,6 +75,7 @@ pub fn run(
             owners: Vec::new(),
             parents: Vec::new(),
             replaces: Vec::new(),
+            fresh: Vec::new(),
         })
         .collect();
     // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
@@ -117,6 +122,7 @@ pub fn run(
     world.places.forget();
     world.stamps.clear();
     let results = steps.iter().map(|s| read_back(world, s)).collect();
+    world.written.clear();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
 }
 
@@ -203,13 +209,18 @@ fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now:
             let written = base.and_then(|base| {
                 // The permissions that it will have, where they are known: one call less than to give them later.
                 let mode = base.as_ref().map_or(0o600, |b| want.mode.unwrap_or(b.mode));
-                let (name, file) = tree::stage(world, areas, staged.0, &content, path, mode)?;
+                let (name, file, read) = tree::stage(world, areas, staged.0, &content, path, mode)?;
                 staged.1 = name;
                 if let Some(base) = base {
-                    attributes::apply(&file, path, &base, want, &world.accounts)?;
+                    let stat = attributes::apply(&file, path, &base, want, &world.accounts)?;
+                    if read && want.mtime.is_none() {
+                        world.written.insert(path.clone(), Written::of(&stat, content.digest));
+                    }
                 }
                 if contents <= FSYNC_LIMIT {
-                    file.sync_all().map_err(|e| Trouble::io("sync", path, &e))?;
+                    // Waited for in `save`: together with what is saved, the file system has to write its own journal once.
+                    sys::begin_writing(&file);
+                    step.fresh.push((path.clone(), file));
                 }
                 Ok(())
             });
@@ -228,6 +239,7 @@ fn stages(op: &Op) -> bool {
 /// Saves what was there, and writes down who owns what from now on.
 fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), StoreError> {
     if world.store.is_none() {
+        wait_for_staged(steps);
         return Ok(());
     }
     let mut ledger = Ledger {
@@ -266,6 +278,7 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     if let Some(store) = &mut world.store {
         // Contents before the records that name them.
         store.sync()?;
+        wait_for_staged(steps);
         failpoint::point();
         store.append(&ledger.records)?;
         failpoint::point();
@@ -273,6 +286,18 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     }
     failpoint::point();
     Ok(())
+}
+
+/// Makes staged contents durable, where they are few.
+fn wait_for_staged(steps: &mut [Running]) {
+    for step in steps {
+        for (path, file) in std::mem::take(&mut step.fresh) {
+            if let Err(e) = file.sync_all() {
+                let trouble = Trouble::io("sync", &path, &e);
+                step.failure.get_or_insert_with(|| (Outcome::NotKept, trouble.to_string()));
+            }
+        }
+    }
 }
 
 /// The transition that what was there before is written down for; none when it is drift.

@@ -145,6 +145,9 @@ impl Store {
             return at("write", &path, Err(e));
         }
         self.row_of_new = true;
+        if self.unsynced.len() < FSYNC_LIMIT {
+            crate::sys::begin_writing(&file);
+        }
         self.unsynced.insert((path, dir));
         Ok(())
     }
