@@ -2,6 +2,8 @@
 //!
 //! The result is a deterministic function of what the loader gives: same bytes in, same manifest out.
 
+use std::collections::btree_map::Entry;
+
 use crate::check;
 use crate::declared::{self, Declared};
 use crate::diagnostic::Diagnostic;
@@ -95,20 +97,25 @@ fn merge(declared: Vec<Declared>, report: &mut Report<'_>) -> Units {
     let mut units = Units::new();
     for unit in declared {
         let key = (unit.address.kind, unit.address.name.clone());
-        if let Some(other) = units.get(&key) {
-            let later = unit.layer > other.layer;
-            if !(later && unit.overrides) {
-                let text = format!("{} is declared twice", unit.address);
-                let d =
-                    Diagnostic::error("duplicate-unit", unit.header, text).label(other.header, "first here");
-                report.add(match later {
-                    true => d.help("say `override = true` to replace the one of the earlier layer"),
-                    false => d.help("take one of them away"),
-                });
+        let mut place = match units.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(unit);
                 continue;
             }
+            Entry::Occupied(place) => place,
+        };
+        let other = place.get();
+        let later = unit.layer > other.layer;
+        if !(later && unit.overrides) {
+            let text = format!("{} is declared twice", unit.address);
+            let d = Diagnostic::error("duplicate-unit", unit.header, text).label(other.header, "first here");
+            report.add(match later {
+                true => d.help("say `override = true` to replace the one of the earlier layer"),
+                false => d.help("take one of them away"),
+            });
+            continue;
         }
-        units.insert(key, unit);
+        place.insert(unit);
     }
     units
 }

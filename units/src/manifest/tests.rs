@@ -30,6 +30,17 @@ fn reads_back_what_was_built() {
 }
 
 #[test]
+fn of_a_unit_that_was_added_twice_the_last_counts() {
+    let mut b = ManifestBuilder::new();
+    for (name, settle) in [("b", 1), ("a", 2), ("b", 3), ("c", 4), ("b", 5)] {
+        b.unit(NewUnit { settle, ..NewUnit::new(Kind::Target, name, Spec::Target(Target {})) });
+    }
+    let m = b.finish();
+    let all: Vec<_> = m.ids().map(|id| (m.name(id).to_owned(), m.unit(id).settle)).collect();
+    assert_eq!(all, [("a".to_owned(), 2), ("b".to_owned(), 5), ("c".to_owned(), 4)]);
+}
+
+#[test]
 fn damaged_bytes_never_panic() {
     let good = sample().as_bytes().to_vec();
     for at in 0..good.len() {
