@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::rc::Rc;
 
 use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
@@ -550,7 +551,9 @@ fn settle(world: &mut World, touched: &Touched, facts: &[Record]) -> Result<(), 
     failpoint::point();
     let mut dirs: BTreeMap<(u64, u64), &crate::resource::place::Dir> = BTreeMap::new();
     let failed = |e: nix::Error| StoreError::File { verb: "sync", path: "/".into(), source: e.into() };
-    for dir in &touched.dirs {
+    // Most files lie in a directory with others.
+    let mut seen = BTreeSet::new();
+    for dir in touched.dirs.iter().filter(|dir| seen.insert(Rc::as_ptr(dir))) {
         let stat = fstat(&**dir).map_err(failed)?;
         dirs.insert((stat.st_dev, stat.st_ino), dir);
     }
