@@ -70,7 +70,8 @@ Four words at the top are no kinds:
 
 A state file has at most 16 MiB; contents of managed files need not stand in it (`source`).
 
-Layers: one unit in two layers is a mistake unless the later one says `override = true`.
+Layers: one unit in two layers is a mistake unless the later one says `override = true`. `initctl apply` writes the layer
+`main`, the only one so far.
 
 ## Keys of every kind
 
