@@ -138,6 +138,18 @@ fn unknown_and_ambiguous_names_are_usage() {
     assert_eq!(value["error"]["parameters"]["nearest"], "service:nginx");
 }
 
+/// What may stand in a state file is known with and without init.
+#[test]
+fn a_slip_in_what_is_to_be_explained_is_answered_by_the_nearest() {
+    let (exit, text) = Host::absent().run("explain servce.exce");
+    assert!(exit == Exit::Unreachable && text.contains("did you mean service.exec?"), "{text}");
+    let host = Host::quiet();
+    for (word, near) in [("vasr", "vars"), ("service.exce", "service.exec"), ("ngnix", "service:nginx")] {
+        let (exit, text) = host.run(&format!("explain {word}"));
+        assert!(exit == Exit::Usage && text.contains(&format!("did you mean {near}?")), "{text}");
+    }
+}
+
 #[test]
 fn nobody_there_is_3_and_says_so() {
     let host = Host::absent();
