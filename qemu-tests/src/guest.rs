@@ -99,6 +99,7 @@ const APPLETS: &[&str] = &[
     "chown",
     "cp",
     "cut",
+    "date",
     "dd",
     "df",
     "dmesg",
@@ -302,6 +303,14 @@ impl Qemu {
     /// When the shell's console is closed.
     pub fn type_power(&mut self, verb: &str) -> Result {
         self.second.send(&format!("initctl {verb}\n"))
+    }
+
+    /// Types a command at the shell, and waits for nothing.
+    ///
+    /// # Errors
+    /// When the shell's console is closed.
+    pub fn type_command(&mut self, command: &str) -> Result {
+        self.second.send(&format!("{command}\n"))
     }
 
     /// Has the machine switch itself off, and waits for that.

@@ -179,7 +179,7 @@ impl Machine {
                     ))
                 }
             };
-            c.arg("-device").arg(format!("virtio-blk-pci,drive=disk{n}"));
+            c.arg("-device").arg(format!("virtio-blk-pci,drive=disk{n},id=disk{n}-device"));
         }
         if self.count_instructions {
             c.args(["-icount", "shift=auto,sleep=off"]);
@@ -380,6 +380,15 @@ impl Qemu {
         self.monitor.command("blockdev-add", node)?;
         let device = json!({ "driver": "virtio-blk-pci", "id": format!("{name}-device"), "drive": name });
         self.monitor.command("device_add", device).map(drop)
+    }
+
+    /// Pulls a disk out while the machine runs: one that was plugged in by its name, or `disk0`, `disk1` … of those that
+    /// it was started with.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn pull_out(&mut self, name: &str) -> Result {
+        self.monitor.command("device_del", json!({ "id": format!("{name}-device") })).map(drop)
     }
 
     /// Presses Ctrl, Alt and Del.

@@ -272,7 +272,10 @@ impl Engine {
         }
         match mount.phase {
             MountPhase::Up => {
-                let text = format!("{} was unmounted by somebody else", self.address(node));
+                let text = format!(
+                    "{} is lost: unmounted by somebody else, or its device is gone",
+                    self.address(node)
+                );
                 self.log(Level::Warning, Some(node), text);
                 self.go_down(node);
                 self.set_phase(node, MountPhase::Waiting);

@@ -20,7 +20,7 @@ use crate::resource::world::{Setup, Spared, World};
 use crate::resource::{self, Context, exec, retire, thing, tree};
 use crate::store::disk::packed::Stored;
 use crate::store::pack::Packs;
-use crate::store::{Store, StoreError, hex};
+use crate::store::{Store, StoreError, hex, place};
 
 /// The machine, the store, and what PID 1 says.
 #[derive(Debug)]
@@ -63,6 +63,7 @@ impl Machine {
         };
         let mut world =
             World::new(setup).map_err(|e| Fault::Failed(format!("cannot open the root directory: {e}")))?;
+        place::is_open(&options.run.join("worker"), &options.store).map_err(|e| unavailable(&e))?;
         world.store = match Store::look(&options.store) {
             Ok(store) => Some(store),
             Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,

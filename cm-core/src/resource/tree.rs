@@ -160,7 +160,8 @@ pub fn stage(
     mode: u32,
 ) -> Result<(String, File, bool), Trouble> {
     let Some(mut source) = world.content(&content.digest) else {
-        return Err(Trouble::NotKept(format!("content of {path} is missing from the store")));
+        let why = if world.store.is_none() { "the store cannot be opened" } else { "the store has lost it" };
+        return Err(Trouble::NotKept(format!("no content for {path}: {why}")));
     };
     let name = areas.name();
     let Some(area) = areas.get(area) else {

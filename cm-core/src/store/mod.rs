@@ -17,6 +17,7 @@ pub mod disk;
 pub mod index;
 pub mod journal;
 pub mod pack;
+pub mod place;
 pub mod quick;
 pub mod record;
 

@@ -24,7 +24,7 @@ use crate::proto::{
     UnitResult, VERSION, Watch,
 };
 use crate::resource::world::{Pulse, Setup, World};
-use crate::store::{Record, Store, StoreError};
+use crate::store::{Record, Store, StoreError, place};
 use crate::sys;
 
 /// Milliseconds that a worker stays after its last work.
@@ -186,17 +186,12 @@ impl Worker {
         }
     }
 
-    /// Where it is written down that the store has been opened since boot.
-    fn marker(&self) -> PathBuf {
-        self.run.join("store-open")
-    }
-
     /// Opens the store, or, until PID 1 has asked for it since boot, one in the run-time directory.
     fn have_store(&mut self) -> Result<(), StoreError> {
         if self.world.store.is_some() {
             return Ok(());
         }
-        let opened = fs::read(self.marker()).is_ok_and(|t| t == self.store.as_os_str().as_encoded_bytes());
+        let opened = place::is_open(&self.run, &self.store)?;
         let dir = if opened { self.store.clone() } else { self.run.join("early") };
         self.world.store = Some(Store::open(&dir)?);
         Ok(())
@@ -437,12 +432,11 @@ impl Worker {
             self.world.store = None;
             store.absorb(&mut Store::open(&early)?)?;
         }
-        if !self.marker().exists() {
+        if !place::is_noted(&self.run) {
             store.clear_staging();
             let _ = fs::create_dir_all(&self.run);
         }
-        let marked = fs::write(self.marker(), self.store.as_os_str().as_encoded_bytes());
-        marked.map_err(|source| StoreError::File { verb: "write", path: self.marker(), source })?;
+        place::note(&self.run, &self.store)?;
         store.unlock();
         let recovery = store.recovery();
         let mut damaged = Vec::new();
@@ -499,7 +493,9 @@ impl Worker {
     ) -> Result<(), ServeError> {
         let base = pick.and_then(|pick| Some((pick, fds.pop()?)));
         // Beside the store, where there is room; in memory until there is one.
-        let above = if self.marker().exists() { self.store.join("staging") } else { self.run.clone() };
+        // A store that is not there is told by who prepares the generation.
+        let open = place::is_open(&self.run, &self.store).unwrap_or(false);
+        let above = if open { self.store.join("staging") } else { self.run.clone() };
         let (entry, input) = match source {
             Source::Path(path) => (path, None),
             Source::Memfd { directory } => {

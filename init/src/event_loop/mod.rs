@@ -264,7 +264,7 @@ impl Shell {
             Token::PublicInotify => self.hear_watches(true),
             Token::Mounts => self.hear_mounts(),
             Token::Names => self.hear_names(),
-            Token::Modules => self.hear_modules(),
+            Token::Modules => self.hear_removals(),
             Token::StoreListener => self.start_query(),
             Token::LogDaemon => self.hear_log_daemon(),
             Token::LogsListener => self.hear_readers(),

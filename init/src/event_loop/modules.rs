@@ -1,4 +1,5 @@
-//! Kernel modules that are unloaded: nothing of one is left that could be watched, but the kernel tells.
+//! Kernel modules that are unloaded and disks that go: nothing of them is left that could be watched, but the kernel
+//! tells.
 
 use std::os::fd::AsRawFd;
 
@@ -10,7 +11,7 @@ use units::Kind;
 use super::Shell;
 use super::token::{Token, Turn};
 use crate::sys::module::is_loaded;
-use crate::sys::uevent::Uevents;
+use crate::sys::uevent::{Heard, Uevents};
 
 /// Datagrams of one turn.
 const A_TURN: usize = 64;
@@ -25,27 +26,32 @@ pub struct Modules {
 
 impl Shell {
     /// Starts to listen.
-    pub(super) fn open_modules(&mut self) {
-        match Uevents::of_unloaded_modules() {
+    pub(super) fn open_removals(&mut self) {
+        match Uevents::of_removals() {
             Ok(events) => {
                 self.register(events.as_raw_fd(), Token::Modules);
                 self.modules.events = Some(events);
             }
             // A container's modules are its host's.
             Err(_) if self.options.container => {}
-            Err(e) => self.say(Level::Warning, None, &format!("cannot hear of kernel modules: {e}")),
+            Err(e) => self.say(Level::Warning, None, &format!("cannot hear of what is removed: {e}")),
         }
     }
 
-    /// A module was unloaded. Whatever is not loaded by its name is a helper's to look at: it may be declared by an
+    /// Something is gone. A disk is a matter of the mounts that stood on it. If it is a module, whatever is not loaded by its name is a helper's to look at: it may be declared by an
     /// alias, be built in, or be what was unloaded. The look costs no disk.
-    pub(super) fn hear_modules(&mut self) -> Turn {
+    pub(super) fn hear_removals(&mut self) -> Turn {
         let Some(events) = &mut self.modules.events else { return Turn::Drained };
         let mut heard = false;
         let mut turn = Turn::More;
         for _ in 0..A_TURN {
             match events.read() {
-                Ok(Some(_)) => heard = true,
+                Ok(Some(Heard::Event(event))) if event.subsystem == "block" => self.ready.push(Token::Mounts),
+                Ok(Some(Heard::Event(event))) => heard |= event.path.starts_with("/module/"),
+                Ok(Some(Heard::Overflow)) => {
+                    heard = true;
+                    self.ready.push(Token::Mounts);
+                }
                 Ok(None) | Err(_) => {
                     turn = Turn::Drained;
                     break;

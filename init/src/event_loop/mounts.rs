@@ -145,13 +145,22 @@ impl Shell {
         let mut seen = BTreeMap::new();
         let standing = mount::mounted(&text);
         for (node, path, options) in units {
-            let there = points.contains(path.as_str());
+            // The last one covers the others.
+            let top = standing.iter().rev().find(|m| m.path == path);
+            let dead = top.is_some_and(mount::Mounted::is_dead);
+            let there = points.contains(path.as_str()) && !dead;
+            if dead && self.mounts.seen.get(&node) == Some(&true) {
+                let device = top.map(|m| m.source.as_str()).unwrap_or_default();
+                self.say(
+                    Level::Error,
+                    Some(&format!("mount:{path}")),
+                    &format!("its device {device} is gone"),
+                );
+            }
             if self.mounts.seen.get(&node).copied().unwrap_or(false) != there {
                 self.queue.push_back(if there { Event::Mounted { node } } else { Event::Unmounted { node } });
             }
             seen.insert(node, there);
-            // The last one covers the others.
-            let top = standing.iter().rev().find(|m| m.path == path);
             let missing = top.map(|m| remount::differing(m, &options)).unwrap_or_default();
             let missing = missing.into_iter().map(|d| d.option).collect();
             self.queue.extend(self.mounts.compare(node, missing));

@@ -267,7 +267,7 @@ impl Shell {
         }
         self.open_mounts();
         self.open_names();
-        self.open_modules();
+        self.open_removals();
         let path = self.options.socket.clone();
         let server = match control {
             Some(fd) => Ok(Server::adopt(fd.into(), &path)),

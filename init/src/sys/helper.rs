@@ -135,6 +135,7 @@ fn do_mount(
     if options.split(',').any(|o| o == "loop" || o.starts_with("loop=")) {
         return Err(cannot(&"loop devices are not set up here; name the device"));
     }
+    unmount::dead(path).map_err(|e| cannot(&format!("cannot take away what is dead there: {e}")))?;
     let late = || say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
     let device = device::await_source(source, limit, PATIENCE, late).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),

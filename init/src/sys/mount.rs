@@ -130,6 +130,14 @@ pub fn mounted(mountinfo: &str) -> Vec<Mounted> {
     mountinfo.lines().filter_map(line).collect()
 }
 
+impl Mounted {
+    /// Its device was pulled out, or has died: every read and write of it is an error. File systems without a device
+    /// have numbers whose first part is 0.
+    pub fn is_dead(&self) -> bool {
+        !self.device.starts_with("0:") && !Path::new("/sys/dev/block").join(&self.device).exists()
+    }
+}
+
 /// What is mounted now.
 ///
 /// # Errors

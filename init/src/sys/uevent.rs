@@ -70,13 +70,13 @@ impl Uevents {
         Uevents::bound(|_| Ok(()))
     }
 
-    /// Listens to modules that are unloaded, and to nothing else: whoever sleeps is not woken for devices.
+    /// Listens to what goes, and to nothing else: whoever sleeps is not woken for what comes or changes.
     ///
     /// # Errors
     /// What socket(2), setsockopt(2) or bind(2) said.
-    pub fn of_unloaded_modules() -> io::Result<Uevents> {
+    pub fn of_removals() -> io::Result<Uevents> {
         // ORDER: the filter first: what came before it would be in the queue.
-        Uevents::bound(|fd| attach(fd, &mut only_starting_with(b"remove@/module/")))
+        Uevents::bound(|fd| attach(fd, &mut only_starting_with(b"remove@")))
     }
 
     fn bound(prepare: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<Uevents> {
@@ -194,7 +194,7 @@ mod tests {
         let length = other.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"remove@/module/dummy");
         assert!(other.recv(&mut buffer).is_err());
-        Uevents::of_unloaded_modules().unwrap();
+        Uevents::of_removals().unwrap();
     }
 
     proptest::proptest! {

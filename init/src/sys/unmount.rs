@@ -48,6 +48,18 @@ pub fn one(path: &str) -> Result<(), UnmountError> {
     }
 }
 
+/// Takes away what stands at `path` and has lost its device: it gives nothing but errors, and may be in use, so that
+/// it goes from the tree at once and from the kernel when its last user does.
+///
+/// # Errors
+/// What umount2(2) said.
+pub fn dead(path: &str) -> io::Result<()> {
+    while super::remount::top(path).is_some_and(|m| m.is_dead()) {
+        umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
 /// The processes with something open below `path`, as `name (pid N)`; at most ten.
 pub fn holders(path: &str) -> Vec<String> {
     let below = |target: &Path| target.starts_with(path);
