@@ -9,12 +9,12 @@ use super::effect::{Effect, Level, Tally, Verdict};
 use super::event::Swap;
 use super::graph::{hard, soft};
 use super::timer::Timer;
-use super::unit::{MountPhase, NOBODY, Phase, Shown, State, Want, Work, bits};
+use super::unit::{MountPhase, NOBODY, Phase, State, Want, Work, bits};
 use super::{BATCH_MS, Engine, Node, STABLE_MS};
 use crate::proto::{ManifestRef, StoreOp};
 
 /// Restarts without proven health after which nobody waits any more for a service whose restarts have no limit.
-const FLAPS: u32 = 3;
+pub(crate) const FLAPS: u32 = 3;
 
 /// An apply, a rollback or a boot under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +194,8 @@ impl Engine {
     /// Whether nothing is under way that an apply could wait for: what is restarted for ever is bad, not busy.
     fn is_quiet(&self) -> bool {
         let idle = self.runnable.is_empty() && self.batch.is_none();
-        idle && (self.busy == 0 || self.all().all(|n| !self.u(n).has(bits::BUSY) || self.is_given_up(n)))
+        let tired = &self.lists.tired;
+        idle && self.busy as usize == tired.len() && tired.iter().all(|n| self.is_given_up(*n))
     }
 
     /// Whether nobody waits for a service any more. One that the apply concerns has its tries anew.
@@ -240,7 +241,7 @@ impl Engine {
 
     /// Whether the apply under way answers for a unit: it changes that, or what that depends on, and has not found it
     /// bad already.
-    fn is_to_blame(&self, node: Node) -> bool {
+    pub(crate) fn is_to_blame(&self, node: Node) -> bool {
         let unit = self.u(node);
         unit.has(bits::BLAMED) && !unit.has(bits::WAS_BAD)
     }
@@ -466,7 +467,8 @@ impl Engine {
         let (from, why) = (apply.from, apply.failed.clone().unwrap_or_default());
         self.globals_changed = true;
         self.log(Level::Error, None, format!("returning to generation {}: {why}", from.1));
-        let was_bad: Vec<Node> = self.all().filter(|n| self.u(*n).has(bits::WAS_BAD)).collect();
+        let marked = self.lists.marked.iter().copied();
+        let was_bad: Vec<Node> = marked.filter(|n| self.u(*n).has(bits::WAS_BAD)).collect();
         let broken: Vec<Node> = self.all().filter(|n| self.fell_under_apply(*n)).collect();
         // ORDER: what is held again keeps what it had when the switch looks at it.
         self.hold_again(true);
@@ -476,11 +478,11 @@ impl Engine {
             self.m(node).set(bits::BOUNCE, true);
             self.enqueue(node);
         }
-        for node in self.all() {
-            self.m(node).set(bits::WAS_BAD, false);
+        for node in self.lists.marked.clone() {
+            self.mark(node, bits::WAS_BAD, false);
         }
         for node in was_bad {
-            self.m(node).set(bits::WAS_BAD, true);
+            self.mark(node, bits::WAS_BAD, true);
         }
     }
 
@@ -493,10 +495,14 @@ impl Engine {
         self.release(apply.from.0);
         // What is still to be undone, once its mount is there, is undone as part of the return.
         let over = if self.undoing.is_some() { 0 } else { bits::INTENDED } | bits::WAS_BAD | bits::BLAMED;
-        for node in self.all() {
-            self.m(node).set(over, false);
+        for node in self.lists.marked.clone() {
+            self.mark(node, over, false);
         }
         self.forget_lifted();
+        if self.next_swap.is_none() {
+            // The swap that it waits for was superseded by this one.
+            self.undo_awaited();
+        }
         if let Some(next) = self.next_swap.take() {
             self.swapped(next.request, next.manifest, next.generation, next.kind, next.release);
             self.release(next.manifest);
@@ -523,14 +529,15 @@ impl Engine {
 
     /// How a change ends that is not undone: the verdict and the count of what is not kept say the same, whoever is to
     /// blame for that.
-    fn end_of_change(&self) -> (Verdict, String) {
-        let not_kept = || self.all().filter(|n| self.standing(*n) == Standing::NotKept);
+    fn end_of_change(&mut self) -> (Verdict, String) {
+        self.refresh_outdated();
+        let not_kept = &self.lists.not_kept;
         let mut text: Vec<String> =
-            not_kept().take(8).map(|n| format!("{}: {}", self.address(n), self.why(n))).collect();
+            not_kept.iter().take(8).map(|n| format!("{}: {}", self.address(*n), self.why(*n))).collect();
         if text.is_empty() {
             return (Verdict::Done, String::new());
         }
-        if not_kept().count() > text.len() {
+        if not_kept.len() > text.len() {
             text.push("…".to_owned());
         }
         (Verdict::Failed, text.join("; "))
@@ -539,13 +546,11 @@ impl Engine {
     /// The units because of which an apply cannot be good, or because of which a boot is not, as text; empty when
     /// there is none.
     fn bad_units(&self) -> String {
-        if self.bad == 0 {
-            return String::new();
-        }
         let all = self.apply.as_ref().is_none_or(|a| a.kind.boots());
         let mut out = Vec::new();
-        for node in self.all() {
-            if self.u(node).has(bits::BAD) && (all || self.is_to_blame(node)) && !self.waits_for_held(node) {
+        let list = if all { &self.lists.bad } else { &self.lists.guilty };
+        for node in list.iter().copied() {
+            if !self.waits_for_held(node) {
                 out.push(format!("{}: {}", self.address(node), self.why(node)));
             }
             if out.len() == 8 {
@@ -558,6 +563,9 @@ impl Engine {
 
     /// Whether all that keeps a unit from what it should be is what somebody holds: the gate leaves out both.
     fn waits_for_held(&self, node: Node) -> bool {
+        if self.holds.is_empty() {
+            return false;
+        }
         let mut seen = BTreeSet::from([node]);
         let mut open = vec![node];
         while let Some(node) = open.pop() {
@@ -588,6 +596,7 @@ impl Engine {
     }
 
     pub(crate) fn answer(&mut self, request: u64, verdict: Verdict, text: String) {
+        self.refresh_outdated();
         let tally = if request == 0 { Tally::default() } else { self.tally() };
         self.answer_with(request, verdict, text, tally);
     }
@@ -601,86 +610,4 @@ impl Engine {
         }
         self.out.push(Effect::Answer { request, verdict, tally, text });
     }
-
-    /// Counts of all units.
-    pub fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
-        for node in self.all() {
-            let place = match self.standing(node) {
-                Standing::Held => &mut tally.held,
-                Standing::NotKept => &mut tally.not_kept,
-                Standing::Waiting => &mut tally.waiting,
-                Standing::Changed => &mut tally.changed,
-                Standing::Repaired => &mut tally.repaired,
-                Standing::Kept => &mut tally.kept,
-            };
-            *place += 1;
-        }
-        tally
-    }
-
-    /// As what a unit is counted.
-    fn standing(&self, node: Node) -> Standing {
-        let unit = self.u(node);
-        if self.holds.contains_key(&node) {
-            return Standing::Held;
-        }
-        match &unit.state {
-            State::Latch(l) => match (l.work, l.shown) {
-                (_, Shown::NotKept) => Standing::NotKept,
-                (Work::Waiting | Work::Deferred, _) => Standing::Waiting,
-                (_, Shown::Changed) => Standing::Changed,
-                (_, Shown::Repaired) => Standing::Repaired,
-                (_, Shown::Unknown | Shown::Kept | Shown::Drifted) => Standing::Kept,
-            },
-            State::Service(s) => match s.phase {
-                Phase::Failed | Phase::Backoff { .. } => Standing::NotKept,
-                Phase::Waiting => Standing::Waiting,
-                // An apply under way has brought it, or another specification of it.
-                Phase::Starting | Phase::Ready | Phase::Reloading { .. } | Phase::Done
-                    if unit.has(bits::INTENDED) =>
-                {
-                    Standing::Changed
-                }
-                Phase::Down
-                | Phase::Starting
-                | Phase::Ready
-                | Phase::Reloading { .. }
-                | Phase::Stopping { .. }
-                | Phase::Done => Standing::Kept,
-            },
-            State::Mount(m) => match m.phase {
-                MountPhase::Backoff { .. } | MountPhase::Stuck => Standing::NotKept,
-                MountPhase::Down
-                | MountPhase::Waiting
-                | MountPhase::Mounting { .. }
-                | MountPhase::Up
-                | MountPhase::Remounting { .. }
-                | MountPhase::Unmounting { .. }
-                    if unit.want == Want::Up && !unit.has(bits::OK) =>
-                {
-                    Standing::Waiting
-                }
-                MountPhase::Down
-                | MountPhase::Waiting
-                | MountPhase::Mounting { .. }
-                | MountPhase::Up
-                | MountPhase::Remounting { .. }
-                | MountPhase::Unmounting { .. } => Standing::Kept,
-            },
-            State::Target if unit.want == Want::Up && !unit.has(bits::OK) => Standing::Waiting,
-            State::Target | State::Gone => Standing::Kept,
-        }
-    }
-}
-
-/// As what a unit is counted in the last line of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Kept,
-    Changed,
-    Repaired,
-    NotKept,
-    Held,
-    Waiting,
 }

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::apply::ApplyPhase;
+use super::apply::{ApplyPhase, FLAPS};
 use super::effect::Job;
 use super::graph::{Predicates, hard, soft};
+use super::tally::{Lists, Standing};
 use super::timer::Timer;
 use super::unit::{MountPhase, NOBODY, Phase, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
@@ -165,6 +166,7 @@ impl Engine {
 
     fn audit_counters(&self, node: Node) -> Option<String> {
         let (mut not_ok, mut not_ready, mut dead, mut unsettled) = (0, 0, 0, 0);
+        let (mut sinking, mut shaky) = (0, 0);
         for (dep, kind) in self.deps(node) {
             let p = self.predicates(dep);
             if hard(kind) {
@@ -174,6 +176,11 @@ impl Engine {
             } else if soft(kind) {
                 unsettled += u32::from(!p.settled);
             }
+        }
+        for (dep, kind) in self.made_deps(node) {
+            let p = self.predicates(dep);
+            shaky += u32::from(kind == units::EdgeKind::Binds && !(p.ok && p.ready));
+            sinking += u32::from(hard(kind) && p.going);
         }
         let demand = self.rdeps(node).iter().filter(|(u, k)| hard(*k) && self.u(*u).want == Want::Up).count();
         let (mut users, mut blocked) = (0u32, 0u32);
@@ -193,6 +200,8 @@ impl Engine {
             ("not_ready", unit.not_ready, not_ready),
             ("dead", unit.dead, dead),
             ("unsettled", unit.unsettled, unsettled),
+            ("sinking", unit.sinking, sinking),
+            ("shaky", unit.shaky, shaky),
             ("demand", unit.demand, demand),
             ("users", unit.users, users),
             ("blocked", unit.blocked, blocked),
@@ -296,14 +305,15 @@ impl Engine {
 
     fn audit_sums(&self) -> Option<String> {
         let count = |bit| self.all().filter(|n| self.u(*n).has(bit)).count();
-        for (name, kept, counted) in [
-            ("busy", self.busy, count(bits::BUSY)),
-            ("bad", self.bad, count(bits::BAD)),
-            ("up", self.up, count(bits::UP)),
-        ] {
+        for (name, kept, counted) in
+            [("busy", self.busy, count(bits::BUSY)), ("up", self.up, count(bits::UP))]
+        {
             if kept as usize != counted {
                 return Some(format!("counter {name} is {kept}, counted {counted}"));
             }
+        }
+        if let Some(text) = self.audit_lists() {
+            return Some(text);
         }
         let timed = self.timers.get(NOBODY, Timer::Batch).is_some();
         let awaited = self.batch.is_some() || self.awaits_record();
@@ -317,6 +327,40 @@ impl Engine {
         let leaving = self.down.is_some() && !self.left;
         (self.timers.get(NOBODY, Timer::Shutdown).is_some() != leaving)
             .then(|| format!("leaving: {leaving}, but deadline: {}", !leaving))
+    }
+
+    /// What is listed and counted along the way, from scratch.
+    fn audit_lists(&self) -> Option<String> {
+        let mut lists = Lists::default();
+        for node in self.all() {
+            let unit = self.u(node);
+            let standing = self.standing(node);
+            let tired = unit.has(bits::BUSY) && self.svc(node).is_some_and(|s| s.tries >= FLAPS);
+            let deferred = self.latch(node).is_some_and(|l| l.work == Work::Deferred);
+            for (list, on) in [
+                (
+                    &mut lists.bad,
+                    unit.want == Want::Up && !unit.has(bits::OK) && !self.holds.contains_key(&node),
+                ),
+                (&mut lists.guilty, unit.has(bits::BAD) && self.is_to_blame(node)),
+                (&mut lists.not_kept, standing == Standing::NotKept),
+                (&mut lists.tired, tired),
+                (&mut lists.marked, unit.has(bits::OF_APPLY)),
+                (&mut lists.deferred, deferred),
+                (&mut lists.for_store, unit.has(bits::NEEDS_STORE)),
+            ] {
+                if on {
+                    list.insert(node);
+                }
+            }
+            if let Some(count) = lists.counts.get_mut(standing as usize) {
+                *count += 1;
+            }
+        }
+        let pairs = self.claims.iter().flat_map(|(holder, takers)| takers.iter().map(|t| (*t, *holder)));
+        lists.takers = pairs.collect();
+        lists.behind = self.count_behind();
+        (lists != self.lists).then(|| format!("the lists are {:?}, counted {lists:?}", self.lists))
     }
 
     fn audit_serials(&self) -> Option<String> {

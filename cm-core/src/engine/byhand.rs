@@ -274,6 +274,7 @@ impl Engine {
     pub(crate) fn answer_asks(&mut self) {
         let mut open = Vec::new();
         let asks = std::mem::take(&mut self.asks);
+        self.looked(asks.len());
         for ask in asks {
             match self.verdict(ask) {
                 Some((verdict, text)) => {
@@ -295,6 +296,7 @@ impl Engine {
 
     /// Whether somebody waits for a mount to be mounted anew.
     pub(crate) fn remount_is_asked(&self, node: Node) -> bool {
+        self.looked(self.asks.len());
         self.asks.iter().any(|a| a.node == node && matches!(a.goal, Goal::Up { after } if after > 0))
     }
 
@@ -311,6 +313,7 @@ impl Engine {
 
     /// Whether somebody waits for a later process than the present one.
     pub(crate) fn restart_is_asked(&self, node: Node) -> bool {
+        self.looked(self.asks.len());
         let serial = self.svc(node).filter(|s| s.running()).map_or(0, |s| s.serial);
         self.asks
             .iter()

@@ -2,14 +2,15 @@
 //! gives it up has done so: "old down, then new up" (semantics §1).
 //!
 //! A unit gives a claim up by leaving, or by staying with another one: a service when its process has ended, a
-//! latched unit when it is right as it is declared now.
+//! latched unit when it is gone, or right as it is declared now. What cannot be removed yet, since its mount is absent
+//! or somebody holds it, still has what it claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use units::address::Class;
 
 use super::graph::{hard, soft};
-use super::unit::{Latch, State, Work, bits};
+use super::unit::{NOBODY, State, Work, bits};
 use super::{Engine, Node};
 
 /// Which claims change hands in a swap.
@@ -63,8 +64,7 @@ impl Engine {
     fn still_gives(&self, node: Node) -> bool {
         let unit = self.u(node);
         match &unit.state {
-            // What cannot be reached is in nobody's way.
-            State::Latch(Latch { work: Work::Deferred, .. }) if unit.id.is_none() => false,
+            State::Service(s) if unit.id.is_none() => s.running(),
             _ if unit.id.is_none() => !matches!(unit.state, State::Gone),
             State::Service(s) => s.running() && self.held_claim(node) != self.claim_of(node),
             State::Latch(l) => unit.class() == Class::Committer && !l.right,
@@ -75,6 +75,7 @@ impl Engine {
     /// Decides anew who waits for whom, once every unit has its place in the new manifest.
     pub(crate) fn hand_over(&mut self, mut handover: Handover) {
         let before = std::mem::take(&mut self.claims);
+        self.lists.takers.clear();
         self.changed.extend(before.keys().copied());
         for node in self.all() {
             let claim = self.held_claim(node);
@@ -107,6 +108,7 @@ impl Engine {
                     && !(self.stays_latched(holder) && self.waits_on(holder, node));
                 if waits {
                     self.claims.entry(holder).or_default().push(node);
+                    self.lists.takers.insert((node, holder));
                     self.changed.insert(holder);
                     self.enqueue(node);
                 }
@@ -128,7 +130,7 @@ impl Engine {
             }
             if seen.insert(at) {
                 open.extend(self.deps(at).iter().filter(|(_, k)| hard(*k) || soft(*k)).map(|(d, _)| *d));
-                open.extend(self.claims.iter().filter(|(_, w)| w.contains(&at)).map(|(holder, _)| *holder));
+                open.extend(self.holders_before(at));
             }
         }
         false
@@ -139,6 +141,7 @@ impl Engine {
         let Some(waiting) = self.claims.remove(&node) else { return };
         self.changed.insert(node);
         for waiting in waiting {
+            self.lists.takers.remove(&(waiting, node));
             self.unblock(waiting);
         }
     }
@@ -146,14 +149,22 @@ impl Engine {
     /// The unit is gone, and waits for nothing any more.
     pub(crate) fn forget_claims(&mut self, node: Node) {
         self.give_up(node);
-        let changed = &mut self.changed;
-        self.claims.retain(|holder, waiting| {
-            if waiting.contains(&node) {
+        let holders: Vec<Node> = self.holders_before(node).collect();
+        for holder in holders {
+            self.lists.takers.remove(&(node, holder));
+            self.changed.insert(holder);
+            if let Some(waiting) = self.claims.get_mut(&holder) {
                 waiting.retain(|n| *n != node);
-                changed.insert(*holder);
+                if waiting.is_empty() {
+                    self.claims.remove(&holder);
+                }
             }
-            !waiting.is_empty()
-        });
+        }
+    }
+
+    /// Those whose claims a unit waits for.
+    fn holders_before(&self, node: Node) -> impl Iterator<Item = Node> {
+        self.lists.takers.range((node, Node(0))..=(node, NOBODY)).map(|(_, holder)| *holder)
     }
 
     /// Whose claim a unit waits for.
@@ -161,7 +172,7 @@ impl Engine {
         if self.u(node).blocked == 0 {
             return None;
         }
-        self.claims.iter().find(|(_, waiting)| waiting.contains(&node)).map(|(holder, _)| *holder)
+        self.holders_before(node).next()
     }
 
     /// Whether a unit waits for a claim that is not given up by itself: the other one is held, keeps its old process
@@ -170,7 +181,10 @@ impl Engine {
         let Some(holder) = self.waits_for_claim(node) else { return false };
         let unit = self.u(holder);
         let service = self.svc(holder).is_some();
-        self.is_left_behind(holder)
+        let deferred = self.latch(holder).is_some_and(|l| l.work == Work::Deferred);
+        // A service that leaves gives it up with its process, held or not.
+        deferred
+            || (self.is_left_behind(holder) && !service)
             || unit.id.is_some()
                 && (self.left_alone(holder)
                     || (service && unit.has(bits::KEEP))

@@ -35,7 +35,7 @@ impl Engine {
         loop {
             self.refresh_outdated();
             let Some(node) = self.queue.pop_front() else { return };
-            self.work += 1;
+            self.looked(1);
             if let Some(unit) = self.nodes.get_mut(node.index()) {
                 unit.set(bits::QUEUED, false);
             }
@@ -59,7 +59,7 @@ impl Engine {
     /// Brings every predicate that may be out of date up to date.
     pub(crate) fn refresh_outdated(&mut self) {
         while let Some(node) = self.outdated.pop_front() {
-            self.work += 1;
+            self.looked(1);
             if let Some(unit) = self.nodes.get_mut(node.index()) {
                 unit.set(bits::OUTDATED, false);
             }
@@ -98,11 +98,13 @@ impl Engine {
     ) -> Vec<(Node, EdgeKind)> {
         let Some(generation) = self.gens.get(&manifest) else { return Vec::new() };
         let node = |u: UnitId| generation.node_of.get(u.index()).copied().filter(|n| *n != u32::MAX);
-        if backward {
+        let out: Vec<(Node, EdgeKind)> = if backward {
             generation.manifest.rdeps(unit).filter_map(|e| Some((Node(node(e.unit)?), e.kind))).collect()
         } else {
             generation.manifest.deps(unit).filter_map(|e| Some((Node(node(e.unit)?), e.kind))).collect()
-        }
+        };
+        self.looked(out.len());
+        out
     }
 
     /// What it depends on in the desired manifest.
@@ -123,8 +125,16 @@ impl Engine {
 
     /// Every unit that is up and was made with an edge to this one.
     pub(crate) fn running_rdeps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
+        let mut users = self.made_rdeps(node);
+        users.retain(|(user, _)| self.u(*user).has(bits::UP));
+        users
+    }
+
+    /// Every unit that was made with an edge to this one.
+    fn made_rdeps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
         let address = self.address(node);
         let mut out = Vec::new();
+        self.looked(self.gens.len());
         for (number, generation) in &self.gens {
             let id = match self.u(node).id {
                 Some(id) if *number == self.desired => Some(id),
@@ -135,7 +145,7 @@ impl Engine {
                 continue;
             }
             for (user, kind) in self.neighbours(*number, id, true) {
-                if self.u(user).has(bits::UP) && self.u(user).made == *number {
+                if self.u(user).made == *number {
                     out.push((user, kind));
                 }
             }
@@ -159,7 +169,9 @@ impl Engine {
                 Phase::Failed | Phase::Backoff { .. } => (false, false, true),
                 Phase::Down => (false, false, not_wanted || held.is_some()),
                 Phase::Waiting => (false, false, not_wanted || held.is_some() || blocked_for_good),
-                Phase::Starting | Phase::Stopping { .. } => (false, false, not_wanted),
+                // What somebody froze does not get ready by itself.
+                Phase::Starting => (false, false, not_wanted || self.is_paused(node)),
+                Phase::Stopping { .. } => (false, false, not_wanted),
             },
             // Whoever is looked at before it must know already that it will wait.
             State::Latch(l) if l.loses_ground(unit) => (false, false, held.is_some() || blocked_for_good),
@@ -190,13 +202,7 @@ impl Engine {
             }
             State::Gone => (false, false, true),
         };
-        let going = not_wanted
-            || self.must_bounce_users(node)
-            || (unit.has(bits::UP)
-                && self
-                    .made_deps(node)
-                    .iter()
-                    .any(|(dep, kind)| hard(*kind) && self.u(*dep).has(bits::GOING)));
+        let going = not_wanted || self.must_bounce_users(node) || (unit.has(bits::UP) && unit.sinking > 0);
         // What is about to go, to be restarted or to lose what it is bound to carries nobody new.
         let bounces = unit.has(bits::BOUNCE)
             || (going && !not_wanted && unit.has(bits::UP))
@@ -217,6 +223,7 @@ impl Engine {
         };
         self.svc(node).is_some_and(|s| s.running() && !matches!(s.phase, Phase::Stopping { .. }))
             && unit.has(bits::UP)
+            && unit.shaky > 0
             && self.made_deps(node).iter().any(|(dep, kind)| *kind == EdgeKind::Binds && lost(*dep))
     }
 
@@ -266,23 +273,24 @@ impl Engine {
         };
         let busy = self.is_busy(node);
         let bad = unit.want == Want::Up && !ok && !self.holds.contains_key(&node);
-        let (was_busy, was_bad) = (unit.has(bits::BUSY), unit.has(bits::BAD));
+        let was_busy = unit.has(bits::BUSY);
         if let Some(unit) = self.nodes.get_mut(node.index()) {
             unit.set(bits::OK, ok);
             unit.set(bits::READY, ready);
             unit.set(bits::SETTLED, settled);
             unit.set(bits::GOING, going);
             unit.set(bits::BUSY, busy);
-            unit.set(bits::BAD, bad);
         }
         self.busy = count(self.busy, was_busy, busy);
-        self.bad = count(self.bad, was_bad, bad);
+        self.list(node, bad);
         let new = Predicates { ok, ready, settled, going };
         if old == new {
             return;
         }
+        // Whether its claim is given up at all may be another matter now.
+        self.takers_look(node);
         for (user, kind) in self.rdeps(node) {
-            self.work += 1;
+            self.looked(1);
             if let Some(unit) = self.nodes.get_mut(user.index()) {
                 if hard(kind) {
                     unit.not_ok = count(unit.not_ok, !old.ok, !ok);
@@ -293,6 +301,9 @@ impl Engine {
                 }
             }
             self.enqueue(user);
+        }
+        if old.going != going || (old.ok && old.ready) != (ok && ready) {
+            self.tell_running(node, old, new);
         }
         if old.going != going {
             // It may have come up only to learn that it has to go.
@@ -305,6 +316,39 @@ impl Engine {
                 self.enqueue(user);
             }
         }
+    }
+
+    /// Tells those whose running edges lead to a unit whether it goes and whether it can be relied on.
+    fn tell_running(&mut self, node: Node, old: Predicates, new: Predicates) {
+        for (user, kind) in self.made_rdeps(node) {
+            let unit = self.derived(user);
+            if kind == EdgeKind::Binds {
+                unit.shaky = count(unit.shaky, !(old.ok && old.ready), !(new.ok && new.ready));
+            }
+            if hard(kind) {
+                unit.sinking = count(unit.sinking, old.going, new.going);
+            }
+        }
+    }
+
+    /// The unit is about to be gone: nobody's running edges lead to it any more.
+    pub(crate) fn forget_running(&mut self, node: Node) {
+        let unit = self.u(node);
+        let [ok, ready, going] = [bits::OK, bits::READY, bits::GOING].map(|bit| unit.has(bit));
+        let old = Predicates { ok, ready, settled: false, going };
+        self.tell_running(node, old, Predicates { ok: true, ready: true, settled: false, going: false });
+    }
+
+    /// Counts along the running edges of one unit from scratch.
+    pub(crate) fn recount_running(&mut self, node: Node) {
+        let (mut sinking, mut shaky) = (0, 0);
+        for (dep, kind) in self.made_deps(node) {
+            let dep = self.u(dep);
+            shaky += u32::from(kind == EdgeKind::Binds && !(dep.has(bits::OK) && dep.has(bits::READY)));
+            sinking += u32::from(hard(kind) && dep.has(bits::GOING));
+        }
+        let unit = self.derived(node);
+        (unit.sinking, unit.shaky) = (sinking, shaky);
     }
 
     /// Takes a place in the order of stops: uses on everything it requires in the desired manifest.
@@ -324,7 +368,7 @@ impl Engine {
             return;
         }
         self.use_deps(node, false);
-        let first = self.u(node).has(bits::STOP_FIRST);
+        let (first, behind) = (self.u(node).has(bits::STOP_FIRST), self.is_behind(node));
         let unit = self.m(node);
         unit.set(bits::UP, false);
         unit.set(bits::STOP_FIRST, false);
@@ -335,11 +379,14 @@ impl Engine {
             }
             self.enqueue(dep);
         }
-        if self.svc(node).is_some() && self.u(node).id.is_some() {
+        if self.svc(node).is_some() {
             self.give_up(node);
         }
         // What is down has no edges of an earlier manifest any more.
         self.made_from_desired(node);
+        if behind {
+            self.caught_up(node);
+        }
         self.users_follow(node);
         self.enqueue(node);
     }
@@ -383,6 +430,7 @@ impl Engine {
         let unit = self.m(node);
         unit.made = desired;
         unit.made_id = id;
+        self.recount_running(node);
     }
 
     /// Whether a unit that is going may be asked to stop: nobody who is up requires it, and at shutdown nobody
@@ -429,7 +477,7 @@ impl Engine {
     pub(crate) fn rethink_want(&mut self, node: Node) {
         let mut pending = vec![node];
         while let Some(node) = pending.pop() {
-            self.work += 1;
+            self.looked(1);
             let want = self.wanted(node);
             let old = self.u(node).want;
             if old == want {

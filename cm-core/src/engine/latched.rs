@@ -60,6 +60,11 @@ impl Engine {
         if !matches!(work, Work::Queued) {
             self.runnable.remove(&node);
         }
+        if work == Work::Deferred {
+            self.lists.deferred.insert(node);
+        } else {
+            self.lists.deferred.remove(&node);
+        }
         match work {
             Work::Settling { .. } | Work::Backoff { .. } | Work::Contested { .. } | Work::Job { .. } => {}
             Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred => {
@@ -184,7 +189,7 @@ impl Engine {
                 self.go_down(node);
             }
             if self.latch(node).is_some_and(|l| l.work != Work::Idle) {
-                self.m(node).set(bits::INTENDED, false);
+                self.mark(node, bits::INTENDED, false);
                 self.set_work(node, Work::Idle);
                 self.publish(node, "left: held");
             }
@@ -368,7 +373,7 @@ impl Engine {
             l.step = ExecStep::Guard;
             l.shown = shown;
         });
-        self.m(node).set(bits::INTENDED, false);
+        self.mark(node, bits::INTENDED, false);
         self.set_work(node, if again { Work::Waiting } else { Work::Idle });
     }
 
@@ -448,7 +453,9 @@ impl Engine {
                 if !detail.is_empty() {
                     self.set_detail(node, detail);
                 }
-                if !intended && latch.right {
+                // A contest goes on although it lost its ground meanwhile.
+                let contest = self.fights.get(&node).is_some_and(|f| f.rounds > 0);
+                if !intended && (latch.right || contest) {
                     self.repaired(node);
                 }
             }
@@ -518,11 +525,11 @@ impl Engine {
         }
     }
 
-    /// It leaves, and what it lies on is not there: it is removed when that is back. It keeps nobody waiting.
+    /// It leaves, and what it lies on is not there: it is removed when that is back. Until then it has what it claims:
+    /// removed late, it would take with it what another unit has put in its place.
     fn defer(&mut self, node: Node, why: &str) {
         self.go_down(node);
-        self.give_up(node);
-        self.m(node).set(bits::INTENDED, false);
+        self.mark(node, bits::INTENDED, false);
         self.set_work(node, Work::Deferred);
         let text = format!("{}: its removal is deferred: {why}", self.address(node));
         self.log(Level::Notice, Some(node), text);
@@ -531,9 +538,8 @@ impl Engine {
 
     /// A mount is there: what was to be removed below it can be.
     pub(crate) fn take_up_deferred(&mut self, mount: Node) {
-        let is_deferred = |n: &Node| self.latch(*n).is_some_and(|l| l.work == Work::Deferred);
         let deferred: Vec<Node> =
-            self.all().filter(is_deferred).filter(|n| self.mounts_of(*n).contains(&mount)).collect();
+            self.lists.deferred.iter().copied().filter(|n| self.mounts_of(*n).contains(&mount)).collect();
         for node in deferred {
             self.set_work(node, Work::Waiting);
         }

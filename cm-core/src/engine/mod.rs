@@ -53,11 +53,11 @@
 //! - Who only waits for what is held, itself or through others, is left out of an apply's gate as that is; what depends on
 //!   a held unit is not written in the same batch, for it may be found wrong.
 //! - What is held and no longer declared is left, with what it claims, until the hold ends; then it goes. A process or a
-//!   mount of it goes at once, and the hold stays: declared again, it is still held.
+//!   mount of it goes at once, with what the process claims, and the hold stays: declared again, it is still held.
 //! - At shutdown soft edges of an earlier generation order nothing for a unit that stays: they may be the other way
 //!   round by now.
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
-//!   is down (`swap::follow`), so that the running edges of several generations never form a cycle.
+//!   is down (`follow`), so that the running edges of several generations never form a cycle.
 //! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
 //!   and does not return because of one that was so before.
@@ -66,7 +66,9 @@
 //! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
 //!   holds that its apply has lifted, with what was held as it was.
 //! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
-//!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows.
+//!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows. Until then
+//!   it keeps what it claims, and who takes that waits and says so: what was removed after the other is in place would
+//!   take that with it. In a state file both lie below the same mount, so that nobody waits longer than for that.
 //! - What a crash left of an apply is undone in the very step that brings the generation that it came from, so that
 //!   nothing repairs it before.
 //! - How a `forked` daemon without a known main process has ended nobody can tell: it counts as a bad exit.
@@ -78,6 +80,7 @@ mod byhand;
 mod claims;
 pub mod effect;
 pub mod event;
+mod follow;
 mod graph;
 mod latched;
 mod mount;
@@ -87,9 +90,11 @@ mod service;
 mod status;
 mod stopping;
 mod swap;
+mod tally;
 mod timer;
 mod unit;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use units::{Address, Manifest, UnitId};
@@ -205,7 +210,8 @@ pub struct Engine {
     /// What an interrupted apply declares, and the generation that it came from: the swap to that is to come.
     pub(crate) awaited_undo: Option<(ManifestRef, u64)>,
     pub(crate) busy: u32,
-    pub(crate) bad: u32,
+    /// Units by what some event asks for, so that none has to look through all of them.
+    pub(crate) lists: tally::Lists,
     /// Units with a process, a mount or a place in the order of stops.
     pub(crate) up: u32,
     pub(crate) out: Vec<Effect>,
@@ -214,8 +220,8 @@ pub struct Engine {
     pub(crate) departed: BTreeMap<Node, Address>,
     pub(crate) globals_changed: bool,
     pub(crate) blank: Unit,
-    /// Steps of propagation taken since the beginning; the simulator bounds it.
-    pub(crate) work: u64,
+    /// Units and edges looked at since the beginning; the simulator bounds it.
+    pub(crate) work: Cell<u64>,
 }
 
 impl Default for Engine {
@@ -261,14 +267,14 @@ impl Engine {
             undoing: None,
             awaited_undo: None,
             busy: 0,
-            bad: 0,
+            lists: tally::Lists::default(),
             up: 0,
             out: Vec::new(),
             changed: BTreeSet::new(),
             departed: BTreeMap::new(),
             globals_changed: true,
             blank: Unit::blank(),
-            work: 0,
+            work: Cell::new(0),
         };
         // The one reference that `install` takes is that of the desired manifest.
         engine.desired = engine.install(Manifest::empty());
@@ -351,8 +357,7 @@ impl Engine {
                 }
             }
             Event::Overflowed => {
-                for index in 0..self.nodes.len() {
-                    let node = Node(u32::try_from(index).unwrap_or(u32::MAX));
+                for node in self.all() {
                     // A module leaves nothing behind that could be watched: the kernel tells of it.
                     if self.u(node).class() != units::address::Class::Helper {
                         self.touched(node);
@@ -473,29 +478,32 @@ impl Engine {
     }
 
     fn store_opened(&mut self) {
-        self.store_open = true;
+        if std::mem::replace(&mut self.store_open, true) {
+            return;
+        }
         self.globals_changed = true;
-        for node in self.all() {
-            if self.u(node).has(bits::NEEDS_STORE) {
-                self.enqueue(node);
-            }
+        for node in self.lists.for_store.clone() {
+            self.enqueue(node);
         }
     }
 
     // ---- small tools used by every part -------------------------------------------------------------------
 
-    /// Every node there is, in order.
+    /// Every node there is, in order. No event is worth it but one that is about every unit.
     pub(crate) fn all(&self) -> impl Iterator<Item = Node> + use<> {
+        self.looked(self.nodes.len());
         let gone: Vec<bool> = self.nodes.iter().map(|u| matches!(u.state, unit::State::Gone)).collect();
         (0u32..).zip(gone).filter(|(_, gone)| !gone).map(|(i, _)| Node(i))
     }
 
     pub(crate) fn u(&self, node: Node) -> &Unit {
+        self.looked(1);
         self.nodes.get(node.index()).unwrap_or(&self.blank)
     }
 
     pub(crate) fn m(&mut self, node: Node) -> &mut Unit {
         self.changed.insert(node);
+        self.looked(1);
         match self.nodes.get_mut(node.index()) {
             Some(unit) => unit,
             None => &mut self.blank,
@@ -504,6 +512,7 @@ impl Engine {
 
     /// For what is derived: no record changes with it.
     pub(crate) fn derived(&mut self, node: Node) -> &mut Unit {
+        self.looked(1);
         match self.nodes.get_mut(node.index()) {
             Some(unit) => unit,
             None => &mut self.blank,
@@ -560,6 +569,7 @@ impl Engine {
 
     /// Forgets manifests that nothing refers to.
     fn collect(&mut self) {
+        self.looked(self.gens.len());
         let unused: Vec<ManifestRef> =
             self.gens.iter().filter(|(_, g)| g.refs == 0).map(|(r, _)| *r).collect();
         for manifest in unused {
@@ -615,11 +625,11 @@ impl Engine {
 
     /// The node with this address: in the desired manifest, or leaving.
     pub fn node(&self, address: &Address) -> Option<Node> {
-        let id = self.manifest_of(self.desired)?.find(address.kind, &address.name);
-        if let Some(node) = id.and_then(|id| self.node_in(self.desired, id)) {
-            return Some(node);
-        }
-        self.all().find(|n| self.u(*n).id.is_none() && self.address(*n) == *address)
+        let in_manifest = |(number, generation): (&ManifestRef, &Gen)| {
+            self.node_in(*number, generation.manifest.find(address.kind, &address.name)?)
+        };
+        // What leaves has its place in the manifest that it was made from.
+        self.gens.iter().find_map(in_manifest)
     }
 
     /// Every unit, leaving ones included.
@@ -672,11 +682,6 @@ impl Engine {
     /// Whether an apply is under way: its request and generation.
     pub fn applying(&self) -> Option<(u64, u64)> {
         self.apply.as_ref().map(|a| (a.request, a.generation))
-    }
-
-    /// How many propagation steps were taken so far: a measure of work that does not depend on the machine.
-    pub fn work(&self) -> u64 {
-        self.work
     }
 
     /// The process that belongs to a serial, as (unit, job).

@@ -223,6 +223,7 @@ impl Engine {
         }
         self.serials.extend(more.serials.into_iter().map(|(serial, job)| (serial, (node, job))));
         if !more.claims.is_empty() {
+            self.lists.takers.extend(more.claims.iter().map(|taker| (*taker, node)));
             self.claims.insert(node, more.claims);
         }
     }
@@ -264,10 +265,18 @@ impl Engine {
             }
         }
         for node in self.all() {
-            if let Some(latch) = self.latch(node)
-                && latch.work == Work::Queued
-            {
+            let work = self.latch(node).map(|l| l.work);
+            if work == Some(Work::Queued) {
                 self.runnable.insert(node);
+            }
+            if work == Some(Work::Deferred) {
+                self.lists.deferred.insert(node);
+            }
+            if self.u(node).has(bits::NEEDS_STORE) {
+                self.lists.for_store.insert(node);
+            }
+            if self.u(node).has(bits::OF_APPLY) {
+                self.lists.marked.insert(node);
             }
             self.up += u32::from(self.u(node).has(bits::UP));
         }

@@ -1,6 +1,8 @@
 //! Stories of defects that the simulator or a reader found: each fails without its mending.
 
+mod claims;
 mod ends;
+mod fights;
 mod holds;
 
 use units::kind::Spec;

@@ -108,6 +108,7 @@ impl Engine {
         let Some(service) = self.svc(node) else { return };
         // A hold keeps automation away, not the hand that asks for a reload; but who is held is not restarted for it.
         let held = self.left_alone(node);
+        self.looked(self.asks.len());
         let by_hand =
             self.asks.iter().any(|a| a.node == node && a.goal == Goal::Loaded) && !self.is_paused(node);
         let asked = service.reload_asked && (!held || (by_hand && !self.restarts_to_load(node)));
@@ -156,6 +157,10 @@ impl Engine {
 
     /// Whether a unit it is bound to is not ready. A running service asks in the manifest it was made from.
     pub(crate) fn bound_lost(&self, node: Node, running: bool) -> bool {
+        // What does not run has the edges of the desired manifest.
+        if self.u(node).shaky == 0 {
+            return false;
+        }
         let deps = if running { self.made_deps(node) } else { self.deps(node) };
         deps.iter().any(|(dep, kind)| *kind == units::EdgeKind::Binds && !self.u(*dep).has(bits::READY))
     }

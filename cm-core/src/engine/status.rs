@@ -111,9 +111,14 @@ impl Engine {
             wanted: unit.want == Want::Up,
             leaving: unit.id.is_none(),
             held: self.holds.contains_key(&node),
-            stale: self.svc(node).is_some_and(|s| s.running() && s.loaded != s.inputs),
+            stale: self.is_stale(node),
             going: unit.has(bits::GOING),
         }
+    }
+
+    /// Whether a process has not loaded what it should have: its inputs, or another specification.
+    fn is_stale(&self, node: Node) -> bool {
+        self.svc(node).is_some_and(|s| s.running() && (s.loaded != s.inputs || s.reload_asked))
     }
 
     /// Whether a unit is fought over, and left alone for a while.
@@ -195,7 +200,13 @@ impl Engine {
                 return format!("waiting: {} ({})", self.address(blocker), self.state_word(blocker));
             }
             if let Some(holder) = self.waits_for_claim(node) {
-                return format!("waiting: {} has to give up what it claims", self.address(holder));
+                let address = self.address(holder);
+                return match &self.u(holder).state {
+                    State::Latch(Latch { work: Work::Deferred, .. }) => {
+                        format!("waiting: {address} cannot be removed before what it lies on is mounted")
+                    }
+                    _ => format!("waiting: {address} has to give up what it claims"),
+                };
             }
             if unit.blocked > 0 {
                 return "waiting: something that leaves has to go first".to_owned();
@@ -221,16 +232,10 @@ impl Engine {
         {
             return format!("mounting {device}, once that is there");
         }
-        if let State::Service(s) = &unit.state
-            && s.running()
-            && s.loaded != s.inputs
-            && unit.blocked > 0
-        {
+        if self.is_stale(node) && unit.blocked > 0 {
             return "stale: something has to stop first".to_owned();
         }
-        if let State::Service(s) = &unit.state
-            && s.running()
-            && s.loaded != s.inputs
+        if self.is_stale(node)
             && let Some(blocker) = self.blocker(node)
         {
             return format!("stale: waiting for {} ({})", self.address(blocker), self.state_word(blocker));
@@ -288,7 +293,7 @@ impl Engine {
             serial: service.filter(|s| s.alive || s.occupied).map_or(0, |s| s.serial),
             restarts: service.map_or(0, |s| s.restarts),
             exit: service.and_then(|s| s.exit),
-            stale: service.is_some_and(|s| running && s.loaded != s.inputs) || unit.has(bits::KEEP),
+            stale: self.is_stale(node) || unit.has(bits::KEEP),
             assumed: service.is_some_and(|s| s.assumed),
             degraded,
             hold: self.holds.get(&node).cloned(),

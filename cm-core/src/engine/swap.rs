@@ -141,8 +141,8 @@ impl Engine {
             self.follow(node);
         }
         for node in changed {
-            self.m(node).set(bits::INTENDED, intended);
-            self.m(node).set(bits::WAS_BAD, false);
+            self.mark(node, bits::INTENDED, intended);
+            self.mark(node, bits::WAS_BAD, false);
         }
         for node in self.all() {
             self.rethink_want(node);
@@ -179,7 +179,7 @@ impl Engine {
                 && interrupted.unit_digest(id) != desired.unit_digest(same)
                 && let Some(node) = self.node_in(self.desired, same)
             {
-                self.m(node).set(bits::INTENDED, true);
+                self.mark(node, bits::INTENDED, true);
                 self.touched(node);
             }
         }
@@ -206,7 +206,7 @@ impl Engine {
                 continue;
             }
             let node = self.create(manifest, id, from);
-            self.m(node).set(bits::INTENDED, intended);
+            self.mark(node, bits::INTENDED, intended);
             // It takes its place among the uses, so that what lies in a directory goes before it.
             self.m(node).set(bits::UP, true);
             self.up += 1;
@@ -233,7 +233,7 @@ impl Engine {
             // What an apply has broken that this one supersedes is no excuse.
             if !unit.has(bits::BLAMED) {
                 let was_bad = unit.has(bits::BAD) || self.is_flapping(node);
-                self.m(node).set(bits::WAS_BAD, was_bad);
+                self.mark(node, bits::WAS_BAD, was_bad);
             }
         }
         let new = self.desired;
@@ -246,7 +246,7 @@ impl Engine {
             if self.u(node).has(bits::BLAMED) {
                 continue;
             }
-            self.m(node).set(bits::BLAMED, true);
+            self.mark(node, bits::BLAMED, true);
             let mut users = self.rdeps(node);
             users.extend(self.running_rdeps(node));
             // Order alone makes nobody depend on anything.
@@ -318,6 +318,11 @@ impl Engine {
         unit.id = Some(id);
         unit.flags = after.flags(id);
         unit.set(bits::NEEDS_STORE, needs_store);
+        if needs_store {
+            self.lists.for_store.insert(node);
+        } else {
+            self.lists.for_store.remove(&node);
+        }
     }
 
     /// The unit has a specification in the new manifest; `same`: as in the manifest before. Answers whether
@@ -474,7 +479,7 @@ impl Engine {
                         self.with_latch(node, |l| l.step = ExecStep::Guard);
                         self.set_work(node, Work::Waiting);
                     }
-                    self.m(node).set(bits::INTENDED, intended);
+                    self.mark(node, bits::INTENDED, intended);
                 }
             }
             State::Mount(_) => {
@@ -516,8 +521,10 @@ impl Engine {
     /// Counts every edge from scratch, by the cached predicates and by who is up.
     pub(crate) fn recount(&mut self) {
         self.recount_uses();
+        self.lists.behind = self.count_behind();
         for node in self.all() {
             let (mut not_ok, mut not_ready, mut dead, mut unsettled) = (0, 0, 0, 0);
+            self.recount_running(node);
             for (dep, kind) in self.deps(node) {
                 let unit = self.u(dep);
                 if hard(kind) {
@@ -577,47 +584,6 @@ impl Engine {
         }
     }
 
-    /// Points the running edges of a unit that stays up at the desired manifest, and then those of its users.
-    ///
-    /// Only once everything that it will depend on has its edges there too or is down: so the running edges of
-    /// several generations together can never form a cycle, in which everybody would wait for somebody else to stop.
-    pub(crate) fn follow(&mut self, node: Node) {
-        let mut open = vec![node];
-        while let Some(node) = open.pop() {
-            self.work += 1;
-            let unit = self.u(node);
-            if !unit.has(bits::UP) {
-                continue;
-            }
-            if unit.made != self.desired {
-                let stopping = self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Stopping { .. }));
-                let behind = |d: &Node| self.u(*d).has(bits::UP) && self.u(*d).made != self.desired;
-                let waits = self.deps(node).iter().any(|(d, k)| (hard(*k) || soft(*k)) && behind(d));
-                if unit.id.is_none() || stopping || unit.has(bits::BOUNCE) || waits {
-                    continue;
-                }
-                self.rebase(node);
-                self.enqueue(node);
-                let users = self.rdeps(node).into_iter().filter(|(_, k)| hard(*k) || soft(*k));
-                open.extend(users.map(|(user, _)| user));
-            }
-        }
-    }
-
-    /// What was behind is up to date, or down: its users may follow.
-    pub(crate) fn users_follow(&mut self, node: Node) {
-        let behind: Vec<Node> = self
-            .rdeps(node)
-            .iter()
-            .filter(|(u, k)| (hard(*k) || soft(*k)) && self.u(*u).has(bits::UP))
-            .filter(|(u, _)| self.u(*u).made != self.desired)
-            .map(|(u, _)| *u)
-            .collect();
-        for user in behind {
-            self.follow(user);
-        }
-    }
-
     /// The unit is gone: from every manifest, list and counter.
     pub(crate) fn remove(&mut self, node: Node) {
         if matches!(self.u(node).state, State::Gone) {
@@ -630,6 +596,7 @@ impl Engine {
         for (user, _) in self.running_rdeps(node) {
             self.enqueue(user);
         }
+        self.forget_running(node);
         for generation in self.gens.values_mut() {
             if let Some(id) = generation.manifest.find(address.kind, &address.name)
                 && let Some(place) = generation.node_of.get_mut(id.index())
@@ -655,9 +622,8 @@ impl Engine {
         self.details.remove(&node);
         self.exec_inputs.remove(&node);
         self.globals_changed = true;
-        let (busy, bad) = (self.u(node).has(bits::BUSY), self.u(node).has(bits::BAD));
-        self.busy -= u32::from(busy);
-        self.bad -= u32::from(bad);
+        self.busy -= u32::from(self.u(node).has(bits::BUSY));
+        self.unlist(node);
         *self.m(node) = Unit::blank();
         self.departed.insert(node, address);
         self.free.insert(node.0);

@@ -202,7 +202,7 @@ fn records_restore_the_same_engine() {
         assert_eq!(again.record(node), w.engine.record(node));
         assert_eq!(again.status(node), w.engine.status(node));
     }
-    assert_eq!((again.busy, again.bad, again.up), (w.engine.busy, w.engine.bad, w.engine.up));
+    assert_eq!((again.busy, &again.lists, again.up), (w.engine.busy, &w.engine.lists, w.engine.up));
 }
 
 #[test]

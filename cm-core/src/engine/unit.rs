@@ -47,7 +47,11 @@ pub(crate) mod bits {
     /// The hold on it is back as it was before the apply that returns: so is what it had then.
     pub const RESTORE: u32 = 131_072;
     /// What follows from the rest, and is therefore in no record.
-    pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED;
+    pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
+    /// What an apply marks a unit with, until it is over.
+    pub const OF_APPLY: u32 = WAS_BAD | INTENDED | BLAMED;
+    /// Where the number of its [`super::super::tally::Standing`] stands (cached, counted in the tally).
+    pub const STANDING: u32 = 18;
 }
 
 /// What is wanted of a unit.
@@ -79,6 +83,10 @@ pub(crate) struct Unit {
     pub dead: u32,
     /// Soft dependencies (wants, after) that have not settled.
     pub unsettled: u32,
+    /// What it requires by its running edges and is going.
+    pub sinking: u32,
+    /// What it is bound to by its running edges and is not ready or not ok.
+    pub shaky: u32,
     /// Units that are up and require this one.
     pub users: u32,
     /// Units wanted up that require this one; counted for on-demand units.
@@ -102,6 +110,8 @@ impl Unit {
             not_ready: 0,
             dead: 0,
             unsettled: 0,
+            sinking: 0,
+            shaky: 0,
             users: 0,
             demand: 0,
             blocked: 0,
@@ -129,6 +139,8 @@ impl Unit {
             not_ready: 0,
             dead: 0,
             unsettled: 0,
+            sinking: 0,
+            shaky: 0,
             users: 0,
             demand: 0,
             blocked: 0,

@@ -4,6 +4,7 @@
 mod batches;
 mod blame;
 mod changes;
+mod hands;
 mod questions;
 mod rest;
 
@@ -13,7 +14,7 @@ use std::fmt;
 use cm_core::engine::effect::{Effect, Job, Verdict};
 use cm_core::engine::event::{Event, Exit, Swap, Verb};
 use cm_core::engine::{Engine, Glance, Mono, Node, SHUTDOWN_MS};
-use cm_core::proto::{Action, ManifestRef, Outcome, Step};
+use cm_core::proto::{Action, Intent, ManifestRef, Outcome, Step};
 use units::kind::Spec;
 use units::kind::service::Ready;
 use units::{EdgeKind, Kind, UnitId};
@@ -78,9 +79,48 @@ pub enum Invariant {
     BlameIsRight,
     /// To each unit is done what the plan promised, and the plan right after the apply is empty.
     PlanIsKept,
+    /// A hold lasts until its time is over, somebody lifts it, or the machine goes down.
+    HoldsSurvive,
+    /// A fight costs bounded work.
+    FightsBounded,
+    /// What is declared, held or not ours is not taken away.
+    NothingForeignPurged,
 }
 
 impl Invariant {
+    /// Every one.
+    pub const ALL: [Invariant; 29] = [
+        Invariant::StartsInOrder,
+        Invariant::StopsInOrder,
+        Invariant::DirtyEnds,
+        Invariant::NothingStandsStill,
+        Invariant::StaleEnds,
+        Invariant::LastApplyWins,
+        Invariant::OneAnswer,
+        Invariant::OneMainProcess,
+        Invariant::NumbersAreUnique,
+        Invariant::OneBatch,
+        Invariant::BoundedWork,
+        Invariant::CountersAgree,
+        Invariant::BoundedMemory,
+        Invariant::NoDefect,
+        Invariant::DeadlinesAhead,
+        Invariant::ComesToRest,
+        Invariant::ShutdownLeaves,
+        Invariant::FailuresContained,
+        Invariant::ReexecIdentical,
+        Invariant::HeldLeftAlone,
+        Invariant::ConvergedIsTrue,
+        Invariant::ManifestsKept,
+        Invariant::ClaimsInOrder,
+        Invariant::LoadsOnce,
+        Invariant::BlameIsRight,
+        Invariant::PlanIsKept,
+        Invariant::HoldsSurvive,
+        Invariant::FightsBounded,
+        Invariant::NothingForeignPurged,
+    ];
+
     /// Its name.
     pub fn name(self) -> String {
         let mut out = String::new();
@@ -127,10 +167,6 @@ type StepsByUnit = BTreeMap<(ManifestRef, UnitId), Step>;
 /// What the observer remembers.
 #[derive(Debug, Clone, Default)]
 pub struct Checks {
-    /// Steps of propagation that any event may take.
-    pub step_work: u64,
-    /// And for each changed unit, and each edge of one.
-    pub unit_work: u64,
     requests: BTreeMap<u64, Asked>,
     numbers: BTreeSet<(u8, u64)>,
     /// Slot → the spawn whose readiness the engine was told of.
@@ -142,20 +178,20 @@ pub struct Checks {
     down_at: Option<Mono>,
     left: bool,
     before: BTreeMap<Node, ([u8; 16], Glance)>,
-    work: u64,
     most_units: usize,
-    batch: Option<(u64, StepsByUnit)>,
+    batch: Option<(u64, Intent, StepsByUnit)>,
     loads: BTreeMap<Node, changes::Load>,
     desired: Option<ManifestRef>,
     returns: bool,
     blame: blame::Blame,
     signalled: Option<Node>,
+    hands: hands::Hands,
 }
 
 impl Checks {
     /// An observer of a machine with nothing on it.
     pub fn new() -> Checks {
-        Checks { step_work: 40, unit_work: 16, ..Checks::default() }
+        Checks::default()
     }
 
     /// A request is about to be made.
@@ -181,7 +217,12 @@ impl Checks {
     /// Before a step: what was so.
     pub fn note(&mut self, engine: &Engine) {
         self.before = engine.nodes().map(|n| (n, (declared(engine, n), engine.glance(n)))).collect();
-        self.work = engine.work();
+    }
+
+    /// What the worker was asked to do about a unit in the batch that it has.
+    pub fn step_of(&self, manifest: ManifestRef, unit: UnitId) -> Option<(Step, Intent)> {
+        let (_, intent, steps) = self.batch.as_ref()?;
+        steps.get(&(manifest, unit)).map(|step| (*step, *intent))
     }
 
     /// What a unit was before this step.
@@ -196,6 +237,7 @@ impl Checks {
 
     /// What the engine was told; what it may rely on follows from this.
     pub fn told(&mut self, engine: &Engine, world: &World, event: &Event) {
+        self.by_hand(engine, world, event);
         match event {
             Event::Spawned { serial } => {
                 if let Some((node, Job::Main)) = engine.job(*serial)
@@ -218,11 +260,12 @@ impl Checks {
                 s != serial || node.and_then(|n| running_ready(engine, n)) != Some(Ready::Forked)
             }),
             Event::Results { batch, results } => {
-                let current = self.batch.as_ref().is_some_and(|(n, _)| n == batch);
+                let current = self.batch.as_ref().is_some_and(|(n, _, _)| n == batch);
                 for result in results.iter().filter(|_| current) {
                     let slot = world.slot(result.manifest, result.unit);
                     let digest = world.manifests.get(&result.manifest).map(|m| m.unit_digest(result.unit));
-                    let step = self.batch.as_ref().and_then(|(_, s)| s.get(&(result.manifest, result.unit)));
+                    let step =
+                        self.batch.as_ref().and_then(|(_, _, s)| s.get(&(result.manifest, result.unit)));
                     let guard = matches!(step.map(|s| s.action), Some(Action::Guard(_)));
                     let removes = matches!(step.map(|s| s.action), Some(Action::Remove | Action::Restore));
                     match (result.outcome, digest) {
@@ -309,7 +352,6 @@ impl Checks {
         now: Mono,
         event: &Event,
         effects: &[Effect],
-        changed: &[Node],
     ) -> Found {
         let causes: BTreeMap<Node, &str> = effects
             .iter()
@@ -332,14 +374,7 @@ impl Checks {
         }
         self.contained(engine, world, event, effects, &causes)?;
         self.blamed_rightly(engine, effects)?;
-        self.state(engine, world, now, event)?;
-        let allowed = changed.iter().map(|n| 2 + engine.degree(*n)).sum::<usize>();
-        let work = engine.work() - self.work;
-        if work > self.step_work + self.unit_work * allowed as u64 {
-            let text = format!("{work} steps of propagation for {} changed units", changed.len());
-            return broken(Invariant::BoundedWork, text);
-        }
-        Ok(())
+        self.state(engine, world, now, event)
     }
 
     fn effect(
@@ -386,7 +421,7 @@ impl Checks {
                 Some((node, Job::Main)) if self.signalled != Some(node) => self.loads(engine, node, false),
                 _ => Ok(()),
             },
-            Effect::Batch { batch, steps, .. } => self.batch(engine, world, *batch, steps),
+            Effect::Batch { batch, steps, intent, .. } => self.batch(engine, world, *batch, *intent, steps),
             Effect::KillWorker => Ok(()),
             Effect::Store { token, .. } => {
                 if !self.numbers.insert((2, *token)) {
@@ -621,6 +656,7 @@ impl Checks {
                 return broken(Invariant::ConvergedIsTrue, "converged, and something is under way");
             }
         }
+        self.hands(engine, world, now)?;
         let sizes = engine.sizes();
         self.most_units = self.most_units.max(sizes.units);
         self.last_apply(engine)

@@ -43,7 +43,8 @@ impl Universe {
         Universe { kinds: kinds.to_vec() }
     }
 
-    fn slots(&self) -> u8 {
+    /// How many slots there are.
+    pub fn slots(&self) -> u8 {
         u8::try_from(self.kinds.len()).unwrap_or(u8::MAX)
     }
 

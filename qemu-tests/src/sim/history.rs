@@ -11,7 +11,9 @@ use super::dice::Dice;
 use super::graph::{self, Graph, Universe};
 use super::machine::{Machine, Tamper};
 use super::plans::{self, Kept};
+use super::resources::Resources;
 use super::world::{Told, World, fault};
+use units::Kind;
 
 /// Most steps of one history; more means that it never comes to rest.
 const MOST_STEPS: u64 = 20_000;
@@ -45,6 +47,8 @@ pub enum Act {
     Stale(u64),
     /// The machine goes down.
     Shutdown,
+    /// Somebody changes what a slot owns, and will undo so many repairs of it.
+    Vandal(u8, u32),
 }
 
 /// An act and its moment, in microseconds since the beginning.
@@ -79,8 +83,12 @@ pub struct Outcome {
     pub time: Mono,
     /// Cells of the table.
     pub coverage: Coverage,
+    /// Cells of the table of resources.
+    pub resources: Resources,
     /// Plans that were kept.
     pub kept: Kept,
+    /// The most that a step looked at, in thousandths of what it may.
+    pub most_looks: u64,
     /// The story, if it was asked for.
     pub story: Vec<String>,
 }
@@ -91,13 +99,17 @@ impl Script {
         let mut dice = Dice::of(&[seed, 1]);
         let universe = Universe::new(&mut dice);
         let mut faults = fault::ALL;
-        for (bit, _) in fault::NAMES {
+        for (bit, _) in fault::NAMES.into_iter().filter(|(bit, _)| *bit != fault::ECHO) {
             if dice.chance(300) {
                 faults &= !bit;
             }
         }
         if dice.chance(100) {
             faults = 0;
+        }
+        faults &= !fault::ECHO;
+        if Dice::of(&[seed, 4]).chance(700) {
+            faults |= fault::ECHO;
         }
         let mut entries = Vec::new();
         let mut graph = graph::random(&mut dice, &universe);
@@ -192,6 +204,20 @@ impl Script {
                 entries.push(Entry { at: at + 500, act });
             }
         }
+        let mut dice = Dice::of(&[seed, 5]);
+        let files: Vec<u8> =
+            (0..universe.slots()).filter(|s| universe.address(*s).kind == Kind::File).collect();
+        if !files.is_empty() && dice.chance(150) {
+            // Long enough that the next look at a contested file may find anything.
+            let begins = dice.below(1 + at);
+            let act = Act::Vandal(dice.pick(&files), u32::try_from(1 + dice.below(30)).unwrap_or(1));
+            let place = entries.partition_point(|e| e.at <= begins);
+            entries.insert(place, Entry { at: begins, act });
+            if dice.chance(500) {
+                let later = begins.max(at) + 60_000_000 + dice.below(200_000_000);
+                entries.push(Entry { at: later, act: Act::Overflow });
+            }
+        }
         let mut dice = Dice::of(&[seed, 2]);
         let mut plans = Vec::new();
         for _ in 0..2 {
@@ -215,7 +241,9 @@ impl Script {
             steps: machine.steps,
             time: machine.now,
             coverage: machine.coverage,
+            resources: machine.resources,
             kept: machine.kept,
+            most_looks: machine.most_looks,
             story: machine.story.unwrap_or_default(),
         }
     }
@@ -316,6 +344,12 @@ impl Player<'_> {
                 self.machine.step(Event::Touched { nodes })
             }
             Act::Overflow => self.machine.step(Event::Overflowed),
+            Act::Vandal(slot, times) => {
+                self.machine.world.vandals.insert(*slot, *times);
+                let now = self.machine.now;
+                self.machine.world.soon(now, 0, super::world::Happening::Undoes(*slot));
+                Ok(())
+            }
             Act::Crash(slot, end) => {
                 self.crash(*slot, *end);
                 Ok(())

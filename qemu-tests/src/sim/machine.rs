@@ -10,8 +10,10 @@ use cm_core::engine::{Engine, Mono, Node};
 
 use super::checks::{Checks, Invariant, Violation};
 use super::coverage::Coverage;
+use super::effort::Effort;
 use super::graph::{Graph, slot_of};
 use super::plans::Kept;
+use super::resources::Resources;
 use super::world::{Told, World};
 
 /// A deliberate fault between engine and world, to show that an invariant can fail.
@@ -42,8 +44,12 @@ pub struct Machine {
     pub tamper: Option<Tamper>,
     /// Where the table of fact × phase was visited.
     pub coverage: Coverage,
+    /// Where the table of what is observed × situation was visited.
+    pub resources: Resources,
     /// Plans that were kept.
     pub kept: Kept,
+    /// The most units and edges that a step looked at, in thousandths of what it may.
+    pub most_looks: u64,
 }
 
 impl Machine {
@@ -62,7 +68,9 @@ impl Machine {
             story: story.then(Vec::new),
             tamper: None,
             coverage: Coverage::default(),
+            resources: Resources::default(),
             kept: Kept::default(),
+            most_looks: 0,
         };
         machine.write_table();
         machine
@@ -146,6 +154,10 @@ impl Machine {
                 Some(node) => Event::Unmounted { node },
                 None => return Ok(()),
             },
+            Told::Touched(slot) => match self.node(slot) {
+                Some(node) => Event::Touched { nodes: vec![node] },
+                None => return Ok(()),
+            },
         };
         self.step(event)
     }
@@ -165,15 +177,21 @@ impl Machine {
             return Ok(());
         }
         self.coverage.fact(&self.engine, &event);
+        self.resources.before(&self.engine, &self.checks, &self.world, &event);
         self.checks.note(&self.engine);
+        let mut effort = Effort::before(&self.engine);
         self.checks.told(&self.engine, &self.world, &event);
         self.tell_story(|m| format!("→ {}", m.words(&event)));
         let mut effects = Vec::new();
+        effort.go_on(&self.engine);
         self.engine.step(self.now, event.clone(), &mut effects);
+        effort.stop(&self.engine);
         self.twin_step(&event, &effects)?;
         let changed = self.write_table();
         if let Some(tamper) = self.tamper {
+            effort.go_on(&self.engine);
             tamper(&self.engine, &mut effects, &mut self.world);
+            effort.stop(&self.engine);
         }
         if self.story.is_some() {
             for effect in &effects {
@@ -181,7 +199,9 @@ impl Machine {
             }
         }
         self.coverage.conditions(&self.engine, &self.checks, &effects);
-        self.checks.check(&self.engine, &self.world, self.now, &event, &effects, &changed)?;
+        self.resources.after(&self.engine, &self.checks, &self.world, &effects);
+        self.checks.check(&self.engine, &self.world, self.now, &event, &effects)?;
+        self.most_looks = self.most_looks.max(effort.bounded(&self.engine, &event, &effects, &changed)?);
         for effect in &effects {
             self.world.react(self.now, effect);
         }
@@ -207,19 +227,25 @@ impl Machine {
         Err(Violation { invariant: Invariant::ReexecIdentical, text })
     }
 
-    /// Writes what the engine says has changed, as the live table of PID 1 is written.
+    /// Writes what the engine says has changed, as the live table of PID 1 is written. Answers which records really
+    /// differ from before.
     fn write_table(&mut self) -> Vec<Node> {
         let records = self.engine.take_changed();
+        let mut changed = Vec::new();
         for node in &records.nodes {
-            match self.engine.record(*node) {
-                Some(record) => self.table.insert(*node, record),
+            let record = self.engine.record(*node);
+            let before = match &record {
+                Some(record) => self.table.insert(*node, record.clone()),
                 None => self.table.remove(node),
             };
+            if before != record {
+                changed.push(*node);
+            }
         }
         if records.globals {
             self.globals = self.engine.globals();
         }
-        records.nodes
+        changed
     }
 
     /// A re-exec: from here on a twin that was restored from the live table runs beside the engine.

@@ -2,8 +2,10 @@
 //!
 //! - [`dice`]: the generator of chance; [`graph`]: random manifests.
 //! - [`world`]: what reacts to effects; [`machine`]: engine, twin, world and observer in lock step.
-//! - [`checks`]: the invariants; [`coverage`]: cells of the table of semantics §3 that were visited.
+//! - [`checks`]: the invariants; [`coverage`], [`resources`]: cells of the tables of semantics §3 and §4 that were
+//!   visited.
 //! - [`history`]: scripts, made from a seed and played; [`shrink`]: the same failure with less in it.
+//! - [`effort`]: how much each step may look at; [`large`]: machines of thousands of units, for that alone.
 //! - [`plans`]: what the planner promises and what is then done.
 //! - [`exhaustive`]: every small graph, every order of events; [`journal`]: the store, with power loss anywhere.
 #![allow(
@@ -16,12 +18,15 @@
 pub mod checks;
 pub mod coverage;
 pub mod dice;
+pub mod effort;
 pub mod exhaustive;
 pub mod graph;
 pub mod history;
 pub mod journal;
+pub mod large;
 pub mod machine;
 pub mod plans;
+pub mod resources;
 pub mod shrink;
 pub mod world;
 

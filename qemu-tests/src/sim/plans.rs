@@ -6,15 +6,15 @@
 //! reload, what was written, removed, mounted and loaded.
 
 use std::any::type_name_of_val;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cm_core::engine::effect::Verdict;
 use cm_core::engine::event::Swap;
-use cm_core::engine::{HoldKind, UnitStatus, exec_inputs};
+use cm_core::engine::{Engine, HoldKind, Node, UnitStatus, exec_inputs};
 use cm_core::plan::{Found, GOES, NOT_OURS, Observation, Planned, Subject, Verb, WILL_BIND, plan};
 use units::kind::Spec;
 use units::manifest::flags;
-use units::{Address, Kind, Manifest, UnitId};
+use units::{Address, EdgeKind, Kind, Manifest, UnitId};
 
 use super::checks::{Invariant, Violation, keeps_old};
 use super::graph::{Graph, slot_of};
@@ -74,6 +74,11 @@ impl Kept {
 /// What was promised, by address, with what the world held at that time.
 pub struct Promise {
     lines: Vec<Line>,
+    /// Something depends on what depended on it: which of the edges somebody still holds when it matters, who is
+    /// faster decides.
+    turned: bool,
+    /// Units with what they are bound to, and will not be.
+    unbound: Vec<(Address, Address)>,
     before: BTreeMap<u8, State>,
 }
 
@@ -185,7 +190,47 @@ pub fn promise(machine: &Machine, graph: &Graph, planner: Planner) -> Promise {
     let lines: Vec<_> = planned.into_iter().map(line).collect();
     let slots = lines.iter().map(|line| slot_of(&line.address));
     let before = slots.map(|slot| (slot, state(&machine.world, slot))).collect();
-    Promise { lines, before }
+    let (turned, unbound) = (turned(&running, &desired), unbound(&running, &desired));
+    Promise { lines, turned, unbound, before }
+}
+
+/// Whether what a unit requires in one manifest depends on it in the other.
+fn turned(running: &Manifest, desired: &Manifest) -> bool {
+    let hard = |kind| matches!(kind, EdgeKind::Requires | EdgeKind::Binds);
+    let there = |id| desired.find(running.kind(id), running.name(id));
+    let reaches = |from, to| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(at) = open.pop() {
+            if at == to {
+                return true;
+            }
+            if seen.insert(at) {
+                open.extend(desired.deps(at).map(|e| e.unit));
+            }
+        }
+        false
+    };
+    let edges = running.ids().flat_map(|id| running.deps(id).map(move |e| (id, e)));
+    edges.filter(|(_, e)| hard(e.kind)).any(|(user, e)| match (there(e.unit), there(user)) {
+        (Some(dep), Some(user)) => reaches(dep, user),
+        _ => false,
+    })
+}
+
+/// Who is bound to what now and not in the next manifest: it may follow that before it loses what it is bound to.
+fn unbound(running: &Manifest, desired: &Manifest) -> Vec<(Address, Address)> {
+    let mut out = Vec::new();
+    for id in running.ids() {
+        let Some(new) = desired.find(running.kind(id), running.name(id)) else { continue };
+        for edge in running.deps(id).filter(|e| e.kind == EdgeKind::Binds) {
+            let address = running.address(edge.unit);
+            let binds = |e: units::Edge<'_>| e.kind == EdgeKind::Binds && desired.address(e.unit) == address;
+            if !desired.deps(new).any(binds) {
+                out.push((running.address(id), address));
+            }
+        }
+    }
+    out
 }
 
 /// What was really done to a unit.
@@ -242,6 +287,18 @@ impl Promise {
             // `unless` was satisfied; or the command had run before, and only that was not written down yet.
             let spared = (*guarded && deed.spared > 0) || deed.noted > 0;
             let spared = spared && (*verb, done) == (Verb::Start, Verb::Nothing);
+            let follows = |(unit, bound): &(Address, Address)| {
+                unit == address && *reason == format!("it is bound to {bound}, which restarts")
+            };
+            // What a mount that comes back has below it is removed then, or was removed before it went.
+            let comes =
+                |l: &Line| l.address.kind == Kind::Mount && matches!(l.verb, Verb::Create | Verb::Restart);
+            let below = reason.ends_with("its mount is absent") && self.lines.iter().any(comes);
+            let open = self.turned || self.unbound.iter().any(follows) || (below && done == Verb::Remove);
+            if done != *verb && open {
+                kept.open += 1;
+                return Ok(());
+            }
             if done != *verb && !spared {
                 let text =
                     format!("{} {address} was promised ({reason}), and it was: {}", verb.word(), done.word());
@@ -329,8 +386,20 @@ pub fn trial(
     Ok(true)
 }
 
-/// Whether what something was started from, or has loaded, stands in neither manifest: a plan cannot compare with that.
+/// Whether what something was started from, has loaded, claims or follows stands in neither manifest: a plan cannot compare with
+/// that.
 fn has_older(machine: &Machine) -> bool {
     let engine = &machine.engine;
-    engine.nodes().any(|n| engine.glance(n).stale || keeps_old(engine, n))
+    let behind = |n| !engine.glance(n).leaving && engine.edges_from(n) != engine.desired().0;
+    let older = |n| {
+        engine.glance(n).stale || keeps_old(engine, n) || engine.waits_for_claim(n).is_some() || behind(n)
+    };
+    // Nor does a plan know what a crash has left of an apply that is still to be undone.
+    // And what waits although it was there keeps its place in the order of stops, which nobody is shown.
+    let place = |n: &Node| engine.glance(*n).wanted && !engine.glance(*n).ready && latched(engine, *n);
+    engine.is_unfinished() || engine.nodes().any(older) || engine.not_down().iter().any(|(n, _)| place(n))
+}
+
+fn latched(engine: &Engine, node: Node) -> bool {
+    !matches!(engine.address(node).kind, Kind::Service | Kind::Mount | Kind::Target)
 }

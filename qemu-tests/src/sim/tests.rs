@@ -6,7 +6,7 @@ use std::any::type_name_of_val;
 use cm_core::engine::effect::{Effect, Job, Verdict};
 use cm_core::engine::event::{Down, Event, Swap, Verb};
 use cm_core::engine::{Engine, Mono};
-use cm_core::proto::{Intent, ManifestRef};
+use cm_core::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
 use units::EdgeKind;
 use units::kind::Spec;
 use units::kind::service::{Ready, Restart};
@@ -16,9 +16,10 @@ use super::exhaustive::{Bounds, Sort, search, unit};
 use super::graph::{Graph, service};
 use super::history::{Act, Entry, Script};
 use super::journal::{Sabotage, losses};
+use super::large;
 use super::machine::{Machine, Tamper};
 use super::plans;
-use super::world::{Happening, World};
+use super::world::{Happening, Thing, World};
 
 /// Units of these sorts, each requiring the one before where it says so.
 fn chain(sorts: &[(Sort, bool)]) -> Graph {
@@ -237,13 +238,31 @@ fn one_batch_can_fail() {
     });
 }
 
+/// One look at every unit, in a step that is about one.
+fn walks(engine: &Engine, event: &Event) {
+    if matches!(event, Event::Touched { .. }) {
+        let _ = engine.nodes().filter(|node| engine.glance(*node).held).count();
+    }
+}
+
 #[test]
 fn bounded_work_can_fail() {
-    let mut machine = Machine::new(World::new(1, 0), false);
-    machine.checks.step_work = 0;
-    machine.checks.unit_work = 0;
-    let broken = machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap_err();
-    assert_eq!(broken.invariant, Invariant::BoundedWork);
+    assert!(large::run(1, 600, 60, None).is_ok());
+    let broken = large::run(1, 600, 60, Some(walks)).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::BoundedWork, "{broken}");
+    // On a small machine such a walk costs little, but not whatever one likes.
+    let history = script(vec![boot(chain(&[(Sort::File, false)])), (100, Act::Touch(vec![0], false))]);
+    breaks(Invariant::BoundedWork, &history, |engine, _, _| {
+        (0..1000).for_each(|_| walks(engine, &Event::Touched { nodes: Vec::new() }));
+    });
+}
+
+#[test]
+fn thousands_of_units_cost_what_changes() {
+    for (seed, units) in [(11, 300), (12, 2000)] {
+        let looks = large::run(seed, units, 60, None).unwrap();
+        assert!(looks.steps > 100 && looks.most > 0, "{looks:?}");
+    }
 }
 
 #[test]
@@ -260,8 +279,8 @@ fn work_for_one_change_does_not_grow_with_the_machine() {
         let mut out = Vec::new();
         let swap = Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false };
         engine.step(Mono(1), swap, &mut out);
-        let before = engine.work();
         let node = engine.nodes().next().unwrap();
+        let before = engine.work();
         engine.step(Mono(2), Event::Touched { nodes: vec![node] }, &mut out);
         engine.work() - before
     };
@@ -298,8 +317,7 @@ fn deadlines_ahead_can_fail() {
     machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap();
     let late = machine.now.after_ms(3_600_000);
     machine.checks.note(&machine.engine);
-    let broken =
-        machine.checks.check(&machine.engine, &machine.world, late, &Event::Tick, &[], &[]).unwrap_err();
+    let broken = machine.checks.check(&machine.engine, &machine.world, late, &Event::Tick, &[]).unwrap_err();
     assert_eq!(broken.invariant, Invariant::DeadlinesAhead);
 }
 
@@ -477,6 +495,85 @@ fn plan_is_kept_can_fail() {
     breaks(Invariant::PlanIsKept, &history, |_, effects, _| {
         effects.retain(|e| !matches!(e, Effect::Signal { signal: 1, .. }));
     });
+}
+
+#[test]
+fn holds_survive_can_fail() {
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&chain(&[(Sort::Plain, false)]), 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    let node = machine.node(0).unwrap();
+    let asked = |request, verb| Event::Asked { request, verb, node, note: String::new(), until: None };
+    let request = machine.request(None);
+    machine.step(asked(request, Verb::Hold)).unwrap();
+    machine.step(Event::Overflowed).unwrap();
+    // Nobody was asked.
+    machine.engine.step(machine.now, asked(99, Verb::Release), &mut Vec::new());
+    let broken = machine.step(Event::Overflowed).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::HoldsSurvive, "{broken}");
+}
+
+#[test]
+fn fights_bounded_can_fail() {
+    let mut file = chain(&[(Sort::File, false)]);
+    file.units.get_mut(&0).unwrap().settle = 50;
+    let sound = script(vec![boot(file.clone()), (100, Act::Vandal(0, 40))]);
+    let outcome = sound.play(false, None);
+    assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+    // An engine that repairs as often as somebody undoes it.
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&file, 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    let node = machine.node(0).unwrap();
+    let (manifest, unit) = machine.engine.unit_of(node);
+    let broken = (100..120).find_map(|batch| {
+        let step = Step { manifest, unit, action: Action::Converge };
+        let (generation, intent, steps) = (1, Intent::Correct, vec![step]);
+        let sent = Effect::Batch { batch, generation, intent, steps };
+        let (outcome, detail) = (Outcome::Changed, String::new());
+        let result = UnitResult { manifest, unit, outcome, detail };
+        let answer = Event::Results { batch, results: vec![result] };
+        let Machine { engine, world, now, checks, .. } = &mut machine;
+        checks.check(engine, world, *now, &Event::StoreOpened, &[sent]).err().or_else(|| {
+            checks.told(engine, world, &answer);
+            checks.check(engine, world, *now, &answer, &[]).err()
+        })
+    });
+    assert_eq!(broken.map(|b| b.invariant), Some(Invariant::FightsBounded));
+}
+
+#[test]
+fn nothing_foreign_purged_can_fail() {
+    let first = chain(&[(Sort::File, false)]);
+    // A removal of what is declared.
+    let history = script(vec![boot(first.clone()), (100, Act::Touch(vec![0], false))]);
+    breaks(Invariant::NothingForeignPurged, &history, |_, effects, _| {
+        for effect in effects {
+            if let Effect::Batch { intent: Intent::Correct, steps, .. } = effect {
+                steps.iter_mut().for_each(|step| step.action = Action::Remove);
+            }
+        }
+    });
+    // A worker that does not look whose it is.
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.world.things.insert(0, Thing { like: Some([1; 16]), adopted: true, ..Thing::default() });
+    machine.apply(&first, 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    machine.apply(&chain(&[]), 2, Swap::Boot).unwrap();
+    machine.world.things.remove(&0);
+    let broken = machine.step(Event::Overflowed).unwrap_err();
+    assert_eq!(broken.invariant, Invariant::NothingForeignPurged, "{broken}");
+}
+
+#[test]
+fn every_invariant_is_shown_to_fail_and_described() {
+    let (tests, page) = (include_str!("tests.rs"), include_str!("../../../docs/simulator.md"));
+    for invariant in Invariant::ALL {
+        let name = invariant.name();
+        let test = format!("fn {}_can_fail()", name.replace('-', "_"));
+        assert!(tests.contains(&test), "{name} has no test in which it fails");
+        assert!(page.contains(&format!("| `{name}` |")), "docs/simulator.md does not describe {name}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! tried, so that a shrunk history meets the same world. Each reaction lies in a queue by time; a driver may also
 //! take them in any other order (the exhaustive search does).
 
+pub mod fault;
 mod processes;
 mod work;
 
@@ -21,51 +22,6 @@ use units::{EdgeKind, Manifest, UnitId};
 
 use super::dice::Dice;
 use super::graph::slot_of;
-
-/// Kinds of faults that a world may show; shrinking turns them off one by one.
-pub mod fault {
-    /// Processes that cannot be started.
-    pub const SPAWN: u32 = 1;
-    /// Readiness that comes late, never, or twice.
-    pub const READY: u32 = 2;
-    /// Processes that end by themselves.
-    pub const CRASH: u32 = 4;
-    /// Stops that are ignored, and processes that cannot be killed for a while.
-    pub const STUBBORN: u32 = 8;
-    /// Children that outlive the main process.
-    pub const CHILDREN: u32 = 16;
-    /// Reloads that fail, hang or are announced.
-    pub const RELOAD: u32 = 32;
-    /// Helpers and commands that fail or hang.
-    pub const HELPER: u32 = 64;
-    /// Steps that cannot be done.
-    pub const STEP: u32 = 128;
-    /// Workers that die or hang.
-    pub const WORKER: u32 = 256;
-    /// Records that cannot be written.
-    pub const RECORD: u32 = 512;
-    /// Signs of life that stop.
-    pub const WATCHDOG: u32 = 1024;
-    /// Things that were there before, and are not as anybody declares them.
-    pub const FOREIGN: u32 = 2048;
-    /// All of them.
-    pub const ALL: u32 = 4095;
-    /// With their names, for stories.
-    pub const NAMES: [(u32, &str); 12] = [
-        (SPAWN, "spawn"),
-        (READY, "ready"),
-        (CRASH, "crash"),
-        (STUBBORN, "stubborn"),
-        (CHILDREN, "children"),
-        (RELOAD, "reload"),
-        (HELPER, "helper"),
-        (STEP, "step"),
-        (WORKER, "worker"),
-        (RECORD, "record"),
-        (WATCHDOG, "watchdog"),
-        (FOREIGN, "foreign"),
-    ];
-}
 
 /// Something that is about to happen.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +54,10 @@ pub enum Happening {
     Writes(u64, bool),
     /// mountinfo lists the mount of a slot, or not.
     Lists(u8, bool),
+    /// The kernel's word of what the worker has written itself.
+    Echoes(u8),
+    /// Somebody undoes what the worker has repaired.
+    Undoes(u8),
 }
 
 /// What a happening is to the engine. Slots become nodes when they are told.
@@ -133,6 +93,8 @@ pub enum Told {
     Mounted(u8),
     /// `Unmounted`.
     Unmounted(u8),
+    /// `Touched`.
+    Touched(u8),
 }
 
 /// One spawn.
@@ -248,6 +210,8 @@ pub struct World {
     pub late: bool,
     /// What the worker looks at, by slot.
     pub things: BTreeMap<u8, Thing>,
+    /// Slots that somebody fights over, and how often they will still undo a repair.
+    pub vandals: BTreeMap<u8, u32>,
     /// What the worker is at.
     pub work: Option<Work>,
     records: Vec<u64>,
@@ -283,6 +247,7 @@ impl World {
             deeds: BTreeMap::new(),
             late: false,
             things: foreign(seed, faults),
+            vandals: BTreeMap::new(),
             work: None,
             records: Vec::new(),
             manifests: BTreeMap::new(),
@@ -555,6 +520,7 @@ impl World {
             }
             Happening::Answers(number, part) => {
                 let results = self.answers(number, part)?;
+                self.written(now, &results);
                 Some(Told::Results(number, results))
             }
             Happening::Done(number) => {
@@ -569,6 +535,13 @@ impl World {
             Happening::Writes(token, good) => {
                 self.records.retain(|t| *t != token);
                 Some(Told::Recorded(token, good))
+            }
+            Happening::Echoes(slot) => Some(Told::Touched(slot)),
+            Happening::Undoes(slot) => {
+                let left = self.vandals.get_mut(&slot).filter(|left| **left > 0)?;
+                *left -= 1;
+                self.things.get_mut(&slot)?.drifted = true;
+                Some(Told::Touched(slot))
             }
             Happening::Lists(slot, there) => {
                 // The list is compared when it is read: what has changed back by then is never told.
@@ -617,6 +590,7 @@ impl World {
     /// From now on everything works, and what hung goes on.
     pub fn heal(&mut self, now: Mono) {
         self.kind = true;
+        self.vandals.clear();
         let waits = |h: &Happening, serial: u64| match *h {
             Happening::Runs(s) | Happening::CannotRun(s, _) => s == serial,
             _ => false,

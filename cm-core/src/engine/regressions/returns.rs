@@ -278,3 +278,50 @@ fn a_return_leaves_down_what_was_down_before_its_apply() {
     assert_eq!(s.until_answered(out, 102), Verdict::Returned);
     assert_eq!(s.state("web"), "failed");
 }
+
+/// Seed 9309639: removed after the other had come, it would have taken that with it.
+#[test]
+fn who_takes_what_a_deferred_removal_still_has_waits_for_it() {
+    let mut s = Story::new();
+    let claims = Units::new().mount("/m").file("/m/a", 1, "path").edge("/m/a", EdgeKind::Binds, "/m");
+    s.boot(claims);
+    let out = mount_ends(&mut s);
+    s.work(out);
+    let node = s.node("/m");
+    s.ask(7, Verb::Hold, "/m");
+    s.tell(Event::Unmounted { node });
+    let out = s.swap(Units::new().mount("/m").file("/b", 1, "path"), Swap::Boot);
+    assert_eq!(steps(&out), 1, "the removal alone: {out:?}");
+    let out = result(&mut s, &out, Outcome::MountAbsent);
+    assert_eq!((s.state("/m/a"), s.state("/b"), steps(&out)), ("deferred", "waiting", 0));
+    let cause = s.engine.status(s.node("/b")).cause;
+    assert_eq!(cause, "waiting: file:/m/a cannot be removed before what it lies on is mounted");
+    assert!(s.engine.is_converged(), "nobody waits for that");
+    s.ask(8, Verb::Release, "/m");
+    let out = mount_ends(&mut s);
+    assert_eq!(steps(&out), 1, "the removal alone: {out:?}");
+    s.work(out);
+    assert_eq!((s.state("/m/a"), s.state("/b")), ("absent", "repaired"));
+}
+
+/// Seeds 20035401 and 30051016: the swap that was to bring the generation it came from never came.
+#[test]
+fn what_a_crash_left_is_undone_although_the_swap_behind_it_was_superseded() {
+    let mut s = Story::new();
+    let out = s.swap(Units::new().plain("web"), Swap::Apply);
+    let first = token(&out);
+    s.swap_to(Units::new().file("/left", 1, ""), 9, Swap::Undo);
+    s.swap_to(Units::new(), 9, Swap::Boot);
+    s.swap(Units::new().plain("other"), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: first, error: Some("no space".into()) });
+    let second = token(&out);
+    let out = s.tell(Event::Recorded { token: second, error: Some("no space".into()) });
+    assert_eq!(actions(&out), [Action::Restore]);
+    result(&mut s, &out, Outcome::Removed);
+    assert_eq!(s.engine.manifests().count(), 1);
+}
+
+fn token(effects: &[Effect]) -> u64 {
+    let of = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
+    effects.iter().find_map(of).unwrap()
+}

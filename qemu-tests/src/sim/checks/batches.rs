@@ -1,9 +1,17 @@
 //! Batches, and failures that stay where they belong.
 
+use super::hands::may_purge;
 use super::*;
 
 impl Checks {
-    pub(super) fn batch(&mut self, engine: &Engine, world: &World, number: u64, steps: &[Step]) -> Found {
+    pub(super) fn batch(
+        &mut self,
+        engine: &Engine,
+        world: &World,
+        number: u64,
+        intent: Intent,
+        steps: &[Step],
+    ) -> Found {
         if !self.numbers.insert((1, number)) {
             return broken(Invariant::NumbersAreUnique, format!("batch {number} twice"));
         }
@@ -27,6 +35,7 @@ impl Checks {
                     }
                 }
                 Action::Remove | Action::Restore => {
+                    may_purge(engine, node, step.action)?;
                     if let Some(node) = node {
                         self.stops(engine, world, node, &BTreeMap::new())?;
                     }
@@ -35,7 +44,7 @@ impl Checks {
             }
             earlier.insert(slot);
         }
-        self.batch = Some((number, steps.iter().map(|s| ((s.manifest, s.unit), *s)).collect()));
+        self.batch = Some((number, intent, steps.iter().map(|s| ((s.manifest, s.unit), *s)).collect()));
         Ok(())
     }
 

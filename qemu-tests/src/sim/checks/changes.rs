@@ -39,9 +39,11 @@ impl Checks {
             let (node, _) = engine.job(*serial)?;
             engine.running(node).filter(|(m, u)| claims(*m, *u)).map(|_| node)
         });
+        // A service has it for as long as it runs; what cannot be removed yet still has it.
         let leaving = engine.nodes().filter(|n| {
-            let (manifest, unit) = engine.running(*n).unwrap_or_else(|| engine.unit_of(*n));
-            engine.glance(*n).leaving && claims(manifest, unit)
+            let (manifest, unit) = engine.unit_of(*n);
+            let service = engine.address(*n).kind == Kind::Service;
+            engine.glance(*n).leaving && !service && claims(manifest, unit)
         });
         match running.chain(leaving).find(|n| engine.address(*n) != taker) {
             Some(other) => {

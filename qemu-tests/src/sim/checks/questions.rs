@@ -52,7 +52,6 @@ pub(super) trait Observed {
     fn main_serial(&self, node: Node) -> Option<u64>;
     fn running_from(&self, node: Node) -> Option<(ManifestRef, UnitId)>;
     fn running_manifest(&self, serial: u64) -> Option<ManifestRef>;
-    fn degree(&self, node: Node) -> usize;
 }
 
 impl Observed for Engine {
@@ -71,15 +70,5 @@ impl Observed for Engine {
     fn running_manifest(&self, serial: u64) -> Option<ManifestRef> {
         let (node, _) = self.job(serial)?;
         self.running(node).map(|r| r.0)
-    }
-
-    fn degree(&self, node: Node) -> usize {
-        let address = self.address(node);
-        self.manifests()
-            .filter_map(|(_, m)| {
-                let id = m.find(address.kind, &address.name)?;
-                Some(m.deps(id).count() + m.rdeps(id).count())
-            })
-            .sum()
     }
 }

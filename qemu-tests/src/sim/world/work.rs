@@ -74,6 +74,20 @@ impl World {
         UnitResult { manifest: step.manifest, unit: step.unit, outcome, detail }
     }
 
+    /// What follows upon what the worker has written: its own events, and somebody who wants it otherwise.
+    pub(super) fn written(&mut self, now: Mono, results: &[UnitResult]) {
+        for result in results.iter().filter(|r| r.outcome == Outcome::Changed) {
+            let slot = self.slot(result.manifest, result.unit);
+            let mut dice = self.fate(slot, 29);
+            if self.faults & fault::ECHO != 0 {
+                self.soon(now, dice.below(3_000), Happening::Echoes(slot));
+            }
+            if self.vandals.get(&slot).is_some_and(|left| *left > 0) {
+                self.soon(now, 1_000 + dice.below(400_000), Happening::Undoes(slot));
+            }
+        }
+    }
+
     pub(super) fn converge(&mut self, step: Step, slot: u8) -> Outcome {
         let digest = self.digest(step);
         let flag = self.manifests.get(&step.manifest).map_or(0, |m| m.flags(step.unit));

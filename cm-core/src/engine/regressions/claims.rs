@@ -1,0 +1,68 @@
+//! Stories of what no two units may have at once, and of what somebody waits for.
+
+use super::*;
+
+#[test]
+fn a_service_that_is_dropped_while_it_is_held_has_its_terminal_no_longer_than_its_process() {
+    let mut s = Story::new();
+    let tty = |s: &mut Service| s.tty = Some("tty1".to_owned());
+    s.boot(Units::new().service("old", tty));
+    s.runs("old");
+    s.ask(7, Verb::Hold, "old");
+    let out = s.boot(Units::new().service("new", tty));
+    assert_eq!((s.state("old"), spawned(&s, &out)), ("stopping", Vec::new()));
+    let out = s.ends("old");
+    assert_eq!(spawned(&s, &out), [("new".to_owned(), Job::Main)]);
+    assert!(s.engine.status(s.node("old")).hold.is_some(), "it is listed");
+    s.boot(Units::new().service("newer", tty));
+    let out = s.ends("new");
+    assert_eq!(spawned(&s, &out), [("newer".to_owned(), Job::Main)], "what is down has nothing");
+}
+
+/// Seed 30046202: who waits at the end of the chain heard nothing of the hold at its beginning.
+#[test]
+fn whether_a_claim_is_ever_given_up_is_known_along_the_whole_chain() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, "one").file("/b", 1, "two"));
+    s.work(out);
+    s.boot(Units::new().file("/b", 1, "one").service("web", |s| s.tty = Some("two".to_owned())));
+    assert_eq!(s.engine.waits_for_claim(s.node("web")), Some(s.node("/b")));
+    s.ask(7, Verb::Stop, "/a");
+    assert_eq!(s.engine.audit(), None);
+}
+
+/// Seed 30055124: what is frozen while it starts counts as held, so that who only wants it goes on.
+#[test]
+fn who_only_wants_what_is_frozen_while_it_starts_goes_on() {
+    let mut s = Story::new();
+    let notify = |s: &mut Service| s.ready = units::kind::service::Ready::Notify;
+    let units = || Units::new().service("db", notify).plain("web").edge("web", EdgeKind::Wants, "db");
+    s.boot(units());
+    s.runs("db");
+    assert_eq!((s.state("db"), s.state("web")), ("starting", "waiting"));
+    let out = s.ask(7, Verb::Pause, "db");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)]);
+}
+
+/// Seeds 20003604 and 20031897: what it was asked to load it loads once it can, and until then says so.
+#[test]
+fn a_service_that_owes_a_reload_is_stale() {
+    let mut s = Story::new();
+    let units = |needs: bool| {
+        let units = Units::new().service("web", |_| ()).service("db", |s| {
+            s.restart = units::kind::service::Restart::Never;
+        });
+        if needs { units.edge("web", EdgeKind::Requires, "db") } else { units }
+    };
+    s.boot(units(true));
+    s.runs("db");
+    s.runs("web");
+    s.ends("db");
+    let db = s.serial("db");
+    assert_eq!((s.state("db"), db), ("done", 0));
+    s.ask(7, Verb::Reload, "web");
+    let status = s.engine.status(s.node("web"));
+    assert!(status.stale && status.cause.starts_with("stale: waiting for service:db"), "{status:?}");
+    s.boot(units(false));
+    assert!(!s.engine.status(s.node("web")).stale);
+}

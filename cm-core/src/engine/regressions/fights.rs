@@ -1,0 +1,39 @@
+//! Stories of what somebody else wants otherwise.
+
+use super::*;
+
+fn looked_at(s: &mut Story, effects: Vec<Effect>, outcome: Outcome) -> Vec<Effect> {
+    let (batch, steps) = effects
+        .iter()
+        .find_map(|e| match e {
+            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
+            _ => None,
+        })
+        .unwrap();
+    let result = |s: &Step| {
+        let (manifest, unit, detail) = (s.manifest, s.unit, String::new());
+        UnitResult { manifest, unit, outcome, detail }
+    };
+    let mut out = s.tell(Event::Results { batch, results: steps.iter().map(result).collect() });
+    out.extend(s.tell(Event::BatchDone { batch }));
+    out
+}
+
+/// Seed 2970: the service that it is bound to was restarted, and the echo of the next repair ended the contest.
+#[test]
+fn a_contest_goes_on_when_what_it_lies_on_comes_back() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web").file("/f", 1, "").edge("/f", EdgeKind::Binds, "web"));
+    let out = s.runs("web");
+    looked_at(&mut s, out, Outcome::Changed);
+    let node = s.node("/f");
+    for _ in 0..FIGHT_REPAIRS {
+        let out = s.tell(Event::Touched { nodes: vec![node] });
+        looked_at(&mut s, out, Outcome::Changed);
+    }
+    assert_eq!(s.state("/f"), "contested");
+    s.ends("web");
+    let out = s.runs("web");
+    looked_at(&mut s, out, Outcome::Changed);
+    assert_eq!(s.state("/f"), "contested", "it was put right, and is left alone from here on");
+}
