@@ -235,6 +235,9 @@ impl Engine {
         if self.is_stale(node) && unit.blocked > 0 {
             return "stale: something has to stop first".to_owned();
         }
+        if self.is_stale(node) && unit.sinking > 0 {
+            return "stale: something that it requires is about to go".to_owned();
+        }
         if self.is_stale(node)
             && let Some(blocker) = self.blocker(node)
         {

@@ -55,13 +55,8 @@ impl Effort {
         self.looks += engine.work() - self.since;
     }
 
-    /// Units and edges that were looked at.
-    pub const fn looks(&self) -> u64 {
-        self.looks
-    }
-
     /// Whether the event is about every unit.
-    pub fn is_about_all(&self, engine: &Engine, event: &Event, effects: &[Effect]) -> bool {
+    fn is_about_all(&self, engine: &Engine, event: &Event, effects: &[Effect]) -> bool {
         matches!(event, Event::Swapped { .. } | Event::Overflowed | Event::ShutdownAsked { .. })
             || engine.desired().0 != self.desired
             // Within one step another manifest was desired and left again.
@@ -69,7 +64,7 @@ impl Effort {
     }
 
     /// What it may have looked at, `changed` being the units whose records differ.
-    pub fn allowed(&self, engine: &Engine, event: &Event, effects: &[Effect], changed: &[Node]) -> u64 {
+    fn allowed(&self, engine: &Engine, event: &Event, effects: &[Effect], changed: &[Node]) -> u64 {
         let named = match event {
             Event::Touched { nodes } => nodes.len(),
             Event::Results { results, .. } => results.len(),

@@ -29,8 +29,6 @@ pub struct Looks {
     pub units: usize,
     /// The most that a step looked at, in thousandths of what it may.
     pub most: u64,
-    /// The most that a step looked at which was not about every unit.
-    pub single: u64,
 }
 
 /// A walk that a test plants beside the engine's own.
@@ -199,9 +197,6 @@ impl Machine {
         }
         self.looks.steps += 1;
         self.looks.most = self.looks.most.max(effort.bounded(&self.engine, &event, &effects, &changed)?);
-        if changed.len() < 3 && !effort.is_about_all(&self.engine, &event, &effects) {
-            self.looks.single = self.looks.single.max(effort.looks());
-        }
         for effect in effects {
             self.react(effect);
         }
