@@ -122,8 +122,11 @@ pub struct Live {
 fn checksum(parts: &[&[u8]]) -> u32 {
     // FNV-1a: it has to find a torn write, not an attacker.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in parts.iter().copied().flatten() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    // Two plain loops: optimized for size, an iterator over all parts takes three times as long.
+    for part in parts {
+        for byte in *part {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
     }
     let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
     u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h])
@@ -132,10 +135,10 @@ fn checksum(parts: &[&[u8]]) -> u32 {
 fn encode(out: &mut Vec<u8>, key: Key, content: Option<&[u8]>) {
     let bytes = content.unwrap_or_default();
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    let mut head = [0; RECORD - 8];
-    let fields =
-        [&[key.class as u8, u8::from(content.is_some()), 0, 0][..], &[0; 4], &key.id.to_le_bytes()].concat();
-    head.copy_from_slice(&fields);
+    let [a, b, c, d, e, f, g, h] = key.id.to_le_bytes();
+    let present = u8::from(content.is_some());
+    let head: [u8; RECORD - 8] = [key.class as u8, present, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
+    out.reserve(RECORD + bytes.len());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&checksum(&[&length.to_le_bytes(), &head, bytes]).to_le_bytes());
     out.extend_from_slice(&head);
