@@ -165,7 +165,7 @@ fn store_late(context: &Context) -> Result {
             && applied.output.contains("mount:/var"),
         "it is not told what an apply waits for",
     )?;
-    demand(vm.ok("initctl restart service:steady")?.contains("ready"), "a service cannot be restarted")?;
+    demand(vm.ok("initctl restart service:steady")?.contains("restarted"), "a service cannot be restarted")?;
     vm.plug_in("late", &disk)?;
     vm.converged_again()?;
     hostname(&mut vm, "usual")?;
