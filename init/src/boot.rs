@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::sys::spawn::{self, Launch, Output};
+use crate::sys::spawn::{self, Launch, Output, Spawned};
 use crate::sys::{helper, loopback, stdio};
 
 /// Kernel settings that Holdfast itself needs: file, least value.
@@ -71,11 +71,11 @@ fn raise(path: &Path, least: u64) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn coldplug(executable: &str) -> std::io::Result<()> {
+pub fn coldplug(executable: &str) -> std::io::Result<Option<Spawned>> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let there = |d: &str| Path::new(d).join(release.trim()).join("modules.dep").exists();
     if !there("/lib/modules") && !there("/usr/lib/modules") {
-        return Ok(());
+        return Ok(None);
     }
     let argv = [helper::NAME.to_owned(), "coldplug".to_owned()];
     let launch = Launch {
@@ -85,8 +85,7 @@ pub fn coldplug(executable: &str) -> std::io::Result<()> {
         nice: NICE,
         ..Launch::default()
     };
-    // Its status is let go: its end is reaped like any orphan's.
-    spawn::spawn(&launch).map(drop).map_err(std::io::Error::other)
+    spawn::spawn(&launch).map(Some).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

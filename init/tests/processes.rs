@@ -39,6 +39,7 @@ support::tests! {
     Process: signals_say_who_sent_them,
     Process: cgroup_is_entered_at_birth,
     Process: killed_cgroup_is_not_entered_again,
+    Process: an_empty_cgroup_is_entered_again,
     Process: fork_bomb_dies_with_its_cgroup,
     Process: cgroup_settings_name_what_is_missing,
     Process: sessions_are_found_without_cgroups,
@@ -439,6 +440,26 @@ fn cgroup_is_entered_at_birth() {
     tree.remove("service:one").unwrap();
     assert!(!tree.populated("service:one").unwrap());
     assert_eq!(watch.changed().unwrap(), Vec::<String>::new());
+    drop_tree(tree);
+}
+
+fn an_empty_cgroup_is_entered_again() {
+    let tree = tree("again");
+    let (name, mut directory) = tree.create_fresh("service:a", 1, false).unwrap();
+    let id = tree.id(&name).unwrap();
+    for _ in 0..3 {
+        let launch = Launch { argv: &words(&["true"]), cgroup: Some(directory.as_fd()), ..Launch::default() };
+        let mut spawned = spawn(&launch).unwrap();
+        assert_eq!(outcome(&mut spawned), Status::Executed);
+        assert_eq!(ended(&spawned), ExitStatus::Code(0));
+        eventually("the cgroup is empty", || !tree.populated(&name).unwrap());
+        directory = tree.reopen(&name).unwrap();
+        assert_eq!(tree.id(&name).unwrap(), id);
+    }
+    drop(tree.create_nested(&name, "inside").unwrap());
+    assert!(tree.reopen(&name).is_none(), "a cgroup in which something made another one is not as new");
+    tree.remove(&name).unwrap();
+    assert!(tree.reopen(&name).is_none());
     drop_tree(tree);
 }
 

@@ -25,33 +25,46 @@ pub(super) enum Background {
     Begun,
 }
 
+impl Background {
+    fn after(at: Mono) -> Background {
+        Background::Waits(at.after_ms(QUIET_MS), at.after_ms(LATEST_MS))
+    }
+
+    /// Something happens at this moment: more may come of it.
+    fn put_off(&mut self, at: Mono) {
+        if let Background::Waits(due, latest) = self {
+            *due = at.after_ms(QUIET_MS).min(*latest);
+        }
+    }
+
+    fn deadline(self) -> Option<Mono> {
+        match self {
+            Background::Waits(due, _) => Some(due),
+            Background::Unasked | Background::Begun => None,
+        }
+    }
+}
+
 impl Shell {
     /// Nothing is left to do now. Answers whether what has time may begin.
     pub(super) fn may_begin_background(&mut self) -> bool {
         if self.background == Background::Unasked {
-            let at = now();
-            self.background = if self.spawns.iter().next().is_some() && self.leaving.is_none() {
-                Background::Waits(at.after_ms(QUIET_MS), at.after_ms(LATEST_MS))
-            } else {
-                Background::Begun
-            };
+            let starts = self.spawns.iter().next().is_some() && self.leaving.is_none();
+            self.background = if starts { Background::after(now()) } else { Background::Begun };
         }
         self.background == Background::Begun
     }
 
     /// Something has happened: more may come of it.
     pub(super) fn put_background_off(&mut self) {
-        if let Background::Waits(due, latest) = &mut self.background {
-            *due = now().after_ms(QUIET_MS).min(*latest);
+        if self.background.deadline().is_some() {
+            self.background.put_off(now());
         }
     }
 
     /// When it begins, if nothing happens.
     pub(super) fn background_deadline(&self) -> Option<Mono> {
-        match self.background {
-            Background::Waits(due, _) => Some(due),
-            Background::Unasked | Background::Begun => None,
-        }
+        self.background.deadline()
     }
 
     /// Begins it when it is due.
@@ -71,5 +84,24 @@ impl Shell {
             Ok(None) => {}
             Err(e) => self.say(Level::Warning, None, &format!("cannot look for drivers: {e}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_put_off_but_not_for_ever() {
+        let at = |ms| Mono(0).after_ms(ms);
+        let mut background = Background::after(at(100));
+        assert_eq!(background.deadline(), Some(at(105)));
+        for ms in 101..200 {
+            background.put_off(at(ms));
+        }
+        assert_eq!(background.deadline(), Some(at(150)));
+        let mut begun = Background::Begun;
+        begun.put_off(at(300));
+        assert_eq!((begun, begun.deadline()), (Background::Begun, None));
     }
 }

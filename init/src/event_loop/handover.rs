@@ -505,7 +505,7 @@ impl Shell {
         // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
         let lost = found_main.is_err();
         let pidfd = found_main.ok().flatten();
-        let mut spawn = Spawn { record, pidfd, stage, notify, ready };
+        let mut spawn = Spawn { record, pidfd, stage, notify, ready, clean: false };
         spawn.note_descriptors();
         self.watch_spawn(&spawn);
         if let Some(pidfd) = &spawn.pidfd {

@@ -7,6 +7,7 @@
 //! ```
 //! Failures of effects are events again; nothing in here waits for a disk, a network or another process.
 
+mod background;
 mod clients;
 mod console;
 mod contests;
@@ -77,10 +78,14 @@ pub struct Shell {
     empty: Option<EmptyWatch>,
     console: console::Console,
     spawns: Spawns,
+    /// Cgroups that have become empty while there is something to do, which may be to start their units again.
+    left_cgroups: BTreeSet<String>,
     /// `STATUS=` of services.
     texts: BTreeMap<Node, String>,
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
+    /// The last worker has left: what its work took is not needed any more.
+    work_is_over: bool,
     /// What waits for a worker, and until when.
     flows: flows::Flows,
     /// Calls whose swap the engine has, and which it will answer.
@@ -104,6 +109,7 @@ pub struct Shell {
     log_deaths: u32,
     /// Drivers for the devices that were there before init are still to be looked for.
     coldplug_due: bool,
+    background: background::Background,
     log_target: Target,
     logs_listener: Option<OwnedFd>,
     streams: BTreeMap<u32, logs::Stream>,
@@ -157,7 +163,8 @@ impl Shell {
                 return left;
             }
             let busy = !self.ready.is_empty() || !self.queue.is_empty();
-            if !busy && self.server.as_mut().is_some_and(Server::take_deserted) {
+            let deserted = !busy && self.server.as_mut().is_some_and(Server::take_deserted);
+            if deserted || (!busy && std::mem::take(&mut self.work_is_over)) {
                 crate::sys::raw::trim_memory();
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.timeout() };
@@ -194,9 +201,12 @@ impl Shell {
                 self.write_shell();
             }
             let Some((number, event)) = self.queue.pop_front() else {
-                self.advance_boot();
+                if self.may_begin_background() {
+                    self.advance_boot();
+                    self.coldplug_if_due();
+                }
                 self.advance_logs();
-                self.coldplug_if_due();
+                self.remove_left_cgroups();
                 self.rescan_if_due();
                 self.forget_watches_if_due();
                 self.write_live();
@@ -205,6 +215,7 @@ impl Shell {
                 }
                 continue;
             };
+            self.put_background_off();
             self.step(number, event);
         }
         self.look_at_contests();
@@ -216,15 +227,6 @@ impl Shell {
         }
     }
 
-    /// Has drivers looked for, which takes longer than to start everything that needs none of them.
-    fn coldplug_if_due(&mut self) {
-        if std::mem::take(&mut self.coldplug_due)
-            && let Err(e) = crate::boot::coldplug(&self.executable)
-        {
-            self.say(Level::Warning, None, &format!("cannot look for drivers: {e}"));
-        }
-    }
-
     /// How long nothing has to be done, rounded up so that the deadline has passed afterwards.
     fn timeout(&self) -> Option<Duration> {
         let own = self.leaving.as_ref().and_then(leave::Leaving::deadline);
@@ -232,10 +234,18 @@ impl Shell {
         let reexec = self.reexec_deadline(at);
         let half = self.server.as_ref().and_then(Server::half_deadline);
         let watches = self.watches.deadline();
-        let due = [self.engine.next_deadline(), own, reexec, half, self.flow_deadline(), watches]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let due = [
+            self.engine.next_deadline(),
+            own,
+            reexec,
+            half,
+            self.flow_deadline(),
+            watches,
+            self.background_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()?;
         Some(Duration::from_nanos(due.0.saturating_sub(at.0)))
     }
 
@@ -251,6 +261,7 @@ impl Shell {
             self.end_late_flows(at);
         }
         self.resume_watches_if_due(at);
+        self.background_if_due(at);
     }
 
     /// One turn of a source.

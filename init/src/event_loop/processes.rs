@@ -60,7 +60,8 @@ impl Shell {
             self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
         }
         let cgroup = launch::cgroup_name(&address, job);
-        let (cgroup, directory) = match self.prepare_cgroup(cgroup, serial, &command) {
+        let clean = command.service.as_deref().is_some_and(|s| s.cgroup.is_empty());
+        let (cgroup, directory) = match self.prepare_cgroup(cgroup, serial, &command, clean) {
             Ok(prepared) => prepared,
             Err(text) => return self.spawn_failed(serial, text, libc::EIO),
         };
@@ -172,6 +173,7 @@ impl Shell {
             stage: Some(spawned.status),
             notify,
             ready: pipe.map(|(_, reader, _)| reader),
+            clean,
         };
         if let Some(stage) = &entry.stage
             && let Err(e) = inherit::set_close_on_exec(stage.as_fd(), false)
@@ -202,12 +204,20 @@ impl Shell {
     }
 
     fn prepare_cgroup(
-        &self,
+        &mut self,
         name: String,
         serial: u64,
         command: &launch::Command,
+        clean: bool,
     ) -> Result<(String, Option<OwnedFd>), String> {
         let Some(tree) = &self.tree else { return Ok((name, None)) };
+        // A restart: what has just become empty need not be removed and made again.
+        if self.left_cgroups.remove(&name)
+            && clean
+            && let Some(directory) = tree.reopen(&name)
+        {
+            return Ok((name, Some(directory)));
+        }
         let in_use = self.spawns.in_cgroup(&name);
         let (name, directory) = tree.create_fresh(&name, serial, in_use).map_err(|e| e.to_string())?;
         if let Some(service) = &command.service {
@@ -270,6 +280,7 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::Kill`].
     pub(super) fn kill(&mut self, serial: u64) {
+        self.spawns.killed(serial);
         let Some(spawn) = self.spawns.get(serial) else { return };
         let killed = match &self.tree {
             Some(tree) => tree.kill(&spawn.record.cgroup).map_err(|e| e.to_string()),
@@ -604,7 +615,9 @@ impl Shell {
         if !empty {
             return;
         }
+        let mut clean = false;
         if let Some(spawn) = self.spawns.remove(serial) {
+            clean = spawn.clean;
             for fd in
                 [spawn.notify.as_ref().map(AsRawFd::as_raw_fd), spawn.ready.as_ref().map(AsRawFd::as_raw_fd)]
             {
@@ -614,10 +627,22 @@ impl Shell {
         // A cgroup is left when a later spawn of the unit has entered it; it goes with that one.
         let shared = self.spawns.in_cgroup(&cgroup);
         if let (Some(tree), false) = (&self.tree, shared) {
-            drop(tree.remove(&cgroup));
+            if clean {
+                self.left_cgroups.insert(cgroup);
+            } else {
+                drop(tree.remove(&cgroup));
+            }
         }
         if !failed {
             self.queue.push_back(Event::CgroupEmpty { serial });
+        }
+    }
+
+    /// Removes the cgroups that nothing was started in again. A machine that goes down does not miss them.
+    pub(super) fn remove_left_cgroups(&mut self) {
+        let left = std::mem::take(&mut self.left_cgroups);
+        if let Some(tree) = self.tree.as_ref().filter(|_| self.options.container || self.leaving.is_none()) {
+            left.iter().for_each(|name| drop(tree.remove(name)));
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Spawn {
     pub notify: Option<NotifySocket>,
     /// Its readiness pipe.
     pub ready: Option<OwnedFd>,
+    /// Its cgroup is as good as a new one once it is empty: nothing was set in it, and nobody killed in it.
+    pub clean: bool,
 }
 
 /// The part of a [`Spawn`] that is written into the live table.
@@ -192,6 +194,13 @@ impl Spawns {
         self.iter().any(|s| s.record.cgroup == name)
     }
 
+    /// The cgroup of this one has been killed in.
+    pub fn killed(&mut self, serial: u64) {
+        if let Some(spawn) = self.by_serial.get_mut(&serial) {
+            spawn.clean = false;
+        }
+    }
+
     /// The latest spawn of a unit for a job.
     pub fn of_node(&self, node: Node, job: Job) -> Option<&Spawn> {
         self.by_serial.values().rev().find(|s| s.record.node == node && s.record.job == job)
@@ -229,7 +238,7 @@ mod tests {
             ready: None,
             stage: None,
         };
-        Spawn { record, pidfd: None, stage: None, notify: None, ready: None }
+        Spawn { record, pidfd: None, stage: None, notify: None, ready: None, clean: false }
     }
 
     #[test]

@@ -20,8 +20,8 @@ use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
 use super::{
-    Shell, clients, console, contests, emergency, flows, manifests, modules, mounts, names, now, spawns,
-    watches,
+    Shell, background, clients, console, contests, emergency, flows, manifests, modules, mounts, names, now,
+    spawns, watches,
 };
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
@@ -185,9 +185,11 @@ impl Shell {
             tree,
             empty,
             spawns: spawns::Spawns::default(),
+            left_cgroups: BTreeSet::new(),
             texts: BTreeMap::new(),
             manifests: held,
             workers: BTreeMap::new(),
+            work_is_over: false,
             flows: flows::Flows::default(),
             swapped_calls: BTreeSet::new(),
             inotify,
@@ -206,6 +208,7 @@ impl Shell {
             log_dead: BTreeSet::new(),
             log_deaths: 0,
             coldplug_due: false,
+            background: background::Background::default(),
             log_target: Target::Kernel,
             logs_listener: None,
             streams: BTreeMap::new(),

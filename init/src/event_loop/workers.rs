@@ -285,6 +285,7 @@ impl Shell {
         }
         let tasks = worker.link.tasks().clone();
         if tasks.is_empty() && why.is_empty() {
+            self.work_is_over = self.workers.is_empty();
             return;
         }
         let unheard = worker.link.take_unheard();

@@ -108,11 +108,14 @@ fn finish(result: i64) -> io::Result<Forked> {
     }
 }
 
-/// Bytes of a child's stack, behind a page that nobody may touch, and in front of its room.
-const STACK: usize = 64 << 10;
-/// That page.
+/// Bytes of a child's stack, which lies in front of its room. Its functions need a tenth of that, and none calls itself.
+const STACK: usize = 32 << 10;
+const REGION: usize = STACK + child::ROOM;
+/// Regions that are mapped together.
+const TOGETHER: usize = 16;
+/// A page in front of them that nobody may touch.
 const GUARD: usize = 4 << 10;
-const WHOLE: usize = GUARD + STACK + child::ROOM;
+const SLAB: usize = GUARD + TOGETHER * REGION;
 
 /// Stack and room of one child.
 #[derive(Debug)]
@@ -121,26 +124,26 @@ struct Region(NonNull<u8>);
 // SAFETY: memory that is used by whoever owns this.
 unsafe impl Send for Region {}
 
-/// One that is not in use is kept: services are started one after the other more often than together.
-static SPARE: Mutex<Option<Region>> = Mutex::new(None);
+/// All regions.
+struct Pool {
+    slabs: Vec<Region>,
+    free: Vec<Region>,
+    /// How many are in use, and were at most since there was none.
+    used: usize,
+    most: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { slabs: Vec::new(), free: Vec::new(), used: 0, most: 0 });
 
 impl Region {
     fn new() -> io::Result<Region> {
-        if let Some(spare) = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Ok(spare);
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.free.is_empty() {
+            pool.map()?;
         }
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
-        // SAFETY: a new anonymous mapping aliases nothing.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), WHOLE, access, kind, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let region = Region(NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?);
-        // SAFETY: the first page of what was just mapped.
-        if unsafe { libc::mprotect(at, GUARD, libc::PROT_NONE) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let region = pool.free.pop().ok_or(io::ErrorKind::OutOfMemory)?;
+        pool.used += 1;
+        pool.most = pool.most.max(pool.used);
         Ok(region)
     }
 
@@ -151,17 +154,49 @@ impl Region {
 
     /// Nobody runs on it any more.
     fn give_back(self) {
-        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.is_none() {
-            *spare = Some(self);
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.free.push(self);
+        pool.used = pool.used.saturating_sub(1);
+        if pool.used == 0 {
+            // What many children have used at once is not kept for the next one.
+            if pool.most > 1 {
+                pool.unmap();
+            }
+            pool.most = 0;
         }
     }
 }
 
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: exactly what mmap returned, unmapped once; nobody runs on it.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), WHOLE) };
+impl Pool {
+    fn map(&mut self) -> io::Result<()> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+        // SAFETY: a new anonymous mapping aliases nothing.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), SLAB, access, kind, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let slab = Region(NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?);
+        // SAFETY: the first page of what was just mapped.
+        if unsafe { libc::mprotect(at, GUARD, libc::PROT_NONE) } < 0 {
+            let error = io::Error::last_os_error();
+            // SAFETY: exactly what mmap returned.
+            unsafe { libc::munmap(at, SLAB) };
+            return Err(error);
+        }
+        let regions = (0..TOGETHER).map(|n| slab.at(GUARD + n * REGION));
+        self.free.extend(regions.filter_map(NonNull::new).map(Region));
+        self.slabs.push(slab);
+        Ok(())
+    }
+
+    /// Nobody uses any of it.
+    fn unmap(&mut self) {
+        self.free.clear();
+        for slab in self.slabs.drain(..) {
+            // SAFETY: exactly what mmap returned, unmapped once; nobody runs on any region of it.
+            unsafe { libc::munmap(slab.0.as_ptr().cast(), SLAB) };
+        }
     }
 }
 
@@ -192,7 +227,7 @@ pub(super) fn share(plan: Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, 
         return Err(Box::new(plan));
     }
     let Ok(region) = Region::new() else { return Err(Box::new(plan)) };
-    let stack = region.at(GUARD);
+    let stack = region.at(0);
     let birth = Birth { placed: true, no_handlers: true };
     let work = NonNull::from(Box::leak(Box::new(Work { plan, birth, region })));
     let mut args = arguments(cgroup);
@@ -216,7 +251,7 @@ extern "C" fn begin(work: *mut c_void) -> ! {
     // SAFETY: `share` gave it, and leaves it alone until this process has left the memory.
     let work = unsafe { &mut *work.cast::<Work>() };
     // SAFETY: the room is the last part of the region, which belongs to this process.
-    let room = unsafe { std::slice::from_raw_parts_mut(work.region.at(GUARD + STACK), child::ROOM) };
+    let room = unsafe { std::slice::from_raw_parts_mut(work.region.at(STACK), child::ROOM) };
     child::run(&mut work.plan, work.birth, Some(room))
 }
 

@@ -228,6 +228,15 @@ impl Tree {
         Ok((spare, directory))
     }
 
+    /// Opens the directory of a cgroup that is empty and none was killed in, for [`super::spawn`]. Nothing when there are
+    /// others inside it, or it is not there any more.
+    pub fn reopen(&self, unit: &str) -> Option<OwnedFd> {
+        let directory = open_directory(&self.path(unit)).ok()?;
+        let about = nix::sys::stat::fstat(&directory).ok()?;
+        // Its name, its own entry, and one for each directory in it.
+        (about.st_nlink == 2).then_some(directory)
+    }
+
     /// Makes a cgroup for a helper (a stop or reload command) inside a unit's.
     ///
     /// # Errors
@@ -461,6 +470,11 @@ fn directories(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
 }
 
 fn remove_directory(path: &Path) -> Result<(), CgroupError> {
+    // Most have nothing inside.
+    match std::fs::remove_dir(path) {
+        Err(e) if !is_gone(&e) => {}
+        _ => return Ok(()),
+    }
     // Depth first, by a list: the children of a directory always come after it.
     let mut all = vec![path.to_owned()];
     let mut next = 0;

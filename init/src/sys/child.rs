@@ -22,10 +22,9 @@ use super::userdb;
 pub(super) const REPORT: usize = 8;
 /// Stage number of "every step is done, execve comes next".
 pub(super) const ABOUT_TO_EXEC: u8 = 0xff;
-/// Bytes for what the user database adds to the environment.
-const VARIABLES: usize = 16 << 10;
-/// Bytes of the room for a child that shares PID 1's memory: variables, and a user database of usual size.
-pub(super) const ROOM: usize = 64 << 10;
+/// Bytes of the room for a child that shares PID 1's memory: a user database of usual size, and what it adds to the
+/// environment.
+pub(super) const ROOM: usize = 32 << 10;
 /// Most supplementary groups, as NGROUPS_MAX.
 const GROUPS_MAX: usize = 65_536;
 
@@ -465,7 +464,6 @@ fn ids(who: &Identity) -> Step {
 }
 
 fn exec(plan: &mut Plan, who: &Identity, maps: &mut Maps) -> Step {
-    let mut room = maps.memory(VARIABLES).map_err(|e| (Stage::User, 0, e))?;
     plan.env_pointers.extend(plan.environment.iter().map(|v| v.as_ptr()));
     let name = who.name.or(plan.user.as_ref().map(|u| u.as_bytes())).unwrap_or(b"root");
     let values: [(&[u8], &[u8]); 4] = [
@@ -474,6 +472,8 @@ fn exec(plan: &mut Plan, who: &Identity, maps: &mut Maps) -> Step {
         (b"LOGNAME=", name),
         (b"SHELL=", who.shell.unwrap_or(b"/bin/sh")),
     ];
+    let needed = values.iter().map(|(key, value)| key.len() + value.len() + 1).sum();
+    let mut room = maps.memory(needed).map_err(|e| (Stage::User, 0, e))?;
     for ((key, value), wanted) in values.into_iter().zip(plan.add_identity) {
         if wanted {
             let text = joined(&mut room, key, value);
@@ -526,7 +526,8 @@ fn gid_array(maps: &mut Maps) -> Result<&'static mut [u32], i32> {
 
 /// A whole file, outside the heap.
 fn read(path: &CStr, maps: &mut Maps) -> Result<&'static [u8], i32> {
-    const SPARE: usize = 4 << 10;
+    // It may grow meanwhile.
+    const SPARE: usize = 512;
     let fd = open(path, libc::O_RDONLY | libc::O_CLOEXEC, Stage::User).map_err(|(_, _, e)| e)?;
     let range = read_open(fd, SPARE, maps);
     direct::close(fd);
@@ -540,6 +541,8 @@ fn read_open(fd: RawFd, spare: usize, maps: &mut Maps) -> Result<(&'static [u8],
     // SAFETY: fstat(2) writes a stat there.
     unsafe { direct::with(libc::SYS_fstat, [number, 0, 0, 0, 0, 0], 1, &mut stat) }?;
     let size = usize::try_from(stat.st_size).unwrap_or_default();
+    // Some file systems do not say how long a file is.
+    let spare = if size == 0 { 64 << 10 } else { spare };
     let bytes = maps.memory(size.saturating_add(spare))?;
     let mut used = 0;
     loop {

@@ -47,7 +47,7 @@ pub(crate) fn content(n: u32) -> String {
 fn state(files: u32) -> Result<String> {
     let mut out = String::new();
     for n in 0..SERVICES {
-        write!(out, "[service.s{n}]\nexec = [\"sleep\", \"infinity\"]\n")?;
+        write!(out, "[service.s{n}]\nexec = [\"sh\", \"-c\", \"echo up; exec sleep infinity\"]\n")?;
     }
     for n in 0..files {
         let settle = if n < 100 { "settle = \"0\"\n" } else { "" };
