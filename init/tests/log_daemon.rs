@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 use init::log::link::{LogLink, LogPipe};
 use init::log::protocol::{Order, Report, Target};
-use init::log::{daemon, lines};
+use init::log::words::{self, Words};
+use init::log::{self, daemon, lines};
 use init::sys::raw;
 use init::sys::reap::{self, ExitStatus};
 use init::sys::spawn::{Launch, Output, Spawned, Status, spawn};
@@ -38,6 +39,7 @@ support::tests! {
     Process: moves_to_the_kernel_log,
     Process: ends_with_its_parent_after_the_last_line,
     Process: asleep_at_rest,
+    Process: last_lines_are_there_before_the_pipe_is_empty,
 }
 
 struct Rig {
@@ -221,6 +223,30 @@ fn lines_arrive_stamped_and_whole() {
     let text = rig.text("service:a");
     assert_eq!(text[..4], ["one", "two", "half", "prompt> "]);
     assert_eq!((text[4].len(), text[5].as_str()), (lines::MAX_LINE, "xxxxx"));
+}
+
+/// Whoever finds nothing in the pipe finds it in the memory, and a later memory has what the earlier had.
+fn last_lines_are_there_before_the_pipe_is_empty() {
+    let mut rig = Rig::new();
+    let words = Words::new().unwrap();
+    rig.link.send(&Order::Words, Some(words.as_fd())).unwrap();
+    let a = rig.open("exec:a", 0, 1);
+    let b = rig.open("service:b", 0, 1);
+    for n in 0..2000 {
+        rig.write(a, &format!("line {n}\n"));
+        let waiting = log::peek(rig.pipes[a as usize].1.reader.as_fd());
+        let line = words::last_line(&waiting).map_or_else(|| words.get(a), <[u8]>::to_vec);
+        assert_eq!(String::from_utf8(line).unwrap(), format!("line {n}"));
+    }
+    rig.write(b, "of a service\n");
+    eventually("all is written", || rig.text("exec:a").len() == 2000 && rig.text("service:b").len() == 1);
+    assert_eq!((words.get(a), words.get(b).len()), (b"line 1999".to_vec(), 0));
+    let later = Words::new().unwrap();
+    rig.link.send(&Order::Words, Some(later.as_fd())).unwrap();
+    eventually("it is in the later one", || later.get(a) == b"line 1999");
+    rig.write(a, "and on\n");
+    eventually("it is written on there", || later.get(a) == b"and on");
+    assert_eq!(words.get(a), b"line 1999");
 }
 
 fn killed_in_a_flood_loses_nothing() {

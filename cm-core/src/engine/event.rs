@@ -242,7 +242,8 @@ pub enum Event {
         /// How.
         down: Down,
     },
-    /// What a helper does for a unit cannot be done, and this is why; its exit follows.
+    /// What a helper does for a unit cannot be done, and this is why, or how a command failed, with its last line; its
+    /// exit follows.
     Explained {
         /// Of which spawn.
         serial: u64,

@@ -22,6 +22,9 @@ const SETTLE_AT_MOST: u64 = 20;
 /// What the helper ends with when the module was loaded already.
 const ALREADY_LOADED: i32 = 5;
 
+/// Why a command that was killed at its time limit is not kept.
+const TOO_LATE: &str = "did not end in time";
+
 /// Repairs of one unit within the window, and how often it was contested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fight {
@@ -270,7 +273,7 @@ impl Engine {
             Some(Work::Job { serial }) => {
                 let text = format!("{} did not end in time: killed", self.address(node));
                 self.log(Level::Error, Some(node), text);
-                self.set_detail(node, "did not end in time".to_owned());
+                self.set_detail(node, TOO_LATE.to_owned());
                 self.out.push(Effect::Kill { serial });
             }
             Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred) | None => {}
@@ -295,7 +298,8 @@ impl Engine {
         match job {
             Job::Undo => {
                 if !ok {
-                    let text = format!("undo of {} {exit}", self.address(node));
+                    let why = self.details.remove(&node).unwrap_or_else(|| format!("{exit}"));
+                    let text = format!("undo of {} {why}", self.address(node));
                     self.log(Level::Error, Some(node), text);
                     self.apply_failure(node, "could not be undone");
                 }
@@ -339,6 +343,18 @@ impl Engine {
                 self.not_kept(node, why);
             }
         }
+    }
+
+    /// How a command failed, and the last line that it wrote. The end of one that took too long is ours.
+    pub(crate) fn command_explained(&mut self, node: Node, why: String) {
+        const SIGKILL: i32 = 9;
+        let killed = format!("{}", Exit::Signal(SIGKILL));
+        let late = self.details.get(&node).is_some_and(|d| d == TOO_LATE);
+        let why = match why.strip_prefix(&killed) {
+            Some(line) if late => format!("{TOO_LATE}{line}"),
+            _ => why,
+        };
+        self.set_detail(node, why);
     }
 
     /// A module was loaded, which is a repair where it was loaded before. At a boot no module is, and that is no drift.

@@ -93,8 +93,11 @@ impl Engine {
 
     /// A helper says why it fails; what its exit means uses the words.
     pub(crate) fn explained(&mut self, serial: u64, why: String) {
-        if let Some((node, Job::Mount | Job::Unmount | Job::Module)) = self.serials.get(&serial).copied() {
-            self.set_detail(node, why);
+        let Some((node, job)) = self.serials.get(&serial).copied() else { return };
+        match job {
+            Job::Mount | Job::Unmount | Job::Module => self.set_detail(node, why),
+            Job::Exec | Job::Undo => self.command_explained(node, why),
+            Job::Main | Job::Reload | Job::Stop | Job::AwaitPath | Job::Unless => {}
         }
     }
 

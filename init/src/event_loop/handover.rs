@@ -421,6 +421,7 @@ impl Shell {
         {
             self.register(fd.as_raw_fd(), Token::LogDaemon);
             self.log_daemon = Some(LogDaemon { link: LogLink::from_descriptor(fd), pid });
+            self.renew_words();
         }
         let mut unasked = false;
         for worker in &handed.workers {

@@ -15,7 +15,9 @@ use super::Shell;
 use super::token::{Token, Turn};
 use crate::control::{self, LOGS_SOCKET, socket};
 use crate::log::link::{LogLink, LogPipe};
+use crate::log::peek;
 use crate::log::protocol::{Order, Report, Target};
+use crate::log::words::{self, Words};
 use crate::sys::raw;
 use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output};
@@ -181,6 +183,12 @@ impl Shell {
         self.register(link.as_raw_fd(), Token::LogDaemon);
         let mut daemon = LogDaemon { link, pid: self.own_started(spawned) };
         daemon.link.send(&Order::Target(self.log_target), None)?;
+        if self.words.is_none() {
+            self.words = Words::new().ok();
+        }
+        if let Some(words) = &self.words {
+            daemon.link.send(&Order::Words, Some(words.as_fd()))?;
+        }
         for (number, stream) in self.streams.iter().filter(|(_, s)| s.given) {
             daemon.link.send(&stream.order(*number), Some(stream.reader.as_fd()))?;
         }
@@ -204,6 +212,27 @@ impl Shell {
             }
             Err(e) => self.say(Level::Error, None, &format!("cannot bind the logs socket: {e}")),
         }
+    }
+
+    /// A daemon that was taken over writes last lines where the init before would have read them.
+    pub(super) fn renew_words(&mut self) {
+        let Some(daemon) = &mut self.log_daemon else { return };
+        self.words = Words::new().ok();
+        if let Some(words) = &self.words
+            && daemon.link.send(&Order::Words, Some(words.as_fd())).is_err()
+        {
+            self.log_daemon_lost();
+        }
+    }
+
+    /// The last line that a unit's command has written, for people.
+    pub(super) fn last_words(&self, unit: &str) -> Option<String> {
+        let (number, stream) = self.streams.iter().find(|(_, s)| s.record.unit == unit)?;
+        // ORDER: the pipe first: what the daemon takes out of it meanwhile is in its memory by then.
+        let waiting = peek(stream.reader.as_fd());
+        let kept = || self.words.as_ref().map(|w| w.get(*number)).unwrap_or_default();
+        let line = words::last_line(&waiting).map_or_else(kept, <[u8]>::to_vec);
+        (!line.is_empty()).then(|| words::shown(&line))
     }
 
     fn order(&mut self, order: &Order, fd: Option<RawFd>) {
@@ -247,6 +276,12 @@ impl Shell {
                 self.next_stream
             }
         };
+        if words::keeps(unit)
+            && let Some(words) = &self.words
+        {
+            // What an earlier run has written says nothing of this one.
+            words.put(number, b"");
+        }
         let stream = self.streams.get_mut(&number)?;
         let reopened = match stream.reopen_writer() {
             Ok(reopened) => reopened,

@@ -103,6 +103,8 @@ pub struct Shell {
     /// The process that answers queries of the store now.
     query: Option<i32>,
     log_daemon: Option<logs::LogDaemon>,
+    /// Last lines of commands, which the log daemon keeps there.
+    words: Option<crate::log::words::Words>,
     /// How processes of our own were started, until they end.
     own_stages: BTreeMap<i32, crate::sys::spawn::StatusPipe>,
     log_dead: BTreeSet<i32>,

@@ -567,6 +567,11 @@ impl Shell {
         if record.failed {
             return self.check_empty(serial);
         }
+        if matches!(record.job, Job::Exec | Job::Undo) && status != ExitStatus::Code(0) {
+            let exit = engine_exit(status);
+            let line = self.last_words(&record.address).map(|line| format!(": {line}")).unwrap_or_default();
+            self.queue.push_back(Event::Explained { serial, why: format!("{exit}{line}") });
+        }
         self.flush_log(&record.address);
         self.queue.push_back(Event::Exited { serial, exit: engine_exit(status) });
         if record.job == Job::Mount

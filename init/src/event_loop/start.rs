@@ -204,6 +204,7 @@ impl Shell {
             store_listener: None,
             query: None,
             log_daemon: None,
+            words: None,
             own_stages: BTreeMap::new(),
             log_dead: BTreeSet::new(),
             log_deaths: 0,

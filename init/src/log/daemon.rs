@@ -16,6 +16,7 @@ use super::file::LogFile;
 use super::protocol::{MAX_PACKET, Order, Report, Target, decode, encode};
 use super::serve::{Client, Pump};
 use super::stream::{Scratch, Sink, Stream, Turn};
+use super::words::{self, Words};
 use crate::sys::cgroup::directory_name;
 use crate::sys::{inherit, message, signals, userdb};
 
@@ -209,7 +210,9 @@ impl Daemon {
             (Order::Open { stream, unit, size, keep }, Some(pipe)) if !self.streams.contains_key(&stream) => {
                 let file = LogFile::new(self.logs.join(directory_name(&unit)), self.group, size, keep);
                 self.epoll.add(&pipe, EpollEvent::new(edge(), STREAM | u64::from(stream)))?;
-                self.streams.insert(stream, Stream::new(unit, file, pipe));
+                let mut known = Stream::new(unit, file, pipe);
+                known.place = words::keeps(&known.unit).then_some(stream);
+                self.streams.insert(stream, known);
                 self.push(Job::Stream(stream));
             }
             (Order::Open { stream, size, keep, .. }, _) => {
@@ -245,7 +248,15 @@ impl Daemon {
                 self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
                 self.listener = Some(listener);
             }
-            (Order::Listen, None) => {}
+            (Order::Words, Some(memory)) => {
+                let new = Words::given(memory);
+                if let Some(old) = self.scratch.words.take() {
+                    let places = self.streams.values().filter_map(|s| s.place);
+                    places.for_each(|place| new.put(place, &old.get(place)));
+                }
+                self.scratch.words = Some(new);
+            }
+            (Order::Listen | Order::Words, None) => {}
         }
         Ok(())
     }

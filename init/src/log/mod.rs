@@ -20,3 +20,6 @@ pub mod link;
 pub mod protocol;
 mod serve;
 mod stream;
+pub mod words;
+
+pub use stream::peek;

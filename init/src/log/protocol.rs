@@ -40,6 +40,8 @@ pub enum Order {
     Target(Target),
     /// Serve the logs on the listening socket that comes along.
     Listen,
+    /// Keep the last lines of commands in the memory that comes along, with those that were kept so far.
+    Words,
 }
 
 /// From the daemon.

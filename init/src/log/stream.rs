@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 
 use super::file::LogFile;
 use super::lines;
+use super::words::{self, Words};
 
 /// Most bytes of one pipe in one turn: what a pipe of the usual size holds.
 const TURN: usize = 64 << 10;
@@ -36,6 +37,8 @@ pub struct Scratch {
     writer: OwnedFd,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Where last lines are kept.
+    pub words: Option<Words>,
 }
 
 impl Scratch {
@@ -47,7 +50,7 @@ impl Scratch {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // tee(2) copies page references, one a slot: a pipe full of short writes has as many slots as ours.
         let _best_effort = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20));
-        Ok(Scratch { reader, writer, input: vec![0; TURN], output: Vec::new() })
+        Ok(Scratch { reader, writer, input: vec![0; TURN], output: Vec::new(), words: None })
     }
 
     /// Copies what is in the pipe without consuming it. `None` when it is empty, `Some(0)` when it has also ended.
@@ -61,6 +64,15 @@ impl Scratch {
         };
         take(self.reader.as_fd(), &mut self.input, copied)?;
         Ok(Some(copied))
+    }
+}
+
+/// What is in a pipe now, which stays there; at most as much as a usual one holds.
+pub fn peek(pipe: BorrowedFd<'_>) -> Vec<u8> {
+    let Ok(mut scratch) = Scratch::new() else { return Vec::new() };
+    match scratch.copy(pipe) {
+        Ok(Some(copied)) => scratch.input.get(..copied).unwrap_or_default().to_vec(),
+        Ok(None) | Err(_) => Vec::new(),
     }
 }
 
@@ -100,6 +112,8 @@ pub struct Stream {
     pub flush: bool,
     /// Not before this moment, after a failed write.
     pub retry: Option<Instant>,
+    /// The place of its last line in [`Words`], if that is kept.
+    pub place: Option<u32>,
     pause: Duration,
     pipe: OwnedFd,
 }
@@ -107,7 +121,7 @@ pub struct Stream {
 impl Stream {
     /// A pipe whose lines go into `file`.
     pub fn new(unit: String, file: LogFile, pipe: OwnedFd) -> Stream {
-        Stream { unit, file, ended: false, flush: false, retry: None, pause: PAUSE, pipe }
+        Stream { unit, file, ended: false, flush: false, retry: None, place: None, pause: PAUSE, pipe }
     }
 
     /// Moves what is in the pipe now, at most one turn's worth.
@@ -144,6 +158,12 @@ impl Stream {
                 consumed
             }
         };
+        let written = scratch.input.get(..consumed).unwrap_or_default();
+        if let (Some(words), Some(place)) = (&scratch.words, self.place)
+            && let Some(line) = words::last_line(written)
+        {
+            words.put(place, line);
+        }
         // ORDER: only now, when it is written: until here a killed daemon leaves everything in the pipe.
         take(self.pipe.as_fd(), &mut scratch.input, consumed)?;
         self.flush &= consumed < copied;

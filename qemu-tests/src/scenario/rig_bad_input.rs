@@ -26,6 +26,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-store-full", store_full),
     scenario("rig-store-read-only", store_read_only),
     scenario("rig-logs-full", logs_full),
+    scenario("rig-last-words", last_words),
 ];
 
 const SLEEPER: &str = "[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n";
@@ -253,5 +254,30 @@ fn logs_full(context: &Context) -> Result {
     want(times < 10, &format!("it is told {times} times"), &rig)?;
     // The service writes without a pause all the time.
     does_not_grow(&rig, || rig.memory(), || goes_on(&rig))?;
+    Ok(())
+}
+
+/// Why a command is not kept is told with the last line that it wrote: in the answer of the apply and in its status.
+fn last_words(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup { first: Some(SLEEPER), ..Setup::default() })?;
+    let exec = |script: &str, more: &str| {
+        format!("{SLEEPER}[exec.job]\ncommand = [\"sh\", \"-c\", '{script}']\nonce = \"boot\"\n{more}")
+    };
+    let cases = [
+        ("echo first; echo the disk is full >&2; exit 3", "", "ended with exit code 3: the disk is full"),
+        ("echo first; printf unfinished; exit 4", "", "ended with exit code 4: unfinished"),
+        (r#"printf "a\033[31mb\n\n"; kill -ABRT $$"#, "", "was killed by SIGABRT: a\\u{1b}[31mb"),
+        ("exit 5", "", "ended with exit code 5"),
+        ("echo still at it; exec sleep 1000", "timeout = \"1s\"\n", "did not end in time: still at it"),
+    ];
+    for (script, more, why) in cases {
+        let path = rig.state_file("job.toml", &exec(script, more))?;
+        let said = rig.initctl(&["apply", &path])?;
+        let told = format!("{}{}", said.out, said.err);
+        println!("{}", told.lines().last().unwrap_or_default());
+        want(said.code == 5, &format!("it is applied: {said:?}"), &rig)?;
+        let ends = told.lines().any(|l| l.trim_end().ends_with(why) || l.contains(&format!("{why};")));
+        want(ends, &format!("{why:?} is not the reason: {told}"), &rig)?;
+    }
     Ok(())
 }

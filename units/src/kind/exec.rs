@@ -103,7 +103,9 @@ pub static TABLE: Table = Table {
 is still to run. It runs again only on its guard, when its declaration changed, or when a unit in `reload-on` or \
 `restart-on` changed; for an exec both mean the same, *run again*.\n\n\
 A command is an array of strings, or one string that is split by the quoting rules of the shell but never given to \
-one: no variables, patterns, pipes or redirections. Write `[\"sh\", \"-c\", \"…\"]` for those.",
+one: no variables, patterns, pipes or redirections. Write `[\"sh\", \"-c\", \"…\"]` for those.\n\n\
+When it fails, the last line that it wrote is part of the reason that an apply and `initctl status` tell; everything that it \
+wrote is in its log.",
     example: r#"[exec.host-keys]
 command = ["ssh-keygen", "-A"]
 creates = "/etc/ssh/ssh_host_ed25519_key"

@@ -109,3 +109,56 @@ fn an_apply_that_returns_says_why_its_service_failed() {
         .collect();
     assert!(logged.iter().any(|t| t.ends_with("service:b: failed: exited with 3")), "{logged:?}");
 }
+
+/// A command's reason is that of its last run, and what was killed at its time limit is told so.
+#[test]
+fn a_command_fails_for_the_reason_of_its_last_run() {
+    let exec = units::kind::exec::Exec {
+        command: vec!["job".into()],
+        creates: None,
+        unless: None,
+        once: Some(units::kind::exec::Once::Boot),
+        user: None,
+        group: None,
+        environment: vec![],
+        directory: None,
+        timeout: 1000,
+        undo: None,
+    };
+    let mut units = Units::new();
+    units.0.unit(NewUnit::new(Kind::Exec, "job", Spec::Exec(Box::new(exec))));
+    let mut s = Story::new();
+    let mut out = s.boot(units);
+    let node = s.engine.node(&Address::new(Kind::Exec, "job")).unwrap();
+    let runs: [(bool, Exit, &str, &str); 4] = [
+        (true, Exit::Signal(9), "was killed by SIGKILL: at it", "did not end in time: at it"),
+        (false, Exit::Code(3), "ended with exit code 3: full", "ended with exit code 3: full"),
+        (false, Exit::Code(4), "ended with exit code 4", "ended with exit code 4"),
+        (true, Exit::Signal(9), "was killed by SIGKILL", "did not end in time"),
+    ];
+    for (late, exit, told, reason) in runs {
+        let batch = out.iter().find_map(|e| match e {
+            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
+            _ => None,
+        });
+        let (batch, steps) = batch.unwrap();
+        let run = |s: &Step| UnitResult {
+            manifest: s.manifest,
+            unit: s.unit,
+            outcome: Outcome::Drifted,
+            detail: String::new(),
+        };
+        let results = steps.iter().map(run).collect();
+        let mut next = s.tell(Event::Results { batch, results });
+        next.extend(s.tell(Event::BatchDone { batch }));
+        assert_eq!(spawned(&s, &next), [("job".to_owned(), Job::Exec)]);
+        let serial = s.engine.next_serial - 1;
+        if late {
+            s.tick();
+        }
+        s.tell(Event::Explained { serial, why: told.to_owned() });
+        s.tell(Event::Exited { serial, exit });
+        assert_eq!(s.engine.status(node).cause, reason);
+        out = s.tick();
+    }
+}
