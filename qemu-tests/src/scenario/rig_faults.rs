@@ -97,18 +97,16 @@ fn stopped_log_daemon(context: &Context) -> Result {
 
 /// A worker that is stopped in the middle of an apply is given up, and its work done by another.
 fn stopped_worker(context: &Context) -> Result {
-    const FILES: u32 = 300;
+    const FILES: u32 = 2000;
     let rig = first(context, SLEEPER)?;
     let mut state = SLEEPER.to_owned();
     for n in 0..FILES {
         writeln!(state, "[file.\"/srv/many/{n}\"]\ncontent = \"{n}\\n\"")?;
     }
     let path = rig.state_file("many.toml", &state)?;
-    let mut events = rig.events()?;
     let mut apply = rig.follow(&["apply", &path])?;
-    // Its first result: it has begun, and is not through.
-    let deadline = Instant::now() + crate::rig::LIMIT;
-    while events.next(deadline)?.is_some_and(|line| !line.contains("/srv/many/")) {}
+    // It has begun to write the new contents, beside their places, and put none of them there.
+    rig.until_file("/srv/.holdfast.staging", "there", Path::exists)?;
     let stop = rig.run(&["pkill", "-STOP", "-x", "cm-worker"])?;
     want(stop.code == 0, "there is no worker", &rig)?;
     goes_on(&rig)?;
