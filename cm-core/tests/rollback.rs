@@ -165,6 +165,26 @@ proptest! {
     }
 
     #[test]
+    fn what_was_applied_is_found_right_and_left_alone(
+        before in proptest::collection::btree_map(path(), there(), 0..5),
+        pieces in proptest::collection::btree_map(path(), piece(), 0..5),
+    ) {
+        let mut bench = Bench::new();
+        furnish(&bench, &before);
+        let decl = declare(&pieces);
+        let (_, results) = bench.apply(None, &decl);
+        let failed = |r: &cm_core::proto::UnitResult| matches!(r.outcome, Outcome::NotKept | Outcome::Blocked);
+        prop_assume!(!results.iter().any(failed));
+        bench.reopen();
+        let tree = fingerprint(&bench.path("/"));
+        for intent in [Intent::Correct, Intent::Apply] {
+            let again = bench.converge(&decl, intent);
+            prop_assert!(again.values().all(|(o, words)| *o == Outcome::Kept && words.is_empty()), "{:?}", again);
+        }
+        prop_assert_eq!(fingerprint(&bench.path("/")), tree);
+    }
+
+    #[test]
     fn what_came_and_went_in_between_is_put_back_too(
         before in proptest::collection::btree_map(path(), there(), 0..5),
         generations in proptest::collection::vec(proptest::collection::btree_map(path(), piece(), 0..5), 1..4),
