@@ -443,7 +443,10 @@ impl Engine {
         // Who stays and has not followed may come after what by now comes after it.
         // Two that leave, made by different manifests, may each come after the other: the newer edge counts.
         let leaves = |user: &Unit| user.id.is_none() && (unit.id.is_some() || user.made >= unit.made);
-        let counts = |user: &Unit| user.want != Want::Up && (user.made == self.desired || leaves(user));
+        // Who has not followed itself may require, by its older edges, what by now only wants it.
+        let behind = self.is_behind(node);
+        let follows = |user: &Unit| user.made == self.desired && !behind;
+        let counts = |user: &Unit| user.want != Want::Up && (follows(user) || leaves(user));
         !self.running_rdeps(node).iter().any(|(user, kind)| soft(*kind) && counts(self.u(*user)))
     }
 

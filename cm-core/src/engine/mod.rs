@@ -54,8 +54,8 @@
 //!   a held unit is not written in the same batch, for it may be found wrong.
 //! - What is held and no longer declared is left, with what it claims, until the hold ends; then it goes. A process or a
 //!   mount of it goes at once, with what the process claims, and the hold stays: declared again, it is still held.
-//! - At shutdown soft edges of an earlier generation order nothing for a unit that stays: they may be the other way
-//!   round by now.
+//! - At shutdown soft edges of an earlier generation order nothing for a unit that stays, nor do newer ones for a unit
+//!   that has kept its older edges: they may be the other way round by now.
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
 //!   is down (`follow`), so that the running edges of several generations never form a cycle.
 //! - What a lost worker had takes its place in line again, once; a record that it had is written once more.

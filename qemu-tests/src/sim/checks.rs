@@ -602,7 +602,8 @@ impl Checks {
             let Some(unit) = m.find(mine.kind, &mine.name) else { continue };
             // Soft edges of an earlier generation may be the other way round by now; only who leaves keeps to them.
             let follows = engine.edges_from(user) == engine.desired().0 || engine.glance(user).leaving;
-            let down = engine.going_down().is_some() && follows;
+            let behind = engine.edges_from(node) != engine.desired().0 && !engine.glance(node).leaving;
+            let down = engine.going_down().is_some() && follows && (!behind || engine.glance(user).leaving);
             let uses = m.deps(unit).any(|e| {
                 let counts = match e.kind {
                     EdgeKind::Requires | EdgeKind::Binds => true,

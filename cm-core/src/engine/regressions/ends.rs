@@ -162,3 +162,20 @@ fn a_command_fails_for_the_reason_of_its_last_run() {
         out = s.tick();
     }
 }
+
+/// Seed 50000957: by the edges that it has kept it requires what by now only wants it.
+#[test]
+fn a_paused_service_that_has_not_followed_keeps_no_shutdown_waiting() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().plain("old").file("/f", 1, "").edge("old", EdgeKind::Requires, "/f"));
+    s.work(out);
+    s.runs("old");
+    s.ask(7, Verb::Pause, "old");
+    let turned = Units::new().service("old", |s| s.nice = 3).plain("new").file("/f", 1, "");
+    let out = s.boot(turned.edge("/f", EdgeKind::Wants, "old").edge("/f", EdgeKind::Requires, "new"));
+    assert_eq!(spawned(&s, &out), [("new".to_owned(), Job::Main)]);
+    let out = s.runs("new");
+    s.work(out);
+    s.tell(Event::ShutdownAsked { down: Down::Poweroff });
+    assert_eq!(s.state("old"), "stopping");
+}
