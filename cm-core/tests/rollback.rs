@@ -595,3 +595,40 @@ fn names_of_which_one_has_a_line_edited_come_together_again() {
         }
     }
 }
+
+/// One generation after the other has the line say something else, and the first was not the first to say anything.
+#[test]
+fn a_line_that_was_changed_twice_is_as_before_both() {
+    let line = |text: &str| {
+        let spec = units::kind::line::Line {
+            path: "/etc/c".into(),
+            line: text.into(),
+            matches: Some("^port".into()),
+            present: true,
+            create: false,
+        };
+        Decl::new().unit(Kind::Line, "port", Spec::Line(spec))
+    };
+    let (none, one, two, three) = (Decl::new(), line("port 1"), line("port 2"), line("port 3"));
+    for target in 0..3 {
+        let mut bench = Bench::new();
+        bench.write("/etc/c", "x\nport 22\ny\n");
+        let mut made = vec![(bench.apply(None, &none).0, &none, fingerprint(&bench.path("/")))];
+        for decl in [&one, &two, &three] {
+            let (n, was, _) = made[made.len() - 1].clone();
+            let (n, _) = bench.apply(Some((n, was)), decl);
+            made.push((n, decl, fingerprint(&bench.path("/"))));
+        }
+        assert_eq!(bench.read("/etc/c"), "x\nport 3\ny\n");
+        let (n, decl, tree) = made[target].clone();
+        bench.switching(n);
+        bench.swap(Some((made[3].0, &three)), (n, decl), Intent::Return);
+        bench.commit(n);
+        assert_eq!(
+            timeless(fingerprint(&bench.path("/"))),
+            timeless(tree),
+            "{target}: {}",
+            bench.read("/etc/c")
+        );
+    }
+}

@@ -95,8 +95,10 @@ impl Engine {
     fn batch_order(&self, intended: bool) -> Vec<Node> {
         let mut order = Vec::new();
         let mut left: BTreeMap<Node, u32> = BTreeMap::new();
-        let mut next: VecDeque<Node> =
-            self.runnable.iter().copied().filter(|n| self.u(*n).has(bits::INTENDED) == intended).collect();
+        // What goes makes room for what comes, also where that lies elsewhere: inside of it, or around it.
+        let in_line = || self.runnable.iter().copied().filter(|n| self.u(*n).has(bits::INTENDED) == intended);
+        let goes = |node: &Node| self.u(*node).want == Want::Absent;
+        let mut next: VecDeque<Node> = in_line().filter(goes).chain(in_line().filter(|n| !goes(n))).collect();
         while let Some(node) = next.pop_front() {
             if order.len() >= MOST {
                 break;

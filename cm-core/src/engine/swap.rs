@@ -168,17 +168,19 @@ impl Engine {
     }
 
     /// Takes away what an interrupted apply may have left: its units that the desired manifest does not declare
-    /// join as leaving ones, and those that differ converge as part of a return.
+    /// join as leaving ones, and those that differ, or that it had removed, converge as part of a return.
     pub(crate) fn undo_interrupted(&mut self, manifest: ManifestRef, interrupted: &Manifest, to: u64) {
         self.undoing = Some(to);
         self.converged = false;
         self.globals_changed = true;
         let Some(desired) = self.manifest_of(self.desired).cloned() else { return };
-        for id in interrupted.ids() {
-            if let Some(same) = desired.find(interrupted.kind(id), interrupted.name(id))
-                && interrupted.unit_digest(id) != desired.unit_digest(same)
-                && let Some(node) = self.node_in(self.desired, same)
-            {
+        for id in desired.ids() {
+            let touched = match interrupted.find(desired.kind(id), desired.name(id)) {
+                Some(same) => interrupted.unit_digest(same) != desired.unit_digest(id),
+                // It may be gone, and with it who made it, and what nobody declares of it.
+                None => desired.kind(id).class() == Class::Committer,
+            };
+            if touched && let Some(node) = self.node_in(self.desired, id) {
                 self.mark(node, bits::INTENDED, true);
                 self.touched(node);
             }

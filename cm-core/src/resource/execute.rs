@@ -37,13 +37,9 @@ pub fn prior(world: &mut World, op: &Op) -> Result<Prior, Trouble> {
         What::Text { key, .. } => {
             Ok(Prior::Text(sysctl::read(world, key)?.trim_end_matches('\n').to_owned()))
         }
-        What::Line(spec) => {
-            let old = line::read(world, &spec.path)?;
-            let edit = line::edit(old.as_deref(), spec)?.map(|(_, done)| done);
-            Ok(edit.map_or(Prior::Untouched, Prior::Edit))
-        }
         What::Account(account) => Ok(entries(&world.accounts, account)),
-        What::Unline(_) | What::Forget | What::Nothing => Ok(Prior::Untouched),
+        // Edits of lines are told one after the other, by who carries out all of them.
+        What::Line(_) | What::Unline(_) | What::Forget | What::Nothing => Ok(Prior::Untouched),
     }
 }
 
@@ -111,7 +107,10 @@ fn unline(
     edit: &LineEdit,
     touched: &mut Touched,
 ) -> Result<(), Trouble> {
-    let Some(current) = line::read(world, &edit.path)? else { return Ok(()) };
+    let current = match line::read(world, &edit.path)? {
+        None if !line::makes_file(edit) => return Ok(()),
+        current => current.unwrap_or_default(),
+    };
     match line::undo(&current, edit) {
         Some(text) => match links::before(world, &edit.path, &text) {
             Some((content, want)) => {

@@ -124,8 +124,10 @@ pub fn undo(current: &str, edit: &LineEdit) -> Option<String> {
         } else {
             list.iter().position(|l| *l == edit.line)
         };
-        if let Some(found) = found {
-            list.remove(found);
+        match found {
+            Some(found) => drop(list.remove(found)),
+            // It was never made, has been turned round already, or is somebody else's line by now.
+            None => return Some(current.to_owned()),
         }
     }
     let mut removed = edit.removed.clone();
@@ -139,10 +141,44 @@ pub fn undo(current: &str, edit: &LineEdit) -> Option<String> {
         }
     }
     open_end |= edit.open_end;
-    if edit.created && list.is_empty() {
+    if edit.created && edit.inserted.is_some() && list.is_empty() {
         return None;
     }
     Some(text(&list, open_end))
+}
+
+/// What turning an edit round makes of a text, and the edits that this amounts to: turned round themselves, the last one
+/// first, they give the text as it was.
+pub fn turned_round(old: Option<&str>, edit: &LineEdit) -> (Option<String>, Vec<LineEdit>) {
+    let Some(old) = old.or(makes_file(edit).then_some("")) else { return (None, Vec::new()) };
+    let new = undo(old, edit);
+    let ((was, open_end), (is, _)) = (lines(old), lines(new.as_deref().unwrap_or_default()));
+    let start = was.iter().zip(&is).take_while(|(a, b)| a == b).count();
+    let rest = was.len().min(is.len()) - start;
+    let end = was.iter().rev().zip(is.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    let part = |list: &[String]| -> Vec<(u32, String)> {
+        let part = list.iter().enumerate().take(list.len() - end).skip(start);
+        part.map(|(at, line)| (number(at), line.clone())).collect()
+    };
+    let mut comes = part(&is).into_iter();
+    let first = comes.next();
+    let base = LineEdit { path: edit.path.clone(), open_end, ..LineEdit::default() };
+    let mut edits = vec![LineEdit {
+        created: new.is_none(),
+        inserted: first.as_ref().map(|(at, _)| *at),
+        line: first.map(|(_, line)| line).unwrap_or_default(),
+        removed: part(&was),
+        ..base.clone()
+    }];
+    edits.extend(comes.map(|(at, line)| LineEdit { inserted: Some(at), line, ..base.clone() }));
+    edits.retain(|e| e.inserted.is_some() || !e.removed.is_empty());
+    (new, edits)
+}
+
+/// Whether an edit that is turned round makes a file that is missing: that it took away was what the edit did.
+pub const fn makes_file(edit: &LineEdit) -> bool {
+    edit.created && edit.inserted.is_none()
 }
 
 /// The text of a line's file; `None` when it is missing.
@@ -265,6 +301,23 @@ mod tests {
             if let Some((new, done)) = edit(Some(&old), &s).unwrap() {
                 prop_assert_eq!(undo(&new, &done), Some(old));
                 prop_assert_eq!(edit(Some(&new), &s).unwrap(), None);
+            }
+        }
+
+        #[test]
+        fn what_was_turned_round_can_be_turned_round_again(
+            old in proptest::option::of("([abp]{0,2}\n){0,5}"),
+            line in "[abp]{1,2}",
+            pattern in proptest::option::of(Just("^p")),
+            present: bool,
+        ) {
+            let s = spec(&line, pattern, present);
+            if let Some((new, done)) = edit(old.as_deref(), &s).unwrap() {
+                let (back, edits) = turned_round(Some(&new), &done);
+                prop_assert_eq!(&back, &old);
+                prop_assert!(edits.iter().all(|e| makes_file(e) == old.is_none()));
+                let again = edits.iter().rev().try_fold(back.unwrap_or_default(), |text, e| undo(&text, e));
+                prop_assert_eq!(again, Some(new));
             }
         }
 

@@ -6,7 +6,7 @@ use units::kind::line::Line;
 use units::manifest::flags;
 
 use super::op::{Account, Op, OwnChange, Put, Trouble, Want, What};
-use super::place::split;
+use super::place::{is_below, split};
 use super::tree::{self, Found};
 use super::world::World;
 use super::{hostname, thing};
@@ -159,8 +159,11 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
     let outcome = if undo.iter().any(was_there) { Outcome::Changed } else { Outcome::Removed };
     let mut leaving = Leaving { ops: Vec::new(), outcome, detail: String::new() };
     // Directories that were made on the way go last, when what was in them is gone.
-    let made =
-        |u: &&Undo| u.prior == Prior::Absent && owner(world, &u.thing).is_some_and(|o| o.unit == PARENT);
+    let holds = |dir: &str| undo.iter().any(|u| u.thing != dir && is_below(&u.thing, dir));
+    let made = |u: &&Undo| {
+        let is_parent = |o: Own| o.unit == PARENT;
+        u.prior == Prior::Absent && (owner(world, &u.thing).is_some_and(is_parent) || holds(&u.thing))
+    };
     let (mut on_the_way, things): (Vec<&Undo>, Vec<&Undo>) = undo.iter().partition(made);
     on_the_way.sort_by_key(|u| std::cmp::Reverse(u.thing.len()));
     for entry in things.into_iter().chain(on_the_way) {
@@ -201,8 +204,15 @@ pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, T
     }
     let mut ops = Vec::new();
     match &undo.prior {
-        // Who has it now stays, or takes it away himself.
-        Prior::Absent if owner(world, path).is_some_and(|o| o.unit != unit && o.unit != PARENT) => {}
+        Prior::Absent if owner(world, path).is_some_and(|o| o.unit != unit && o.unit != PARENT) => {
+            // Who has it now stays, or takes it away himself; but a directory that was made on the way may still have the
+            // place of a file to which it was to be left when the power went.
+            let owner = owner(world, path).filter(|o| !o.unit.starts_with("directory:"));
+            let found = world.places.entry(path).ok().and_then(|place| tree::find(&place).ok());
+            if let (Some(owner), Some(Found::Directory(_))) = (owner, found) {
+                ops.push(Op::put(path, Put::Absent, true, OwnChange::Back(Some(owner))));
+            }
+        }
         Prior::Absent => {
             ops.push(Op::put(path, Put::Absent, true, own));
             let real = world.places.entry(path).map_or_else(|_| path.to_owned(), |place| place.path());

@@ -3,19 +3,19 @@
 //! Order of durability: contents, then the journal record that names them, then the change of the machine that
 //! the record lets undo. [`Store::sync`] is the barrier between any two of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use units::kind::Spec;
-use units::{Kind, Manifest};
+use units::kind::{Content, Spec};
+use units::{Kind, Manifest, UnitId};
 
 use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
-use super::record::Record;
+use super::record::{Digest, Record};
 use super::{hex, unhex};
 use crate::sys;
 
@@ -111,6 +111,10 @@ pub struct Store {
     /// Whether the last content that was put in was not there before.
     row_of_new: bool,
     packs: packed::Packs,
+    /// How often a content was found that no record names.
+    asked: usize,
+    /// Contents that were durable when that had become often.
+    sure: Option<HashSet<Digest>>,
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -167,6 +171,8 @@ impl Store {
             compact_from: COMPACT_FROM,
             row_of_new: false,
             packs: packed::Packs::default(),
+            asked: 0,
+            sure: None,
         };
         store.unlock();
         Ok(store)
@@ -201,6 +207,8 @@ impl Store {
             compact_from: COMPACT_FROM,
             row_of_new: false,
             packs: packed::Packs::default(),
+            asked: 0,
+            sure: None,
         })
     }
 
@@ -300,6 +308,9 @@ impl Store {
         }
         let mut bytes = Vec::new();
         let mut encoder = self.encoder;
+        if !self.journal_dirty && !records.first().is_some_and(journal::is_behind_durable) {
+            encoder.encode(&journal::DURABLE, &mut bytes)?;
+        }
         for record in records {
             encoder.encode(record, &mut bytes)?;
         }
@@ -374,10 +385,7 @@ impl Store {
         }
         let mut taking = self.taking(candidates);
         for id in manifest.ids() {
-            if manifest.kind(id) == Kind::File
-                && let Some(Spec::File(file)) = manifest.spec(id)
-                && let Some(content) = file.content
-            {
+            if let Some(content) = content_of(manifest, id) {
                 self.take_in(&content, &mut taking, &|| manifest.address(id).to_string())?;
             }
         }
@@ -507,7 +515,8 @@ impl Store {
         let fresh = self.dir.join("journal.new");
         let mut bytes = MAGIC.to_vec();
         let mut encoder = Encoder::new();
-        for record in &records {
+        // It is durable before it has its name.
+        for record in records.iter().chain([&journal::DURABLE]) {
             encoder.encode(record, &mut bytes)?;
         }
         let mut file = at("create", &fresh, File::create(&fresh))?;
@@ -530,11 +539,7 @@ impl Store {
         for generation in self.index.generations.keys() {
             // Without its manifest nothing can be said about what it names.
             let Ok((_, manifest)) = self.load(Some(*generation)) else { return };
-            for id in manifest.ids() {
-                if let Some(Spec::File(file)) = manifest.spec(id) {
-                    named.extend(file.content.map(|c| c.digest));
-                }
-            }
+            named.extend(contents_of(&manifest).map(|c| c.digest));
         }
         let _ = self.sweep_packs(&named);
         let Ok(dirs) = fs::read_dir(self.dir.join("blobs")) else { return };
@@ -554,6 +559,20 @@ impl Store {
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
+}
+
+/// What a unit's file holds.
+fn content_of(manifest: &Manifest, id: UnitId) -> Option<Content> {
+    // Only what is a file is decoded.
+    match (manifest.kind(id) == Kind::File).then(|| manifest.spec(id))?? {
+        Spec::File(file) => file.content,
+        _ => None,
+    }
+}
+
+/// What the files of a manifest hold.
+fn contents_of(manifest: &Manifest) -> impl Iterator<Item = Content> {
+    manifest.ids().filter_map(|id| content_of(manifest, id))
 }
 
 fn new_file(path: &Path) -> io::Result<File> {

@@ -261,3 +261,65 @@ fn packs_of_which_little_is_named_are_written_anew() {
     store.sweep_packs(&named(200..201)).unwrap();
     assert_eq!(names(&store), Vec::<String>::new());
 }
+
+/// A file system may make a length durable before the bytes.
+#[test]
+fn what_a_loss_of_power_left_without_its_bytes_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..FSYNC_LIMIT + 5).map(|n| format!("text {n}")).collect();
+    let mut dead = Store::open(dir.path()).unwrap();
+    for text in &texts {
+        let digest = dead.save(&mut text.as_bytes()).unwrap().digest;
+        fs::write(dead.blob_path(&digest).0, vec![0; text.len()]).unwrap();
+    }
+    drop(dead);
+    let mut store = Store::open(dir.path()).unwrap();
+    for text in &texts {
+        let digest = store.save(&mut text.as_bytes()).unwrap().digest;
+        assert_eq!(fs::read_to_string(store.blob_path(&digest).0).unwrap(), *text);
+    }
+    // What was found whole is not trusted for ever.
+    let digest: Digest = Sha256::digest("text 0").into();
+    fs::write(store.blob_path(&digest).0, [0; 6]).unwrap();
+    store.put(&digest, b"text 0").unwrap();
+    assert_eq!(fs::read_to_string(store.blob_path(&digest).0).unwrap(), "text 0");
+}
+
+#[test]
+fn a_store_opens_whatever_a_loss_of_power_took_of_a_long_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let own = |n: u32| Record::Disown { thing: format!("/srv/{n}") };
+    let mut store = Store::open(dir.path()).unwrap();
+    store.record(&[prepared(1)]).unwrap();
+    let durable = usize::try_from(store.length).unwrap();
+    store.append(&(0..1000).map(own).collect::<Vec<_>>()).unwrap();
+    drop(store);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[durable..4096].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    assert_eq!((store.index().last_generation, store.length), (1, durable as u64));
+    // What was durable is another matter.
+    store.record(&(0..1000).map(own).collect::<Vec<_>>()).unwrap();
+    store.record(&[own(1)]).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[durable..4096].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(StoreError::Unreadable { .. })));
+}
+
+#[test]
+fn a_pack_is_believed_before_a_file_of_the_same_content() {
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = Store::open(dir.path()).unwrap();
+    store.prepare(&of_contents(staged.path(), 0..50), &[staged.path().to_owned()], "", false).unwrap();
+    let (path, above) = store.blob_path(&units::load::content_of(&text(7)).digest);
+    // Who saves it does not write it once more.
+    store.save(&mut text(7).as_slice()).unwrap();
+    assert!(!path.exists());
+    fs::create_dir_all(above).unwrap();
+    fs::write(&path, vec![0; text(7).len()]).unwrap();
+    drop(store);
+    assert!(has(&Store::open(dir.path()).unwrap(), 7));
+}

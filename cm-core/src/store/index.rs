@@ -252,7 +252,7 @@ impl Index {
     /// in any order. Only what a unit has made it takes away in any case.
     pub fn undo_to(&self, unit: &str, generation: u64, first: &FirstTouches) -> Vec<Undo> {
         let mut out = self.undo_alone(unit, generation);
-        for undo in out.iter_mut().filter(|u| u.prior != Prior::Absent) {
+        for undo in out.iter_mut().filter(|u| !matches!(u.prior, Prior::Absent | Prior::Edit(_))) {
             if let Some(touch) = first.get(&undo.thing) {
                 undo.prior.clone_from(&touch.prior);
                 undo.own.clone_from(&touch.own);
@@ -282,7 +282,9 @@ impl Index {
         let later = self.later(generation);
         let mut out: Vec<Undo> = Vec::new();
         for undo in list.iter().filter(|u| later.contains(&u.transition)) {
-            match out.iter_mut().find(|o| o.thing == undo.thing) {
+            let first = out.iter_mut().find(|o| o.thing == undo.thing);
+            // An edit says what it did, and not what was there: each is turned round, the last one first.
+            match first.filter(|f| !matches!((&f.prior, &undo.prior), (Prior::Edit(_), Prior::Edit(_)))) {
                 Some(first) => fill_in(&mut first.prior, &undo.prior),
                 None => out.push(undo.clone()),
             }
@@ -313,6 +315,7 @@ impl Index {
         let covers = |old: &Prior| match old {
             Prior::Attributes(_) => matches!(prior, Prior::Attributes(_) | Prior::Untouched),
             Prior::Untouched => matches!(prior, Prior::Untouched),
+            Prior::Edit(_) => prior == old || matches!(prior, Prior::Untouched),
             _ => true,
         };
         self.undo.get(unit).is_some_and(|list| {

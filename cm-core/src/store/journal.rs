@@ -127,7 +127,7 @@ pub enum Unreadable {
     /// It does not begin like a journal.
     #[error("it does not begin like a journal; restore it, or move it away to begin without a history")]
     NoJournal,
-    /// A record does not hold although others come after it.
+    /// A record does not hold although it was durable when others were written behind it.
     #[error(
         "it is damaged at byte {at}, with records behind that; restore it, or forget those with \"truncate -s {at}\""
     )]
@@ -182,11 +182,10 @@ pub fn replay_more(bytes: &[u8], so_far: &mut Replay, take: &mut dyn FnMut(Recor
 pub fn check(bytes: &[u8], replayed: &Replay) -> Result<(), Unreadable> {
     if replayed.valid_len == 0 {
         let (name, version) = (MAGIC.get(..MAGIC.len() - 1), bytes.get(MAGIC.len() - 1));
-        // A crash while it was made leaves a beginning of the first bytes, or zeros in their place.
-        let unfinished = bytes.len() <= MAGIC.len() && bytes.iter().all(|b| *b == 0);
         return match version {
-            _ if MAGIC.starts_with(bytes) || unfinished => Ok(()),
             Some(version) if bytes.get(..MAGIC.len() - 1) == name => Err(Unreadable::Version(*version)),
+            // A crash while it was made leaves a beginning of the first bytes, or anything in their place.
+            _ if bytes.len() <= MAGIC.len() => Ok(()),
             _ => Err(Unreadable::NoJournal),
         };
     }
@@ -196,7 +195,7 @@ pub fn check(bytes: &[u8], replayed: &Replay) -> Result<(), Unreadable> {
 /// Like [`check`], for bytes that were appended to a journal: `valid_len` of them hold, `encoder` continues there.
 ///
 /// # Errors
-/// When there are records behind the one that stopped the reading.
+/// When there are records behind the one that stopped the reading, which were written when that was durable.
 pub fn check_rest(bytes: &[u8], valid_len: usize, encoder: Encoder) -> Result<(), Unreadable> {
     if valid_len >= bytes.len() {
         return Ok(());
@@ -208,26 +207,73 @@ pub fn check_rest(bytes: &[u8], valid_len: usize, encoder: Encoder) -> Result<()
     };
     let sum = checksum(checksum(encoder.chain, &head), payload);
     let holds = word(bytes, valid_len + 4) == Some(sum.to_le_bytes());
-    if holds || frame(bytes, end, sum).is_some() || scan(bytes, valid_len).is_some() {
+    if holds || later(bytes, end, sum) == Later::Durable || scan(bytes, valid_len).is_some() {
         damaged
     } else {
         Ok(())
     }
 }
 
-/// Looks behind `at` for a record that holds: one that continues the checksum written at `at`, or two that follow
-/// upon each other.
+/// Stands at the head of what is appended to a durable journal, unless another record does that says so.
+pub const DURABLE: Record = Record::Trial { generation: 0 };
+
+/// Whether all that stands before a record was durable when it was written. What was not is written in any order: behind
+/// a part that a loss of power took there may be other parts of the same.
+pub const fn is_behind_durable(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Prepared { .. }
+            | Record::Switching { .. }
+            | Record::Trial { .. }
+            | Record::Committed { .. }
+            | Record::Returned { .. }
+    )
+}
+
+/// What follows upon each other from a place on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Later {
+    /// A record that was written when all before it was durable.
+    Durable,
+    /// Others at most; they end here.
+    Until(usize),
+}
+
+fn later(bytes: &[u8], mut at: usize, mut chain: u32) -> Later {
+    while let Some((record, sum, end)) = frame(bytes, at, chain) {
+        if is_behind_durable(&record) {
+            return Later::Durable;
+        }
+        (at, chain) = (end, sum);
+    }
+    Later::Until(at)
+}
+
+/// Looks behind `at` for a record that was written when all before it was durable: among those that continue the checksum
+/// written at `at`, or where two follow upon each other.
 fn scan(bytes: &[u8], at: usize) -> Option<()> {
     let chain = u32::from_le_bytes(word(bytes, at.checked_add(4)?)?);
-    (at.checked_add(HEAD)?..bytes.len()).find_map(|from| {
-        if frame(bytes, from, chain).is_some() {
-            return Some(());
+    let mut from = at.checked_add(HEAD)?;
+    while from < bytes.len() {
+        let mut end = match later(bytes, from, chain) {
+            Later::Durable => return Some(()),
+            Later::Until(end) => end,
+        };
+        if end == from
+            && let Some((_, payload, next)) = parts(bytes, from)
+            && let Ok(record) = postcard::from_bytes::<Record>(payload)
+        {
+            let own = u32::from_le_bytes(word(bytes, from.checked_add(4)?)?);
+            match later(bytes, next, own) {
+                Later::Durable => return Some(()),
+                Later::Until(last) if last > next && is_behind_durable(&record) => return Some(()),
+                Later::Until(last) if last > next => end = last,
+                Later::Until(_) => {}
+            }
         }
-        let (_, payload, end) = parts(bytes, from)?;
-        postcard::from_bytes::<Record>(payload).ok()?;
-        let own = u32::from_le_bytes(word(bytes, from.checked_add(4)?)?);
-        frame(bytes, end, own).map(|_| ())
-    })
+        from = end.max(from + 1);
+    }
+    None
 }
 
 fn word(bytes: &[u8], from: usize) -> Option<[u8; 4]> {
@@ -358,6 +404,34 @@ mod tests {
         newer[7] = 2;
         assert_eq!(checked(&newer), Err(Unreadable::Version(2)));
         assert_eq!(checked(b"something else"), Err(Unreadable::NoJournal));
+        for unfinished in [&b""[..], b"HFJ", b"HFJ\0\0\0\0\0", &[0; 8], b"garbage!"] {
+            assert_eq!(checked(unfinished), Ok(()));
+        }
+    }
+
+    /// A loss of power may take any page of what was not durable yet, and leave those behind it.
+    #[test]
+    fn what_was_not_durable_may_be_cut_wherever_it_is_torn() {
+        let own = |n: u64| Record::Disown { thing: format!("/srv/{n}") };
+        let mut records = vec![prepared(1)];
+        records.extend((0..300).map(own));
+        let whole = written(&records);
+        let first = written(&records[..1]).len();
+        let mut later = records.clone();
+        later.extend([DURABLE, own(1)]);
+        let later = written(&later);
+        assert!(later.starts_with(&whole));
+        for from in [first, first + 1, first + 700, whole.len() - 700] {
+            for fill in [0, 0x55] {
+                let torn = |bytes: &[u8]| {
+                    let mut bytes = bytes.to_vec();
+                    bytes[from..from + 500].fill(fill);
+                    check(&bytes, &replay(&bytes))
+                };
+                assert_eq!(torn(&whole), Ok(()), "{from}");
+                assert!(matches!(torn(&later), Err(Unreadable::Damaged { .. })), "{from}");
+            }
+        }
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub(super) fn look_back(world: &mut World, batch: &Batch) {
     };
 }
 
+/// On a return: whoever was to remove the unit's own thing has given it up before that was done, and died; it is owned as
+/// it was.
+pub(super) fn own_again(world: &World, work: &Work, undo: &[Undo]) -> Option<Op> {
+    let thing = thing(&work.spec)?;
+    let own = undo.iter().find(|u| u.thing == thing)?.own.clone().filter(|own| own.unit == work.unit)?;
+    let given_up = !world.store.as_ref()?.index().own.contains_key(&thing);
+    given_up.then_some(Op { thing, what: What::Nothing, own: OwnChange::Back(Some(own)) })
+}
+
 /// On a return: what the unit's own thing was before fills what is not declared; everything else that the unit
 /// touched is put back first.
 pub(super) fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> Result<Vec<Op>, Trouble> {

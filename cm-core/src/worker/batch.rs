@@ -26,7 +26,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use units::kind::Spec;
 use units::{EdgeKind, Kind, Manifest};
 
-use super::back::{look_back, take_back};
+use super::back::{look_back, own_again, take_back};
 use super::commit::{self, Report};
 use super::confine::{self, Domain};
 use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
@@ -263,10 +263,13 @@ fn converge(
     plan: &mut Plan,
 ) -> Result<Option<UnitResult>, Trouble> {
     let mut before: Vec<Op> = Vec::new();
+    let mut owned = None;
     if batch.intent == Intent::Return {
         let undo = (world.store.as_ref())
             .map(|s| s.index().undo_to(&work.unit, batch.generation, &world.first_touches));
-        before = take_back(world, work, undo.unwrap_or_default())?;
+        let undo = undo.unwrap_or_default();
+        owned = own_again(world, work, &undo);
+        before = take_back(world, work, undo)?;
     }
     work.context.cleared = thing(&work.spec).is_some_and(|t| plan.cleared.contains(&t));
     let finding = check_unit(world, work);
@@ -274,7 +277,7 @@ fn converge(
     work.context.cleared = false;
     let finding = finding?;
     if finding.wrong.is_empty() && before.is_empty() {
-        if let Some(op) = take_over(world, work) {
+        if let Some(op) = owned.or_else(|| take_over(world, work)) {
             work.outcome = report_only(&work.step, &finding).outcome;
             work.ops.push(op);
             return Ok(None);
@@ -292,8 +295,7 @@ fn converge(
     if !before.is_empty() && finding.ops.is_empty() {
         work.detail = "as it was before".to_owned();
     }
-    work.ops = before;
-    work.ops.extend(finding.ops);
+    work.ops = owned.into_iter().chain(before).chain(finding.ops).collect();
     Ok(None)
 }
 

@@ -10,16 +10,16 @@ use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
 use super::batch::{Batch, Work};
 use super::failpoint;
+use super::ledger::Ledger;
 use crate::proto::{Action, Intent, Outcome};
 use crate::resource::op::{Op, OwnChange, Put, Trouble, What};
 use crate::resource::staging::Areas;
 use crate::resource::tree::{self, Touched};
 use crate::resource::world::{Stamp, World, Written};
-use crate::resource::{self, attributes, execute, links, retire};
-use crate::store::disk::{FSYNC_LIMIT, now};
+use crate::resource::{self, attributes, execute};
+use crate::store::disk::FSYNC_LIMIT;
 use crate::store::index::PARENT;
 use crate::store::quick::Names;
-use crate::store::record::{Why, names_of};
 use crate::store::{Own, Prior, Record, StoreError};
 use crate::sys;
 
@@ -110,6 +110,7 @@ pub fn run(
     }
     facts.extend(claims_given_up(world, &steps, &touched, &facts));
     facts.extend(steps.iter().filter(|s| s.failure.is_some() && !s.executed).flat_map(|s| s.not_replaced(0)));
+    let facts = latest(facts);
     // A repair leads to what the committed generation declares: one that a loss of power takes back is made again at
     // the next boot, which checks everything. It is worth no wait, unless something is written down that rests on it.
     let repeated = batch.intent == Intent::Correct && facts.is_empty();
@@ -125,6 +126,19 @@ pub fn run(
     let results = steps.iter().map(|s| read_back(world, s)).collect();
     world.written.clear();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
+}
+
+/// Facts without owners that others follow: a loss of power may leave the first part of what is written at a time, and
+/// nothing may be nobody's in between.
+fn latest(mut facts: Vec<Record>) -> Vec<Record> {
+    let mut told: BTreeSet<String> = BTreeSet::new();
+    facts.reverse();
+    facts.retain(|fact| match fact {
+        Record::Own { thing, .. } | Record::Disown { thing } => told.insert(thing.clone()),
+        _ => true,
+    });
+    facts.reverse();
+    facts
 }
 
 /// The order in which steps are carried out: theirs. A repair of the user databases waits for their lock, which somebody
@@ -243,22 +257,7 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
         wait_for_staged(steps);
         return Ok(());
     }
-    let mut ledger = Ledger {
-        transition: match batch.intent {
-            Intent::Correct => None,
-            Intent::Apply | Intent::Return => {
-                world.store.as_ref().and_then(|s| s.index().open).map(|(_, t)| t)
-            }
-        },
-        intent: batch.intent,
-        generation: batch.generation,
-        records: Vec::new(),
-        own: BTreeMap::new(),
-        gone: BTreeSet::new(),
-        noted: BTreeSet::new(),
-        parents: Vec::new(),
-        replaced: false,
-    };
+    let mut ledger = Ledger::new(transition_of(world, batch), batch);
     for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
         for (at, op) in step.work.ops.iter().enumerate() {
             failpoint::point();
@@ -306,150 +305,6 @@ fn transition_of(world: &World, batch: &Batch) -> Option<u64> {
     match batch.intent {
         Intent::Correct => None,
         Intent::Apply | Intent::Return => world.store.as_ref()?.index().open.map(|(_, t)| t),
-    }
-}
-
-struct Ledger {
-    transition: Option<u64>,
-    intent: Intent,
-    generation: u64,
-    records: Vec<Record>,
-    own: BTreeMap<String, Option<Own>>,
-    gone: BTreeSet<String>,
-    noted: BTreeSet<(String, String)>,
-    /// Directories on the way that were claimed since the last step.
-    parents: Vec<String>,
-    /// Whether the last operation replaces something.
-    replaced: bool,
-}
-
-impl Ledger {
-    fn owner(&self, world: &World, thing: &str) -> Option<Own> {
-        match self.own.get(thing) {
-            Some(own) => own.clone(),
-            None => world.store.as_ref()?.index().own.get(thing).cloned(),
-        }
-    }
-
-    fn set_owner(&mut self, world: &World, thing: &str, own: Option<Own>) {
-        if self.owner(world, thing) == own {
-            return;
-        }
-        self.records.push(match &own {
-            Some(own) => Record::Own { thing: thing.to_owned(), own: own.clone() },
-            None => Record::Disown { thing: thing.to_owned() },
-        });
-        self.own.insert(thing.to_owned(), own);
-    }
-
-    fn undo(&mut self, world: &World, unit: &str, thing: &str, prior: &Prior) {
-        let Some(transition) = self.transition else { return };
-        let known = world.store.as_ref().is_some_and(|s| s.index().has_undo(transition, unit, thing, prior));
-        if known || !self.noted.insert((unit.to_owned(), thing.to_owned())) {
-            return;
-        }
-        self.records.push(Record::Undo {
-            transition,
-            unit: unit.to_owned(),
-            thing: thing.to_owned(),
-            prior: prior.clone(),
-            own: self.owner(world, thing),
-        });
-    }
-
-    fn enter(&mut self, world: &mut World, unit: &str, op: &Op, action: Action) -> Result<(), Trouble> {
-        if let What::Put { path, put, .. } = &op.what
-            && !put.is_absent()
-        {
-            for dir in tree::missing_parents(world, path) {
-                if self.owner(world, &dir).is_none() {
-                    self.undo(world, unit, &dir, &Prior::Absent);
-                    let own = Own { unit: PARENT.to_owned(), created: true, digest: None, fs: 0 };
-                    self.set_owner(world, &dir, Some(own));
-                    self.parents.push(dir);
-                }
-            }
-        }
-        if let What::Line(line) = &op.what
-            && self.transition.is_some()
-            && let Some(prior) = links::of_edited(world, &line.path)?
-        {
-            self.undo(world, unit, &names_of(&line.path), &prior);
-        }
-        let prior = if self.gone.contains(&op.thing) { Prior::Absent } else { execute::prior(world, op)? };
-        self.undo(world, unit, &op.thing, &prior);
-        let owner = self.owner(world, &op.thing);
-        let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
-        // A directory holds nothing of its own; that the unit's is gone is worth telling.
-        let directory = absent && matches!(prior, Prior::Directory(_)) && action == Action::Remove;
-        self.replaced = replaces(self.intent, &prior) || (directory && unit.ends_with(&op.thing));
-        if self.replaced {
-            let why = match (self.intent, action) {
-                // Also where that was put off until a hold ended.
-                (Intent::Apply | Intent::Correct, Action::Remove) => Why::Purge,
-                (Intent::Correct, _) => Why::Repair,
-                (Intent::Return, _) => Why::Return,
-                (Intent::Apply, Action::Restore) => Why::Purge,
-                (Intent::Apply, _) if absent => Why::Purge,
-                (Intent::Apply, _) => Why::Apply,
-            };
-            self.records.push(Record::Replaced {
-                unit: unit.to_owned(),
-                thing: op.thing.clone(),
-                when: now(),
-                why,
-                generation: if why == Why::Repair { 0 } else { self.generation },
-                prior: prior.clone(),
-            });
-        }
-        if absent && matches!(prior, Prior::Directory(_)) {
-            // It stays ours until it is really gone, since it may not be empty; see `change`.
-            self.own.insert(op.thing.clone(), None);
-            self.gone.insert(op.thing.clone());
-            return Ok(());
-        }
-        let own = match &op.own {
-            OwnChange::Drop => None,
-            OwnChange::Back(own) => own.clone(),
-            OwnChange::Take { digest } => {
-                let made = match &prior {
-                    Prior::Absent => true,
-                    Prior::Entries(lines) => lines.is_empty(),
-                    Prior::Edit(edit) => edit.inserted.is_some() && edit.removed.is_empty(),
-                    _ => false,
-                };
-                let fs = if op.thing.starts_with('/') && world.below_managed(&op.thing) {
-                    world.places.nearest(&op.thing).map_or(0, |d| retire::file_system(&d))
-                } else {
-                    0
-                };
-                Some(Own {
-                    unit: unit.to_owned(),
-                    created: owner.as_ref().map_or(made, |o| o.created),
-                    digest: digest.or(owner.as_ref().and_then(|o| o.digest)),
-                    fs,
-                })
-            }
-        };
-        self.set_owner(world, &op.thing, own);
-        if absent {
-            self.gone.insert(op.thing.clone());
-        } else {
-            self.gone.remove(&op.thing);
-        }
-        Ok(())
-    }
-}
-
-/// Whether something is replaced that is worth telling. Attributes that a repair puts right are not: they would push out
-/// of the history what somebody has written.
-fn replaces(intent: Intent, prior: &Prior) -> bool {
-    match prior {
-        Prior::File { .. } | Prior::Linked { .. } | Prior::Symlink { .. } | Prior::Text(_) => true,
-        Prior::Attributes(_) => intent != Intent::Correct,
-        Prior::Entries(lines) => intent != Intent::Correct && !lines.is_empty(),
-        Prior::Edit(edit) => intent != Intent::Correct && !edit.removed.is_empty(),
-        Prior::Absent | Prior::Directory(_) | Prior::Untouched | Prior::Special => false,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod compile;
 pub mod confine;
 pub mod contest;
 pub mod failpoint;
+mod ledger;
 mod leftovers;
 pub mod named;
 pub mod serve;

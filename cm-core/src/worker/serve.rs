@@ -364,7 +364,9 @@ impl Worker {
         }
         self.have_store()?;
         if let StoreOp::Commit { generation: to } | StoreOp::Returned { to, .. } = &op {
-            self.put_back_rest(*to, matches!(op, StoreOp::Returned { .. }));
+            let known = std::mem::take(&mut self.manifests);
+            self.put_back_rest(&known, *to, matches!(op, StoreOp::Returned { .. }));
+            self.manifests = known;
         }
         let candidates = match &op {
             StoreOp::Prepare { staged, .. } => self.candidates(*staged),
@@ -407,9 +409,8 @@ impl Worker {
     }
 
     /// Nothing here keeps a return from being recorded; what could not be put back is said.
-    fn put_back_rest(&mut self, generation: u64, returned: bool) {
-        let (world, manifests) = (&mut self.world, &self.manifests);
-        let done = back::put_back_rest(world, manifests, generation, returned, self.confinement);
+    fn put_back_rest(&mut self, manifests: &Manifests, generation: u64, returned: bool) {
+        let done = back::put_back_rest(&mut self.world, manifests, generation, returned, self.confinement);
         let texts: Vec<String> = match done {
             Ok(done) => (done.into_iter())
                 .filter(|(_, r)| {
@@ -469,6 +470,13 @@ impl Worker {
             beside.push(memory(manifest)?);
         }
         self.world.store = Some(store);
+        if interrupted.is_some() {
+            // What an apply brought that the interrupted one superseded, and neither declares: nobody else names it, and it
+            // may be in the way of what comes back. Where its mount is not there yet, that is done with the rest.
+            let declared = manifest.into_iter().chain(undone).zip(0..);
+            let known = declared.map(|(m, n)| (ManifestRef(u32::MAX - n), (0, m))).collect();
+            self.put_back_rest(&known, current.unwrap_or(0), true);
+        }
         Ok(StoreReply::Opened { current, interrupted, left: left.is_some() })
     }
 

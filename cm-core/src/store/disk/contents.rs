@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use units::kind::Content;
 
 use super::packed::{self, Stored};
-use super::{FSYNC_LIMIT, Store, StoreError, at, make_dir, new_file};
+use super::{FSYNC_LIMIT, Store, StoreError, at, contents_of, make_dir, new_file};
 use crate::store::hex;
 use crate::store::pack::{self, Packs};
 use crate::store::record::Digest;
@@ -33,6 +33,8 @@ impl Store {
 
     /// A content, opened; `None` when the store does not have it.
     pub fn content(&self, digest: &Digest) -> Option<Stored> {
+        // First what is durable and whole: a loss of power may have left a file of the same name that is not.
+        self.packs.open_once(&self.dir.join(packed::DIRECTORY));
         let packed = || self.packs.content(digest).map(|bytes| Stored::Bytes(io::Cursor::new(bytes)));
         packed().or_else(|| File::open(self.blob_path(digest).0).ok().map(Stored::File)).or_else(|| {
             // Somebody else may have packed it since.
@@ -88,10 +90,14 @@ impl Store {
         }
         let digest: Digest = hash.finalize().into();
         let (path, dir) = self.blob_path(&digest);
-        let there = fs::metadata(&path).is_ok_and(|m| m.len() == size);
+        self.packs.open_once(&self.dir.join(packed::DIRECTORY));
+        let is_packed = self.packs.has(&digest, size);
+        if is_packed {
+            self.named_pack();
+        }
+        let there = is_packed || self.is_whole(&digest, size, &path, &dir);
         match spool {
             _ if there => {
-                self.found(&digest, &path, &dir);
                 if let Some((temporary, _)) = spool {
                     let _ = fs::remove_file(temporary);
                 }
@@ -102,19 +108,43 @@ impl Store {
         Ok(Saved { digest, size })
     }
 
-    /// A content that is there already may have been left by a worker that died before it was durable; one that a
-    /// record names is durable, since no record is written before what it names is.
-    fn found(&mut self, digest: &Digest, path: &Path, dir: &Path) {
-        // Beyond the limit one call makes all of them durable.
-        if self.unsynced.len() <= FSYNC_LIMIT && self.index.names(digest) {
-            return;
+    /// Whether a content is there already. One that a record or the current generation names is durable, since neither is
+    /// written down before what it names is. Any other one may have been left by a worker that died before it was, or by a
+    /// loss of power, which may leave the length without the bytes: such a one is read, and is yet to be made durable.
+    fn is_whole(&mut self, digest: &Digest, size: u64, path: &Path, dir: &Path) -> bool {
+        if !fs::metadata(path).is_ok_and(|m| m.len() == size) {
+            return false;
         }
-        self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
-        self.unsynced.insert((path.to_owned(), dir.to_owned()));
+        // Beyond the limit one call makes all of them durable, and to ask for each would cost more.
+        let is_named = self.unsynced.len() <= FSYNC_LIMIT && self.index.names(digest);
+        if !is_named && !self.is_sure(digest) && !holds(path, digest) {
+            return false;
+        }
+        if !is_named {
+            self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
+            self.unsynced.insert((path.to_owned(), dir.to_owned()));
+        }
+        true
     }
 
-    /// Writes a content under its name at once: whoever meets what a crash has left of that compares the length, and
-    /// nobody is told of the name before all of it is durable.
+    /// Whether a content is known to be whole without reading it. For a few of them it costs less to read them.
+    fn is_sure(&mut self, digest: &Digest) -> bool {
+        self.asked += 1;
+        if self.asked <= FSYNC_LIMIT {
+            return false;
+        }
+        if self.sure.is_none() {
+            let mut sure: HashSet<Digest> = self.index.contents().into_iter().collect();
+            if let Some(Ok((_, manifest))) = self.index.current().map(|n| self.load(Some(n))) {
+                sure.extend(contents_of(&manifest).map(|c| c.digest));
+            }
+            self.sure = Some(sure);
+        }
+        self.sure.as_ref().is_some_and(|s| s.contains(digest))
+    }
+
+    /// Writes a content under its name at once: whoever meets what a crash has left of that reads it, and nobody is told
+    /// of the name before all of it is durable.
     pub(super) fn put(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let (path, dir) = self.blob_path(digest);
         let mut made = new_file(&path);
@@ -126,8 +156,7 @@ impl Store {
         let mut file = match made {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 self.row_of_new = false;
-                if fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
-                    self.found(digest, &path, &dir);
+                if self.is_whole(digest, bytes.len() as u64, &path, &dir) {
                     return Ok(());
                 }
                 let temporary = self.temporary();
@@ -196,9 +225,8 @@ impl Store {
         } else {
             !self.row_of_new || !taking.staged.has(&content.digest)
         };
-        if look && fs::metadata(&path).is_ok_and(|m| m.len() == content.size) {
+        if look && self.is_whole(&content.digest, content.size, &path, &dir) {
             self.row_of_new = false;
-            self.found(&content.digest, &path, &dir);
             return Ok(());
         }
         // Read and hashed here, from a pack or a file: whoever staged it is not trusted.
@@ -320,5 +348,20 @@ impl Taking<'_> {
             self.bare.insert(dir.to_owned());
         }
         bare
+    }
+}
+
+/// Whether a file holds what its name says.
+fn holds(path: &Path, digest: &Digest) -> bool {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    let Ok(mut file) = File::open(path) else { return false };
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Digest::from(hash.finalize()) == *digest,
+            Ok(count) => hash.update(buffer.get(..count).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! sorted by digest; the number of rows, and [`MAGIC`]. Numbers have eight bytes, little-endian. **Invariant:** what has a
 //! name in the directory of packs is durable, whole and never written again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -179,11 +179,20 @@ fn row(row: &[u8; ROW]) -> Option<(Digest, u64, u64)> {
 #[derive(Debug, Default)]
 pub struct Packs {
     open: RefCell<Vec<Pack>>,
+    looked: Cell<bool>,
 }
 
 impl Packs {
+    /// Opens what there is, unless that was done.
+    pub fn open_once(&self, directory: &Path) {
+        if !self.looked.get() {
+            self.refresh(directory);
+        }
+    }
+
     /// Takes in what others have made or removed.
     pub fn refresh(&self, directory: &Path) {
+        self.looked.set(true);
         let mut open = self.open.borrow_mut();
         let numbers = numbers(directory);
         open.retain(|pack| numbers.contains(&pack.number));
