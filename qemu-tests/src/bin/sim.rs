@@ -1,12 +1,14 @@
 //! `cargo sim`: random histories against the engine, and every small graph exhaustively.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use qemu_tests::sim::coverage::Coverage;
 use qemu_tests::sim::exhaustive::{Bounds, Sort, search};
 use qemu_tests::sim::history::Script;
-use qemu_tests::sim::journal::{Sabotage, losses};
+use qemu_tests::sim::journal::sabotage::Sabotage;
+use qemu_tests::sim::journal::{Losses, losses};
 use qemu_tests::sim::large;
 use qemu_tests::sim::plans::Kept;
 use qemu_tests::sim::resources::Resources;
@@ -15,6 +17,11 @@ use units::EdgeKind;
 
 /// So many histories reach every cell that can be reached; one that is not visited by then is a gap of the simulator.
 const STANDARD: u64 = 12_000;
+
+/// Histories of the store, events in each, and losses of power for each event.
+const STORIES: u64 = 40;
+const EVENTS: u64 = 10;
+const EACH: u64 = 8;
 
 /// What the command line says.
 struct Options {
@@ -109,27 +116,51 @@ fn thousands() -> bool {
     true
 }
 
-/// Power loss at every point of the journal.
+/// Power loss at any moment of the store's and the committer's work.
 fn journal() -> bool {
     let started = Instant::now();
-    let (mut applies, mut lost) = (0, 0);
-    for seed in 0..40 {
-        match losses(seed, 25, Sabotage::None) {
-            Ok(count) => {
-                applies += count.applies;
-                lost += count.losses;
+    let next = AtomicU64::new(0);
+    // Two at a time: each waits for the kernel, and for what it traces.
+    let worker = || {
+        let mut sum = Losses::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= STORIES {
+                return Ok(sum);
             }
-            Err(text) => {
-                println!("VIOLATION journal, seed {seed}: {text}");
-                return false;
+            match losses(seed, EVENTS, EACH, Sabotage::None) {
+                Ok(count) => sum = sum.and(count),
+                Err(text) => {
+                    next.store(STORIES, Ordering::Relaxed);
+                    return Err(format!("VIOLATION journal, seed {seed}: {text}"));
+                }
             }
         }
+    };
+    let done = std::thread::scope(|scope| {
+        let other = scope.spawn(worker);
+        let own = worker();
+        match (own, other.join()) {
+            (Ok(own), Ok(Ok(other))) => Ok(own.and(other)),
+            (Err(text), _) | (_, Ok(Err(text))) => Err(text),
+            (_, Err(_)) => Err("VIOLATION journal: a defect of the simulator".to_owned()),
+        }
+    });
+    match done {
+        Ok(sum) => {
+            println!(
+                "journal: {} applies, {} power losses, 0 violations, {:.1} s",
+                sum.applies,
+                sum.losses,
+                started.elapsed().as_secs_f64()
+            );
+            true
+        }
+        Err(text) => {
+            println!("{text}");
+            false
+        }
     }
-    println!(
-        "journal: {applies} applies, {lost} power losses, 0 violations, {:.1} s",
-        started.elapsed().as_secs_f64()
-    );
-    true
 }
 
 /// Every small graph: pairs with everything in them, then threes with less.
