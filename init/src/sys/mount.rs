@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 
 /// Options taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,11 +131,29 @@ pub fn mounted(mountinfo: &str) -> Vec<Mounted> {
     mountinfo.lines().filter_map(line).collect()
 }
 
+/// Where the kernel lists its block devices by number; none without a sysfs, as in a container that has an empty `/sys`:
+/// there nothing tells whether a device is gone.
+fn devices() -> Option<&'static Path> {
+    let path = Path::new("/sys/dev/block");
+    let real = statfs(path).is_ok_and(|s| s.filesystem_type() == SYSFS_MAGIC);
+    real.then_some(path)
+}
+
 impl Mounted {
-    /// Its device was pulled out, or has died: every read and write of it is an error. File systems without a device
-    /// have numbers whose first part is 0.
+    /// Its device was pulled out, or has died: every read and write of it is an error.
     pub fn is_dead(&self) -> bool {
-        !self.device.starts_with("0:") && !Path::new("/sys/dev/block").join(&self.device).exists()
+        devices().is_some_and(|listed| self.is_missing_in(listed))
+    }
+
+    /// Whether it has a device that would be in this list if it were there. File systems without a device have numbers
+    /// whose first part is 0; those on flash have one of a block device that is there only if its driver is.
+    fn is_missing_in(&self, devices: &Path) -> bool {
+        const MTD_BLOCK: &str = "31";
+        let major = self.device.split(':').next();
+        // What cannot be looked at is not known to be gone.
+        major.is_some_and(|major| !["0", MTD_BLOCK].contains(&major))
+            && std::fs::symlink_metadata(devices.join(&self.device))
+                .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -202,5 +221,19 @@ mod tests {
             }]
         );
         assert!(now().unwrap().iter().any(|m| m.path == "/"));
+    }
+
+    #[test]
+    fn only_a_block_device_that_is_not_listed_is_missing() {
+        let devices = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("../../devices/elsewhere", devices.path().join("8:1")).unwrap();
+        let missing = |device: &str| {
+            let text = format!("36 35 {device} / /srv rw - ext4 /dev/x rw\n");
+            mounted(&text).iter().all(|m| m.is_missing_in(devices.path()))
+        };
+        assert!(missing("8:2"), "its device is gone");
+        assert!(!missing("8:1"), "its device is there");
+        assert!(!missing("0:45"), "it has none");
+        assert!(!missing("31:0"), "flash has one only for its number");
     }
 }
