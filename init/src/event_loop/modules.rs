@@ -38,8 +38,9 @@ impl Shell {
         }
     }
 
-    /// Something is gone. A disk is a matter of the mounts that stood on it. If it is a module, whatever is not loaded by its name is a helper's to look at: it may be declared by an
-    /// alias, be built in, or be what was unloaded. The look costs no disk.
+    /// Something is gone. A disk is a matter of the mounts that stood on it. If it is a module, whatever is not loaded by
+    /// its name is a helper's to look at: it may be declared by an alias, be built in, or be what was unloaded. The look
+    /// costs no disk.
     pub(super) fn hear_removals(&mut self) -> Turn {
         let Some(events) = &mut self.modules.events else { return Turn::Drained };
         let mut heard = false;
