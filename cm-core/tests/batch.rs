@@ -325,6 +325,65 @@ fn a_purged_directory_keeps_only_what_is_declared() {
     assert_eq!(fingerprint(&bench.path("/etc")), before);
 }
 
+/// Without a store nothing that is there can be saved: it stays, and what takes nothing away is done all the same.
+#[test]
+fn without_a_store_nothing_is_taken_away() {
+    for confinement in [Confinement::None, Confinement::Full] {
+        let mut bench = Bench::new();
+        bench.confinement = confinement;
+        bench.world.store = None;
+        for name in ["d/stray/deep", "f", "as-link", "mode"] {
+            bench.write(&format!("/etc/{name}"), "theirs");
+        }
+        symlink("theirs", bench.path("/etc/l")).unwrap();
+        symlink("theirs", bench.path("/etc/as-file")).unwrap();
+        let attributes = Attributes::default();
+        let purged = Directory { path: "/etc/d".into(), attributes, purge: true, entries: vec![] };
+        let decl = Decl::new()
+            .unit(Kind::Directory, "/etc/d", Spec::Directory(purged))
+            .file("/etc/f", "ours")
+            .file("/etc/as-file", "ours")
+            .symlink("/etc/l", "ours")
+            .symlink("/etc/as-link", "ours")
+            .file_mode("/etc/mode", "theirs", 0o600)
+            .file("/etc/new/file", "ours")
+            .symlink("/etc/new-link", "ours")
+            .directory("/etc/new-directory", None);
+        let before = fingerprint(&bench.path("/etc/d"));
+        for intent in [Intent::Apply, Intent::Correct] {
+            let results = bench.converge(&decl, intent);
+            for unit in [
+                "directory:/etc/d",
+                "file:/etc/f",
+                "file:/etc/as-file",
+                "symlink:/etc/l",
+                "symlink:/etc/as-link",
+            ] {
+                let why = "the store cannot be opened, so that what is there could not be kept";
+                assert_eq!(results[unit], (Outcome::NotKept, why.into()), "{unit}");
+            }
+            let done = if intent == Intent::Apply { Outcome::Changed } else { Outcome::Kept };
+            for unit in [
+                "file:/etc/mode",
+                "file:/etc/new/file",
+                "symlink:/etc/new-link",
+                "directory:/etc/new-directory",
+            ] {
+                assert_eq!(results[unit].0, done, "{unit}: {results:?}");
+            }
+        }
+        assert_eq!(fingerprint(&bench.path("/etc/d")), before);
+        assert_eq!((bench.read("/etc/f"), bench.read("/etc/as-link")), ("theirs".into(), "theirs".into()));
+        for link in ["/etc/l", "/etc/as-file"] {
+            assert_eq!(fs::read_link(bench.path(link)).unwrap().to_str(), Some("theirs"));
+        }
+        bench.reopen();
+        let results = bench.converge(&decl, Intent::Correct);
+        assert!(results.values().all(|(outcome, _)| *outcome != Outcome::NotKept), "{results:?}");
+        assert!(!bench.path("/etc/d/stray").exists());
+    }
+}
+
 /// Who holds a file that nobody declares any more finds it there, also where everything else is purged; it goes when it
 /// is let go.
 #[test]

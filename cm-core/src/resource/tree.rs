@@ -132,6 +132,25 @@ pub fn prior(world: &mut World, path: &str, put: &Put, with_content: bool) -> Re
     })
 }
 
+/// Whether `put` takes away what is at a path, other than attributes and an empty directory.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn takes_away(world: &mut World, path: &str, put: &Put, content_changes: bool) -> Result<bool, Trouble> {
+    let place = match place_of(world, path, put) {
+        Ok(place) => place,
+        Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(match (find(&place)?, put) {
+        (Found::Nothing, _) => false,
+        (Found::Directory(_), _) => matches!(put, Put::Purged { .. }),
+        (Found::File(..), Put::File { .. }) => content_changes,
+        (Found::Link(_), Put::Symlink { target, .. }) => link_target(&place)? != *target,
+        (Found::File(..) | Found::Link(_) | Found::Special(_), _) => true,
+    })
+}
+
 /// What a link points to.
 ///
 /// # Errors

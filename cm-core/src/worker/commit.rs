@@ -254,6 +254,7 @@ fn stages(op: &Op) -> bool {
 /// Saves what was there, and writes down who owns what from now on.
 fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), StoreError> {
     if world.store.is_none() {
+        keep_what_is_there(world, steps);
         wait_for_staged(steps);
         return Ok(());
     }
@@ -286,6 +287,23 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     }
     failpoint::point();
     Ok(())
+}
+
+/// Without a store nothing can be saved, and nobody knows what is ours or held: what is there stays.
+fn keep_what_is_there(world: &mut World, steps: &mut [Running]) {
+    for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
+        for op in &step.work.ops {
+            let What::Put { path, put, content_changes, .. } = &op.what else { continue };
+            world.alive();
+            let why = match tree::takes_away(world, path, put, *content_changes) {
+                Ok(false) => continue,
+                Ok(true) => "the store cannot be opened, so that what is there could not be kept".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            step.failure = Some((Outcome::NotKept, why));
+            break;
+        }
+    }
 }
 
 /// Makes staged contents durable, where they are few.
