@@ -132,6 +132,16 @@ pub fn fork() -> nix::Result<Forked> {
     }
 }
 
+/// Has the kernel kill this process when `parent` ends, however that happens; a process that is stopped too. Forgotten
+/// when the process becomes another user.
+///
+/// # Errors
+/// When the parent has ended already, and whatever prctl(2) reports.
+pub fn die_with(parent: nix::unistd::Pid) -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, u64::from(libc::SIGKILL.unsigned_abs()))?;
+    if nix::unistd::getppid() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
 /// Ends a copy that [`fork`] has made. Nothing of the original is cleaned up in it: exit(3) would wait for locks, and a test
 /// makes copies while other threads hold them.
 pub fn leave(code: i32) -> ! {

@@ -556,8 +556,13 @@ fn in_child(
     let mut paper = File::from(memfd_create("report", MFdFlags::MFD_CLOEXEC).map_err(BatchError::Start)?);
     let (hears, says) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(BatchError::Start)?;
+    let parent = nix::unistd::getpid();
     match fork().map_err(BatchError::Start)? {
         Forked::Child => {
+            // Or PID 1 would wait for a worker that it has killed: this copy has its end of the socket.
+            if sys::die_with(parent).is_err() {
+                sys::leave(2);
+            }
             drop(hears);
             world.pulse = Pulse::Pipe(says);
             let code = match confine::committer(world, domain) {

@@ -2,7 +2,7 @@
 //! system calls for what most often is read once.
 //!
 //! A pack is the contents, one behind the other; a table with a row a content (digest, where it begins, how long it is),
-//! sorted by digest; the number of rows, and [`MAGIC`]. Numbers have eight bytes, little-endian. **Invariant:** what has a
+//! sorted by digest; the number of rows, and `MAGIC`. Numbers have eight bytes, little-endian. **Invariant:** what has a
 //! name in the directory of packs is durable, whole and never written again.
 
 use std::cell::{Cell, RefCell};
