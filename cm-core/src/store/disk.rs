@@ -295,6 +295,8 @@ impl Store {
         self.length = replayed.valid_len as u64;
         self.encoder = replayed.encoder;
         self.index = index;
+        // Whoever compacted it has thrown away what nobody names.
+        self.packs = packed::Packs::default();
         Ok(())
     }
 

@@ -222,6 +222,19 @@ fn many_new_contents_are_one_file_and_few_are_a_file_each() {
 }
 
 #[test]
+fn small_changes_of_many_files_are_no_packs() {
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let candidates = [staged.path().to_owned()];
+    for n in 0..200 {
+        // As every apply has it, in a worker of its own.
+        let mut store = Store::open(dir.path()).unwrap();
+        store.prepare(&of_contents(staged.path(), n..n + 40), &candidates, "", false).unwrap();
+        assert!((n..n + 40).all(|n| has(&store, n)));
+    }
+    assert_eq!(names(&Store::open(dir.path()).unwrap()), ["1"]);
+}
+
+#[test]
 fn the_name_of_a_pack_that_a_dead_worker_left_is_made_durable() {
     let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let candidates = [staged.path().to_owned()];

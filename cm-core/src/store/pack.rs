@@ -109,14 +109,9 @@ impl Packs {
         self.entries.contains_key(digest)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Digests and lengths of all.
+    pub fn all(&self) -> impl Iterator<Item = (&Digest, u64)> {
+        self.entries.iter().map(|(digest, (_, _, length))| (digest, *length))
     }
 
     /// A content, as its writer called it.

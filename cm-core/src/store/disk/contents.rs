@@ -34,11 +34,12 @@ impl Store {
     /// A content, opened; `None` when the store does not have it.
     pub fn content(&self, digest: &Digest) -> Option<Stored> {
         // First what is durable and whole: a loss of power may have left a file of the same name that is not.
-        self.packs.open_once(&self.dir.join(packed::DIRECTORY));
+        // Of a pack that cannot be read nothing is found; it is looked for once more below.
+        let _ = self.packs.open_once(&self.dir.join(packed::DIRECTORY));
         let packed = || self.packs.content(digest).map(|bytes| Stored::Bytes(io::Cursor::new(bytes)));
         packed().or_else(|| File::open(self.blob_path(digest).0).ok().map(Stored::File)).or_else(|| {
             // Somebody else may have packed it since.
-            self.packs.refresh(&self.dir.join(packed::DIRECTORY));
+            let _ = self.packs.refresh(&self.dir.join(packed::DIRECTORY));
             packed()
         })
     }
@@ -90,7 +91,8 @@ impl Store {
         }
         let digest: Digest = hash.finalize().into();
         let (path, dir) = self.blob_path(&digest);
-        self.packs.open_once(&self.dir.join(packed::DIRECTORY));
+        // What lies in a pack that cannot be read now is written once more, which costs room and nothing else.
+        let _ = self.packs.open_once(&self.dir.join(packed::DIRECTORY));
         let is_packed = self.packs.has(&digest, size);
         if is_packed {
             self.named_pack();
@@ -193,14 +195,16 @@ impl Store {
 
     /// What a generation's contents are taken in from.
     pub(super) fn taking<'a>(&self, candidates: &'a [PathBuf]) -> Taking<'a> {
-        self.packs.refresh(&self.dir.join(packed::DIRECTORY));
-        Taking {
-            candidates,
-            staged: Packs::of(candidates),
-            bare: HashSet::new(),
-            pack: None,
-            packed: HashSet::new(),
-        }
+        let _ = self.packs.refresh(&self.dir.join(packed::DIRECTORY));
+        let staged = Packs::of(candidates);
+        // A pack for each small change of many files would be a pack for each apply.
+        let is_new = |digest: &Digest, size: u64| {
+            let there = || fs::metadata(self.blob_path(digest).0).is_ok_and(|m| m.len() == size);
+            !self.packs.has(digest, size) && !there()
+        };
+        let many =
+            staged.all().filter(|(d, size)| is_new(d, *size)).take(packed::FROM).count() == packed::FROM;
+        Taking { candidates, staged, many, bare: HashSet::new(), pack: None, packed: HashSet::new() }
     }
 
     /// Moves what a content's name promises into the store, from a staged file.
@@ -210,7 +214,7 @@ impl Store {
         taking: &mut Taking<'_>,
         unit: &dyn Fn() -> String,
     ) -> Result<(), StoreError> {
-        let many = taking.staged.len() >= packed::FROM;
+        let many = taking.many;
         if taking.packed.contains(&content.digest) {
             return Ok(());
         }
@@ -270,11 +274,10 @@ impl Store {
 
     fn add_pack(&mut self, pack: packed::Writer) -> Result<(), StoreError> {
         let directory = self.dir.join(packed::DIRECTORY);
-        let path = packed::free_name(&directory);
+        let path = at("read", &directory, packed::free_name(&directory))?;
         at("write", &path, pack.finish(&path))?;
         self.named_pack();
-        self.packs.refresh(&directory);
-        Ok(())
+        at("read", &directory, self.packs.refresh(&directory))
     }
 
     /// The name of a pack may have been given by a worker that died before it was durable.
@@ -285,7 +288,7 @@ impl Store {
     /// Removes packs of which nothing is named any more, and writes those anew of which most is not.
     pub(super) fn sweep_packs(&mut self, named: &BTreeSet<Digest>) -> Result<(), StoreError> {
         let directory = self.dir.join(packed::DIRECTORY);
-        self.packs.refresh(&directory);
+        at("read", &directory, self.packs.refresh(&directory))?;
         let mut kept = Vec::new();
         let mut thin = Vec::new();
         for (number, contents) in self.packs.all() {
@@ -311,13 +314,13 @@ impl Store {
         for number in thin {
             let _ = fs::remove_file(directory.join(number.to_string()));
         }
-        self.packs.refresh(&directory);
-        Ok(())
+        at("read", &directory, self.packs.refresh(&directory))
     }
 
     /// Reads every content of every pack once, and tells which are not what their names say.
     pub fn damaged_in_packs(&self) -> Vec<Digest> {
-        self.packs.refresh(&self.dir.join(packed::DIRECTORY));
+        // Who looks for what is in one that cannot be read does not find it.
+        let _ = self.packs.refresh(&self.dir.join(packed::DIRECTORY));
         let contents = self.packs.all().into_iter().flat_map(|(_, contents)| contents);
         let is = |digest: &Digest| {
             self.packs.content(digest).is_some_and(|bytes| Digest::from(Sha256::digest(bytes)) == *digest)
@@ -331,6 +334,8 @@ impl Store {
 pub(super) struct Taking<'a> {
     candidates: &'a [PathBuf],
     staged: Packs,
+    /// Whether so many are new that they become a pack.
+    many: bool,
     /// Directories of contents that are not there.
     bare: HashSet<PathBuf>,
     pack: Option<packed::Writer>,

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::store::record::Digest;
@@ -27,6 +27,8 @@ const END: usize = 16;
 const BUFFER: usize = 256 << 10;
 /// A content that begins so near behind the one before is read along with those that follow.
 const NEAR: u64 = 4 << 10;
+/// Packs of which the file is open at a time, at most.
+const OPEN: usize = 4;
 
 /// A pack that is being written.
 #[derive(Debug)]
@@ -94,35 +96,47 @@ impl Drop for Writer {
     }
 }
 
-/// A pack of the store.
+/// Device, inode, length, time of change.
+type Identity = (u64, u64, u64, i64, i64);
+
+fn identity(about: &fs::Metadata) -> Identity {
+    (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec())
+}
+
+/// A pack of the store: what is in it. Its file is open only while something is read, since there may be many.
 #[derive(Debug)]
 struct Pack {
     number: u64,
-    file: File,
+    path: PathBuf,
+    /// Which file had that name: the number of one that is gone may be given again.
+    identity: Identity,
     /// Where the contents end.
     contents: u64,
     table: Vec<u8>,
-    /// What was read last: from where on, and up to where it was asked for.
-    window: RefCell<(u64, Vec<u8>, u64)>,
 }
 
 impl Pack {
-    /// `None` when it is none of this version's.
-    fn open(number: u64, path: &Path) -> Option<Pack> {
-        let file = File::open(path).ok()?;
-        let start = file.metadata().ok()?.len().checked_sub(END as u64)?;
+    /// `None` when it is none of this version's, or gone.
+    fn open(number: u64, path: PathBuf) -> io::Result<Option<Pack>> {
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let identity = identity(&file.metadata()?);
+        let Some(start) = identity.2.checked_sub(END as u64) else { return Ok(None) };
         let mut end = [0; END];
-        file.read_exact_at(&mut end, start).ok()?;
+        file.read_exact_at(&mut end, start)?;
         let (count, magic) = end.split_at(8);
-        let count = u64::from_le_bytes(count.try_into().ok()?);
-        let length = count.checked_mul(ROW as u64)?;
-        let at = start.checked_sub(length)?;
+        let length = count.try_into().ok().and_then(|c| u64::from_le_bytes(c).checked_mul(ROW as u64));
+        let Some((length, at)) = length.and_then(|l| Some((l, start.checked_sub(l)?))) else {
+            return Ok(None);
+        };
         if magic != MAGIC {
-            return None;
+            return Ok(None);
         }
-        let mut table = vec![0; usize::try_from(length).ok()?];
-        file.read_exact_at(&mut table, at).ok()?;
-        Some(Pack { number, file, contents: at, table, window: RefCell::default() })
+        let mut table = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        file.read_exact_at(&mut table, at)?;
+        Ok(Some(Pack { number, path, identity, contents: at, table }))
     }
 
     fn rows(&self) -> impl Iterator<Item = (Digest, u64, u64)> {
@@ -137,11 +151,22 @@ impl Pack {
         let (_, at, length) = row(rows.get(at)?)?;
         (at.checked_add(length)? <= self.contents).then_some((at, length))
     }
+}
 
-    fn read(&self, (at, length): (u64, u64)) -> io::Result<Vec<u8>> {
+/// A pack that is being read.
+#[derive(Debug)]
+struct Reading {
+    number: u64,
+    identity: Identity,
+    file: File,
+    /// What was read last: from where on, and up to where it was asked for.
+    window: (u64, Vec<u8>, u64),
+}
+
+impl Reading {
+    fn read(&mut self, (at, length): (u64, u64)) -> io::Result<Vec<u8>> {
         let size = usize::try_from(length).map_err(io::Error::other)?;
-        let mut window = self.window.borrow_mut();
-        let (from, bytes, asked) = &mut *window;
+        let (from, bytes, asked) = &mut self.window;
         let there = |from: u64, bytes: &[u8]| -> Option<Vec<u8>> {
             let start = usize::try_from(at.checked_sub(from)?).ok()?;
             Some(bytes.get(start..start.checked_add(size)?)?.to_vec())
@@ -159,7 +184,11 @@ impl Pack {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    // What is in it now is from nowhere.
+                    bytes.clear();
+                    return Err(e);
+                }
             }
         }
         bytes.truncate(filled);
@@ -175,64 +204,113 @@ fn row(row: &[u8; ROW]) -> Option<(Digest, u64, u64)> {
     Some((digest.try_into().ok()?, number(at)?, number(length)?))
 }
 
-/// The packs of a store, opened when something is looked for in them first.
+/// The packs of a store, looked at when something is looked for in them first.
 #[derive(Debug, Default)]
 pub struct Packs {
-    open: RefCell<Vec<Pack>>,
+    known: RefCell<Vec<Pack>>,
+    /// Those that were read last, the last one last.
+    reading: RefCell<Vec<Reading>>,
     looked: Cell<bool>,
 }
 
 impl Packs {
-    /// Opens what there is, unless that was done.
-    pub fn open_once(&self, directory: &Path) {
-        if !self.looked.get() {
-            self.refresh(directory);
-        }
+    /// Looks at what there is, unless that was done.
+    ///
+    /// # Errors
+    /// As [`Packs::refresh`].
+    pub fn open_once(&self, directory: &Path) -> io::Result<()> {
+        if self.looked.get() { Ok(()) } else { self.refresh(directory) }
     }
 
     /// Takes in what others have made or removed.
-    pub fn refresh(&self, directory: &Path) {
-        self.looked.set(true);
-        let mut open = self.open.borrow_mut();
-        let numbers = numbers(directory);
-        open.retain(|pack| numbers.contains(&pack.number));
+    ///
+    /// # Errors
+    /// When one of them cannot be read now; the others are known all the same, and that one is tried again next time.
+    pub fn refresh(&self, directory: &Path) -> io::Result<()> {
+        let numbers = numbers(directory)?;
+        let mut known = self.known.borrow_mut();
+        known.retain(|pack| match fs::metadata(&pack.path) {
+            Ok(about) => identity(&about) == pack.identity,
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        });
+        self.reading
+            .borrow_mut()
+            .retain(|r| known.iter().any(|p| p.number == r.number && p.identity == r.identity));
+        let mut outcome = Ok(());
         for number in numbers {
-            if !open.iter().any(|p| p.number == number) {
-                open.extend(Pack::open(number, &directory.join(number.to_string())));
+            if known.iter().any(|p| p.number == number) {
+                continue;
+            }
+            match Pack::open(number, directory.join(number.to_string())) {
+                Ok(pack) => known.extend(pack),
+                Err(e) => outcome = Err(e),
             }
         }
+        self.looked.set(outcome.is_ok());
+        outcome
     }
 
-    /// Whether a content of this length is in one of those that are open.
+    /// Whether a content of this length is in one of those that are known.
     pub fn has(&self, digest: &Digest, size: u64) -> bool {
-        self.open.borrow().iter().any(|p| p.find(digest).is_some_and(|(_, length)| length == size))
+        self.known.borrow().iter().any(|p| p.find(digest).is_some_and(|(_, length)| length == size))
     }
 
-    /// A content of those that are open.
+    /// A content of those that are known.
     pub fn content(&self, digest: &Digest) -> Option<Vec<u8>> {
-        let open = self.open.borrow();
-        let mut found = open.iter().filter_map(|p| p.read(p.find(digest)?).ok());
+        let known = self.known.borrow();
+        let mut found = known.iter().filter_map(|p| self.read(p, p.find(digest)?).ok());
         found.next()
+    }
+
+    fn read(&self, pack: &Pack, place: (u64, u64)) -> io::Result<Vec<u8>> {
+        let mut reading = self.reading.borrow_mut();
+        let mut this = match reading.iter().position(|r| r.number == pack.number) {
+            Some(at) => reading.remove(at),
+            None => {
+                let file = File::open(&pack.path)?;
+                if identity(&file.metadata()?) != pack.identity {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                let Pack { number, identity, .. } = *pack;
+                Reading { number, identity, file, window: Default::default() }
+            }
+        };
+        if reading.len() >= OPEN {
+            reading.remove(0);
+        }
+        let read = this.read(place);
+        reading.push(this);
+        read
     }
 
     /// What is in each of them: its number, and digest and length of every content.
     pub fn all(&self) -> Vec<(u64, Vec<(Digest, u64)>)> {
-        let open = self.open.borrow();
-        open.iter().map(|p| (p.number, p.rows().map(|(d, _, length)| (d, length)).collect())).collect()
+        let known = self.known.borrow();
+        known.iter().map(|p| (p.number, p.rows().map(|(d, _, length)| (d, length)).collect())).collect()
     }
 }
 
-fn numbers(directory: &Path) -> Vec<u64> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut out: Vec<u64> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut out = Vec::new();
+    match fs::read_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        entries => {
+            for entry in entries? {
+                out.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u64>().ok()));
+            }
+        }
+    }
     out.sort_unstable();
-    out
+    Ok(out)
 }
 
 /// A name that no pack has.
-pub fn free_name(directory: &Path) -> PathBuf {
-    let last = numbers(directory).last().copied().unwrap_or_default();
-    directory.join((last + 1).to_string())
+///
+/// # Errors
+/// When it cannot be told which names there are.
+pub fn free_name(directory: &Path) -> io::Result<PathBuf> {
+    let last = numbers(directory)?.last().copied().unwrap_or_default();
+    Ok(directory.join((last + 1).to_string()))
 }
 
 /// A content, wherever it lies.
@@ -267,17 +345,17 @@ mod tests {
         }
         writer.add(&[7; 32], &content(7)).unwrap();
         let packs = Packs::default();
-        packs.refresh(here.path());
+        packs.refresh(here.path()).unwrap();
         assert_eq!(packs.content(&[1; 32]), None);
-        writer.finish(&free_name(here.path())).unwrap();
-        packs.refresh(here.path());
+        writer.finish(&free_name(here.path()).unwrap()).unwrap();
+        packs.refresh(here.path()).unwrap();
         for n in (0..200u8).chain((0..200).rev()).chain([3, 199, 0, 7]) {
             assert_eq!(packs.content(&[n; 32]), Some(content(n)));
             assert!(packs.has(&[n; 32], u64::from(n) * 997) && !packs.has(&[n; 32], 1));
         }
         assert_eq!(packs.content(&[200; 32]), None);
         assert_eq!(packs.all()[0].1.len(), 200);
-        assert_eq!(free_name(here.path()), here.path().join("2"));
+        assert_eq!(free_name(here.path()).unwrap(), here.path().join("2"));
     }
 
     #[test]
@@ -294,14 +372,88 @@ mod tests {
         for cut in 0..whole.len() {
             fs::write(here.path().join("1"), &whole[..cut]).unwrap();
             let packs = Packs::default();
-            packs.refresh(here.path());
+            packs.refresh(here.path()).unwrap();
             assert_eq!(packs.content(&[1; 32]), None, "cut at {cut}");
         }
         let mut lying = whole.clone();
         lying[3 + 40..3 + 48].copy_from_slice(&u64::MAX.to_le_bytes());
         fs::write(here.path().join("1"), &lying).unwrap();
         let packs = Packs::default();
-        packs.refresh(here.path());
+        packs.refresh(here.path()).unwrap();
         assert_eq!(packs.content(&[1; 32]), None);
+    }
+
+    #[test]
+    fn many_packs_take_few_descriptors() {
+        let here = tempfile::tempdir().unwrap();
+        for n in 0..100u8 {
+            let mut writer = Writer::create(here.path().join("new")).unwrap();
+            writer.add(&[n; 32], &[n; 5]).unwrap();
+            writer.finish(&free_name(here.path()).unwrap()).unwrap();
+        }
+        let packs = Packs::default();
+        packs.refresh(here.path()).unwrap();
+        for n in (0..100u8).chain([3, 99, 3]) {
+            assert_eq!(packs.content(&[n; 32]), Some(vec![n; 5]));
+        }
+        let ours = |e: &fs::DirEntry| fs::read_link(e.path()).is_ok_and(|p| p.starts_with(here.path()));
+        assert_eq!(fs::read_dir("/proc/self/fd").unwrap().flatten().filter(ours).count(), OPEN);
+    }
+
+    #[test]
+    fn a_pack_that_cannot_be_read_now_is_tried_again() {
+        let here = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(here.path().join("new")).unwrap();
+        writer.add(&[1; 32], b"one").unwrap();
+        writer.finish(&here.path().join("1")).unwrap();
+        fs::rename(here.path().join("1"), here.path().join("away")).unwrap();
+        // Nobody can read a directory, not even root.
+        fs::create_dir(here.path().join("1")).unwrap();
+        fs::write(here.path().join("1/entry"), "").unwrap();
+        let packs = Packs::default();
+        assert!(packs.open_once(here.path()).is_err());
+        fs::remove_dir_all(here.path().join("1")).unwrap();
+        fs::rename(here.path().join("away"), here.path().join("1")).unwrap();
+        packs.open_once(here.path()).unwrap();
+        assert_eq!(packs.content(&[1; 32]), Some(b"one".to_vec()));
+        // What is known stays known while the directory cannot be read, and no name is free then.
+        let file = here.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(packs.refresh(&file).is_err() && free_name(&file).is_err());
+        assert_eq!(packs.content(&[1; 32]), Some(b"one".to_vec()));
+    }
+
+    #[test]
+    fn a_number_that_is_given_again_is_another_pack() {
+        let here = tempfile::tempdir().unwrap();
+        let write = |n: u8, text: &[u8]| {
+            let mut writer = Writer::create(here.path().join("new")).unwrap();
+            writer.add(&[n; 32], text).unwrap();
+            writer.finish(&here.path().join("1")).unwrap();
+        };
+        for read_before in [false, true] {
+            write(1, b"one");
+            let packs = Packs::default();
+            packs.refresh(here.path()).unwrap();
+            if read_before {
+                assert_eq!(packs.content(&[1; 32]), Some(b"one".to_vec()));
+            }
+            write(2, b"two");
+            // Whoever has it open reads what he knew.
+            assert_eq!(packs.content(&[1; 32]), read_before.then(|| b"one".to_vec()));
+            packs.refresh(here.path()).unwrap();
+            assert_eq!((packs.content(&[1; 32]), packs.content(&[2; 32])), (None, Some(b"two".to_vec())));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_taken_for_read() {
+        let here = tempfile::tempdir().unwrap();
+        // Reading a directory fails.
+        let file = File::open(here.path()).unwrap();
+        let mut reading =
+            Reading { number: 1, identity: Identity::default(), file, window: Default::default() };
+        assert!(reading.read((0, 5)).is_err());
+        assert!(reading.read((0, 5)).is_err());
     }
 }
