@@ -275,6 +275,37 @@ fn packs_of_which_little_is_named_are_written_anew() {
     assert_eq!(names(&store), Vec::<String>::new());
 }
 
+#[test]
+fn a_pack_of_which_something_cannot_be_read_is_not_removed() {
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let candidates = [staged.path().to_owned()];
+    let mut store = Store::open(dir.path()).unwrap();
+    for start in [0, 100] {
+        let manifest = of_contents(staged.path(), start..start + 100);
+        store.prepare(&manifest, &candidates, "", false).unwrap();
+    }
+    let named: BTreeSet<Digest> =
+        (0..10).chain(100..110).map(|n| units::load::content_of(&text(n)).digest).collect();
+    let path = dir.path().join("packs/1");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(text(7).len()).position(|w| w == text(7)).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    store.sweep_packs(&named).unwrap();
+    assert_eq!(names(&store), ["1", "3"], "the damaged one stays, the other is written anew");
+    assert!((0..7).chain(8..10).chain(100..110).all(|n| has(&store, n)) && !has(&store, 111));
+    assert_eq!(store.damaged_in_packs(), [units::load::content_of(&text(7)).digest]);
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    store.sweep_packs(&named).unwrap();
+    assert_eq!(names(&store), ["3", "4"]);
+    assert!((0..10).chain(100..110).all(|n| has(&store, n)));
+}
+
 /// A file system may make a length durable before the bytes.
 #[test]
 fn what_a_loss_of_power_left_without_its_bytes_is_written_again() {

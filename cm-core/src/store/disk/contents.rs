@@ -289,24 +289,35 @@ impl Store {
     pub(super) fn sweep_packs(&mut self, named: &BTreeSet<Digest>) -> Result<(), StoreError> {
         let directory = self.dir.join(packed::DIRECTORY);
         at("read", &directory, self.packs.refresh(&directory))?;
-        let mut kept = Vec::new();
+        let spare = self.temporary();
+        let read = |number: u64, digest: &Digest| {
+            self.packs
+                .content_in(number, digest)
+                .filter(|bytes| Digest::from(Sha256::digest(bytes)) == *digest)
+        };
+        let mut kept: Vec<(u64, Digest)> = Vec::new();
         let mut thin = Vec::new();
         for (number, contents) in self.packs.all() {
             let sum = |contents: &mut dyn Iterator<Item = &(Digest, u64)>| {
                 contents.map(|(_, l)| l + 1).sum::<u64>()
             };
-            let alive = sum(&mut contents.iter().filter(|(d, _)| named.contains(d)));
-            if alive * 2 < sum(&mut contents.iter()) {
-                kept.extend(contents.into_iter().map(|(d, _)| d).filter(|d| named.contains(d)));
+            let is_named = |(digest, _): &&(Digest, u64)| named.contains(digest);
+            if sum(&mut contents.iter().filter(is_named)) * 2 >= sum(&mut contents.iter()) {
+                continue;
+            }
+            // One that holds something that cannot be read, or is damaged, stays: what goes with it is gone for good.
+            if contents.iter().filter(is_named).all(|(digest, _)| read(number, digest).is_some()) {
+                kept.extend(contents.iter().filter(is_named).map(|(digest, _)| (number, *digest)));
                 thin.push(number);
             }
         }
         if !kept.is_empty() {
-            let path = self.temporary();
-            let mut pack = at("create", &path, packed::Writer::create(path.clone()))?;
-            for digest in &kept {
-                let Some(bytes) = self.packs.content(digest) else { continue };
-                at("write", &path, pack.add(digest, &bytes))?;
+            let mut pack = at("create", &spare, packed::Writer::create(spare.clone()))?;
+            for (number, digest) in &kept {
+                let Some(bytes) = read(*number, digest) else {
+                    return Err(StoreError::Damaged { path: directory.join(number.to_string()) });
+                };
+                at("write", &spare, pack.add(digest, &bytes))?;
             }
             self.add_pack(pack)?;
             self.sync()?;

@@ -262,6 +262,13 @@ impl Packs {
         found.next()
     }
 
+    /// A content as this one of them has it.
+    pub fn content_in(&self, number: u64, digest: &Digest) -> Option<Vec<u8>> {
+        let known = self.known.borrow();
+        let pack = known.iter().find(|p| p.number == number)?;
+        self.read(pack, pack.find(digest)?).ok()
+    }
+
     fn read(&self, pack: &Pack, place: (u64, u64)) -> io::Result<Vec<u8>> {
         let mut reading = self.reading.borrow_mut();
         let mut this = match reading.iter().position(|r| r.number == pack.number) {
