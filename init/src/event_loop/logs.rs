@@ -6,13 +6,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
+use cm_core::engine::Mono;
 use cm_core::engine::effect::Level;
 use serde::{Deserialize, Serialize};
 use units::Address;
 use units::kind::service::Service;
 
-use super::Shell;
 use super::token::{Token, Turn};
+use super::{Shell, now};
 use crate::control::{self, LOGS_SOCKET, socket};
 use crate::log::link::{LogLink, LogPipe};
 use crate::log::peek;
@@ -26,6 +27,8 @@ use crate::sys::spawn::{self, Launch, Output};
 const EXEC_LOG: (u64, u32) = (1 << 20, 2);
 /// A daemon that died more often than this since it last said something is not started again by its own death.
 const DEATHS: u32 = 5;
+/// Between two tries to start it.
+const AGAIN_MS: u64 = 1_000;
 
 /// The output of one unit.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub struct Stream {
     writer: Option<OwnedFd>,
     /// What the live table holds of it.
     pub record: StreamRecord,
-    /// Whether the daemon has the read end, and each one that follows it gets it.
+    /// Whether the daemon has the read end, and each one that follows it gets it. Nobody else looks at it then.
     given: bool,
 }
 
@@ -84,6 +87,22 @@ impl Stream {
     }
 }
 
+/// The next try to start the daemon: of the pipes that it is to have nobody else hears, so that there has to be one.
+#[derive(Debug, Default)]
+pub(super) struct Again(Option<Mono>);
+
+impl Again {
+    /// It could not be started at this moment. Answers whether that is news.
+    fn failed(&mut self, at: Mono) -> bool {
+        self.0.replace(at.after_ms(AGAIN_MS)).is_none()
+    }
+
+    /// When it is to be tried again.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        self.0
+    }
+}
+
 /// The daemon that runs.
 #[derive(Debug)]
 pub struct LogDaemon {
@@ -96,10 +115,27 @@ pub struct LogDaemon {
 impl Shell {
     /// Starts the log daemon and gives it every pipe there is.
     pub(super) fn start_log_daemon(&mut self) {
-        if let Err(e) = self.try_log_daemon() {
-            self.say(Level::Error, None, &format!("cannot start the log daemon: {e}"));
+        match self.try_log_daemon() {
+            Ok(()) => self.log_again = Again::default(),
+            Err(e) => {
+                if self.log_again.failed(now()) {
+                    self.say(Level::Error, None, &format!("cannot start the log daemon: {e}"));
+                }
+            }
         }
         self.shell_changed = true;
+    }
+
+    /// Tries once more what has failed.
+    pub(super) fn log_again_if_due(&mut self, at: Mono) {
+        if self.log_again.deadline().is_none_or(|due| due > at) {
+            return;
+        }
+        if self.log_daemon.is_none() && self.may_log() {
+            self.start_log_daemon();
+        } else {
+            self.log_again = Again::default();
+        }
     }
 
     /// Watches the pipe of a stream until its first byte.
@@ -160,6 +196,10 @@ impl Shell {
         let last: Vec<u32> =
             self.streams.iter().filter(|(_, s)| !s.given && unread(s)).map(|(number, _)| *number).collect();
         last.into_iter().for_each(|number| self.give(number));
+        let waits = |s: &Stream| s.given && unread(s);
+        if self.log_daemon.is_none() && self.may_log() && self.streams.values().any(waits) {
+            self.start_log_daemon();
+        }
     }
 
     fn try_log_daemon(&mut self) -> io::Result<()> {
@@ -417,5 +457,21 @@ impl Shell {
             self.shell_changed = true;
             self.order(&Order::Target(target), None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_cannot_be_started_is_tried_again_and_told_of_once() {
+        let at = |ms| Mono(0).after_ms(ms);
+        let mut again = Again::default();
+        assert_eq!(again.deadline(), None);
+        assert!(again.failed(at(5)));
+        assert_eq!(again.deadline(), Some(at(1005)));
+        assert!(!again.failed(at(1005)));
+        assert_eq!(again.deadline(), Some(at(2005)));
     }
 }

@@ -109,6 +109,7 @@ pub struct Shell {
     own_stages: BTreeMap<i32, crate::sys::spawn::StatusPipe>,
     log_dead: BTreeSet<i32>,
     log_deaths: u32,
+    log_again: logs::Again,
     /// Drivers for the devices that were there before init are still to be looked for.
     coldplug_due: bool,
     background: background::Background,
@@ -244,6 +245,7 @@ impl Shell {
             self.flow_deadline(),
             watches,
             self.background_deadline(),
+            self.log_again.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -264,6 +266,7 @@ impl Shell {
         }
         self.resume_watches_if_due(at);
         self.background_if_due(at);
+        self.log_again_if_due(at);
     }
 
     /// One turn of a source.

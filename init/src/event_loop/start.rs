@@ -20,8 +20,8 @@ use super::step::{Obituary, Progress};
 use super::swap::BootStage;
 use super::token::{ReadyList, Token};
 use super::{
-    Shell, background, clients, console, contests, emergency, flows, manifests, modules, mounts, names, now,
-    spawns, watches,
+    Shell, background, clients, console, contests, emergency, flows, logs, manifests, modules, mounts, names,
+    now, spawns, watches,
 };
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
@@ -208,6 +208,7 @@ impl Shell {
             own_stages: BTreeMap::new(),
             log_dead: BTreeSet::new(),
             log_deaths: 0,
+            log_again: logs::Again::default(),
             coldplug_due: false,
             background: background::Background::default(),
             log_target: Target::Kernel,
