@@ -37,6 +37,7 @@ support::tests! {
     Process: reading_needs_a_right,
     Process: garbage_clients_cost_nothing,
     Process: moves_to_the_kernel_log,
+    Process: last_lines_of_a_shutdown_are_in_the_files,
     Process: ends_with_its_parent_after_the_last_line,
     Process: asleep_at_rest,
     Process: last_lines_are_there_before_the_pipe_is_empty,
@@ -477,6 +478,24 @@ fn moves_to_the_kernel_log() {
     rig.write(a, "back\n");
     rig.drain(a);
     assert_eq!(rig.text("a").last().unwrap(), "back");
+}
+
+/// A daemon that is started for last lines gets them, their end and the way to the kernel in one go.
+fn last_lines_of_a_shutdown_are_in_the_files() {
+    let mut rig = Rig::new();
+    raw::kill(rig.daemon.pid, libc::SIGSTOP).unwrap();
+    let a = rig.open("a", 2000, 300);
+    let b = rig.open("b", 0, 1);
+    // Short lines that fill the pipe, and files of which each takes a part of them.
+    let count = 8000;
+    rig.write(a, &"line 1\n".repeat(count));
+    rig.write(b, "stopped\nfor good");
+    rig.link.send(&Order::Flush { stream: b }, None).unwrap();
+    rig.link.send(&Order::Target(Target::Kernel), None).unwrap();
+    raw::kill(rig.daemon.pid, libc::SIGCONT).unwrap();
+    assert_eq!(rig.report(), Report::Moved(Target::Kernel));
+    assert_eq!(rig.text("b"), ["stopped", "for good"]);
+    assert_eq!(rig.text("a").len(), count);
 }
 
 fn ends_with_its_parent_after_the_last_line() {

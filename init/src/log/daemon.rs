@@ -32,6 +32,8 @@ const GROUP: &[u8] = b"adm";
 const MAX_CLIENTS: usize = 64;
 /// Streams and clients served before orders and new events are looked at again.
 const ROUND: usize = 32;
+/// For last lines into files, of the time that PID 1 waits: who writes without end holds nobody up.
+const LAST_LINES: Duration = Duration::from_secs(2);
 /// Longest text of one record of the kernel's log.
 const KERNEL_LINE: usize = 900;
 
@@ -229,6 +231,10 @@ impl Daemon {
                 }
             }
             (Order::Target(target), _) => {
+                if target == Target::Kernel {
+                    // What was written before belongs into the files, though its pipe may have come with this order.
+                    self.write_out();
+                }
                 self.target = target;
                 let ids: Vec<u32> = self.streams.keys().copied().collect();
                 for stream in self.streams.values_mut() {
@@ -293,6 +299,31 @@ impl Daemon {
             Some(Pump::Close) => drop(self.clients.remove(&id)),
             Some(Pump::Again) => self.push(Job::Client(id)),
             Some(Pump::Idle) | None => {}
+        }
+    }
+
+    /// Takes turns of every stream until nothing is in their pipes.
+    fn write_out(&mut self) {
+        let all: Vec<u32> = self.streams.keys().copied().collect();
+        all.into_iter().for_each(|id| self.push(Job::Stream(id)));
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_LINES {
+            let streams: Vec<u32> = self
+                .queued
+                .iter()
+                .filter_map(|job| match job {
+                    Job::Stream(id) => Some(*id),
+                    Job::Client(_) => None,
+                })
+                .collect();
+            if streams.is_empty() {
+                break;
+            }
+            self.line.retain(|job| matches!(job, Job::Client(_)));
+            for id in streams {
+                self.queued.remove(&Job::Stream(id));
+                self.stream_turn(id);
+            }
         }
     }
 
