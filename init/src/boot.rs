@@ -66,17 +66,12 @@ fn raise(path: &Path, least: u64) -> std::io::Result<()> {
     if now < least { std::fs::write(path, least.to_string()) } else { Ok(()) }
 }
 
-/// Starts the helper that loads drivers, if the kernel has any modules here. Nobody waits for it: who needs a
-/// device waits for the device.
+/// Starts the helper that loads drivers; whether the kernel has any modules here it looks itself, for they are on a
+/// disk. Nobody waits for it: who needs a device waits for the device.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn coldplug(executable: &str) -> std::io::Result<Option<Spawned>> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let there = |d: &str| Path::new(d).join(release.trim()).join("modules.dep").exists();
-    if !there("/lib/modules") && !there("/usr/lib/modules") {
-        return Ok(None);
-    }
+pub fn coldplug(executable: &str) -> std::io::Result<Spawned> {
     let argv = [helper::NAME.to_owned(), "coldplug".to_owned()];
     let launch = Launch {
         argv: &argv,
@@ -85,7 +80,7 @@ pub fn coldplug(executable: &str) -> std::io::Result<Option<Spawned>> {
         nice: NICE,
         ..Launch::default()
     };
-    spawn::spawn(&launch).map(Some).map_err(std::io::Error::other)
+    spawn::spawn(&launch).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

@@ -76,12 +76,12 @@ impl Shell {
 
     /// Has drivers looked for, which takes longer than to start everything that needs none of them.
     pub(super) fn coldplug_if_due(&mut self) {
-        if !std::mem::take(&mut self.coldplug_due) {
+        // What goes down needs no driver, and would wait for who looks for one.
+        if !std::mem::take(&mut self.coldplug_due) || self.leaving.is_some() {
             return;
         }
         match crate::boot::coldplug(&self.executable) {
-            Ok(Some(spawned)) => drop(self.own_started(spawned)),
-            Ok(None) => {}
+            Ok(spawned) => drop(self.own_started(spawned)),
             Err(e) => self.say(Level::Warning, None, &format!("cannot look for drivers: {e}")),
         }
     }

@@ -77,6 +77,7 @@ pub fn main(arguments: &[String]) -> i32 {
                 other => other.map(|_| ()).map_err(|e| e.to_string()),
             }
         }
+        ["coldplug"] if !Modules::are_there() => Ok(()),
         ["coldplug"] => Modules::read()
             .map_err(|e| e.to_string())
             .and_then(|m| m.coldplug().map_err(|e| format!("cannot hear of devices: {e}"))),

@@ -214,19 +214,30 @@ pub struct Modules {
     settings: Settings,
 }
 
+/// Where those of this release are, if there are any.
+fn directory(root: &Path, release: &str) -> Option<PathBuf> {
+    let mut directories = ["lib/modules", "usr/lib/modules"].map(|d| root.join(d).join(release)).into_iter();
+    directories.find(|d| d.join("modules.dep").exists())
+}
+
+/// The running kernel's.
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
 impl Modules {
+    /// Whether the running kernel has any here.
+    pub fn are_there() -> bool {
+        directory(Path::new("/"), &release()).is_some()
+    }
+
     /// Reads the index of the running kernel.
     ///
     /// # Errors
     /// When there is none.
     pub fn read() -> Result<Modules, ModuleError> {
-        let release =
-            std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
-        let directory = ["/lib/modules", "/usr/lib/modules"]
-            .map(|d| Path::new(d).join(&release))
-            .into_iter()
-            .find(|d| d.join("modules.dep").exists())
-            .unwrap_or_else(|| Path::new("/lib/modules").join(&release));
+        let release = release();
+        let directory = directory(Path::new("/"), &release).unwrap_or_else(|| Path::new("/lib/modules").join(&release));
         let text = |name: &str| {
             let path = directory.join(name);
             std::fs::read_to_string(&path)
@@ -370,6 +381,17 @@ mod tests {
         settings.add("# x\nblacklist pc-spkr\noptions loop max_loop=8\noptions loop a=b\n");
         assert!(settings.blacklist.contains("pc_spkr"));
         assert_eq!(settings.options["loop"], "max_loop=8 a=b ");
+    }
+
+    #[test]
+    fn they_are_there_with_their_index() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().join("usr/lib/modules/6.1");
+        std::fs::create_dir_all(&here).unwrap();
+        assert_eq!(directory(root.path(), "6.1"), None, "of a kernel that is gone");
+        std::fs::write(here.join("modules.dep"), "").unwrap();
+        assert_eq!(directory(root.path(), "6.1"), Some(here));
+        assert_eq!(directory(root.path(), "6.2"), None, "another kernel's");
     }
 
     #[test]
