@@ -11,7 +11,7 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::child::{self, Plan};
 
@@ -221,9 +221,20 @@ impl Lent {
     }
 }
 
+/// Whether a child that dies with a core dump dies alone. Before Linux 5.16 such a signal killed every process that
+/// shared its memory, PID 1 among them.
+static DIES_ALONE: LazyLock<bool> = LazyLock::new(|| {
+    nix::sys::utsname::uname().is_ok_and(|names| dies_alone(&names.release().to_string_lossy()))
+});
+
+fn dies_alone(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0_u32));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 16)
+}
+
 /// Starts a child that shares the memory; the plan comes back where that cannot be done.
 pub(super) fn share(plan: Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, Lent), Box<Plan>> {
-    if !cfg!(target_arch = "x86_64") || !plan.may_share() {
+    if !cfg!(target_arch = "x86_64") || !plan.may_share() || !*DIES_ALONE {
         return Err(Box::new(plan));
     }
     let Ok(region) = Region::new() else { return Err(Box::new(plan)) };
@@ -299,4 +310,19 @@ unsafe fn clone_onto(args: &mut libc::clone_args, work: *mut c_void) -> io::Resu
 unsafe fn clone_onto(_args: &mut libc::clone_args, _work: *mut c_void) -> io::Result<i32> {
     let _: extern "C" fn(*mut c_void) -> ! = begin;
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_says_whether_a_core_dump_is_one_process_only() {
+        for release in ["5.16.0", "5.16-rc1", "6.1.0-18-amd64", "10.0", "6"] {
+            assert!(dies_alone(release), "{release}");
+        }
+        for release in ["5.15.167-generic", "5.4.0", "4.19.0-26", "5", "", "unknown"] {
+            assert!(!dies_alone(release), "{release}");
+        }
+    }
 }

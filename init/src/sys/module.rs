@@ -237,7 +237,8 @@ impl Modules {
     /// When there is none.
     pub fn read() -> Result<Modules, ModuleError> {
         let release = release();
-        let directory = directory(Path::new("/"), &release).unwrap_or_else(|| Path::new("/lib/modules").join(&release));
+        let directory =
+            directory(Path::new("/"), &release).unwrap_or_else(|| Path::new("/lib/modules").join(&release));
         let text = |name: &str| {
             let path = directory.join(name);
             std::fs::read_to_string(&path)
