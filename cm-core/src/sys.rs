@@ -1,5 +1,5 @@
 //! The few system calls of the worker that no crate wraps safely: extended attributes by descriptor, capability
-//! sets, fork, the lock of the user databases.
+//! sets, fork, the lock of the user databases, random bytes.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
@@ -13,6 +13,18 @@ fn checked(result: isize) -> io::Result<usize> {
 
 fn c_string(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Bytes that nobody else has. Early at boot they may be such as somebody could guess; that is not waited for.
+///
+/// # Errors
+/// Whatever getrandom(2) reports.
+pub fn random_bytes() -> io::Result<[u8; 16]> {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the pointer and the length are those of one live buffer.
+    let filled =
+        checked(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) })?;
+    if filled == bytes.len() { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Names of the extended attributes of an open file, sorted. A file system without any gives none.
