@@ -70,6 +70,9 @@ fn disk_dies(context: &Context) -> Result {
 
     // The disk is there again, perhaps with another number.
     vm.plug_in("again", &disk)?;
+    vm.until_state("mount:/var", "ready")?;
+    // What could not be kept is tried again after a while.
+    vm.until("grep -q declared /etc/motd")?;
     vm.converged_again()?;
     vm.until_state("service:keeper", "ready")?;
     same("the repaired file", "as declared", vm.ok("cat /etc/motd")?.trim())?;
