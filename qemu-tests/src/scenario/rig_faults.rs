@@ -69,10 +69,13 @@ stop-timeout = "50s"
 fn stopped_log_daemon(context: &Context) -> Result {
     let count = command("count")?;
     let state = format!(
-        "{SLEEPER}[service.count]\nexec = {count}\nready = \"notify\"\nlog-size = \"64M\"\nstart = \"manual\"\n"
+        "{SLEEPER}[service.says]\nexec = [\"sh\", \"-c\", \"echo something; exec sleep infinity\"]\n\
+         [service.count]\nexec = {count}\nready = \"notify\"\nlog-size = \"64M\"\nstart = \"manual\"\n"
     );
     let rig = first(context, &state)?;
-    // One line of somebody, so that the daemon is there to be stopped.
+    // The daemon comes with the first line of somebody.
+    let said = rig.directory().join("logs/service:says/current");
+    rig.until_host(&said, "written", |f| std::fs::read_to_string(f).is_ok_and(|t| t.contains("something")))?;
     let stop = rig.run(&["pkill", "-STOP", "-f", "^holdfast-log"])?;
     want(stop.code == 0, "there is no log daemon", &rig)?;
     let said = rig.follow(&["start", "service:count"])?;
