@@ -4,23 +4,22 @@ mod claims;
 mod ends;
 mod fights;
 mod holds;
+mod modules;
+mod mounts;
+mod plans;
+mod reloads;
+mod returns;
 
 use units::kind::Spec;
 use units::kind::service::{Ready, Reload, Restart, Service, SwitchMethod};
 use units::manifest::{NewUnit, flags};
 use units::{EdgeKind, Kind, Manifest, ManifestBuilder};
 
-mod modules;
-mod mounts;
-mod returns;
-
 use super::effect::Verdict;
 use super::event::{Exit, Swap, Verb};
 use super::tests::{file, service};
 use super::*;
 use crate::proto::{Action, Intent, Outcome, Step, UnitResult};
-
-mod plans;
 
 /// A machine that is told what happens, one event at a time, and looked at after each.
 struct Story {
@@ -237,6 +236,34 @@ fn answered(effects: &[Effect], wanted: u64) -> Option<Verdict> {
     })
 }
 
+/// A service that notifies, is restarted without limit, and has been in vain so far.
+fn flapping() -> Story {
+    let mut s = Story::new();
+    let out = s.boot(beside_flapping(1));
+    s.work(out);
+    for _ in 0..4 {
+        falls(&mut s);
+    }
+    s
+}
+
+fn beside_flapping(version: u64) -> Units {
+    let flaps = |s: &mut Service| (s.restart_limit, s.ready) = (0, Ready::Notify);
+    Units::new().service("flaps", flaps).file("/etc/x", version, "")
+}
+
+fn web_beside(version: u64) -> Units {
+    Units::new().service("web", |s| s.restart = Restart::Never).file("/etc/x", version, "")
+}
+
+/// It starts, and ends before it is ready.
+fn falls(s: &mut Story) -> Vec<Effect> {
+    let mut out = if s.state("flaps") == "backoff" { s.tick() } else { Vec::new() };
+    out.extend(s.runs("flaps"));
+    out.extend(s.ends("flaps"));
+    out
+}
+
 /// Which unit is started by these effects, and what for.
 fn spawned(story: &Story, effects: &[Effect]) -> Vec<(String, Job)> {
     let of = |e: &Effect| match e {
@@ -255,166 +282,6 @@ fn started(effects: &[Effect]) -> Vec<u64> {
 
 fn steps(effects: &[Effect]) -> usize {
     effects.iter().map(|e| if let Effect::Batch { steps, .. } = e { steps.len() } else { 0 }).sum()
-}
-
-/// Seeds 13919 and 205465: the reload waits for what has failed.
-#[test]
-fn a_reload_by_hand_that_waits_for_what_failed_is_answered() {
-    let mut s = Story::new();
-    let units = |stays: bool| {
-        let units = Units::new().plain("web").service("db", |s| {
-            s.restart = units::kind::service::Restart::Never;
-        });
-        if stays { units.edge("web", EdgeKind::Requires, "db") } else { units }
-    };
-    s.boot(units(true));
-    s.runs("db");
-    s.runs("web");
-    s.ends("db");
-    assert_eq!((s.state("db"), s.state("web")), ("done", "ready"));
-    let out = s.ask(7, Verb::Reload, "web");
-    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
-}
-
-/// Seed 217254: the hold comes between the ask and the end of the stop.
-#[test]
-fn a_start_that_a_hold_leaves_down_is_answered() {
-    let mut s = Story::new();
-    s.boot(Units::new().plain("web"));
-    s.runs("web");
-    s.ask(7, Verb::Restart, "web");
-    assert_eq!(s.state("web"), "stopping");
-    s.ask(8, Verb::Hold, "web");
-    let out = s.ends("web");
-    assert_eq!(s.state("web"), "down");
-    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
-}
-
-#[test]
-fn a_restart_that_waits_for_its_gate_is_answered_when_it_is_held() {
-    let mut s = Story::new();
-    let units = || Units::new().plain("web").service("db", |s| s.ready = Ready::Notify);
-    s.boot(units());
-    s.runs("web");
-    s.swap(units().edge("web", EdgeKind::Wants, "db"), Swap::Boot);
-    let out = s.ask(7, Verb::Restart, "web");
-    assert_eq!(answered(&out, 7), None, "it waits for db to settle");
-    let out = s.ask(8, Verb::Hold, "web");
-    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
-}
-
-#[test]
-fn a_mount_that_is_held_before_it_is_mounted_has_settled() {
-    let mut s = Story::new();
-    let units = Units::new()
-        .mount("/m")
-        .plain("web")
-        .service("db", |s| s.ready = Ready::Notify)
-        .edge("/m", EdgeKind::Requires, "db")
-        .edge("web", EdgeKind::Wants, "/m");
-    s.boot(units);
-    s.runs("db");
-    assert_eq!((s.state("/m"), s.state("web")), ("waiting", "waiting"));
-    s.ask(7, Verb::Start, "/m");
-    let out = s.ask(8, Verb::Hold, "/m");
-    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
-    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "who wants it goes on without it");
-}
-
-#[test]
-fn who_asks_is_told_why_a_mount_cannot_be_let_go_of() {
-    let mut s = Story::new();
-    let helper = |out: &[Effect]| {
-        let serial = |e: &Effect| match e {
-            Effect::Spawn { serial, job: Job::Mount | Job::Unmount, .. } => Some(*serial),
-            _ => None,
-        };
-        out.iter().find_map(serial).unwrap()
-    };
-    let out = s.boot(Units::new().plain("web").mount("/m"));
-    s.runs("web");
-    let node = s.node("/m");
-    s.tell(Event::Exited { serial: helper(&out), exit: Exit::Code(0) });
-    let out = s.ask(7, Verb::Stop, "/m");
-    let serial = helper(&out);
-    let why = "cannot unmount \"/m\": EBUSY; held by sleep (pid 7)".to_owned();
-    s.tell(Event::Explained { serial, why: why.clone() });
-    let out = s.tell(Event::Exited { serial, exit: Exit::Code(1) });
-    let told = out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.contains(&why)));
-    assert!(told, "{out:?}");
-    assert_eq!(s.engine.status(node).cause, why, "that it is held is told beside it");
-}
-
-#[test]
-fn a_reload_by_hand_does_not_end_what_is_held() {
-    let mut s = Story::new();
-    s.boot(Units::new().service("web", |s| s.reload = None));
-    s.runs("web");
-    s.ask(7, Verb::Hold, "web");
-    let out = s.ask(8, Verb::Reload, "web");
-    assert_eq!(s.state("web"), "ready", "only a restart could load anything, and it is held");
-    assert_eq!(answered(&out, 8), Some(Verdict::Failed), "{out:?}");
-}
-
-fn by_command(version: u64) -> Units {
-    Units::new()
-        .service("web", |s| s.reload = Some(Reload::Command(vec!["/bin/reload".into()])))
-        .file("/etc/web", version, "")
-        .edge("web", EdgeKind::Requires, "/etc/web")
-        .edge("web", EdgeKind::ReloadOn, "/etc/web")
-}
-
-#[test]
-fn a_reload_by_command_runs_once_a_change() {
-    let mut s = Story::new();
-    let out = s.boot(by_command(1));
-    s.work(out);
-    s.runs("web");
-    let out = s.boot(by_command(2));
-    let out = s.work(out);
-    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Reload)]);
-    let out = s.tell(Event::Exited { serial: 2, exit: Exit::Code(0) });
-    assert_eq!(spawned(&s, &out), [], "once");
-    assert!(!s.engine.status(s.node("web")).stale);
-}
-
-#[test]
-fn what_changed_during_a_reload_is_loaded_by_one_more() {
-    let mut s = Story::new();
-    let out = s.boot(by_command(1));
-    s.work(out);
-    s.runs("web");
-    for version in [2, 3] {
-        let out = s.boot(by_command(version));
-        s.work(out);
-    }
-    assert_eq!(s.state("web"), "reloading");
-    let out = s.tell(Event::Exited { serial: 2, exit: Exit::Code(0) });
-    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Reload)], "again, once");
-    let out = s.tell(Event::Exited { serial: 3, exit: Exit::Code(0) });
-    assert_eq!(spawned(&s, &out), []);
-}
-
-#[test]
-fn a_reload_that_the_service_announced_has_not_loaded_what_was_not_there_yet() {
-    let mut s = Story::new();
-    let units = |version| {
-        Units::new()
-            .service("web", |s| s.ready = Ready::Notify)
-            .file("/etc/web", version, "")
-            .edge("web", EdgeKind::Requires, "/etc/web")
-            .edge("web", EdgeKind::ReloadOn, "/etc/web")
-    };
-    let out = s.boot(units(1));
-    s.work(out);
-    s.runs("web");
-    s.tell(Event::Ready { serial: 1 });
-    let batch = s.boot(units(2));
-    s.tell(Event::Reloading { serial: 1 });
-    s.tell(Event::Ready { serial: 1 });
-    assert!(s.engine.status(s.node("web")).stale, "the new file is not written yet");
-    let out = s.work(batch);
-    assert!(out.iter().any(|e| matches!(e, Effect::Signal { serial: 1, signal: 1 })), "{out:?}");
 }
 
 /// Seed 214845: the process that starts knows nothing of the new kind of readiness.
@@ -464,73 +331,6 @@ fn nobody_starts_on_what_is_about_to_lose_what_it_is_bound_to() {
     assert!(!spawned(&s, &out).contains(&("a".to_owned(), Job::Main)), "{out:?}");
 }
 
-/// Seed 105462: what was leaving with a claim came back without it.
-#[test]
-fn who_came_back_without_its_claim_keeps_nobody_waiting() {
-    let mut s = Story::new();
-    let out = s.boot(Units::new().file("/f", 1, "uid:7"));
-    s.work(out);
-    let batch = s.boot(Units::new());
-    let more = s.boot(Units::new().plain("web").file("/f", 1, "").service("tty", |s| {
-        s.tty = Some("uid:7".into());
-    }));
-    assert!(!spawned(&s, &more).contains(&("tty".to_owned(), Job::Main)), "the file is there yet");
-    s.work(batch);
-    assert_eq!(s.state("tty"), "starting");
-}
-
-#[test]
-fn a_unit_that_stays_takes_a_claim_only_when_the_other_one_is_gone() {
-    let mut s = Story::new();
-    let tty = |s: &mut Service| s.tty = Some("/dev/tty1".into());
-    s.boot(Units::new().plain("stays").service("leaves", tty));
-    s.runs("stays");
-    s.runs("leaves");
-    s.boot(Units::new().service("stays", tty));
-    assert_eq!((s.state("stays"), s.state("leaves")), ("ready", "stopping"), "it runs on as it was");
-    s.ends("leaves");
-    assert_eq!((s.state("stays"), s.state("leaves")), ("stopping", "absent"));
-    let out = s.ends("stays");
-    assert_eq!(spawned(&s, &out), [("stays".to_owned(), Job::Main)]);
-}
-
-#[test]
-fn a_file_that_stays_takes_a_claim_only_when_the_other_one_is_gone() {
-    let mut s = Story::new();
-    let out = s.boot(Units::new().file("/stays", 1, "").file("/leaves", 1, "uid:7"));
-    s.work(out);
-    let removal = s.boot(Units::new().file("/stays", 1, "uid:7"));
-    assert_eq!(steps(&removal), 1, "the removal alone");
-    assert_eq!(s.engine.waits_for_claim(s.node("/stays")), Some(s.node("/leaves")));
-    s.work(removal);
-    assert_eq!(s.state("/stays"), "repaired");
-}
-
-#[test]
-fn two_services_that_change_terminals_both_stop_first() {
-    let mut s = Story::new();
-    let on = |tty: &'static str| move |s: &mut Service| s.tty = Some(tty.to_owned());
-    s.boot(Units::new().service("a", on("tty1")).service("b", on("tty2")));
-    s.runs("a");
-    s.runs("b");
-    s.boot(Units::new().service("a", on("tty2")).service("b", on("tty1")));
-    assert_eq!((s.state("a"), s.state("b")), ("stopping", "stopping"));
-    let out = s.ends("a");
-    assert_eq!(spawned(&s, &out), [], "b has its terminal yet");
-    let out = s.ends("b");
-    assert_eq!(spawned(&s, &out).len(), 2);
-}
-
-#[test]
-fn two_files_that_change_claims_do_not_wait_for_each_other() {
-    let mut s = Story::new();
-    let out = s.boot(Units::new().file("/a", 1, "uid:1").file("/b", 1, "uid:2"));
-    s.work(out);
-    let out = s.boot(Units::new().file("/a", 1, "uid:2").file("/b", 1, "uid:1"));
-    s.work(out);
-    assert_eq!((s.state("/a"), s.state("/b")), ("repaired", "repaired"));
-}
-
 /// Seed 221975: nobody may wait without an answer for what a person has to restart.
 #[test]
 fn a_start_that_waits_for_what_is_kept_is_answered() {
@@ -545,28 +345,6 @@ fn a_start_that_waits_for_what_is_kept_is_answered() {
     s.ask(8, Verb::Restart, "old");
     s.ends("old");
     assert_eq!((s.state("old"), s.state("new")), ("starting", "starting"));
-}
-
-/// Seed 535869: what is held stops when the hold ends, and its inputs need not wait for that.
-#[test]
-fn who_is_held_keeps_nobody_waiting_for_its_stop() {
-    let mut s = Story::new();
-    let units = |version| {
-        Units::new()
-            .service("web", move |s| {
-                s.nice = i32::try_from(version).unwrap();
-                s.switch = SwitchMethod::StopStart;
-            })
-            .file("/etc/web", version, "")
-            .edge("web", EdgeKind::Requires, "/etc/web")
-    };
-    let out = s.boot(units(1));
-    s.work(out);
-    s.runs("web");
-    s.ask(7, Verb::Hold, "web");
-    let out = s.boot(units(2));
-    s.work(out);
-    assert_eq!((s.state("/etc/web"), s.state("web")), ("repaired", "ready"));
 }
 
 /// Seed 552604: soft edges of two generations, the one the other way round.
@@ -676,61 +454,6 @@ fn an_end_that_nobody_saw_counts_as_a_failure() {
     }
 }
 
-/// A service that notifies, is restarted without limit, and has been in vain so far.
-fn flapping() -> Story {
-    let mut s = Story::new();
-    let out = s.boot(beside_flapping(1));
-    s.work(out);
-    for _ in 0..4 {
-        falls(&mut s);
-    }
-    s
-}
-
-fn beside_flapping(version: u64) -> Units {
-    let flaps = |s: &mut Service| (s.restart_limit, s.ready) = (0, Ready::Notify);
-    Units::new().service("flaps", flaps).file("/etc/x", version, "")
-}
-
-/// It starts, and ends before it is ready.
-fn falls(s: &mut Story) -> Vec<Effect> {
-    let mut out = if s.state("flaps") == "backoff" { s.tick() } else { Vec::new() };
-    out.extend(s.runs("flaps"));
-    out.extend(s.ends("flaps"));
-    out
-}
-
-#[test]
-fn an_apply_does_not_wait_for_what_is_restarted_for_ever() {
-    let mut s = flapping();
-    let mut open = s.swap(beside_flapping(2), Swap::Apply);
-    let mut answer = None;
-    for _ in 0..10 {
-        let token = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
-        let tokens: Vec<u64> = open.iter().filter_map(token).collect();
-        let mut next = s.work(std::mem::take(&mut open));
-        for token in tokens {
-            next.extend(s.tell(Event::Recorded { token, error: None }));
-        }
-        next.extend(falls(&mut s));
-        answer = answer.or(answered(&next, 102));
-        open = next;
-    }
-    assert_eq!(answer, Some(Verdict::Failed), "it is told that something is not kept");
-    assert_eq!(s.engine.desired().1, 2, "it was bad before, and is none of the apply's");
-}
-
-#[test]
-fn a_boot_ends_although_something_is_restarted_for_ever() {
-    let mut s = Story::new();
-    let out = s.boot(beside_flapping(1));
-    let mut all = s.work(out);
-    for _ in 0..5 {
-        all.extend(falls(&mut s));
-    }
-    assert_eq!(answered(&all, 101), Some(Verdict::Failed));
-}
-
 /// Seed 505287: the file was right until the mount went in the same step, and the target ready for a moment.
 #[test]
 fn nothing_starts_on_a_file_whose_new_mount_goes_in_the_same_step() {
@@ -754,170 +477,4 @@ fn nothing_starts_on_a_file_whose_new_mount_goes_in_the_same_step() {
     let out = s.boot(moved);
     assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
     assert_eq!((s.state("all"), s.state("web")), ("waiting", "waiting"));
-}
-
-/// A hold that is lifted before the change would have the file put back to the present version on the way.
-#[test]
-fn a_hold_is_lifted_with_the_change_and_not_before() {
-    let version = |v: u64| Units::new().file("/a", v, "").plain("web");
-    let mut s = Story::new();
-    let out = s.boot(version(1));
-    s.work(out);
-    s.runs("web");
-    s.ask(7, Verb::Hold, "/a");
-    s.ask(8, Verb::Stop, "web");
-    s.ends("web");
-    let node = s.node("/a");
-    let out = s.tell(Event::Touched { nodes: vec![node] });
-    s.work(out);
-    let (manifest, generation) = (s.engine.install(version(2).finish()), 2);
-    let swap = Event::Swapped { request: 9, manifest, generation, kind: Swap::Apply, release: true };
-    let out = s.tell(swap);
-    assert_eq!(steps(&out), 0, "nothing is done before the record: {out:?}");
-    assert!(s.engine.status(node).hold.is_some(), "still held");
-    let token =
-        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
-    // What was asked for survives a re-exec.
-    let manifests = s.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
-    let records: Vec<_> = s.engine.nodes().map(|n| (n, s.engine.record(n).unwrap())).collect();
-    s.engine = Engine::restore(manifests, &s.engine.globals(), records).unwrap();
-    let out = s.tell(Event::Recorded { token: token.unwrap(), error: None });
-    assert_eq!(s.engine.status(node).hold, None);
-    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "what was stopped by hand is started");
-    let done: Vec<_> = out
-        .iter()
-        .filter_map(|e| if let Effect::Batch { steps, .. } = e { Some(steps) } else { None })
-        .flatten()
-        .map(|s| (s.manifest, s.action))
-        .collect();
-    assert_eq!(done, [(manifest, Action::Converge)], "the new version, and only that");
-    let out = s.work(out);
-    assert_eq!(s.state("/a"), "changed", "{out:?}");
-}
-
-/// An apply that changes nothing lifts them all the same.
-#[test]
-fn a_hold_is_lifted_by_an_apply_of_the_same() {
-    let mut s = Story::new();
-    let out = s.boot(Units::new().file("/a", 1, ""));
-    s.work(out);
-    s.ask(7, Verb::Hold, "/a");
-    let manifest = s.engine.install(Units::new().file("/a", 1, "").finish());
-    let swap = Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true };
-    let out = s.tell(swap);
-    assert_eq!(s.engine.status(s.node("/a")).hold, None);
-    assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
-}
-
-fn web_beside(version: u64) -> Units {
-    Units::new().service("web", |s| s.restart = Restart::Never).file("/etc/x", version, "")
-}
-
-/// An apply during which a service fails for good that was ready when it began.
-fn fails_meanwhile(before: Units, after: Units) -> (Verdict, &'static str) {
-    let mut s = Story::new();
-    let out = s.boot(before);
-    s.work(out);
-    s.runs("web");
-    s.swap(after, Swap::Apply);
-    let token = s.engine.next_token - 1;
-    let mut out = s.tell(Event::Recorded { token, error: None });
-    let serial = s.serial("web");
-    out.extend(s.tell(Event::CgroupEmpty { serial }));
-    out.extend(s.tell(Event::Exited { serial, exit: Exit::Code(1) }));
-    assert_ne!(s.state("web"), "ready");
-    (s.until_answered(out, 102), s.state("web"))
-}
-
-#[test]
-fn an_apply_answers_only_for_what_it_changes_and_what_depends_on_that() {
-    let web = |version, kind| web_beside(version).edge("web", kind, "/etc/x");
-    let none = fails_meanwhile(web_beside(1), web_beside(2));
-    assert_eq!(none, (Verdict::Failed, "failed"), "it has nothing to do with what is applied, which stays");
-    let order = fails_meanwhile(web(1, EdgeKind::After), web(2, EdgeKind::After));
-    assert_eq!(order.0, Verdict::Failed, "order is no dependency");
-    for kind in [EdgeKind::Requires, EdgeKind::Wants] {
-        let user = fails_meanwhile(web(1, kind), web(2, kind));
-        assert!(!matches!(user.0, Verdict::Done | Verdict::Failed), "{kind:?}: it returns");
-    }
-    let two = |version| web_beside(version).file("/etc/y", 1, "");
-    let edges = fails_meanwhile(two(1), two(2).edge("web", EdgeKind::Wants, "/etc/y"));
-    assert!(!matches!(edges.0, Verdict::Done | Verdict::Failed), "what it depends on is another thing");
-}
-
-/// Seed 612735: it owes a restart as soon as its gate opens, and the same gate lets the other one start.
-#[test]
-fn nothing_starts_on_what_is_about_to_be_restarted_to_load() {
-    let mut s = Story::new();
-    let units = Units::new()
-        .service("web", |s| s.reload = None)
-        .file("/f", 1, "")
-        .service("user", |s| s.start = units::kind::service::Start::Manual)
-        .edge("web", EdgeKind::Requires, "/f")
-        .edge("user", EdgeKind::Requires, "/f")
-        .edge("user", EdgeKind::Requires, "web");
-    let out = s.boot(units);
-    s.work(out);
-    s.runs("web");
-    let node = s.node("/f");
-    let out = s.tell(Event::Touched { nodes: vec![node] });
-    s.ask(7, Verb::Reload, "web");
-    s.ask(8, Verb::Start, "user");
-    assert_eq!((s.state("web"), s.state("user")), ("ready", "waiting"));
-    let out = s.work(out);
-    assert_eq!(spawned(&s, &out), [], "{out:?}");
-    assert_eq!((s.state("web"), s.state("user")), ("stopping", "waiting"));
-}
-
-/// Seed 610380: that it has to stay quiet after a reload by signal would be lost with a re-exec.
-#[test]
-fn a_reload_by_signal_is_part_of_the_record_of_an_apply() {
-    let mut s = Story::new();
-    let web = || Units::new().service("web", |s| s.ready = Ready::Notify);
-    let more = || {
-        web()
-            .plain("db")
-            .service("slow", |s| s.ready = Ready::Notify)
-            .edge("web", EdgeKind::Requires, "db")
-            .edge("web", EdgeKind::ReloadOn, "db")
-    };
-    s.boot(web());
-    s.runs("web");
-    for _ in 0..2 {
-        s.swap(more(), Swap::Apply);
-        let token = s.engine.next_token - 1;
-        s.tell(Event::Recorded { token, error: None });
-        if s.state("db") == "starting" {
-            s.runs("db");
-            s.runs("slow");
-        }
-    }
-    s.engine.take_changed();
-    let before = s.engine.apply.clone();
-    let serial = s.serial("web");
-    let out = s.tell(Event::Ready { serial });
-    assert!(out.iter().any(|e| matches!(e, Effect::Signal { signal: 1, .. })), "{out:?}");
-    assert_ne!(s.engine.apply, before);
-    assert!(s.engine.take_changed().globals);
-}
-
-/// Seeds 4500 and 11057: the restart that it owes since waits for what nobody starts.
-#[test]
-fn an_apply_does_not_answer_for_a_restart_that_an_earlier_change_left_owed() {
-    let mut s = Story::new();
-    let web = |nice: i32, version| Units::new().service("web", |s| s.nice = nice).file("/etc/x", version, "");
-    let never = |units: Units| {
-        units.service("never", |s| s.start = units::kind::service::Start::Manual).edge(
-            "web",
-            EdgeKind::Requires,
-            "never",
-        )
-    };
-    let out = s.boot(web(0, 1));
-    s.work(out);
-    s.runs("web");
-    s.boot(never(web(1, 1)));
-    assert_eq!(s.state("web"), "ready", "it cannot be restarted yet, and runs on");
-    let out = s.swap(never(web(1, 2)), Swap::Apply);
-    assert_eq!(s.until_answered(out, 103), Verdict::Done);
 }

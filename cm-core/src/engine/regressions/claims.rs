@@ -66,3 +66,70 @@ fn a_service_that_owes_a_reload_is_stale() {
     s.boot(units(false));
     assert!(!s.engine.status(s.node("web")).stale);
 }
+
+/// Seed 105462: what was leaving with a claim came back without it.
+#[test]
+fn who_came_back_without_its_claim_keeps_nobody_waiting() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/f", 1, "uid:7"));
+    s.work(out);
+    let batch = s.boot(Units::new());
+    let more = s.boot(Units::new().plain("web").file("/f", 1, "").service("tty", |s| {
+        s.tty = Some("uid:7".into());
+    }));
+    assert!(!spawned(&s, &more).contains(&("tty".to_owned(), Job::Main)), "the file is there yet");
+    s.work(batch);
+    assert_eq!(s.state("tty"), "starting");
+}
+
+#[test]
+fn a_unit_that_stays_takes_a_claim_only_when_the_other_one_is_gone() {
+    let mut s = Story::new();
+    let tty = |s: &mut Service| s.tty = Some("/dev/tty1".into());
+    s.boot(Units::new().plain("stays").service("leaves", tty));
+    s.runs("stays");
+    s.runs("leaves");
+    s.boot(Units::new().service("stays", tty));
+    assert_eq!((s.state("stays"), s.state("leaves")), ("ready", "stopping"), "it runs on as it was");
+    s.ends("leaves");
+    assert_eq!((s.state("stays"), s.state("leaves")), ("stopping", "absent"));
+    let out = s.ends("stays");
+    assert_eq!(spawned(&s, &out), [("stays".to_owned(), Job::Main)]);
+}
+
+#[test]
+fn a_file_that_stays_takes_a_claim_only_when_the_other_one_is_gone() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/stays", 1, "").file("/leaves", 1, "uid:7"));
+    s.work(out);
+    let removal = s.boot(Units::new().file("/stays", 1, "uid:7"));
+    assert_eq!(steps(&removal), 1, "the removal alone");
+    assert_eq!(s.engine.waits_for_claim(s.node("/stays")), Some(s.node("/leaves")));
+    s.work(removal);
+    assert_eq!(s.state("/stays"), "repaired");
+}
+
+#[test]
+fn two_services_that_change_terminals_both_stop_first() {
+    let mut s = Story::new();
+    let on = |tty: &'static str| move |s: &mut Service| s.tty = Some(tty.to_owned());
+    s.boot(Units::new().service("a", on("tty1")).service("b", on("tty2")));
+    s.runs("a");
+    s.runs("b");
+    s.boot(Units::new().service("a", on("tty2")).service("b", on("tty1")));
+    assert_eq!((s.state("a"), s.state("b")), ("stopping", "stopping"));
+    let out = s.ends("a");
+    assert_eq!(spawned(&s, &out), [], "b has its terminal yet");
+    let out = s.ends("b");
+    assert_eq!(spawned(&s, &out).len(), 2);
+}
+
+#[test]
+fn two_files_that_change_claims_do_not_wait_for_each_other() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, "uid:1").file("/b", 1, "uid:2"));
+    s.work(out);
+    let out = s.boot(Units::new().file("/a", 1, "uid:2").file("/b", 1, "uid:1"));
+    s.work(out);
+    assert_eq!((s.state("/a"), s.state("/b")), ("repaired", "repaired"));
+}

@@ -179,3 +179,66 @@ fn a_paused_service_that_has_not_followed_keeps_no_shutdown_waiting() {
     s.tell(Event::ShutdownAsked { down: Down::Poweroff });
     assert_eq!(s.state("old"), "stopping");
 }
+
+#[test]
+fn an_apply_does_not_wait_for_what_is_restarted_for_ever() {
+    let mut s = flapping();
+    let mut open = s.swap(beside_flapping(2), Swap::Apply);
+    let mut answer = None;
+    for _ in 0..10 {
+        let token = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
+        let tokens: Vec<u64> = open.iter().filter_map(token).collect();
+        let mut next = s.work(std::mem::take(&mut open));
+        for token in tokens {
+            next.extend(s.tell(Event::Recorded { token, error: None }));
+        }
+        next.extend(falls(&mut s));
+        answer = answer.or(answered(&next, 102));
+        open = next;
+    }
+    assert_eq!(answer, Some(Verdict::Failed), "it is told that something is not kept");
+    assert_eq!(s.engine.desired().1, 2, "it was bad before, and is none of the apply's");
+}
+
+#[test]
+fn a_boot_ends_although_something_is_restarted_for_ever() {
+    let mut s = Story::new();
+    let out = s.boot(beside_flapping(1));
+    let mut all = s.work(out);
+    for _ in 0..5 {
+        all.extend(falls(&mut s));
+    }
+    assert_eq!(answered(&all, 101), Some(Verdict::Failed));
+}
+
+/// An apply during which a service fails for good that was ready when it began.
+fn fails_meanwhile(before: Units, after: Units) -> (Verdict, &'static str) {
+    let mut s = Story::new();
+    let out = s.boot(before);
+    s.work(out);
+    s.runs("web");
+    s.swap(after, Swap::Apply);
+    let token = s.engine.next_token - 1;
+    let mut out = s.tell(Event::Recorded { token, error: None });
+    let serial = s.serial("web");
+    out.extend(s.tell(Event::CgroupEmpty { serial }));
+    out.extend(s.tell(Event::Exited { serial, exit: Exit::Code(1) }));
+    assert_ne!(s.state("web"), "ready");
+    (s.until_answered(out, 102), s.state("web"))
+}
+
+#[test]
+fn an_apply_answers_only_for_what_it_changes_and_what_depends_on_that() {
+    let web = |version, kind| web_beside(version).edge("web", kind, "/etc/x");
+    let none = fails_meanwhile(web_beside(1), web_beside(2));
+    assert_eq!(none, (Verdict::Failed, "failed"), "it has nothing to do with what is applied, which stays");
+    let order = fails_meanwhile(web(1, EdgeKind::After), web(2, EdgeKind::After));
+    assert_eq!(order.0, Verdict::Failed, "order is no dependency");
+    for kind in [EdgeKind::Requires, EdgeKind::Wants] {
+        let user = fails_meanwhile(web(1, kind), web(2, kind));
+        assert!(!matches!(user.0, Verdict::Done | Verdict::Failed), "{kind:?}: it returns");
+    }
+    let two = |version| web_beside(version).file("/etc/y", 1, "");
+    let edges = fails_meanwhile(two(1), two(2).edge("web", EdgeKind::Wants, "/etc/y"));
+    assert!(!matches!(edges.0, Verdict::Done | Verdict::Failed), "what it depends on is another thing");
+}

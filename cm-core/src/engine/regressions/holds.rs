@@ -1,4 +1,4 @@
-//! Stories of what is held when nobody declares it any more.
+//! Stories of holds: of what waits for them, of when they are lifted, and of what nobody declares any more.
 
 use super::*;
 
@@ -145,4 +145,106 @@ fn a_held_file_does_not_fail_the_apply_of_what_loads_it() {
     let out = s.ask(8, Verb::Release, "/d/a");
     s.work(out);
     assert_eq!(s.state("web"), "stopping", "it loads the file once that is in place");
+}
+
+/// Seed 217254: the hold comes between the ask and the end of the stop.
+#[test]
+fn a_start_that_a_hold_leaves_down_is_answered() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    s.ask(7, Verb::Restart, "web");
+    assert_eq!(s.state("web"), "stopping");
+    s.ask(8, Verb::Hold, "web");
+    let out = s.ends("web");
+    assert_eq!(s.state("web"), "down");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+}
+
+#[test]
+fn a_restart_that_waits_for_its_gate_is_answered_when_it_is_held() {
+    let mut s = Story::new();
+    let units = || Units::new().plain("web").service("db", |s| s.ready = Ready::Notify);
+    s.boot(units());
+    s.runs("web");
+    s.swap(units().edge("web", EdgeKind::Wants, "db"), Swap::Boot);
+    let out = s.ask(7, Verb::Restart, "web");
+    assert_eq!(answered(&out, 7), None, "it waits for db to settle");
+    let out = s.ask(8, Verb::Hold, "web");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+}
+
+/// Seed 535869: what is held stops when the hold ends, and its inputs need not wait for that.
+#[test]
+fn who_is_held_keeps_nobody_waiting_for_its_stop() {
+    let mut s = Story::new();
+    let units = |version| {
+        Units::new()
+            .service("web", move |s| {
+                s.nice = i32::try_from(version).unwrap();
+                s.switch = SwitchMethod::StopStart;
+            })
+            .file("/etc/web", version, "")
+            .edge("web", EdgeKind::Requires, "/etc/web")
+    };
+    let out = s.boot(units(1));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Hold, "web");
+    let out = s.boot(units(2));
+    s.work(out);
+    assert_eq!((s.state("/etc/web"), s.state("web")), ("repaired", "ready"));
+}
+
+/// A hold that is lifted before the change would have the file put back to the present version on the way.
+#[test]
+fn a_hold_is_lifted_with_the_change_and_not_before() {
+    let version = |v: u64| Units::new().file("/a", v, "").plain("web");
+    let mut s = Story::new();
+    let out = s.boot(version(1));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Hold, "/a");
+    s.ask(8, Verb::Stop, "web");
+    s.ends("web");
+    let node = s.node("/a");
+    let out = s.tell(Event::Touched { nodes: vec![node] });
+    s.work(out);
+    let (manifest, generation) = (s.engine.install(version(2).finish()), 2);
+    let swap = Event::Swapped { request: 9, manifest, generation, kind: Swap::Apply, release: true };
+    let out = s.tell(swap);
+    assert_eq!(steps(&out), 0, "nothing is done before the record: {out:?}");
+    assert!(s.engine.status(node).hold.is_some(), "still held");
+    let token =
+        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
+    // What was asked for survives a re-exec.
+    let manifests = s.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+    let records: Vec<_> = s.engine.nodes().map(|n| (n, s.engine.record(n).unwrap())).collect();
+    s.engine = Engine::restore(manifests, &s.engine.globals(), records).unwrap();
+    let out = s.tell(Event::Recorded { token: token.unwrap(), error: None });
+    assert_eq!(s.engine.status(node).hold, None);
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "what was stopped by hand is started");
+    let done: Vec<_> = out
+        .iter()
+        .filter_map(|e| if let Effect::Batch { steps, .. } = e { Some(steps) } else { None })
+        .flatten()
+        .map(|s| (s.manifest, s.action))
+        .collect();
+    assert_eq!(done, [(manifest, Action::Converge)], "the new version, and only that");
+    let out = s.work(out);
+    assert_eq!(s.state("/a"), "changed", "{out:?}");
+}
+
+/// An apply that changes nothing lifts them all the same.
+#[test]
+fn a_hold_is_lifted_by_an_apply_of_the_same() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, ""));
+    s.work(out);
+    s.ask(7, Verb::Hold, "/a");
+    let manifest = s.engine.install(Units::new().file("/a", 1, "").finish());
+    let swap = Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true };
+    let out = s.tell(swap);
+    assert_eq!(s.engine.status(s.node("/a")).hold, None);
+    assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
 }

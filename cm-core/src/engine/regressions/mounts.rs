@@ -117,3 +117,45 @@ fn a_mount_is_compared_again_when_its_hold_ends() {
     let out = s.tell(differs());
     assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
 }
+
+#[test]
+fn a_mount_that_is_held_before_it_is_mounted_has_settled() {
+    let mut s = Story::new();
+    let units = Units::new()
+        .mount("/m")
+        .plain("web")
+        .service("db", |s| s.ready = Ready::Notify)
+        .edge("/m", EdgeKind::Requires, "db")
+        .edge("web", EdgeKind::Wants, "/m");
+    s.boot(units);
+    s.runs("db");
+    assert_eq!((s.state("/m"), s.state("web")), ("waiting", "waiting"));
+    s.ask(7, Verb::Start, "/m");
+    let out = s.ask(8, Verb::Hold, "/m");
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)], "who wants it goes on without it");
+}
+
+#[test]
+fn who_asks_is_told_why_a_mount_cannot_be_let_go_of() {
+    let mut s = Story::new();
+    let helper = |out: &[Effect]| {
+        let serial = |e: &Effect| match e {
+            Effect::Spawn { serial, job: Job::Mount | Job::Unmount, .. } => Some(*serial),
+            _ => None,
+        };
+        out.iter().find_map(serial).unwrap()
+    };
+    let out = s.boot(Units::new().plain("web").mount("/m"));
+    s.runs("web");
+    let node = s.node("/m");
+    s.tell(Event::Exited { serial: helper(&out), exit: Exit::Code(0) });
+    let out = s.ask(7, Verb::Stop, "/m");
+    let serial = helper(&out);
+    let why = "cannot unmount \"/m\": EBUSY; held by sleep (pid 7)".to_owned();
+    s.tell(Event::Explained { serial, why: why.clone() });
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+    let told = out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.contains(&why)));
+    assert!(told, "{out:?}");
+    assert_eq!(s.engine.status(node).cause, why, "that it is held is told beside it");
+}
