@@ -266,7 +266,7 @@ fn in_own_process(context: &Context, s: &Scenario) -> Result {
         }
     };
     let _ = waiter.join();
-    scratch::remove(own);
+    drop(own);
     if status.success() {
         return Ok(());
     }

@@ -42,18 +42,6 @@ impl Scratch {
     }
 }
 
-/// Removes it. A machine or a service that was killed with its scenario may take a moment to be gone.
-pub fn remove(directory: Scratch) {
-    let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while std::fs::remove_dir_all(directory.path()).is_err() && directory.path().exists() {
-        if std::time::Instant::now() > limit {
-            println!("{} cannot be removed", directory.path().display());
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-}
-
 /// Removes what processes have left that are no more.
 pub fn sweep(temporary: &Path) {
     for entry in std::fs::read_dir(temporary).into_iter().flatten().flatten() {
@@ -92,7 +80,7 @@ mod tests {
         let made = directory().unwrap();
         let path = made.path().to_owned();
         std::fs::write(path.join("file"), "").unwrap();
-        remove(made);
+        drop(made);
         assert!(!path.exists());
     }
 }

@@ -6,6 +6,7 @@
 //! unshare, and the kernel ends the namespace with init. Waits are for events, with a deadline; nothing sleeps.
 
 pub mod program;
+pub mod sleeper;
 pub mod state;
 pub mod store;
 mod stream;

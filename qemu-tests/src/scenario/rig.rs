@@ -9,6 +9,7 @@ use super::Scenario;
 use crate::Result;
 use crate::context::Context;
 use crate::rig::program::command;
+use crate::rig::sleeper::SLEEPER;
 use crate::rig::{Rig, Setup, want, word};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -39,8 +40,6 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-panics-again-and-again", panics),
     scenario("rig-at-rest", at_rest),
 ];
-
-const SLEEPER: &str = "[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n";
 
 fn first(context: &Context, state: &str) -> Result<Rig> {
     Rig::start(context, &Setup { first: Some(state), ..Setup::default() })

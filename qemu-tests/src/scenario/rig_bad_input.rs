@@ -12,6 +12,7 @@ use super::Scenario;
 use crate::Result;
 use crate::context::Context;
 use crate::rig::program::command;
+use crate::rig::sleeper::{SLEEPER, goes_on};
 use crate::rig::{Rig, Setup, holds, tree, want, word};
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
@@ -29,7 +30,6 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-last-words", last_words),
 ];
 
-const SLEEPER: &str = "[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n";
 /// What PID 1 may have more than before: what the allocator keeps of one turn.
 const SLACK: u64 = 64 << 10;
 
@@ -136,16 +136,6 @@ fn huge_state(context: &Context) -> Result {
     println!("{} bytes of state file; memory of init: {before} bytes before, {large} after", legal.len());
     // 500 units more, some hundred bytes each; none of their 14 MB.
     want(large <= before + (1 << 20), &format!("init has grown from {before} to {large} bytes"), &rig)
-}
-
-/// Whatever the store does: who runs goes on running, is restarted, and everybody gets answers.
-fn goes_on(rig: &Rig) -> Result {
-    rig.until_state("service:sleeper", "ready")?;
-    let before = rig.main_pid("service:sleeper")?;
-    rig.ok(&["restart", "service:sleeper"])?;
-    want(rig.main_pid("service:sleeper")? != before, "nothing can be restarted", rig)?;
-    rig.ok(&["status"])?;
-    Ok(())
 }
 
 /// An apply that the store does not take: it says where and what, changes nothing, and works when there is room again.

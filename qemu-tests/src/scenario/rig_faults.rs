@@ -14,6 +14,7 @@ use super::Scenario;
 use crate::Result;
 use crate::context::Context;
 use crate::rig::program::command;
+use crate::rig::sleeper::{SLEEPER, goes_on};
 use crate::rig::{Rig, Setup, holds, tree, want, word};
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
@@ -30,20 +31,10 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-vandal", vandal),
 ];
 
-const SLEEPER: &str = "[service.sleeper]\nexec = [\"sleep\", \"infinity\"]\n";
-
 fn first(context: &Context, state: &str) -> Result<Rig> {
     let rig = Rig::start(context, &Setup { first: Some(state), ..Setup::default() })?;
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     Ok(rig)
-}
-
-/// A service is killed and there again: whatever else is wrong, this works.
-fn goes_on(rig: &Rig) -> Result {
-    let before = rig.until_state("service:sleeper", "ready")?;
-    rig.ok(&["restart", "service:sleeper"])?;
-    let after = rig.until_state("service:sleeper", "ready")?;
-    want(before.get("pid") != after.get("pid"), "a restart changed nothing", rig)
 }
 
 /// A service that somebody has stopped (SIGSTOP, Ctrl-Z) still hears that it has to end.

@@ -6,6 +6,7 @@ use cm_core::engine::Engine;
 use cm_core::engine::effect::{Effect, Job};
 use cm_core::engine::event::{Event, Exit, Verb};
 
+use super::cells::Cells;
 use super::checks::Checks;
 
 /// Columns.
@@ -75,15 +76,9 @@ fn possible(fact: usize, phase: usize) -> bool {
 }
 
 /// Counts of visits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Default, Debug, Clone, Copy)]
 pub struct Coverage {
-    cells: [[u64; PHASES.len()]; FACTS.len()],
-}
-
-impl Default for Coverage {
-    fn default() -> Coverage {
-        Coverage { cells: [[0; PHASES.len()]; FACTS.len()] }
-    }
+    cells: Cells<{ PHASES.len() }, { FACTS.len() }>,
 }
 
 impl Coverage {
@@ -91,7 +86,7 @@ impl Coverage {
         let fact = FACTS.iter().position(|f| *f == fact);
         let phase = PHASES.iter().position(|p| *p == phase);
         if let (Some(fact), Some(phase)) = (fact, phase) {
-            self.cells[fact][phase] += 1;
+            self.cells.visit(fact, phase);
         }
     }
 
@@ -178,39 +173,18 @@ impl Coverage {
 
     /// Adds the visits of another history.
     pub fn add(&mut self, other: &Coverage) {
-        for (row, more) in self.cells.iter_mut().zip(&other.cells) {
-            for (cell, more) in row.iter_mut().zip(more) {
-                *cell += more;
-            }
-        }
+        self.cells.add(&other.cells);
     }
 
     /// (visited, possible).
     pub fn counts(&self) -> (usize, usize) {
-        let all = (0..FACTS.len()).flat_map(|f| (0..PHASES.len()).map(move |p| (f, p)));
-        let possible: Vec<_> = all.filter(|(f, p)| possible(*f, *p)).collect();
-        let visited = possible.iter().filter(|(f, p)| self.cells[*f][*p] > 0).count();
-        (visited, possible.len())
+        self.cells.counts(possible)
     }
 }
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:24}", "")?;
-        for phase in PHASES {
-            write!(f, "{phase:>10}")?;
-        }
-        for (fact, row) in FACTS.iter().enumerate() {
-            write!(f, "\n{row:24}")?;
-            for phase in 0..PHASES.len() {
-                let count = self.cells[fact][phase];
-                match (count, possible(fact, phase)) {
-                    (0, false) => write!(f, "{:>10}", "–")?,
-                    (0, true) => write!(f, "{:>10}", "NONE")?,
-                    (count, _) => write!(f, "{count:>10}")?,
-                }
-            }
-        }
+        self.cells.draw(f, (&FACTS, &PHASES), 10, possible)?;
         write!(f, "\nCells marked – cannot be visited:")?;
         for (number, fact) in FACTS.iter().enumerate() {
             let cells = |phase: &usize| unreachable(number, *phase).is_some();

@@ -2,7 +2,7 @@
 //!
 //! - [`dice`]: the generator of chance; [`graph`]: random manifests.
 //! - [`world`]: what reacts to effects; [`machine`]: engine, twin, world and observer in lock step.
-//! - [`checks`]: the invariants; [`coverage`], [`resources`]: cells of the tables of semantics §3 and §4 that were
+//! - [`checks`]: the invariants; [`cells`], [`coverage`], [`resources`]: cells of the tables of semantics §3 and §4 that were
 //!   visited.
 //! - [`history`]: scripts, made from a seed and played; [`shrink`]: the same failure with less in it.
 //! - [`effort`]: how much each step may look at; [`large`]: machines of thousands of units, for that alone.
@@ -15,6 +15,7 @@
     reason = "a test tool: an index out of range is a failed test"
 )]
 
+pub mod cells;
 pub mod checks;
 pub mod coverage;
 pub mod dice;
@@ -28,6 +29,7 @@ pub mod machine;
 pub mod plans;
 pub mod resources;
 pub mod shrink;
+
 pub mod world;
 
 #[cfg(test)]

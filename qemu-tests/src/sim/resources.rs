@@ -12,6 +12,7 @@ use cm_core::proto::{Action, Intent, Outcome};
 use units::Kind;
 use units::manifest::flags;
 
+use super::cells::Cells;
 use super::checks::Checks;
 use super::graph::slot_of;
 use super::world::World;
@@ -36,7 +37,7 @@ fn unreachable(observed: usize, situation: usize) -> Option<&'static str> {
 /// Counts of visits.
 #[derive(Debug, Clone, Default)]
 pub struct Resources {
-    cells: [[u64; SITUATIONS.len()]; OBSERVED.len()],
+    cells: Cells<{ SITUATIONS.len() }, { OBSERVED.len() }>,
     /// Slots that somebody fights over.
     contested: BTreeSet<u8>,
     /// Slots of which the last look failed.
@@ -48,7 +49,7 @@ impl Resources {
         let observed = OBSERVED.iter().position(|o| *o == observed);
         let situation = SITUATIONS.iter().position(|s| *s == situation);
         if let (Some(observed), Some(situation)) = (observed, situation) {
-            self.cells[observed][situation] += 1;
+            self.cells.visit(observed, situation);
         }
     }
 
@@ -144,20 +145,17 @@ impl Resources {
 
     /// Adds the visits of another history.
     pub fn add(&mut self, other: &Resources) {
-        for (row, more) in self.cells.iter_mut().zip(&other.cells) {
-            for (cell, more) in row.iter_mut().zip(more) {
-                *cell += more;
-            }
-        }
+        self.cells.add(&other.cells);
     }
 
     /// (visited, possible).
     pub fn counts(&self) -> (usize, usize) {
-        let all = (0..OBSERVED.len()).flat_map(|o| (0..SITUATIONS.len()).map(move |s| (o, s)));
-        let possible: Vec<_> = all.filter(|(o, s)| unreachable(*o, *s).is_none()).collect();
-        let visited = possible.iter().filter(|(o, s)| self.cells[*o][*s] > 0).count();
-        (visited, possible.len())
+        self.cells.counts(possible)
     }
+}
+
+fn possible(observed: usize, situation: usize) -> bool {
+    unreachable(observed, situation).is_none()
 }
 
 fn waits_for_mount(engine: &Engine, node: Node) -> bool {
@@ -166,20 +164,7 @@ fn waits_for_mount(engine: &Engine, node: Node) -> bool {
 
 impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:24}", "")?;
-        for situation in SITUATIONS {
-            write!(f, "{situation:>16}")?;
-        }
-        for (observed, row) in OBSERVED.iter().enumerate() {
-            write!(f, "\n{row:24}")?;
-            for situation in 0..SITUATIONS.len() {
-                match (self.cells[observed][situation], unreachable(observed, situation)) {
-                    (0, Some(_)) => write!(f, "{:>16}", "–")?,
-                    (0, None) => write!(f, "{:>16}", "NONE")?,
-                    (count, _) => write!(f, "{count:>16}")?,
-                }
-            }
-        }
+        self.cells.draw(f, (&OBSERVED, &SITUATIONS), 16, possible)?;
         for (observed, row) in OBSERVED.iter().enumerate() {
             for (situation, column) in SITUATIONS.iter().enumerate() {
                 if let Some(why) = unreachable(observed, situation) {
