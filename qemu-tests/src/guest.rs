@@ -9,12 +9,12 @@ use std::process::Command;
 use initramfs::tool::{self, Tool};
 use initramfs::tree::{Kind, Node, Tree};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::Result;
 use crate::context::{Context, Image};
 use crate::qemu::{Machine, Qemu};
 use crate::rig::state::compile_boot;
+use crate::scratch::{self, Scratch};
 
 const E2FSPROGS: &[Tool] = &[
     Tool { program: "mke2fs", package: "e2fsprogs" },
@@ -157,7 +157,7 @@ const APPLETS: &[&str] = &[
 /// The small image with one scenario's own archive, and a directory for its disks.
 #[derive(Debug)]
 pub struct Guest {
-    directory: TempDir,
+    directory: Scratch,
     image: Image,
 }
 
@@ -168,7 +168,7 @@ impl Guest {
     /// When the image cannot be built, or the state has mistakes.
     pub fn new(context: &Context, state: &str, files: &[(&str, &str)]) -> Result<Guest> {
         let small = small_image(context)?;
-        let directory = tempfile::Builder::new().prefix("holdfast-guest-").tempdir()?;
+        let directory = scratch::guest()?;
         let mut tree = Tree::new();
         let boot = compile_boot(&format!("{BASE}{state}"))?;
         tree.insert(initramfs::state::MANIFEST, Node::file(boot.manifest, 0o644))?;

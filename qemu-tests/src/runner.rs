@@ -153,7 +153,6 @@ pub fn run(wish: &Wish) -> Result<ExitCode> {
     }
     if !chosen.is_empty() {
         println!("== scenarios");
-        scratch::sweep(&std::env::temp_dir());
         context.programs()?;
         outcomes.extend(run_scenarios(&context, &chosen));
     }

@@ -10,8 +10,11 @@ use tempfile::TempDir;
 
 use crate::Result;
 
-/// What their names begin with; the number of the process that removes it follows.
-const PREFIX: &str = "holdfast-verify-";
+/// What their names begin with; what they are for and the number of the process that removes it follow.
+const PREFIX: &str = "holdfast-";
+
+/// What they are for: a scenario, a machine in QEMU, an instance in namespaces, histories of the journal.
+const PURPOSES: [&str; 4] = ["verify", "guest", "rig", "journal"];
 
 /// The directory of one scenario.
 #[derive(Debug)]
@@ -21,13 +24,42 @@ pub struct Scratch {
     _lock: File,
 }
 
-/// A directory of this process.
+/// A directory of this process for a scenario.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn directory() -> Result<Scratch> {
-    let prefix = format!("{PREFIX}{}-", std::process::id());
-    let made = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+    of("verify", &std::env::temp_dir())
+}
+
+/// A directory of this process for the files of one machine in QEMU.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn guest() -> Result<Scratch> {
+    of("guest", &std::env::temp_dir())
+}
+
+/// A directory of this process for the files of one instance in namespaces.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn rig() -> Result<Scratch> {
+    of("rig", &std::env::temp_dir())
+}
+
+/// A directory of this process for histories of the journal: in memory, where there is such a place.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn journal() -> Result<Scratch> {
+    of("journal", Path::new("/dev/shm")).or_else(|_| of("journal", &std::env::temp_dir()))
+}
+
+fn of(purpose: &str, place: &Path) -> Result<Scratch> {
+    sweep(place);
+    let prefix = format!("{PREFIX}{purpose}-{}-", std::process::id());
+    let made = tempfile::Builder::new().prefix(&prefix).tempdir_in(place)?;
     // Scenarios have users of their own.
     std::fs::set_permissions(made.path(), std::fs::Permissions::from_mode(0o755))?;
     let lock = File::open(made.path())?;
@@ -43,10 +75,12 @@ impl Scratch {
 }
 
 /// Removes what processes have left that are no more.
-pub fn sweep(temporary: &Path) {
+fn sweep(temporary: &Path) {
     for entry in std::fs::read_dir(temporary).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+        let owner = owner.filter(|(purpose, _)| PURPOSES.contains(purpose));
+        let owner = owner.and_then(|(_, rest)| rest.split('-').next()?.parse::<u32>().ok());
         let gone = owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
         if gone && File::open(entry.path()).is_ok_and(|d| d.try_lock().is_ok()) {
             let _others = std::fs::remove_dir_all(entry.path());
@@ -63,8 +97,8 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
-        let dead = format!("{PREFIX}{}-abc", child.id());
-        let alive = format!("{PREFIX}{}-abc", std::process::id());
+        let dead = format!("{PREFIX}guest-{}-abc", child.id());
+        let alive = format!("{PREFIX}rig-{}-abc", std::process::id());
         let locked = format!("{dead}-elsewhere");
         for name in [dead.as_str(), &alive, &locked, "holdfast-verify-x", "other"] {
             std::fs::create_dir_all(here.path().join(name).join("deep")).unwrap();

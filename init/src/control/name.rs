@@ -5,8 +5,9 @@ use units::{Address, Kind};
 use super::failure::Failure;
 
 /// The unit that `text` names: `kind:name`, a bare name or path that one kind only has (a service and the user
-/// or group that it runs as count as the service), or `name.kind` as systemd writes it. `exists` looks one
-/// address up; `all` is walked only to find the nearest name for the error.
+/// or group that it runs as count as the service), or `name.kind` as systemd writes it; spelled as its kind allows
+/// (`/srv/`, `net/core/somaxconn`, `module:virtio-rng`). `exists` looks one address up; `all` is walked only to find
+/// the nearest name for the error.
 ///
 /// # Errors
 /// [`Failure::NoSuchUnit`] with the most similar address, [`Failure::AmbiguousUnit`] with all candidates.
@@ -42,7 +43,42 @@ where
     {
         return Ok(Address::new(kind, name));
     }
+    let (word, name) = match Address::parse(text) {
+        Some(address) => (Some(address.kind), address.name),
+        None => (None, text.to_owned()),
+    };
+    for kind in Kind::ALL.into_iter().filter(|k| word.is_none_or(|w| w == *k)) {
+        let canonical = canonical(kind, &name);
+        if canonical != name && exists(kind, &canonical) {
+            return Ok(Address::new(kind, canonical));
+        }
+    }
     Err(Failure::NoSuchUnit { unit: text.to_owned(), nearest: nearest(text, all()) })
+}
+
+/// A name as manifests have it, of what people write for it.
+fn canonical(kind: Kind, name: &str) -> String {
+    match kind {
+        Kind::File | Kind::Directory | Kind::Symlink | Kind::Mount if name.starts_with('/') => {
+            let parts = name.split('/').filter(|p| !p.is_empty() && *p != ".");
+            format!("/{}", parts.collect::<Vec<_>>().join("/"))
+        }
+        Kind::Module => name.replace('-', "_"),
+        Kind::Sysctl => {
+            let name = name.strip_prefix("/proc/sys/").unwrap_or(name);
+            let swap = |c| match c {
+                '/' => '.',
+                '.' => '/',
+                other => other,
+            };
+            // As for sysctl(8), the first separator decides.
+            match name.find(['.', '/']) {
+                Some(at) if name[at..].starts_with('/') => name.chars().map(swap).collect(),
+                _ => name.to_owned(),
+            }
+        }
+        _ => name.to_owned(),
+    }
 }
 
 /// The address whose name (or whole text, if `text` has a kind) is most similar, if any is similar at all.
@@ -98,7 +134,7 @@ fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const UNITS: [&str; 9] = [
+    const UNITS: [&str; 12] = [
         "service:nginx",
         "service:redis",
         "user:redis",
@@ -108,6 +144,9 @@ mod tests {
         "directory:/srv",
         "service:a:b",
         "user:ann",
+        "module:virtio_rng",
+        "sysctl:net.core.somaxconn",
+        "sysctl:net.ipv4.conf.eth0/1.forwarding",
     ];
 
     fn ask(text: &str) -> String {
@@ -133,6 +172,13 @@ mod tests {
             "servise:nginx",
             "/etc/mtd",
             "postgresql",
+            "module:virtio-rng",
+            "virtio-rng",
+            "/etc//motd/",
+            "mount:/srv/",
+            "net/core/somaxconn",
+            "/proc/sys/net/core/somaxconn",
+            "sysctl:net/ipv4/conf/eth0.1/forwarding",
         ];
         let got: Vec<_> = asked.iter().map(|t| format!("{t} -> {}", ask(t))).collect();
         expect_test::expect![[r#"
@@ -147,7 +193,14 @@ mod tests {
             ngnix -> no such unit: ngnix; did you mean service:nginx?
             servise:nginx -> no such unit: servise:nginx; did you mean service:nginx?
             /etc/mtd -> no such unit: /etc/mtd; did you mean file:/etc/motd?
-            postgresql -> no such unit: postgresql"#]]
+            postgresql -> no such unit: postgresql
+            module:virtio-rng -> module:virtio_rng
+            virtio-rng -> module:virtio_rng
+            /etc//motd/ -> file:/etc/motd
+            mount:/srv/ -> mount:/srv
+            net/core/somaxconn -> sysctl:net.core.somaxconn
+            /proc/sys/net/core/somaxconn -> sysctl:net.core.somaxconn
+            sysctl:net/ipv4/conf/eth0.1/forwarding -> sysctl:net.ipv4.conf.eth0/1.forwarding"#]]
         .assert_eq(&got.join("\n"));
     }
 

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::context::Context;
+use crate::scratch::{self, Scratch};
 pub use stream::Lines;
 
 /// Where states of the rig put what they manage: only the instance sees it so. It outlives init, as a disk does.
@@ -65,7 +66,7 @@ pub struct Said {
 /// A running instance.
 #[derive(Debug)]
 pub struct Rig {
-    directory: tempfile::TempDir,
+    directory: Scratch,
     programs: PathBuf,
     cgroup: Option<PathBuf>,
     outside: Child,
@@ -88,8 +89,7 @@ impl Rig {
     /// When a namespace cannot be made, or init does not answer in time; with what it said.
     pub fn start(context: &Context, setup: &Setup<'_>) -> Result<Rig> {
         let programs = context.programs()?.to_path_buf();
-        let directory = tempfile::Builder::new().prefix("holdfast-rig-").tempdir()?;
-        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let directory = scratch::rig()?;
         let cgroup = if setup.user { None } else { cgroup_parent() };
         let mut words = Vec::new();
         let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();

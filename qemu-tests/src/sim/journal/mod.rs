@@ -33,6 +33,7 @@ use self::host::{Host, Run};
 use self::sabotage::Sabotage;
 use self::story::{Mark, Plot, Rest, Story};
 use super::dice::Dice;
+use crate::scratch;
 
 /// Counts of what was tried.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,14 +57,6 @@ impl Losses {
     }
 }
 
-/// A directory for machines: in memory, where there is such a place.
-///
-/// # Errors
-/// When none can be made.
-pub fn place() -> std::io::Result<tempfile::TempDir> {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
-}
-
 /// Histories by lot with losses at moments by lot; what was lost of what.
 ///
 /// # Errors
@@ -72,7 +65,7 @@ pub fn losses(seed: u64, events: u64, each: u64, sabotage: Sabotage) -> Result<L
     // What is only looked up once may be looked up by another thread just when the worker is forked off.
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| drop(cm_core::resource::attributes::base(None, 0)));
-    let place = place().map_err(|e| e.to_string())?;
+    let place = scratch::journal().map_err(|e| e.to_string())?;
     // The committer is a process of its own, in its bounds, in every fourth history.
     let confinement = if seed % 4 == 3 { Confinement::Full } else { Confinement::None };
     let mut story = story::live(&place.path().join("live"), seed, &Plot::Lot(events), confinement)?;

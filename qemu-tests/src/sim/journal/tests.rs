@@ -8,7 +8,7 @@ use super::host::{self, Host, Run};
 use super::sabotage::{self, Sabotage};
 use super::stages::{Of, Places, records};
 use super::story::{Act, Plot, compiled};
-use super::{lose, losses, place, story};
+use super::{lose, losses, story};
 
 #[test]
 fn the_journal_gives_old_or_new() {
@@ -23,7 +23,7 @@ fn the_journal_gives_old_or_new() {
 /// and a boot after a loss in the middle the undoing of it: a stand-in would ask for less.
 #[test]
 fn the_calls_of_every_stage_are_those_of_what_ships() {
-    let place = place().unwrap();
+    let place = crate::scratch::journal().unwrap();
     let live = place.path().join("live");
     let story = story::live(&live, 0, &Plot::Script(vec![], vec![apply(D)]), Confinement::Full).unwrap();
     let ops = &story.log.ops;
@@ -108,7 +108,7 @@ fn apply(text: &str) -> Act {
 
 /// Loses power between any two calls of a history, several times.
 fn lose_in(files: &[(&'static str, &'static str)], acts: &[Act]) {
-    let place = place().unwrap();
+    let place = crate::scratch::journal().unwrap();
     let plot = Plot::Script(files.to_vec(), acts.to_vec());
     let story = story::live(&place.path().join("live"), 1, &plot, Confinement::None).unwrap();
     for seed in 0..2 {
