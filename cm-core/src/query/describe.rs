@@ -319,3 +319,7 @@ success = [3]
         assert!(!differing(None, Some(&user("$6$one"))).contains("$6$"));
     }
 }
+
+#[cfg(test)]
+#[path = "describe_tests.rs"]
+mod round_trip;
