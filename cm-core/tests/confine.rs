@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::rc::Rc;
 
 use cm_core::proto::Intent;
 use cm_core::resource::op::Want;
@@ -211,14 +210,14 @@ fn nothing_is_reached_outside_the_batch() {
     for key in ["declared", "other"] {
         fs::write(bench.dir.path().join("proc_sys/kernel").join(key), "1\n").unwrap();
     }
-    let mut domain = Domain::default();
-    domain.dirs.push(Rc::clone(&bench.world.places.directory("/in").unwrap()));
+    let mut domain = Domain::confined();
+    domain.allow(&bench.world.places.directory("/in").unwrap());
     domain.settings.insert("kernel/declared".into());
     domain.attributes(&Want::default());
     let (inside, outside) = (bench.path("/in"), bench.path("/out"));
     let settings = bench.dir.path().join("proc_sys/kernel");
     let tried = in_a_child(|| {
-        let ruled = confine::committer(&bench.world, &domain).map_err(|e| e.to_string());
+        let ruled = confine::committer(&bench.world, domain).map_err(|e| e.to_string());
         let mut tried = vec![("confining", ruled.map_or(1, |()| 0))];
         let mut note = |what, result: std::io::Result<()>| {
             tried.push((what, result.map_or_else(|e| e.raw_os_error().unwrap_or(-1), |()| 0)));

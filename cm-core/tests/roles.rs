@@ -30,9 +30,9 @@ fn confined(bench: &mut Bench, work: impl FnOnce(&Bench) -> bool) -> i32 {
     fs::create_dir_all(bench.path("/etc/in")).unwrap();
     bench.write("/etc/out", "x");
     bench.write("/etc/in/f", "x");
-    let mut domain = Domain::default();
-    domain.dirs.push(bench.world.places.directory("/etc/in").unwrap());
-    in_copy(|| match confine::committer(&bench.world, &domain) {
+    let mut domain = Domain::confined();
+    domain.allow(&bench.world.places.directory("/etc/in").unwrap());
+    in_copy(|| match confine::committer(&bench.world, domain) {
         Ok(()) => i32::from(!work(bench)),
         Err(_) => 9,
     })
@@ -144,9 +144,9 @@ fn every_call_that_is_not_listed_is_refused() {
     let staging = fs::File::open(dir.path()).unwrap();
     assert_eq!(unlisted(Role::Compiler, || confine::compiler(&staging).is_ok()), 0);
     assert_eq!(unlisted(Role::Reader, || confine::reader().is_ok()), 0);
-    let mut domain = Domain::default();
-    domain.dirs.push(bench.world.places.directory("/etc").unwrap());
-    assert_eq!(unlisted(Role::Committer, || confine::committer(&bench.world, &domain).is_ok()), 0);
+    let mut domain = Domain::confined();
+    domain.allow(&bench.world.places.directory("/etc").unwrap());
+    assert_eq!(unlisted(Role::Committer, || confine::committer(&bench.world, domain).is_ok()), 0);
     let listed = |role, number| calls::allowed(role).unwrap().contains_key(&number);
     for never in [libc::SYS_execve, libc::SYS_socket, libc::SYS_clone3, libc::SYS_ptrace, libc::SYS_mount] {
         for role in [Role::Compiler, Role::Reader, Role::Committer] {

@@ -3,7 +3,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::rc::Rc;
 
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
@@ -142,7 +141,7 @@ fn link_or_rewrite(
     let renamed = renameat(&area.fd, link.as_str(), &*place.dir, place.name.as_str());
     // It stays behind where the place is that file already.
     let _ = unlinkat(&area.fd, link.as_str(), UnlinkatFlags::NoRemoveDir);
-    touched.dirs.push(Rc::clone(&place.dir));
+    touched.unsynced.directory(&place.dir);
     renamed.map_err(|e| Trouble::cannot("write", path, e))
 }
 
@@ -178,7 +177,7 @@ fn rewrite(
         let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
         return done;
     }
-    touched.dirs.push(Rc::clone(&place.dir));
+    touched.unsynced.directory(&place.dir);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ pub mod staging;
 pub mod symlink;
 pub mod sysctl;
 pub mod tree;
+mod unsynced;
 pub mod user;
 pub mod world;
 

@@ -4,13 +4,14 @@
 //! and /var/run are such links); the canonical path is then opened below the root in one openat2(2) that refuses
 //! any link. A link that appears between the two makes the open fail, not follow.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 /// Links that are followed before a path counts as a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -23,6 +24,25 @@ pub struct Dir {
     fd: OwnedFd,
     /// Its canonical path below the root; `/` for the root itself.
     pub path: String,
+    identity: OnceCell<(u64, u64)>,
+}
+
+impl Dir {
+    fn new(fd: OwnedFd, path: String) -> Dir {
+        Dir { fd, path, identity: OnceCell::new() }
+    }
+
+    /// Device and inode, looked at once.
+    ///
+    /// # Errors
+    /// Whatever fstat(2) reports.
+    pub fn identity(&self) -> Result<(u64, u64), Errno> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(*identity);
+        }
+        let stat = fstat(&self.fd)?;
+        Ok(*self.identity.get_or_init(|| (stat.st_dev, stat.st_ino)))
+    }
 }
 
 impl AsFd for Dir {
@@ -280,7 +300,7 @@ impl Places {
 
     fn open_directory(&self, path: &str) -> Result<Dir, PlaceError> {
         if let Ok(fd) = self.open_canonical(path) {
-            return Ok(Dir { fd, path: path.to_owned() });
+            return Ok(Dir::new(fd, path.to_owned()));
         }
         let walk = self.walk(path)?;
         if !walk.missing.is_empty() {
@@ -292,7 +312,7 @@ impl Places {
             return Err(PlaceError::Missing(missing.collect()));
         }
         match self.open_canonical(&walk.path) {
-            Ok(fd) => Ok(Dir { fd, path: walk.path }),
+            Ok(fd) => Ok(Dir::new(fd, walk.path)),
             Err(errno) => Err(PlaceError::Open { path: path.to_owned(), errno }),
         }
     }
@@ -338,7 +358,7 @@ impl Places {
             "" => from.path.clone(),
             below => join(&from.path, below),
         };
-        let dir = Rc::new(Dir { fd, path: path_of_it });
+        let dir = Rc::new(Dir::new(fd, path_of_it));
         let place = Place { dir, name: name.to_owned() };
         match place.is_mount() {
             Ok(false) => Ok(place),

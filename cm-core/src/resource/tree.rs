@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
@@ -18,8 +17,9 @@ use units::kind::Content;
 use super::attributes;
 use super::links;
 use super::op::{Put, Trouble, Want};
-use super::place::{Dir, Place, PlaceError, split};
+use super::place::{Place, PlaceError, split};
 use super::staging::Areas;
+use super::unsynced::Unsynced;
 use super::world::World;
 use crate::store::disk::packed::Stored;
 use crate::store::{Digest, Metadata, Prior};
@@ -260,10 +260,8 @@ pub fn dress(world: &mut World, file: &File, path: &str, want: &Want) -> Result<
 /// What an operation changed, so that it can be made durable.
 #[derive(Debug, Default)]
 pub struct Touched {
-    /// Directories with new, renamed or removed entries.
-    pub dirs: Vec<Rc<Dir>>,
-    /// Files and directories whose attributes were changed in place.
-    pub files: Vec<OwnedFd>,
+    /// Directories with new, renamed or removed entries; files and directories whose attributes were changed in place.
+    pub unsynced: Unsynced,
     /// Directories on the way that had to be made: canonical paths.
     pub made: Vec<String>,
     /// What was removed and given up since, so that who makes it again owns it again.
@@ -291,8 +289,8 @@ pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Res
             for dir in dirs {
                 let place = world.places.entry(&dir)?;
                 let made = make_directory(&place, &attributes::base(None, 0o755), &Want::default(), world)?;
-                touched.files.push(made);
-                touched.dirs.push(Rc::clone(&place.dir));
+                touched.unsynced.file(made);
+                touched.unsynced.directory(&place.dir);
                 touched.made.push(dir);
             }
         }
@@ -334,7 +332,7 @@ pub fn put(
                 Found::File(file, stat) => {
                     let old = attributes::read(&stat, &file)?;
                     attributes::apply(&file, path, &old, want, &world.accounts)?;
-                    touched.files.push(file.into());
+                    touched.unsynced.file(file.into());
                     Ok(())
                 }
                 Found::Nothing => {
@@ -350,7 +348,7 @@ pub fn put(
             let place = make_parents(world, path, touched)?;
             // Most often there is nothing, and one call both sees that and puts the file there.
             if dressed && others.is_empty() && appear(areas, *area, name, &place) {
-                touched.dirs.push(place.dir);
+                touched.unsynced.directory(&place.dir);
                 return Ok(());
             }
             match find(&place)? {
@@ -367,7 +365,7 @@ pub fn put(
                         let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
                     }
                 }
-                touched.dirs.push(place.dir);
+                touched.unsynced.directory(&place.dir);
                 return Ok(());
             }
             if !dressed {
@@ -377,10 +375,10 @@ pub fn put(
                     .map_err(|e| Trouble::cannot("open", path, e))?;
                 let file = File::from(fd);
                 dress(world, &file, path, want)?;
-                touched.files.push(file.into());
+                touched.unsynced.file(file.into());
             }
             rename_in(areas, *area, name, &place)?;
-            touched.dirs.push(place.dir);
+            touched.unsynced.directory(&place.dir);
             Ok(())
         }
         Put::Symlink { target, owner, group, mtime } => {
@@ -415,7 +413,7 @@ pub fn put(
                 sys::set_link_mtime(&link, *mtime).map_err(|e| Trouble::io("set time of", path, &e))?;
             }
             rename_in(areas, *area, name, &place)?;
-            touched.dirs.push(place.dir);
+            touched.unsynced.directory(&place.dir);
             world.places.forget();
             Ok(())
         }
@@ -467,7 +465,7 @@ fn put_directory(
             let fd = open_directory(&place)?;
             let old = attributes::read(&stat, &fd)?;
             attributes::apply(&fd, path, &old, want, &world.accounts)?;
-            touched.files.push(fd);
+            touched.unsynced.file(fd);
             return Ok(());
         }
         Found::Nothing => {}
@@ -479,9 +477,9 @@ fn put_directory(
         other => return Err(in_the_way(path, &other)),
     }
     let base = attributes::base(None, 0o755);
-    touched.files.push(make_directory(&place, &base, want, world)?);
+    touched.unsynced.file(make_directory(&place, &base, want, world)?);
     world.places.forget_missing();
-    touched.dirs.push(place.dir);
+    touched.unsynced.directory(&place.dir);
     Ok(())
 }
 
@@ -511,7 +509,7 @@ fn remove(world: &mut World, path: &str, put: &Put, touched: &mut Touched) -> Re
     if is_dir {
         world.places.forget();
     }
-    touched.dirs.push(place.dir);
+    touched.unsynced.directory(&place.dir);
     Ok(())
 }
 

@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,7 +30,6 @@ use super::commit::{self, Report};
 use super::confine::{self, Domain};
 use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
 use crate::resource::op::{Finding, Op, OwnChange, Put, Trouble, What};
-use crate::resource::place::Dir;
 use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
 use crate::resource::world::{Pulse, Spared, World};
@@ -358,13 +356,7 @@ fn ran(world: &mut World, manifest: &Manifest, work: &Work, inputs: u64) -> Resu
 }
 
 /// Opens the staging areas that a batch needs, and collects the directories that it may write below.
-fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
-    let mut domain = Domain::default();
-    let note = |domain: &mut Domain, dir: &Rc<Dir>| {
-        if domain.seen.insert(dir.path.clone()) {
-            domain.dirs.push(Rc::clone(dir));
-        }
-    };
+fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas, domain: &mut Domain) {
     for slot in &mut plan.slots {
         let Slot::Todo(work) = slot else { continue };
         let mut failed = None;
@@ -394,7 +386,7 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
                     }
                 },
             };
-            note(&mut domain, &near);
+            domain.allow(&near);
             if let What::Put { put: Put::File { want, .. } | Put::Directory { want, .. }, .. } = &op.what {
                 domain.attributes(want);
             }
@@ -406,13 +398,13 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
             // A link may be made from one directory into another only by who may write in both.
             for (directory, _) in others.iter().filter_map(|o| crate::resource::place::split(o)) {
                 if let Ok(dir) = world.places.directory(directory) {
-                    note(&mut domain, &dir);
+                    domain.allow(&dir);
                 }
             }
             if let What::Put { path, put: Put::Directory { .. }, .. } = &op.what
                 && let Ok(dir) = world.places.directory(path)
             {
-                note(&mut domain, &dir);
+                domain.allow(&dir);
             }
             if stages {
                 match areas.for_directory(world, &near) {
@@ -430,8 +422,9 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas) -> Domain {
             *slot = Slot::Done(trouble(&step, &e));
         }
     }
-    domain.areas = areas.iter().filter_map(|a| a.fd.try_clone().ok()).collect();
-    domain
+    for area in areas.iter() {
+        domain.beneath(&area.fd);
+    }
 }
 
 fn outermost(path: &str) -> &str {
@@ -486,7 +479,10 @@ pub(super) fn carry_out(
     answer: &mut dyn FnMut(UnitResult),
 ) -> Result<(), BatchError> {
     let mut areas = Areas::default();
-    let domain = prepare(world, &mut plan, &mut areas);
+    let works = plan.slots.iter().any(|slot| matches!(slot, Slot::Todo(_)));
+    let mut domain =
+        if works && confinement == Confinement::Full { Domain::confined() } else { Domain::default() };
+    prepare(world, &mut plan, &mut areas, &mut domain);
     let mut todo: Vec<(usize, Box<Work>)> = Vec::new();
     let mut failed: Vec<bool> = vec![false; plan.slots.len()];
     for (at, slot) in plan.slots.into_iter().enumerate() {
@@ -507,7 +503,7 @@ pub(super) fn carry_out(
     let steps: Vec<Step> = todo.iter().map(|(_, w)| w.step).collect();
     let report = match confinement {
         Confinement::None => commit::run(world, &mut areas, batch, todo, failed),
-        Confinement::Full => in_child(world, &mut areas, batch, todo, failed, &domain)?,
+        Confinement::Full => in_child(world, &mut areas, batch, todo, failed, domain)?,
     };
     if let Some(store) = &mut world.store {
         store.refresh()?;
@@ -551,7 +547,7 @@ fn in_child(
     batch: &Batch,
     todo: Vec<(usize, Box<Work>)>,
     failed: Vec<bool>,
-    domain: &Domain,
+    domain: Domain,
 ) -> Result<Report, BatchError> {
     let mut paper = File::from(memfd_create("report", MFdFlags::MFD_CLOEXEC).map_err(BatchError::Start)?);
     let (hears, says) =

@@ -1,12 +1,10 @@
 //! The committer: carries compiled steps out, in the order: stage · save · journal · barrier · change · barrier ·
 //! read back. A crash before the first barrier changed nothing; one after it finds in the journal what to undo.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::rc::Rc;
 
-use nix::sys::stat::fstat;
-use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
 use super::batch::{Batch, Work};
 use super::failpoint;
@@ -422,34 +420,11 @@ fn change(
 /// Makes durable what was changed, and writes down what only now is known.
 fn settle(world: &mut World, touched: &Touched, facts: &[Record]) -> Result<(), StoreError> {
     failpoint::point();
-    let mut dirs: BTreeMap<(u64, u64), &crate::resource::place::Dir> = BTreeMap::new();
-    let failed = |e: nix::Error| StoreError::File { verb: "sync", path: "/".into(), source: e.into() };
-    // Most files lie in a directory with others.
-    let mut seen = BTreeSet::new();
-    for dir in touched.dirs.iter().filter(|dir| seen.insert(Rc::as_ptr(dir))) {
-        let stat = fstat(&**dir).map_err(failed)?;
-        dirs.insert((stat.st_dev, stat.st_ino), dir);
-    }
-    if dirs.len() + touched.files.len() <= FSYNC_LIMIT {
-        for file in &touched.files {
-            fsync(file).map_err(failed)?;
-        }
-        for dir in dirs.values() {
-            fsync(dir).map_err(failed)?;
-        }
-    } else {
-        let mut systems: BTreeSet<u64> = BTreeSet::new();
-        for ((device, _), dir) in &dirs {
-            if systems.insert(*device) {
-                syncfs(dir).map_err(failed)?;
-            }
-        }
-        for file in &touched.files {
-            if systems.insert(fstat(file).map_err(failed)?.st_dev) {
-                syncfs(file).map_err(failed)?;
-            }
-        }
-    }
+    touched.unsynced.sync().map_err(|e| StoreError::File {
+        verb: "sync",
+        path: "/".into(),
+        source: e.into(),
+    })?;
     failpoint::point();
     match &mut world.store {
         Some(store) => store.record(facts),

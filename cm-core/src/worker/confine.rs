@@ -5,13 +5,12 @@
 //! that name a path. What seccomp leaves each role is a list of what it needs, in [`calls`].
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::rc::Rc;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
@@ -21,15 +20,16 @@ use crate::resource::place::Dir;
 use crate::resource::world::World;
 use crate::sys;
 
-/// What a batch may write below.
+/// What a batch may write below. The rules are made as the directories are found, so that none of these has to be kept
+/// open until the committer is there: a batch may have more of them than a process may have descriptors.
 #[derive(Debug, Default)]
 pub struct Domain {
-    /// Directories of the machine.
-    pub dirs: Vec<Rc<Dir>>,
-    /// Their canonical paths.
-    pub seen: BTreeSet<String>,
-    /// Staging areas.
-    pub areas: Vec<OwnedFd>,
+    /// Rules of Landlock; none where the kernel has no use for them, or nothing is confined.
+    rules: Option<RulesetCreated>,
+    /// Why they could not be made.
+    failed: Option<ConfineError>,
+    /// Canonical paths of the directories.
+    seen: BTreeSet<String>,
     /// Values below /proc/sys that are written, by their paths there.
     pub settings: BTreeSet<String>,
     /// Whether a file capability is given or taken.
@@ -39,6 +39,34 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// For a committer that is confined to it. One that is not needs no more than the default.
+    pub fn confined() -> Domain {
+        let mut domain = Domain::default();
+        if landlock_version() >= 2 {
+            match writing() {
+                Ok(rules) => domain.rules = Some(rules),
+                Err(e) => domain.failed = Some(e),
+            }
+        }
+        domain
+    }
+
+    /// Lets a directory of the machine be written.
+    pub fn allow(&mut self, dir: &Dir) {
+        if self.seen.insert(dir.path.clone()) {
+            self.beneath(dir);
+        }
+    }
+
+    /// Lets whatever is open here be written, and what lies below it: a staging area.
+    pub fn beneath(&mut self, open: impl AsFd) {
+        let Some(rules) = self.rules.take() else { return };
+        match rules.add_rule(PathBeneath::new(open, write_access())) {
+            Ok(rules) => self.rules = Some(rules),
+            Err(e) => self.failed = Some(ConfineError::Landlock(e.to_string())),
+        }
+    }
+
     /// Notes what these attributes take beyond what every file takes.
     pub fn attributes(&mut self, want: &Want) {
         const FILE_CAPABILITY: &str = "security.capability";
@@ -52,7 +80,7 @@ impl Domain {
     /// The capabilities that the steps need, a bit a number.
     pub fn capabilities(&self) -> u64 {
         // CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
-        let files = if self.dirs.is_empty() { 0 } else { 0b1_1111 };
+        let files = if self.seen.is_empty() { 0 } else { 0b1_1111 };
         let given = [(self.file_capabilities, SETFCAP), (self.trusted_attributes, SYS_ADMIN)];
         let attributes = given.into_iter().filter(|(needed, _)| *needed).fold(0, |all, (_, one)| all | one);
         self.settings.iter().fold(files | attributes, |all, key| all | setting(key))
@@ -123,28 +151,38 @@ fn landlock_version() -> u32 {
     sys::landlock_version().unwrap_or(0)
 }
 
+/// A set of rules under which nothing may be written yet.
+fn writing() -> Result<RulesetCreated, ConfineError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(write_access())
+        .and_then(Ruleset::create)
+        .map_err(|e| ConfineError::Landlock(e.to_string()))
+}
+
+/// Has this process held to its rules.
+fn enforce(rules: RulesetCreated) -> Result<(), ConfineError> {
+    let status = rules.restrict_self().map_err(|e| ConfineError::Landlock(e.to_string()))?;
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
+    }
+    Ok(())
+}
+
 /// Confines this process to what a batch needs, for good.
 ///
 /// # Errors
 /// When the kernel refuses what it should be able to do.
-pub fn committer(world: &World, domain: &Domain) -> Result<(), ConfineError> {
+pub fn committer(world: &World, domain: Domain) -> Result<(), ConfineError> {
     // Nobody but the coordinator speaks with PID 1.
     sys::close(&world.private);
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    if landlock_version() >= 2 {
+    let capabilities = domain.capabilities();
+    if let Some(e) = domain.failed {
+        return Err(e);
+    }
+    if let Some(mut rules) = domain.rules {
         let failed = |e: landlock::RulesetError| ConfineError::Landlock(e.to_string());
-        let mut rules = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(write_access())
-            .map_err(failed)?
-            .create()
-            .map_err(failed)?;
-        for dir in &domain.dirs {
-            rules = rules.add_rule(PathBeneath::new(&**dir, write_access())).map_err(failed)?;
-        }
-        for area in &domain.areas {
-            rules = rules.add_rule(PathBeneath::new(area, write_access())).map_err(failed)?;
-        }
         if let Some(store) = &world.store {
             let open = std::fs::File::open(store.dir())?;
             rules = rules.add_rule(PathBeneath::new(open, write_access())).map_err(failed)?;
@@ -157,12 +195,9 @@ pub fn committer(world: &World, domain: &Domain) -> Result<(), ConfineError> {
             let value = write_access() & AccessFs::from_file(ABI::V3);
             rules = rules.add_rule(PathBeneath::new(open, value)).map_err(failed)?;
         }
-        let status = rules.restrict_self().map_err(failed)?;
-        if status.ruleset == RulesetStatus::NotEnforced {
-            return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
-        }
+        enforce(rules)?;
     }
-    sys::keep_capabilities(domain.capabilities())?;
+    sys::keep_capabilities(capabilities)?;
     seccomp(Role::Committer)
 }
 
@@ -176,19 +211,15 @@ pub fn compiler(staging: &std::fs::File) -> Result<(), ConfineError> {
         let failed = |e: landlock::RulesetError| ConfineError::Landlock(e.to_string());
         // Reading too: descriptors of sources come from the opener.
         let all = AccessFs::from_all(ABI::V3);
-        let status = Ruleset::default()
+        let rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(all)
             .map_err(failed)?
             .create()
             .map_err(failed)?
             .add_rule(PathBeneath::new(staging, write_access()))
-            .map_err(failed)?
-            .restrict_self()
             .map_err(failed)?;
-        if status.ruleset == RulesetStatus::NotEnforced {
-            return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
-        }
+        enforce(rules)?;
     }
     sys::keep_capabilities(0)?;
     seccomp(Role::Compiler)
@@ -201,18 +232,7 @@ pub fn compiler(staging: &std::fs::File) -> Result<(), ConfineError> {
 pub fn reader() -> Result<(), ConfineError> {
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     if landlock_version() >= 2 {
-        let failed = |e: landlock::RulesetError| ConfineError::Landlock(e.to_string());
-        let status = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(write_access())
-            .map_err(failed)?
-            .create()
-            .map_err(failed)?
-            .restrict_self()
-            .map_err(failed)?;
-        if status.ruleset == RulesetStatus::NotEnforced {
-            return Err(ConfineError::Landlock("the kernel did not enforce it".to_owned()));
-        }
+        enforce(writing()?)?;
     }
     // CAP_DAC_READ_SEARCH.
     sys::keep_capabilities(1 << 2)?;
