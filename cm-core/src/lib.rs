@@ -7,6 +7,7 @@ pub mod plan;
 pub mod proto;
 pub mod query;
 pub mod resource;
+pub mod staged;
 pub mod store;
 pub mod sys;
 pub mod throttle;

@@ -436,3 +436,23 @@ fn an_edit_is_an_event_of_a_watched_name() {
     fs::rename(dir.path().join("root/etc/deep"), dir.path().join("root/etc/gone")).unwrap();
     assert!(listener.read_events().unwrap().iter().any(|e| e.name.as_deref() == Some("deep".as_ref())));
 }
+
+#[test]
+fn a_worker_sweeps_what_a_killed_one_left_in_the_store() {
+    use std::os::unix::fs::MetadataExt;
+    let here = tempfile::tempdir().unwrap();
+    let mut first = Init::start(here.path());
+    first.store(StoreOp::Open).unwrap();
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let namespace = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+    let staging = here.path().join("store/staging");
+    let (dead, alive) = (first.child.id(), std::process::id());
+    for process in [dead, alive] {
+        fs::write(staging.join(format!("{namespace}.{process}.s1")), "half of it").unwrap();
+    }
+    let mut second = Init::start(here.path());
+    second.store(StoreOp::Load { generation: None }).unwrap_err();
+    let left: Vec<_> = fs::read_dir(&staging).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, [format!("{namespace}.{alive}.s1").as_str()]);
+}

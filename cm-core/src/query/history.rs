@@ -49,6 +49,9 @@ fn described(prior: &Prior) -> (String, Option<Vec<u8>>) {
         }
         Prior::Untouched => ("the same".to_owned(), None),
         Prior::Special => ("a device, socket or pipe".to_owned(), None),
+        Prior::Large { size, metadata } => {
+            (format!("file of {size} bytes, too large to be kept, {}", attributes(metadata)), None)
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
             }
             want = want.or(metadata);
         }
-        Some(Prior::Attributes(metadata)) => want = want.or(metadata),
+        Some(Prior::Attributes(metadata) | Prior::Large { metadata, .. }) => want = want.or(metadata),
         _ => {}
     }
     let mut finding = Finding::default();

@@ -1,5 +1,7 @@
 //! `line`: one line in a file that is otherwise somebody else's. The edits are pure functions of the text.
 
+use std::io::Read;
+
 use regex_lite::Regex;
 use units::kind::line::Line;
 
@@ -9,6 +11,9 @@ use super::place::PlaceError;
 use super::tree::{self, Found};
 use super::world::World;
 use crate::store::record::LineEdit;
+
+/// Bytes of a file that is edited: it is read whole, and it may be somebody's who makes it as large as he likes.
+pub(super) const LARGEST: u64 = 16 << 20;
 
 /// A text as lines, and whether the last one lacks its newline.
 fn lines(text: &str) -> (Vec<String>, bool) {
@@ -194,7 +199,12 @@ pub fn read(world: &mut World, path: &str) -> Result<Option<String>, Trouble> {
     match tree::find(&place)? {
         Found::File(mut file, _) => {
             let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut file, &mut bytes).map_err(|e| Trouble::io("read", path, &e))?;
+            (file.by_ref().take(LARGEST + 1).read_to_end(&mut bytes))
+                .map_err(|e| Trouble::io("read", path, &e))?;
+            if bytes.len() as u64 > LARGEST {
+                let text = format!("{path} has more than {LARGEST} bytes: it is not read for a line");
+                return Err(Trouble::NotKept(text));
+            }
             String::from_utf8(bytes)
                 .map(Some)
                 .map_err(|_| Trouble::NotKept(format!("{path} is not UTF-8 text")))

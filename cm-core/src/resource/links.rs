@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use units::kind::Content;
 
 use super::attributes;
+use super::line;
 use super::op::{Put, Trouble, Want};
 use super::staging::Areas;
 use super::tree;
@@ -76,7 +77,10 @@ pub fn others(world: &World, directory: &str, name: &str, stat: &FileStat) -> Ve
 pub fn of_edited(world: &mut World, path: &str) -> Result<Option<Prior>, Trouble> {
     let Ok(place) = world.places.entry(path) else { return Ok(None) };
     match place.stat() {
-        Ok(Some(stat)) if stat.st_nlink > 1 && stat.st_mode & libc::S_IFMT == libc::S_IFREG => {}
+        Ok(Some(stat))
+            if stat.st_nlink > 1
+                && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+                && stat.st_size <= line::LARGEST.cast_signed() => {}
         _ => return Ok(None),
     }
     let prior = tree::prior(world, path, &Put::Absent, true)?;

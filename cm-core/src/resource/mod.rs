@@ -12,6 +12,7 @@ pub mod execute;
 pub mod file;
 pub mod group;
 pub mod hostname;
+mod keep;
 pub mod line;
 pub mod links;
 pub mod op;

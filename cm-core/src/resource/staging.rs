@@ -16,6 +16,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::op::Trouble;
 use super::place::{Dir, split};
 use super::world::World;
+use crate::staged::{self, sweep};
 use crate::sys;
 
 /// Name of a staging area at the root of a mount that holds neither the store nor the run-time directory.
@@ -40,8 +41,8 @@ pub struct Areas {
     /// Which area is for what lies in a directory.
     of: HashMap<String, usize>,
     names: u64,
-    /// Namespace and number of this process.
-    process: Option<(u64, u32)>,
+    /// Of this process.
+    mark: Option<String>,
 }
 
 impl Areas {
@@ -115,8 +116,7 @@ impl Areas {
     /// A name that nobody uses.
     pub fn name(&mut self) -> String {
         self.names += 1;
-        let (namespace, process) = *self.process.get_or_insert_with(|| (namespace(), std::process::id()));
-        format!("{namespace}.{process}.{}", self.names)
+        format!("{}.{}", self.mark.get_or_insert_with(staged::mark), self.names)
     }
 
     /// Removes the areas that were made for this batch.
@@ -125,29 +125,6 @@ impl Areas {
             if let Some(top) = area.remove {
                 let _ = unlinkat(&*top, NAME, UnlinkatFlags::RemoveDir);
             }
-        }
-    }
-}
-
-/// The namespace that numbers of processes are of; 0 where that cannot be told.
-fn namespace() -> u64 {
-    std::fs::metadata("/proc/self/ns/pid").map(|m| m.ino()).unwrap_or_default()
-}
-
-/// Removes what a worker has left that was killed in its work: files of processes that are no more. What belongs to
-/// processes of another namespace, which may share this file system, is theirs.
-fn sweep(area: &File, path: &Path) {
-    let here = namespace();
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let mut parts = name.to_str().unwrap_or_default().split('.');
-        let number = |part: Option<&str>| part.and_then(|p| p.parse::<u64>().ok());
-        let (namespace, process) = (number(parts.next()), number(parts.next()));
-        if here != 0
-            && namespace == Some(here)
-            && process.is_some_and(|p| !Path::new("/proc").join(p.to_string()).exists())
-        {
-            let _ = unlinkat(area, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
@@ -171,26 +148,4 @@ fn mount_root(world: &mut World, dir: &Rc<Dir>, mount: u64) -> Result<Rc<Dir>, T
         top = above;
     }
     Ok(top)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_worker_left_is_swept() {
-        let here = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
-        let (ours, dead) = (namespace(), child.id());
-        let own = Areas::default().name();
-        let names =
-            [own.clone(), format!("{ours}.{dead}.1"), format!("{}.{dead}.1", ours + 1), "else".to_owned()];
-        for name in &names {
-            std::fs::write(here.path().join(name), "").unwrap();
-        }
-        sweep(&File::open(here.path()).unwrap(), here.path());
-        let left: Vec<bool> = names.iter().map(|n| here.path().join(n).exists()).collect();
-        assert_eq!(left, [true, false, true, true]);
-    }
 }

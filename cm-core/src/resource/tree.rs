@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use units::kind::Content;
 
 use super::attributes;
+use super::keep;
 use super::links;
 use super::op::{Put, Trouble, Want};
 use super::place::{Place, PlaceError, split};
@@ -112,9 +113,12 @@ pub fn prior(world: &mut World, path: &str, put: &Put, with_content: bool) -> Re
         },
         Found::File(mut file, stat) => {
             let metadata = attributes::read(&stat, &file)?;
-            match (&mut world.store, with_content) {
-                (Some(store), true) => {
-                    let saved = store.save(&mut file)?;
+            match (&world.store, with_content) {
+                (Some(_), true) => {
+                    let Some(saved) = keep::keep(world, path, put, &mut file)? else {
+                        let size = u64::try_from(stat.st_size).unwrap_or_default();
+                        return Ok(Prior::Large { size, metadata });
+                    };
                     let (digest, size) = (saved.digest, saved.size);
                     let others = match stat.st_nlink {
                         0 | 1 => Vec::new(),

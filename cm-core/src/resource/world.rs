@@ -351,6 +351,9 @@ impl World {
         let mut hash = Sha256::new();
         let mut size = 0u64;
         loop {
+            if size > 0 {
+                self.alive();
+            }
             match file.read(&mut self.buffer) {
                 Ok(0) => return Ok((hash.finalize().into(), size)),
                 Ok(count) => {

@@ -17,6 +17,7 @@ use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
 use super::record::{Digest, Record};
 use super::{hex, unhex};
+use crate::staged;
 use crate::sys;
 
 mod contents;
@@ -27,6 +28,8 @@ pub use contents::Saved;
 pub const FSYNC_LIMIT: usize = 32;
 /// A journal of fewer bytes is never compacted.
 const COMPACT_FROM: u64 = 4 << 20;
+/// Bytes of contents that the history has forgotten, from which on they are thrown away before the journal is that long.
+const SWEEP_FROM: u64 = 64 << 20;
 
 /// Why the store cannot do something.
 #[derive(Debug, thiserror::Error)]
@@ -504,11 +507,12 @@ impl Store {
     /// # Errors
     /// When the new one cannot be written; the old one stays then.
     pub fn compact(&mut self, force: bool) -> Result<bool, StoreError> {
-        if !force && self.length < self.compact_from {
+        let sweep = force || self.index.forgotten >= SWEEP_FROM;
+        if !sweep && self.length < self.compact_from {
             return Ok(false);
         }
         let (records, dropped) = self.index.compact();
-        if !force && (records.len() as u64).saturating_mul(3) > self.index.seen {
+        if !sweep && (records.len() as u64).saturating_mul(3) > self.index.seen {
             // It takes milliseconds to find out, and every repair would ask again.
             self.compact_from = self.length.saturating_add(self.length / 4);
             return Ok(false);
@@ -551,6 +555,25 @@ impl Store {
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+
+    /// Removes from the staging directory what workers have left that were killed since boot.
+    pub fn sweep_staging(&self) {
+        let path = self.dir.join("staging");
+        if let Ok(area) = File::open(&path) {
+            staged::sweep(&area, &path);
+        }
+    }
+
+    /// Bytes that can be written on the file system of the store, and its size.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn room(&self) -> Result<(u64, u64), StoreError> {
+        let found = nix::sys::statfs::fstatfs(&self.lock).map_err(io::Error::from);
+        let found = at("ask the file system of", &self.dir, found)?;
+        let block = u64::try_from(found.block_size()).unwrap_or_default();
+        Ok((found.blocks_available().saturating_mul(block), found.blocks().saturating_mul(block)))
     }
 
     /// Empties the staging directory of what dead workers left.

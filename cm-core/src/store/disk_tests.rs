@@ -8,6 +8,47 @@ fn prepared(generation: u64) -> Record {
 }
 
 #[test]
+fn contents_that_the_history_forgets_do_not_wait_for_a_long_journal() {
+    let here = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&here.path().join("store")).unwrap();
+    let kept = store.save(&mut "kept".as_bytes()).unwrap().digest;
+    let forgotten = store.save(&mut "forgotten".as_bytes()).unwrap().digest;
+    let replaced = |digest: Digest, when: u64| Record::Replaced {
+        unit: "file:/a".into(),
+        thing: "/a".into(),
+        when,
+        why: crate::store::record::Why::Repair,
+        generation: 0,
+        prior: crate::store::Prior::File { digest, size: SWEEP_FROM / 4, metadata: Default::default() },
+    };
+    let count = |n: usize| (0..n).map(|n| replaced([u8::try_from(n).unwrap(); 32], 1));
+    let records: Vec<Record> = std::iter::once(replaced(forgotten, 0)).chain(count(9)).collect();
+    store.record(&records).unwrap();
+    assert!(!store.compact(false).unwrap());
+    let more: Vec<Record> = count(4).chain([replaced(kept, 2)]).collect();
+    store.record(&more).unwrap();
+    assert!(store.compact(false).unwrap());
+    assert!(store.content(&forgotten).is_none());
+    assert!(store.content(&kept).is_some());
+    assert!(!store.compact(false).unwrap(), "it is done once");
+}
+
+#[test]
+fn what_cannot_be_read_to_its_end_leaves_nothing_behind() {
+    struct Failing(u64);
+    impl std::io::Read for Failing {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(buffer.len() as u64).ok_or(std::io::ErrorKind::FileTooLarge)?;
+            Ok(buffer.len())
+        }
+    }
+    let here = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&here.path().join("store")).unwrap();
+    assert!(store.save(&mut Failing(3 << 20)).is_err());
+    assert_eq!(std::fs::read_dir(here.path().join("store/staging")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_journal_that_is_not_understood_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();

@@ -96,6 +96,8 @@ pub struct Index {
     pub retired: BTreeMap<(bool, u32), String>,
     /// Records that were applied, to know when compaction pays.
     pub seen: u64,
+    /// Bytes of contents that the history has forgotten since the journal was written anew.
+    pub forgotten: u64,
 }
 
 impl Index {
@@ -147,7 +149,7 @@ impl Index {
                 if let Some(versions) = self.history.get_mut(&thing)
                     && versions.last().is_some_and(|v| v.unit == unit)
                 {
-                    versions.pop();
+                    self.forgotten += versions.pop().map_or(0, |v| content_size(&v.prior));
                     if versions.is_empty() {
                         self.history.remove(&thing);
                     }
@@ -180,7 +182,7 @@ impl Index {
         if versions.iter().filter(|v| alike(v)).count() >= HISTORY_PER_THING
             && let Some(oldest) = versions.iter().position(alike)
         {
-            versions.remove(oldest);
+            self.forgotten += content_size(&versions.remove(oldest).prior);
         }
         versions.push(version);
     }
@@ -418,6 +420,14 @@ impl Index {
                 _ => None,
             })
             .collect()
+    }
+}
+
+/// Bytes that the store keeps for what a thing was.
+fn content_size(prior: &Prior) -> u64 {
+    match prior {
+        Prior::File { size, .. } | Prior::Linked { size, .. } => *size,
+        _ => 0,
     }
 }
 

@@ -74,6 +74,13 @@ pub enum Prior {
         /// Where the other names are, as far as they were found.
         others: Vec<String>,
     },
+    /// A regular file that held more than is kept of what was never declared; never put back.
+    Large {
+        /// Length in bytes.
+        size: u64,
+        /// The rest.
+        metadata: Metadata,
+    },
 }
 
 const NAMES: &str = "names:";

@@ -79,6 +79,7 @@ pub fn run(
         .collect();
     // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
     let dress_now = !steps.iter().any(|s| s.work.ops.iter().any(|o| matches!(o.what, What::Account(_))));
+    world.repairs = batch.intent == Intent::Correct;
     stage(world, areas, &mut steps, dress_now);
     let saved = save(world, batch, &mut steps).and_then(|()| barrier(areas, &steps));
     if let Err(e) = saved {
@@ -89,7 +90,6 @@ pub fn run(
     let transition = transition_of(world, batch);
     let mut touched = Touched::default();
     let mut facts = Vec::new();
-    world.repairs = batch.intent == Intent::Correct;
     for at in order(&steps, batch.intent) {
         let Some(step) = steps.get_mut(at) else { continue };
         if step.failure.is_none()
@@ -266,6 +266,11 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
             step.parents.append(&mut ledger.parents);
             if std::mem::take(&mut ledger.replaced) {
                 step.replaces.push(at);
+            }
+            if let Some(size) = ledger.lost.take() {
+                let detail = &mut step.work.detail;
+                let separator = if detail.is_empty() { "" } else { "; " };
+                *detail += &format!("{separator}the {size} bytes that were there were too many to be kept");
             }
             if let Err(e) = entered {
                 step.failure = Some((Outcome::NotKept, e.to_string()));

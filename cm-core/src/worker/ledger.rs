@@ -30,6 +30,8 @@ pub(super) struct Ledger {
     pub parents: Vec<String>,
     /// Whether the last operation replaces something.
     pub replaced: bool,
+    /// How large what it replaces is, where it is not kept.
+    pub lost: Option<u64>,
 }
 
 impl Ledger {
@@ -46,6 +48,7 @@ impl Ledger {
             texts: BTreeMap::new(),
             parents: Vec::new(),
             replaced: false,
+            lost: None,
         }
     }
 
@@ -170,6 +173,9 @@ impl Ledger {
             What::Line(_) | What::Unline(_) => self.edits(world, unit, op)?,
             _ => execute::prior(world, op)?,
         };
+        if let Prior::Large { size, .. } = &prior {
+            self.lost = Some(*size);
+        }
         self.undo(world, unit, &op.thing, &prior);
         let owner = self.owner(world, &op.thing);
         let absent = matches!(&op.what, What::Put { put, .. } if put.is_absent());
@@ -238,7 +244,11 @@ impl Ledger {
 /// of the history what somebody has written.
 fn replaces(intent: Intent, prior: &Prior) -> bool {
     match prior {
-        Prior::File { .. } | Prior::Linked { .. } | Prior::Symlink { .. } | Prior::Text(_) => true,
+        Prior::File { .. }
+        | Prior::Linked { .. }
+        | Prior::Large { .. }
+        | Prior::Symlink { .. }
+        | Prior::Text(_) => true,
         Prior::Attributes(_) => intent != Intent::Correct,
         Prior::Entries(lines) => intent != Intent::Correct && !lines.is_empty(),
         Prior::Edit(edit) => intent != Intent::Correct && !edit.removed.is_empty(),

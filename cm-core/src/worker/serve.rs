@@ -193,7 +193,9 @@ impl Worker {
         }
         let opened = place::is_open(&self.run, &self.store)?;
         let dir = if opened { self.store.clone() } else { self.run.join("early") };
-        self.world.store = Some(Store::open(&dir)?);
+        let store = Store::open(&dir)?;
+        store.sweep_staging();
+        self.world.store = Some(store);
         Ok(())
     }
 
@@ -433,7 +435,9 @@ impl Worker {
             self.world.store = None;
             store.absorb(&mut Store::open(&early)?)?;
         }
-        if !place::is_noted(&self.run) {
+        if place::is_noted(&self.run) {
+            store.sweep_staging();
+        } else {
             store.clear_staging();
             let _ = fs::create_dir_all(&self.run);
         }

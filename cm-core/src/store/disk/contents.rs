@@ -11,6 +11,7 @@ use units::kind::Content;
 
 use super::packed::{self, Stored};
 use super::{FSYNC_LIMIT, Store, StoreError, at, contents_of, make_dir, new_file};
+use crate::staged;
 use crate::store::hex;
 use crate::store::pack::{self, Packs};
 use crate::store::record::Digest;
@@ -47,7 +48,8 @@ impl Store {
     /// A name in the staging directory that nobody uses.
     pub fn temporary(&mut self) -> PathBuf {
         self.temporary += 1;
-        self.dir.join("staging").join(format!("{}-{}", std::process::id(), self.temporary))
+        // Others stage there too, in this very process.
+        self.dir.join("staging").join(format!("{}.s{}", staged::mark(), self.temporary))
     }
 
     /// Saves what `source` holds from where it stands; durable after the next [`Store::sync`].
@@ -65,7 +67,12 @@ impl Store {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return at("read", Path::new("content"), Err(e)),
+                Err(e) => {
+                    if let Some((path, _)) = spool {
+                        let _ = fs::remove_file(path);
+                    }
+                    return at("read", Path::new("content"), Err(e));
+                }
             };
             let chunk = buffer.get(..count).unwrap_or_default();
             hash.update(chunk);
