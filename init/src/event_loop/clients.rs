@@ -157,6 +157,7 @@ impl Shell {
     pub(super) fn settle_clients(&mut self) {
         if std::mem::take(&mut self.clients.stirred) {
             self.check_waits();
+            self.finish_container();
         }
         if let Some(server) = &mut self.server {
             server.tell_news();
@@ -366,7 +367,6 @@ impl Shell {
     pub(super) fn converged(&mut self) {
         self.clients.stirred = true;
         self.announce("converged", "converged");
-        self.finish_container();
     }
 
     fn check_waits(&mut self) {

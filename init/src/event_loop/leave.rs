@@ -139,9 +139,11 @@ impl Shell {
         });
     }
 
-    /// In a container the service `main` is what it is for: when that has ended for good, so has the container.
+    /// In a container the service `main` is what it is for: when that has ended for good, so has the container, whatever
+    /// else is under way. Only an apply that somebody asked for has its end first: its return may start `main` again.
     pub(super) fn finish_container(&mut self) {
-        if !self.options.container || self.engine.going_down().is_some() {
+        let applying = self.engine.applying().is_some_and(|(request, _)| request != 0);
+        if !self.options.container || self.leaving.is_some() || applying {
             return;
         }
         let main = units::Address::parse(super::processes::MAIN_SERVICE).and_then(|a| self.engine.node(&a));

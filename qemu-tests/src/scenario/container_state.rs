@@ -137,12 +137,15 @@ fn with_state(context: &Context, state: &str, run: impl FnOnce(&Container) -> Re
     run(&Container::new(&root, &spec)?)
 }
 
-/// When `main` ends for good, the rest is stopped and the container has its code. `other` says that it is ready when
-/// its trap stands: a shell that is asked to stop before that ends without a word.
+/// When `main` ends for good, the rest is stopped and the container has its code, though one service never gets ready and
+/// a command runs. `other` says that it is ready when its trap stands: a shell that is asked to stop before that ends
+/// without a word.
 fn code_of_main(context: &Context) -> Result {
     for (script, code) in [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -KILL $$", 137)] {
         let state = format!(
             "[service.main]\nexec = [\"sh\", \"-c\", \"{script}\"]\nrestart = \"never\"\nafter = [\"service:other\"]\n\
+             [service.silent]\nexec = [\"sleep\", \"1000\"]\nready = \"notify\"\nstart-timeout = \"1h\"\n\
+             [exec.long]\ncommand = [\"sleep\", \"1000\"]\nonce = \"boot\"\ntimeout = \"1h\"\n\
              [service.other]\nlog = \"console\"\nready = \"fd=3\"\n\
              exec = [\"bash\", \"-c\", \"\"\"trap 'echo other stops; kill $!; exit' TERM
              sleep 1000 3>&- &
