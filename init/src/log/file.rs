@@ -1,4 +1,5 @@
-//! The files of one unit: `current`, and rotated ones named by the moment of their rotation.
+//! The files of one unit: `current`, and rotated ones named by the moment of their rotation, or of
+//! the newest before them where the clock has been set back since.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,6 +12,9 @@ use super::lines;
 pub const CURRENT: &str = "current";
 /// First character of the names of rotated files; the rest is the time, so that names sort by age.
 const ROTATED: char = '@';
+/// Digits behind the time where that alone would not be the newest name, and the last such number.
+const COUNT_DIGITS: usize = 6;
+const MOST_COUNT: u32 = 999_999;
 
 /// Where one unit's lines go.
 #[derive(Debug)]
@@ -128,13 +132,9 @@ impl LogFile {
             return std::fs::remove_file(current);
         }
         let time = lines::now().replace([':', '-'], "");
-        let mut target = self.directory.join(format!("{ROTATED}{time}"));
-        // Two rotations in one microsecond, or a clock that was set back.
-        let mut n = 0_u32;
-        while target.exists() {
-            n = n.saturating_add(1);
-            target = self.directory.join(format!("{ROTATED}{time}.{n:06}"));
-        }
+        let newest = rotated(&self.directory)?.pop();
+        let newest = newest.as_deref().and_then(Path::file_name).and_then(|n| n.to_str());
+        let target = self.directory.join(name_after(newest, format!("{ROTATED}{time}")));
         std::fs::rename(current, target)?;
         let rotated = rotated(&self.directory)?;
         let surplus = rotated.len().saturating_sub(self.keep);
@@ -142,6 +142,16 @@ impl LogFile {
             std::fs::remove_file(old)?;
         }
         Ok(())
+    }
+}
+
+/// `name`, unless that would not be the newest: two rotations in one microsecond, or a clock that is behind what it was.
+fn name_after(newest: Option<&str>, name: String) -> String {
+    let Some(newest) = newest.filter(|newest| *newest >= name.as_str()) else { return name };
+    let counted = newest.rsplit_once('.').filter(|(_, count)| count.len() == COUNT_DIGITS);
+    match counted.and_then(|(base, count)| Some((base, count.parse::<u32>().ok()?))) {
+        Some((base, count)) if count < MOST_COUNT => format!("{base}.{:06}", count + 1),
+        _ => format!("{newest}.000001"),
     }
 }
 
@@ -203,6 +213,36 @@ mod tests {
         file.configure(2, 0);
         put(&mut file, "12\n");
         assert_eq!(std::fs::read_to_string(path.join(CURRENT)).unwrap(), "12\n");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_costs_no_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let ahead = |n: u32| dir.path().join(format!("@22300101T00000{n}.000000Z"));
+        (0..4).for_each(|n| std::fs::write(ahead(n), format!("ahead{n}\n")).unwrap());
+        let mut file = LogFile::new(dir.path().to_owned(), None, 1, 4);
+        for n in 0..3 {
+            put(&mut file, &format!("{n}\n"));
+        }
+        assert_eq!(text(dir.path()), ["ahead2\n", "ahead3\n", "0\n", "1\n", "2\n"]);
+        for n in 3..6 {
+            put(&mut file, &format!("{n}\n"));
+        }
+        assert_eq!(text(dir.path()), ["1\n", "2\n", "3\n", "4\n", "5\n"]);
+    }
+
+    #[test]
+    fn names_go_up_whatever_the_clock_says() {
+        let mut names = vec!["@2".to_owned()];
+        for clock in ["@3", "@3", "@1", "@1"] {
+            let next = name_after(names.last().map(String::as_str), clock.to_owned());
+            names.push(next);
+        }
+        assert_eq!(names, ["@2", "@3", "@3.000001", "@3.000002", "@3.000003"]);
+        assert_eq!(name_after(Some("@3.999999"), "@1".into()), "@3.999999.000001");
+        assert!("@3.999999.000001" > "@3.999999");
+        // A fraction of a second is no number.
+        assert_eq!(name_after(Some("@5.123456Z"), "@1".into()), "@5.123456Z.000001");
     }
 
     #[test]
