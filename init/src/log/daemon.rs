@@ -95,8 +95,11 @@ impl Daemon {
     fn new(logs: PathBuf, target: Target) -> io::Result<Daemon> {
         // Sent to the whole machine at its end; only PID 1 says when this daemon's work is done.
         signals::ignore(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+        Daemon::controlled_by(inherit::descriptor(SOCKET)?, logs, target)
+    }
+
+    fn controlled_by(control: OwnedFd, logs: PathBuf, target: Target) -> io::Result<Daemon> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let control = inherit::descriptor(SOCKET)?;
         epoll.add(&control, EpollEvent::new(edge(), CONTROL))?;
         let group = std::fs::read("/etc/group").ok().and_then(|g| userdb::find_gid(&g, GROUP));
         Ok(Daemon {
@@ -278,19 +281,40 @@ impl Daemon {
         }
     }
 
+    /// Takes some new clients. Whoever may connect can do so faster than this is done, and epoll tells of the rest.
     fn accept(&mut self) {
-        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
-            if self.clients.len() >= MAX_CLIENTS {
-                continue;
-            }
+        for _ in 0..ROUND {
+            let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) else { return };
             let Ok(client) = Client::new(stream, self.group) else { continue };
-            self.next_client = self.next_client.wrapping_add(1);
-            let id = self.next_client;
-            let flags = edge() | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
-            if self.epoll.add(&client, EpollEvent::new(flags, CLIENT | u64::from(id))).is_ok() {
-                self.clients.insert(id, client);
-                self.push(Job::Client(id));
+            self.admit(client);
+        }
+    }
+
+    fn admit(&mut self, client: Client) {
+        if self.clients.len() >= MAX_CLIENTS && !self.make_room(&client) {
+            return;
+        }
+        self.next_client = self.next_client.wrapping_add(1);
+        let id = self.next_client;
+        let flags = edge() | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+        if self.epoll.add(&client, EpollEvent::new(flags, CLIENT | u64::from(id))).is_ok() {
+            self.clients.insert(id, client);
+            self.push(Job::Client(id));
+        }
+    }
+
+    /// Drops the client that is missed least: one that may read nothing before one that may, idle before busy, oldest
+    /// first. Nobody is dropped for somebody with fewer rights, nor a busy one for an equal.
+    fn make_room(&mut self, newcomer: &Client) -> bool {
+        let rank = |c: &Client| (c.is_allowed(), c.is_busy());
+        let least = self.clients.iter().min_by_key(|(_, c)| rank(c)).map(|(id, c)| (*id, rank(c)));
+        match least {
+            Some((id, (allowed, busy)))
+                if newcomer.is_allowed() && !allowed || newcomer.is_allowed() == allowed && !busy =>
+            {
+                self.clients.remove(&id).is_some()
             }
+            _ => false,
         }
     }
 
@@ -412,5 +436,65 @@ fn to_kernel(kernel: &mut Option<std::fs::File>, unit: &str, text: &[u8]) {
     if let Some(file) = kernel {
         // One write is one record. What the kernel does not take has no other place to go.
         let _last_resort = file.write_all(format!("<{KERNEL_PRIORITY}>{unit}: {text}\n").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn who_may_not_read_keeps_nobody_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_init, control) = UnixStream::pair().unwrap();
+        let mut daemon =
+            Daemon::controlled_by(control.into(), directory.path().to_owned(), Target::Files).unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        daemon.order(Order::Listen, Some(listener.into())).unwrap();
+        let connect = |daemon: &mut Daemon, allowed: bool| {
+            let stream = UnixStream::connect(&path).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let (theirs, _) = daemon.listener.as_ref().unwrap().accept().unwrap();
+            let mut client = Client::new(theirs, None).unwrap();
+            client.let_in(allowed);
+            daemon.admit(client);
+            stream
+        };
+        let refused = |mut s: &UnixStream| s.read(&mut [0]).is_ok_and(|n| n == 0);
+
+        let strangers: Vec<UnixStream> = (0..MAX_CLIENTS).map(|_| connect(&mut daemon, false)).collect();
+        let mut known = connect(&mut daemon, true);
+        assert!(!refused(&known) && refused(&strangers[0]), "the oldest stranger makes room");
+        let call = "{\"method\":\"org.varlink.service.GetInfo\"}\0";
+        known.write_all(call.as_bytes()).unwrap();
+        daemon.client_turn(daemon.next_client);
+        assert!(known.read(&mut [0; 4096]).unwrap() > 0);
+
+        let all: Vec<UnixStream> = (1..MAX_CLIENTS).map(|_| connect(&mut daemon, true)).collect();
+        assert!(strangers.iter().all(refused) && !all.iter().any(refused) && !refused(&known));
+        assert!(refused(&connect(&mut daemon, false)), "no stranger drops who may read");
+        assert!(
+            !refused(&connect(&mut daemon, true)) && refused(&known),
+            "an idle one makes room for an equal"
+        );
+    }
+
+    #[test]
+    fn who_comes_too_fast_is_taken_by_and_by() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_init, control) = UnixStream::pair().unwrap();
+        let mut daemon =
+            Daemon::controlled_by(control.into(), directory.path().to_owned(), Target::Files).unwrap();
+        let path = directory.path().join("s");
+        daemon.order(Order::Listen, Some(UnixListener::bind(&path).unwrap().into())).unwrap();
+        let _clients: Vec<UnixStream> = (0..ROUND + 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        daemon.accept();
+        assert_eq!(daemon.clients.len(), ROUND);
+        daemon.accept();
+        assert_eq!(daemon.clients.len(), ROUND + 1);
     }
 }

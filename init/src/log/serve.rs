@@ -75,6 +75,22 @@ impl Client {
         })
     }
 
+    /// Whether it may read logs.
+    pub fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// Whether it is in the middle of an answer.
+    pub fn is_busy(&self) -> bool {
+        self.reader.is_some() || !self.output.is_empty()
+    }
+
+    /// Another answer to whether it may read than its user's and groups'.
+    #[cfg(test)]
+    pub fn let_in(&mut self, allowed: bool) {
+        self.allowed = allowed;
+    }
+
     /// Whether new lines of this unit concern it.
     pub fn follows(&self, unit: &str) -> bool {
         self.follow && (self.every_unit || self.reader.as_ref().is_some_and(|r| r.has(unit)))
