@@ -39,6 +39,8 @@
 //! ## Departures from the semantics page
 //! - `settled` also holds for a unit that waits for something which is itself settled and not ok; otherwise `wants`
 //!   of such a unit would wait for ever.
+//! - A shutdown is patient with what uses the time that was declared for it, however long; when nothing does and something
+//!   is stuck, what waits for that is asked to stop as well, before the machine is left.
 //! - At shutdown `wants` and `after` order stops too, in reverse, as the users of every peer expect.
 //! - A stop because a bound dependency was lost does not wait for the unit's own requirers: what it needs is gone.
 //! - What is about to go, owes a restart, or is bound to what does, is not ok: it carries nobody new. What runs on it
@@ -78,6 +80,7 @@ mod audit;
 mod batch;
 mod byhand;
 mod claims;
+mod down;
 pub mod effect;
 pub mod event;
 mod follow;
@@ -103,7 +106,7 @@ use crate::proto::{ManifestRef, StoreOp};
 use effect::{Effect, Job, Level};
 use event::{Down, Event};
 use timer::{Timer, Timers};
-use unit::{Unit, bits};
+use unit::Unit;
 
 pub use audit::Sizes;
 pub use record::Records;
@@ -137,7 +140,8 @@ impl Node {
 
 /// Quiet time after which an apply that took a service step counts as good: 5 s (semantics §6).
 pub const STABLE_MS: u64 = 5_000;
-/// A shutdown leaves after this even when something is stuck: 90 s, as the peers do.
+/// A shutdown leaves after this although something is stuck: 90 s, as the peers do. What is still within its own stop
+/// time-out, or was not asked to stop yet, is waited for all the same.
 pub const SHUTDOWN_MS: u64 = 90_000;
 /// Repairs of one unit within [`FIGHT_WINDOW_MS`] that make it contested.
 pub const FIGHT_REPAIRS: u8 = 5;
@@ -432,48 +436,6 @@ impl Engine {
             unit::State::Latch(_) => self.latch_timer(node),
             unit::State::Mount(_) => self.mount_timer(node),
             unit::State::Target | unit::State::Gone => {}
-        }
-    }
-
-    fn shutdown(&mut self, down: Down) {
-        if self.down.is_some() {
-            self.down = Some(down);
-            return;
-        }
-        self.down = Some(down);
-        self.globals_changed = true;
-        self.log(Level::Notice, None, format!("going down: {down:?}"));
-        self.abandon_apply("the machine goes down");
-        self.timers.set(Node(u32::MAX), Timer::Shutdown, self.now.after_ms(SHUTDOWN_MS));
-        for node in self.all() {
-            self.rethink_want(node);
-            self.enqueue(node);
-        }
-    }
-
-    fn shutdown_timer(&mut self) {
-        let left: Vec<String> = self
-            .all()
-            .filter(|n| self.u(*n).has(bits::UP))
-            .map(|n| self.address(n).to_string())
-            .take(20)
-            .collect();
-        self.log(Level::Error, None, format!("leaving although these are not down: {}", left.join(", ")));
-        self.leave();
-    }
-
-    fn leave_if_down(&mut self) {
-        if self.down.is_some() && !self.left && self.up == 0 && self.batch.is_none() && self.busy == 0 {
-            self.leave();
-        }
-    }
-
-    fn leave(&mut self) {
-        if let (Some(down), false) = (self.down, self.left) {
-            self.left = true;
-            self.globals_changed = true;
-            self.timers.clear(Node(u32::MAX), Timer::Shutdown);
-            self.out.push(Effect::Leave { down });
         }
     }
 

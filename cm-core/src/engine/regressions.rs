@@ -1,6 +1,7 @@
 //! Stories of defects that the simulator or a reader found: each fails without its mending.
 
 mod claims;
+mod downs;
 mod ends;
 mod fights;
 mod holds;
@@ -226,6 +227,16 @@ impl Story {
     fn tick(&mut self) -> Vec<Effect> {
         self.now = self.now.max(self.engine.next_deadline().unwrap().0);
         self.tell(Event::Tick)
+    }
+
+    /// Time passes until the machine is left.
+    fn tick_until_left(&mut self) -> Vec<Effect> {
+        loop {
+            let out = self.tick();
+            if out.iter().any(|e| matches!(e, Effect::Leave { .. })) {
+                return out;
+            }
+        }
     }
 }
 

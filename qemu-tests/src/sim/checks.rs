@@ -4,6 +4,7 @@
 mod batches;
 mod blame;
 mod changes;
+mod down;
 mod hands;
 mod questions;
 mod rest;
@@ -13,7 +14,7 @@ use std::fmt;
 
 use cm_core::engine::effect::{Effect, Job, Verdict};
 use cm_core::engine::event::{Event, Exit, Swap, Verb};
-use cm_core::engine::{Engine, Glance, Mono, Node, SHUTDOWN_MS};
+use cm_core::engine::{Engine, Glance, Mono, Node};
 use cm_core::proto::{Action, Intent, ManifestRef, Outcome, Step};
 use units::kind::Spec;
 use units::kind::service::Ready;
@@ -175,8 +176,7 @@ pub struct Checks {
     /// Slot → the specification for which it was found right, and nothing was told of it since.
     clean: BTreeMap<u8, [u8; 16]>,
     accepted: Option<(u64, [u8; 32])>,
-    down_at: Option<Mono>,
-    left: bool,
+    down: down::WayDown,
     before: BTreeMap<Node, ([u8; 16], Glance)>,
     most_units: usize,
     batch: Option<(u64, Intent, StepsByUnit)>,
@@ -201,7 +201,7 @@ impl Checks {
 
     /// Whether the engine has said that it leaves.
     pub const fn has_left(&self) -> bool {
-        self.left
+        self.down.left
     }
 
     /// Requests that nobody answered.
@@ -299,9 +299,6 @@ impl Checks {
                 self.mounted.remove(&slot_of(&engine.address(*node)));
             }
             Event::Swapped { manifest, .. } => self.swapped(engine, world, *manifest),
-            Event::ShutdownAsked { .. } => {
-                self.down_at.get_or_insert(Mono(0));
-            }
             _ => {}
         }
     }
@@ -361,11 +358,9 @@ impl Checks {
             })
             .collect();
         self.may_load(engine, event, effects);
-        if self.down_at == Some(Mono(0)) {
-            self.down_at = Some(now);
-        }
+        self.goes_down(engine, now, event, effects);
         for effect in effects {
-            if self.left
+            if self.down.left
                 && !matches!(effect, Effect::Log { .. } | Effect::Forget { .. } | Effect::Publish { .. })
             {
                 return broken(Invariant::ShutdownLeaves, format!("{effect:?} after leaving"));
@@ -455,12 +450,7 @@ impl Checks {
                 let refused = ["cannot write", "the machine goes down", "unknown manifest"];
                 self.answered(*request, *verdict, refused.iter().any(|why| text.starts_with(why)))
             }
-            Effect::Leave { .. } => {
-                if std::mem::replace(&mut self.left, true) {
-                    return broken(Invariant::ShutdownLeaves, "left twice");
-                }
-                Ok(())
-            }
+            Effect::Leave { .. } => self.leaves(engine, world),
             Effect::Converged => {
                 if !engine.is_converged() {
                     return broken(Invariant::ConvergedIsTrue, "said, and not so");
@@ -640,13 +630,8 @@ impl Checks {
         if *event == Event::Tick && engine.next_deadline().is_some_and(|at| at <= now) {
             return broken(Invariant::DeadlinesAhead, "a deadline is not ahead after a tick");
         }
-        if let Some(at) = self.down_at
-            && !self.left
-            && now > at.after_ms(SHUTDOWN_MS + 1)
-        {
-            return broken(Invariant::ShutdownLeaves, "it has not left in time");
-        }
-        if engine.is_converged() && !self.left {
+        self.leaves_in_time(now)?;
+        if engine.is_converged() && !self.down.left {
             let job = world.procs.iter().find(|(serial, p)| {
                 let frozen = engine.job(**serial).is_none_or(|(node, _)| engine.glance(node).held);
                 !matches!(p.job, Job::Main | Job::AwaitPath | Job::Stop)

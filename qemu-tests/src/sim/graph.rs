@@ -337,7 +337,8 @@ fn touch_spec(unit: &mut NewUnit, dice: &mut Dice) {
     }
     match &mut unit.spec {
         Spec::Service(s) => match dice.below(4) {
-            0 => s.stop_timeout = dice.pick(&[1_000, 2_000, 10_000]),
+            // Longer than a shutdown is patient with what is stuck.
+            0 => s.stop_timeout = dice.pick(&[1_000, 10_000, 240_000]),
             _ => s.nice = i32::try_from(version).unwrap_or(0),
         },
         Spec::Exec(e) => {

@@ -344,6 +344,13 @@ fn shutdown_leaves_can_fail() {
     breaks(Invariant::ShutdownLeaves, &history, |_, effects, _| {
         effects.retain(|e| !matches!(e, Effect::Leave { .. }));
     });
+    breaks(Invariant::ShutdownLeaves, &history, |engine, effects, _| {
+        if let (Some(down), false) =
+            (engine.going_down(), has(effects, |e| matches!(e, Effect::Leave { .. })))
+        {
+            effects.insert(0, Effect::Leave { down });
+        }
+    });
 }
 
 #[test]
