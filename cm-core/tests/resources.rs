@@ -8,6 +8,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use cm_core::proto::{Action, Intent, Outcome, Step};
+use cm_core::resource::execute;
+use cm_core::resource::op::{Account, Op, OwnChange, What};
+use cm_core::resource::staging::Areas;
+use cm_core::resource::tree::Touched;
 use cm_core::store::Prior;
 use cm_core::worker::batch::Confinement;
 use common::{Bench, Decl, fingerprint, private_mounts};
@@ -160,6 +164,59 @@ fn entries_come_back_as_they_were() {
     for (file, text) in before {
         assert_eq!(bench.read(&format!("/etc/{file}")), text);
     }
+}
+
+#[test]
+fn entries_of_others_keep_their_bytes() {
+    let mut bench = with_accounts();
+    let passwd = [bench.read("/etc/passwd").as_bytes(), b"jos:x:1200:1200:jos\xe9:/:/bin/sh\n"].concat();
+    fs::write(bench.path("/etc/passwd"), &passwd).unwrap();
+    let decl = users(&[user("bob")]);
+    let (n0, _) = bench.apply(None, &Decl::new());
+    let (n1, results) = bench.apply(Some((n0, &Decl::new())), &decl);
+    assert_eq!(results[0].outcome, Outcome::Changed, "{results:?}");
+    let has = |bench: &Bench, part: &[u8]| {
+        let now = fs::read(bench.path("/etc/passwd")).unwrap();
+        now.windows(part.len()).any(|w| w == part)
+    };
+    assert!(has(&bench, b"jos:x:1200:1200:jos\xe9:/:/bin/sh\n"));
+    // Nor does one that is managed lose any of its own.
+    let jos = users(&[User { shell: Some("/bin/bash".into()), ..user("jos") }]);
+    let (n2, results) = bench.apply(Some((n1, &decl)), &jos);
+    assert!(results.iter().any(|r| r.outcome == Outcome::Changed), "{results:?}");
+    assert!(has(&bench, b"jos:x:1200:1200:jos\xe9:/:/bin/bash\n"));
+    bench.switching(n0);
+    bench.swap(Some((n2, &jos)), (n0, &Decl::new()), Intent::Return);
+    assert!(has(&bench, b"jos:x:1200:1200:jos\xe9:/:/bin/sh\n"));
+}
+
+#[test]
+fn databases_that_cannot_be_read_are_not_taken_for_empty() {
+    let mut bench = with_accounts();
+    let shadow = bench.read("/etc/shadow");
+    fs::rename(bench.path("/etc/shadow"), bench.path("/etc/away")).unwrap();
+    // Nobody can read a directory, not even root.
+    fs::create_dir(bench.path("/etc/shadow")).unwrap();
+    let before = bench.read("/etc/passwd");
+    let group = Group { name: "extra".into(), gid: None, system: true };
+    let decl = users(&[user("bob")]).unit(Kind::Group, "extra", Spec::Group(group));
+    let results = bench.converge(&decl, Intent::Apply);
+    for (outcome, detail) in results.values() {
+        assert!(*outcome == Outcome::NotKept && detail.contains("cannot read"), "{detail}");
+    }
+    assert_eq!(bench.read("/etc/passwd"), before);
+    fs::remove_dir(bench.path("/etc/shadow")).unwrap();
+    bench.write("/etc/shadow", &shadow);
+    // Between the check and the change it may come to that too.
+    let spec = Box::new(user("bob"));
+    let what = What::Account(Account::User { spec, password: true });
+    let op = Op { thing: "user:bob".into(), what, own: OwnChange::Take { digest: None } };
+    fs::remove_file(bench.path("/etc/passwd")).unwrap();
+    fs::create_dir(bench.path("/etc/passwd")).unwrap();
+    let (mut areas, mut touched) = (Areas::default(), Touched::default());
+    let done = execute::run(&mut bench.world, &mut areas, &op, true, &mut touched, &mut Vec::new());
+    assert!(done.unwrap_err().to_string().contains("cannot read"));
+    assert_eq!(bench.read("/etc/shadow"), shadow);
 }
 
 #[test]

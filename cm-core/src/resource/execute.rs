@@ -36,7 +36,7 @@ pub fn prior(world: &mut World, op: &Op) -> Result<Prior, Trouble> {
         What::Text { key, .. } => {
             Ok(Prior::Text(sysctl::read(world, key)?.trim_end_matches('\n').to_owned()))
         }
-        What::Account(account) => Ok(entries(&world.accounts, account)),
+        What::Account(account) => Ok(entries(world.accounts.sound()?, account)),
         // Edits of lines are told one after the other, by who carries out all of them.
         What::Line(_) | What::Unline(_) | What::Forget | What::Nothing => Ok(Prior::Untouched),
     }
@@ -86,7 +86,7 @@ pub fn run(
         What::Line(spec) => {
             let old = line::read(world, &spec.path)?;
             match line::edit(old.as_deref(), spec)? {
-                Some((text, _)) => rewrite(world, areas, &spec.path, &text, 0o644, None, touched),
+                Some((text, _)) => rewrite(world, areas, &spec.path, text.as_bytes(), 0o644, None, touched),
                 None => Ok(()),
             }
         }
@@ -115,7 +115,7 @@ fn unline(
             Some((content, want)) => {
                 link_or_rewrite(world, areas, &edit.path, &text, &content, &want, touched)
             }
-            None => rewrite(world, areas, &edit.path, &text, 0o644, None, touched),
+            None => rewrite(world, areas, &edit.path, text.as_bytes(), 0o644, None, touched),
         },
         None => tree::put(world, areas, &edit.path, &Put::Absent, None, false, touched),
     }
@@ -135,7 +135,7 @@ fn link_or_rewrite(
     let at = areas.for_directory(world, &place.dir)?;
     let others = world.other_names(path);
     let Some(link) = links::again(world, areas, at, &others, content, want) else {
-        return rewrite(world, areas, path, text, 0o644, want.mtime, touched);
+        return rewrite(world, areas, path, text.as_bytes(), 0o644, want.mtime, touched);
     };
     let Some(area) = areas.get(at) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
     let renamed = renameat(&area.fd, link.as_str(), &*place.dir, place.name.as_str());
@@ -150,7 +150,7 @@ fn rewrite(
     world: &mut World,
     areas: &mut Areas,
     path: &str,
-    text: &str,
+    text: &[u8],
     mode: u32,
     mtime: Option<(i64, i64)>,
     touched: &mut Touched,
@@ -167,7 +167,7 @@ fn rewrite(
         Ok(None) => Want { mode: Some(mode), mtime, ..Want::default() },
         _ => Want { mtime, ..Want::default() },
     };
-    let done = (file.write_all(text.as_bytes()))
+    let done = (file.write_all(text))
         .and_then(|()| file.flush())
         .map_err(|e| Trouble::io("write", path, &e))
         .and_then(|()| tree::dress(world, &file, path, &want))
@@ -206,7 +206,7 @@ fn change_accounts(
         Trouble::NotKept(format!("somebody has held {} for {patience} s", lock_path.display()))
     })?;
     world.read_accounts();
-    let before = Accounts::clone(&world.accounts);
+    let before = world.accounts.sound()?.clone();
     let mut after = before.clone();
     let retired = world.store.as_ref().map(|s| s.index().retired.clone()).unwrap_or_default();
     let retire = |is_group: bool, name: &str, id: Option<u32>| {
@@ -242,9 +242,8 @@ fn change_accounts(
         Account::Restore { group: is_group, name, entries } => put_back(&mut after, *is_group, name, entries),
     }
     for file in FILES {
-        let old = before.database(file).map(Database::text).unwrap_or_default();
-        let new = after.database(file).map(Database::text).unwrap_or_default();
-        if old != new {
+        let new = after.database(file).map(Database::bytes).unwrap_or_default();
+        if before.database(file) != after.database(file) {
             let mode = if matches!(file, "shadow" | "gshadow") { 0o640 } else { 0o644 };
             rewrite(world, areas, &format!("/etc/{file}"), &new, mode, None, touched)?;
         }

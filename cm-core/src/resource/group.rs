@@ -12,10 +12,10 @@ use super::world::World;
 /// What is wrong with a group, and what would make it right.
 ///
 /// # Errors
-/// None today.
+/// When the databases cannot be read.
 pub fn check(world: &mut World, spec: &Group, _: &Context) -> Result<Finding, Trouble> {
     let mut finding = Finding::default();
-    match world.accounts.group.field(&spec.name, 2) {
+    match world.accounts.sound()?.group.field(&spec.name, 2) {
         None => finding.wrong.push("missing".to_owned()),
         Some(gid) => {
             if let Some(want) = spec.gid

@@ -29,6 +29,7 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
     let mut finding = Finding::default();
     let name = spec.name.as_str();
     let mut password = false;
+    world.accounts.sound()?;
     match world.accounts.passwd.fields(name) {
         None => {
             finding.wrong.push("missing".to_owned());

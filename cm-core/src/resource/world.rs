@@ -124,16 +124,28 @@ pub enum Pulse {
 }
 
 /// The user databases, which most batches have no need of: read when they are looked at first. What cannot be read
-/// counts as empty.
+/// looks empty: who says something of an entry, or writes one, asks [`Known::sound`] first.
 #[derive(Debug, Default)]
 pub struct Known {
     etc: PathBuf,
     read: OnceCell<Accounts>,
+    failed: OnceCell<Trouble>,
+}
+
+impl Known {
+    /// Whether all that is there could be read.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn sound(&self) -> Result<&Accounts, Trouble> {
+        let accounts: &Accounts = self;
+        self.failed.get().map_or(Ok(accounts), |trouble| Err(trouble.clone()))
+    }
 }
 
 impl From<Accounts> for Known {
     fn from(accounts: Accounts) -> Known {
-        Known { etc: PathBuf::new(), read: OnceCell::from(accounts) }
+        Known { read: OnceCell::from(accounts), ..Known::default() }
     }
 }
 
@@ -143,8 +155,14 @@ impl Deref for Known {
     fn deref(&self) -> &Accounts {
         self.read.get_or_init(|| {
             let read = |name: &str| {
-                let bytes = fs::read(self.etc.join(name)).unwrap_or_default();
-                Database::parse(&String::from_utf8_lossy(&bytes))
+                let path = self.etc.join(name);
+                let bytes = fs::read(&path).unwrap_or_else(|e| {
+                    if e.kind() != io::ErrorKind::NotFound {
+                        self.failed.get_or_init(|| Trouble::io("read", &path.to_string_lossy(), &e));
+                    }
+                    Vec::new()
+                });
+                Database::parse(bytes)
             };
             Accounts {
                 passwd: read("passwd"),
@@ -288,7 +306,7 @@ impl World {
 
     /// Forgets what is known of users: they are read when somebody asks for them.
     pub fn read_accounts(&mut self) {
-        self.accounts = Known { etc: self.setup.root.join("etc"), read: OnceCell::new() };
+        self.accounts = Known { etc: self.setup.root.join("etc"), ..Known::default() };
     }
 
     /// A path below the root as the rest of the system names it.

@@ -385,10 +385,9 @@ fn take_rights(uid: u32, gid: u32) -> io::Result<()> {
     if (uid, gid) == (0, 0) || (uid, gid) == (geteuid().as_raw(), getegid().as_raw()) {
         return Ok(());
     }
-    let read =
-        |path: &str| fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
-    let passwd = Database::parse(&read("/etc/passwd"));
-    let group = Database::parse(&read("/etc/group"));
+    let read = |path: &str| fs::read(path).unwrap_or_default();
+    let passwd = Database::parse(read("/etc/passwd"));
+    let group = Database::parse(read("/etc/group"));
     let name = passwd.numbers().find(|(_, id)| *id == uid).map(|(n, _)| n.to_owned());
     let listed =
         |g: &str| group.field(g, 3).is_some_and(|f| members(f).iter().any(|m| Some(*m) == name.as_deref()));
