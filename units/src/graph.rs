@@ -271,9 +271,10 @@ impl<'d> Auto<'_, 'd> {
                 for group in &u.groups {
                     self.requires(self.index.group(group), "group of the user");
                 }
-                if let Some(home) = u.home.as_ref().filter(|_| u.create_home) {
-                    self.above(home);
-                    self.mount(home, true);
+                if u.create_home {
+                    let home = u.home_directory();
+                    self.above(&home);
+                    self.mount(&home, true);
                 }
                 if let Some(shell) = &u.shell {
                     self.requires(self.index.find(Kind::File, shell), "shell of the user");

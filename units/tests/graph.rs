@@ -115,6 +115,19 @@ fstype = "proc"
     assert_eq!(deps(&m, Kind::Sysctl, "net.core.somaxconn"), ["requires mount:/proc (mount that holds it)"]);
 }
 
+/// Of a review: without `home` it is made in /home, which is not there before its mount is.
+#[test]
+fn a_home_that_goes_without_saying_waits_for_its_mount() {
+    let m = manifest(
+        "[mount.'/home']\nfstype = 'tmpfs'\n[user.carl]\ncreate-home = true\n[user.dora]\n\
+         [user.eve]\nhome = '/home/of/eve'\ncreate-home = true\n",
+    );
+    let waits = ["requires mount:/home (mount that holds it)"];
+    assert_eq!(deps(&m, Kind::User, "carl"), waits);
+    assert_eq!(deps(&m, Kind::User, "eve"), waits);
+    assert!(deps(&m, Kind::User, "dora").is_empty(), "nothing of hers lies there for us");
+}
+
 #[test]
 fn written_edges_of_every_kind() {
     let m = manifest(

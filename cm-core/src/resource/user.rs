@@ -11,11 +11,6 @@ use super::op::{Account, Finding, Op, OwnChange, Put, Trouble, Want, What};
 use super::tree::{self, Found};
 use super::world::World;
 
-/// Home directory of a user who declares none.
-pub(crate) fn home(spec: &User) -> String {
-    spec.home.clone().unwrap_or_else(|| format!("/home/{}", spec.name))
-}
-
 /// Shell of a user who declares none.
 fn shell(spec: &User) -> &str {
     spec.shell.as_deref().unwrap_or(if spec.system { "/usr/sbin/nologin" } else { "/bin/sh" })
@@ -85,7 +80,11 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
         finding.ops.push(Op { thing, what, own: OwnChange::Take { digest: None } });
     }
     if spec.create_home {
-        let path = world.accounts.passwd.field(name, 5).map_or_else(|| home(spec), str::to_owned);
+        let path = world
+            .accounts
+            .passwd
+            .field(name, 5)
+            .map_or_else(|| spec.home_directory().into_owned(), str::to_owned);
         world.mount_present(&path)?;
         let there = match world.places.entry(&path) {
             Ok(place) => !matches!(tree::find(&place)?, Found::Nothing),
@@ -138,7 +137,7 @@ pub fn apply(
         };
         let comment = spec.comment.as_deref().unwrap_or_default();
         let secret = if accounts.shadow.names().next().is_some() { "x" } else { "*" };
-        let line = format!("{name}:{secret}:{uid}:{gid}:{comment}:{}:{}", home(spec), shell(spec));
+        let line = format!("{name}:{secret}:{uid}:{gid}:{comment}:{}:{}", spec.home_directory(), shell(spec));
         accounts.passwd.put(name, line);
         if accounts.shadow.line(name).is_none() && secret == "x" {
             accounts.shadow.put(name, format!("{name}:!:{days}:0:99999:7:::"));

@@ -16,10 +16,10 @@ use units::UnitId;
 use units::kind::Spec;
 
 use crate::proto::{ManifestRef, Watch};
+use crate::resource::hostname;
 use crate::resource::place::{Dir, Link, PlaceError, join, split};
 use crate::resource::tree::LOOK;
 use crate::resource::world::World;
-use crate::resource::{hostname, user};
 use crate::sys;
 
 /// What changes a directory's entries or a file; not what only reads.
@@ -69,7 +69,7 @@ pub(super) fn paths(spec: &Spec) -> Vec<Cow<'_, str>> {
         Spec::User(s) => {
             let mut out: Vec<_> = ["/etc/passwd", "/etc/group", "/etc/shadow"].map(Cow::Borrowed).into();
             if s.create_home {
-                out.push(user::home(s).into());
+                out.push(s.home_directory());
             }
             out
         }

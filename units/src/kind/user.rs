@@ -1,5 +1,7 @@
 //! `user`: an entry of the user database.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::address::Kind;
@@ -33,6 +35,14 @@ pub struct User {
 }
 
 impl User {
+    /// His home directory: where it is made, watched and waited for. Who has an entry already may have another one.
+    pub fn home_directory(&self) -> Cow<'_, str> {
+        match &self.home {
+            Some(home) => Cow::Borrowed(home),
+            None => Cow::Owned(format!("/home/{}", self.name)),
+        }
+    }
+
     /// Keys in which two declarations differ.
     pub fn differing(&self, new: &User) -> Vec<&'static str> {
         crate::diff::differing!(self, new, User {
@@ -62,7 +72,12 @@ pub static TABLE: Table = Table {
             "Primary group. One that is named is not made: declare it.",
         ),
         field("groups", Type::Accounts, Without::Unset("none"), "Further groups that the user must be in."),
-        field("home", Type::Path, Without::Unset("left alone"), "Home directory."),
+        field(
+            "home",
+            Type::Path,
+            Without::Unset("left alone; `/home/NAME` when the user is created"),
+            "Home directory.",
+        ),
         field("shell", Type::Path, Without::Unset("left alone"), "Login shell."),
         field("comment", Type::Text, Without::Unset("left alone"), "The comment field."),
         field(
