@@ -16,6 +16,7 @@ use cm_core::store::Prior;
 use cm_core::worker::batch::Confinement;
 use common::{Bench, Decl, fingerprint, private_mounts};
 use nix::mount::{MsFlags, mount};
+use units::kind::directory::Directory;
 use units::kind::exec::{Exec, Once};
 use units::kind::group::Group;
 use units::kind::hostname::Hostname;
@@ -90,6 +91,24 @@ fn a_user_is_made_with_a_home_and_a_file_of_his() {
     assert_eq!((bench.mode("/etc/shadow"), bench.mode("/home/bob")), (0o640, 0o700));
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(bench.path("/etc/bobs")).unwrap().uid(), 1000);
+    assert!(bench.converge(&decl, Intent::Correct).values().all(|(o, _)| *o == Outcome::Kept));
+}
+
+/// Of a review. Of a user who was there before, only the user database knows where he lives.
+#[test]
+fn a_purge_leaves_the_home_of_a_declared_user() {
+    let mut bench = with_accounts();
+    let passwd = bench.read("/etc/passwd");
+    bench.write("/etc/passwd", &format!("{passwd}eve:x:1500:1500::/srv/home/far/eve:/bin/sh\n"));
+    bench.write("/srv/home/far/eve/thesis", "years of work");
+    bench.write("/srv/home/stray", "nobody's");
+    let attributes = Attributes::default();
+    let purged = Directory { path: "/srv/home".into(), attributes, purge: true, entries: vec![] };
+    let decl = users(&[user("eve")]).unit(Kind::Directory, "/srv/home", Spec::Directory(purged));
+    let results = bench.converge(&decl, Intent::Apply);
+    assert!(results.values().all(|(o, _)| !matches!(o, Outcome::NotKept)), "{results:?}");
+    assert_eq!(bench.read("/srv/home/far/eve/thesis"), "years of work");
+    assert!(!bench.path("/srv/home/stray").exists());
     assert!(bench.converge(&decl, Intent::Correct).values().all(|(o, _)| *o == Outcome::Kept));
 }
 

@@ -11,7 +11,7 @@ use crate::kind::file::{File, Ownership};
 use crate::kind::service::{Ready, Start};
 use crate::manifest::EdgeKind;
 use crate::report::Report;
-use crate::value::path::ancestors;
+use crate::value::path::{ancestors, is_within};
 
 /// What a unit must not share with another one, as text; empty for nothing.
 pub fn claim(spec: &Spec) -> String {
@@ -34,6 +34,7 @@ pub fn check(index: &Index<'_>, units: &[Declared], edges: &[Edge], report: &mut
     claims(units, report);
     paths(index, units, report);
     writes(units, report);
+    purges(units, report);
     user_database(index, units, report);
     by_hand(index, edges, report);
 }
@@ -125,6 +126,34 @@ fn writes(units: &[Declared], report: &mut Report<'_>) {
                 report.add(d.help(format!(
                     "give {file} `ownership = \"seed\"`, or name the paths that the service writes more narrowly"
                 )));
+                if report.is_full() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A directory that is purged must not lie where a service writes: what that makes there is declared by nobody.
+fn purges(units: &[Declared], report: &mut Report<'_>) {
+    // What comes from a directory's source is purged as that is, and said with it.
+    let purged = |u: &&Declared| matches!(&u.spec, Spec::Directory(d) if d.purge) && u.part_of.is_none();
+    let purged: Vec<&Declared> = units.iter().filter(purged).collect();
+    if purged.is_empty() {
+        return;
+    }
+    for unit in units {
+        let Spec::Service(service) = &unit.spec else { continue };
+        for path in &service.writes {
+            for directory in purged.iter().filter(|d| is_within(&d.address.name, path)) {
+                let text = format!(
+                    "{} is purged of what nobody declared, but {} writes below {path}",
+                    directory.address, unit.address
+                );
+                let d = Diagnostic::error("owned-twice", directory.at("purge"), text);
+                let d = d.label(unit.at("writes"), format!("{} says so here", unit.address));
+                let help = "leave `purge` out, or name the paths that the service writes more narrowly";
+                report.add(d.help(help));
                 if report.is_full() {
                     return;
                 }

@@ -1,15 +1,19 @@
 //! `source` of a directory: every entry below it becomes a unit of its own.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::address::{Address, Kind};
 use crate::declared::Declared;
 use crate::diagnostic::Diagnostic;
 use crate::kind::file::{File, Ownership};
+use crate::kind::line::Line;
+use crate::kind::service::{Ready, Reload};
 use crate::kind::{Attributes, Spec, directory::Directory, directory::Tree, symlink::Symlink};
 use crate::load::EntryKind;
 use crate::report::Report;
 use crate::value::name;
+use crate::value::path::{ancestors, canonical};
 
 /// Units by address, in the order of a manifest.
 pub type Units = BTreeMap<(Kind, String), Declared>;
@@ -139,21 +143,15 @@ pub fn fill_entries(units: &mut Units) {
         return;
     }
     for unit in units.values() {
-        let path = match &unit.spec {
-            Spec::File(f) => &f.path,
-            Spec::Directory(d) => &d.path,
-            Spec::Symlink(s) => &s.path,
-            Spec::Mount(m) => &m.path,
-            Spec::Line(l) => &l.path,
-            _ => continue,
-        };
-        let mut below = path.as_str();
-        for parent in crate::value::path::ancestors(path) {
-            if let Some(set) = entries.get_mut(parent) {
-                let name = below.rsplit_once('/').map_or(below, |(_, n)| n);
-                set.insert(name.to_owned());
+        for path in named(&unit.spec) {
+            let mut below: &str = &path;
+            for parent in ancestors(&path) {
+                if let Some(set) = entries.get_mut(parent) {
+                    let name = below.rsplit_once('/').map_or(below, |(_, n)| n);
+                    set.insert(name.to_owned());
+                }
+                below = parent;
             }
-            below = parent;
         }
     }
     for unit in units.values_mut() {
@@ -161,6 +159,47 @@ pub fn fill_entries(units: &mut Units) {
             && let Some(set) = entries.remove(&d.path)
         {
             d.entries = set.into_iter().collect();
+        }
+    }
+}
+
+/// The paths that a declaration names: its own, and what it needs, makes or writes. Programs are named too, those that
+/// lie where a shell would look are not.
+fn named(spec: &Spec) -> Vec<Cow<'_, str>> {
+    let program = |command: &[String]| {
+        let name = command.first().filter(|n| n.starts_with('/'))?;
+        canonical(name).ok().map(Cow::Owned)
+    };
+    match spec {
+        Spec::File(File { path, .. })
+        | Spec::Directory(Directory { path, .. })
+        | Spec::Symlink(Symlink { path, .. })
+        | Spec::Line(Line { path, .. }) => vec![Cow::Borrowed(path)],
+        Spec::Mount(m) => {
+            let source = Some(&m.source).filter(|s| s.starts_with('/'));
+            [&m.path].into_iter().chain(source).map(|p| Cow::Borrowed(p.as_str())).collect()
+        }
+        Spec::User(u) => {
+            let shell = u.shell.as_deref().map(Cow::Borrowed);
+            [u.home_directory()].into_iter().chain(shell).collect()
+        }
+        Spec::Service(s) => {
+            let ready = if let Ready::Path(path) = &s.ready { Some(path) } else { None };
+            let reload = if let Some(Reload::Command(command)) = &s.reload { Some(command) } else { None };
+            let paths =
+                ready.into_iter().chain(&s.pid_file).chain(&s.directory).chain(&s.tty).chain(&s.writes);
+            let commands = [Some(&s.exec), s.stop.as_ref(), reload].into_iter().flatten();
+            let programs = commands.filter_map(|c| program(c));
+            paths.map(|p| Cow::Borrowed(p.as_str())).chain(programs).collect()
+        }
+        Spec::Exec(e) => {
+            let paths = e.creates.iter().chain(&e.directory);
+            let commands = [Some(&e.command), e.unless.as_ref(), e.undo.as_ref()].into_iter().flatten();
+            let programs = commands.filter_map(|c| program(c));
+            paths.map(|p| Cow::Borrowed(p.as_str())).chain(programs).collect()
+        }
+        Spec::Sysctl(_) | Spec::Module(_) | Spec::Hostname(_) | Spec::Group(_) | Spec::Target(_) => {
+            Vec::new()
         }
     }
 }

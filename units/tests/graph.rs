@@ -273,6 +273,55 @@ reload-on = ["directory:/srv/www"]
     );
 }
 
+/// Of a review: the home of a declared user was purged, with all that was in it.
+#[test]
+fn a_purge_leaves_every_path_that_the_state_names() {
+    let m = manifest(
+        r#"
+[directory."/srv"]
+purge = true
+[user.bob]
+home = "/srv/bob"
+[user.carl]
+home  = "/srv/homes/carl"
+shell = "/srv/shell"
+[service.web]
+exec      = ["/srv/bin/web"]
+ready     = "path=/srv/ready"
+pid-file  = "/srv/pids/web"
+directory = "/srv/site"
+writes    = ["/srv/logs/web"]
+reload    = ["/srv/reloader/bin/x"]
+[exec.once]
+command   = ["/srv/tool//once"]
+creates   = "/srv/made"
+directory = "/srv/work"
+undo      = ["/srv/undo"]
+[mount."/srv/m"]
+source = "/srv/disk.img"
+fstype = "ext4"
+[line.x]
+path = "/srv/lines"
+line = "x"
+[directory."/home"]
+purge = true
+[user.dora]
+"#,
+    );
+    let entries = |path: &str| match m.spec(m.find(Kind::Directory, path).unwrap()) {
+        Some(Spec::Directory(d)) => d.entries,
+        _ => panic!("no {path}"),
+    };
+    assert_eq!(
+        entries("/srv"),
+        [
+            "bin", "bob", "disk.img", "homes", "lines", "logs", "m", "made", "pids", "ready", "reloader",
+            "shell", "site", "tool", "undo", "work",
+        ]
+    );
+    assert_eq!(entries("/home"), ["dora"], "also a home that goes without saying");
+}
+
 #[test]
 fn layers_lie_on_top_of_each_other() {
     let mut loader = MemoryLoader::new()

@@ -17,7 +17,7 @@ use crate::plan::{self, Found, Observation};
 use crate::proto::Outcome;
 use crate::resource::op::Trouble;
 use crate::resource::world::{Setup, Spared, World};
-use crate::resource::{self, Context, exec, retire, thing, tree};
+use crate::resource::{self, Context, directory, exec, retire, thing, tree};
 use crate::store::disk::packed::Stored;
 use crate::store::pack::Packs;
 use crate::store::{Store, StoreError, hex, place};
@@ -185,7 +185,8 @@ impl Machine {
                 let owner = thing(spec).unwrap_or_else(|| unit.clone());
                 let owned = self.world.store.as_ref().and_then(|s| s.index().own.get(&owner));
                 let owned = owned.is_some_and(|o| o.unit == unit);
-                let context = Context { unit: unit.clone(), correct, owned, cleared: false, backing: None };
+                let users = directory::users(manifest, spec);
+                let context = Context { unit: unit.clone(), correct, owned, users, ..Context::default() };
                 match resource::check(&mut self.world, spec, &context) {
                     Ok(finding) => {
                         look.reported = finding.reported;

@@ -2,7 +2,12 @@
 //!
 //! Purging ends at every mount: what is mounted below a directory, or over it by somebody else, is none of its entries.
 
+use std::collections::BTreeSet;
+
+use units::kind::Spec;
 use units::kind::directory::Directory;
+use units::value::path::canonical;
+use units::{Kind, Manifest, UnitId};
 
 use super::Context;
 use super::attributes::differences;
@@ -61,8 +66,10 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
                 format!("a file system is mounted at {path}; nothing in it is purged unless it is declared");
             return Err(Trouble::NotKept(text));
         }
+        let homes = homes(world, path, &context.users);
         for name in tree::entries(tree::open_directory(&place)?, path)? {
-            if spec.entries.binary_search(&name).is_err() && !name.starts_with(".holdfast.") {
+            let named = spec.entries.binary_search(&name).is_ok() || homes.contains(&name);
+            if !named && !name.starts_with(".holdfast.") {
                 let cleared = clear(world, (path, &context.unit), &join(path, &name))?;
                 if !cleared.is_empty() {
                     finding.wrong.push(format!("{name} should not be there"));
@@ -72,6 +79,28 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         }
     }
     Ok(finding)
+}
+
+/// Users of whom a manifest does not say where they live, for a directory that is purged: the state names what is theirs,
+/// but only the user database knows where that is.
+pub fn users(manifest: &Manifest, spec: &Spec) -> Vec<String> {
+    if !matches!(spec, Spec::Directory(directory) if directory.purge) {
+        return Vec::new();
+    }
+    let silent = |id: &UnitId| matches!(manifest.spec(*id), Some(Spec::User(user)) if user.home.is_none());
+    let users = manifest.ids().filter(|id| manifest.kind(*id) == Kind::User).filter(silent);
+    users.map(|id| manifest.name(id).to_owned()).collect()
+}
+
+/// Entries of a directory below which users live.
+fn homes(world: &World, path: &str, users: &[String]) -> BTreeSet<String> {
+    let entry = |user: &String| {
+        let home = canonical(world.accounts.passwd.field(user, 5)?).ok()?;
+        let below = home.strip_prefix(path)?;
+        let below = if path == "/" { below } else { below.strip_prefix('/')? };
+        below.split('/').next().filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    users.iter().filter_map(entry).collect()
 }
 
 /// Operations that remove a path in the directory `top` of a unit and everything below it, innermost first; but what was

@@ -45,6 +45,8 @@ pub struct Context {
     pub cleared: bool,
     /// On a return: what the thing was before the generations that are undone; it fills what is not declared.
     pub backing: Option<Prior>,
+    /// For a directory that is purged: declared users whose homes only the user database knows.
+    pub users: Vec<String>,
 }
 
 /// Compares a unit with the machine.

@@ -33,7 +33,7 @@ use crate::resource::op::{Finding, Op, OwnChange, Put, Trouble, What};
 use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
 use crate::resource::world::{Pulse, Spared, World};
-use crate::resource::{self, Context, exec, thing};
+use crate::resource::{self, Context, directory, exec, thing};
 use crate::store::index::PARENT;
 use crate::store::{Own, Record};
 use crate::sys::{self, Forked, fork};
@@ -179,7 +179,11 @@ fn check_step(
     let unit = manifest.address(step.unit).to_string();
     let mut work = Work {
         step: *step,
-        context: Context { correct: batch.intent == Intent::Correct, ..Context::default() },
+        context: Context {
+            correct: batch.intent == Intent::Correct,
+            users: directory::users(manifest, &spec),
+            ..Context::default()
+        },
         unit,
         spec,
         detail: String::new(),

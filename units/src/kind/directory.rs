@@ -45,7 +45,7 @@ pub static TABLE: Table = Table {
             "purge",
             Type::Flag,
             Without::Is("false"),
-            "Whether entries that nobody declared are removed; they are saved in the store first. Never across a mount.",
+            "Whether entries that the state names nowhere are removed; they are saved in the store first. Never across a mount.",
         ),
         field(
             "source",
@@ -71,6 +71,10 @@ own (`file:PATH/x` and so on) when the state is compiled, with the owner, group,
 of this table. A unit that is declared by its own table wins over the one from the tree. Who requires the directory, \
 or reloads or restarts on it, does so on everything that came from its source.\n\n\
 The nearest managed directory above a path is required by it without being named.\n\n\
+What `purge` leaves is every path that the state names, with all that is in it: of units, but also the homes of declared \
+users, what a service writes, its `pid-file`, its working directory and what it is ready by, what an exec creates, and \
+programs. A directory in which a service writes cannot be purged: that is a mistake. A user who is no longer declared keeps \
+his entry in the user database, but not a home in a directory with `purge`.\n\n\
 A file system that is mounted below a directory with `purge` is none of its entries: nothing behind the mount is removed, \
 and the directory is `not kept: a file system is mounted at …` until it is unmounted or declared as a `mount`. The same \
 holds for what somebody mounts over the directory itself.",
