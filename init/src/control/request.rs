@@ -127,6 +127,9 @@ pub struct Status {
     pub units: Option<Vec<String>>,
 }
 
+/// Most units that one call may wait for.
+const MAX_WAITED: usize = 256;
+
 /// Wait until something is true.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -306,6 +309,7 @@ impl Request {
             Request::Wait(w) if !w.converged && !w.store && w.ready.is_empty() => {
                 wrong("ready", "nothing to wait for")
             }
+            Request::Wait(w) if w.ready.len() > MAX_WAITED => wrong("ready", "more than 256 units"),
             _ => Ok(()),
         }
     }
@@ -453,6 +457,10 @@ mod tests {
             parse(r#"{"method":"io.holdfast.Explain","parameters":{"unit":"a","x":1}}"#),
             parse(r#"{"method":"io.holdfast.Apply","parameters":{"path":"relative"}}"#),
             parse(r#"{"method":"io.holdfast.Info","upgrade":true}"#),
+            parse(&format!(
+                r#"{{"method":"io.holdfast.Wait","parameters":{{"ready":["a"{}]}}}}"#,
+                r#","a""#.repeat(MAX_WAITED)
+            )),
             parse(
                 r#"{"method":"io.holdfast.Command","parameters":{"verb":"kill","units":["a"],"signal":99}}"#,
             ),
@@ -465,6 +473,7 @@ mod tests {
             parameter x: unknown field `x`, expected `unit` at line 1 column 60
             parameter path: not an absolute path
             parameter upgrade: there is no other protocol
+            parameter ready: more than 256 units
             parameter signal: not a signal number"#]]
         .assert_eq(&got);
     }

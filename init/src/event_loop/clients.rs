@@ -12,8 +12,9 @@ use units::Address;
 use super::swap::BootStage;
 use super::token::{Token, Turn};
 use super::view::{self, View};
+use super::waits::{self, Waits};
 use super::{Shell, now, workers::OWN};
-use crate::control::answer::{self, Answer, Finished, Waited, Waiting};
+use crate::control::answer::{self, Answer, Finished};
 use crate::control::request::{self, How, Request};
 use crate::control::server::{self, Incoming};
 use crate::control::{Failure, Progress};
@@ -32,16 +33,7 @@ pub struct Clients {
     commands: BTreeMap<u64, Command>,
     /// The engine's requests that belong to a command.
     parts: BTreeMap<u64, u64>,
-    waits: Vec<(u64, request::Wait)>,
-    /// Something that a wait may be waiting for has changed.
-    stirred: bool,
-}
-
-impl Clients {
-    /// Something that a wait may be waiting for has changed.
-    pub fn stir(&mut self) {
-        self.stirred = true;
-    }
+    pub waits: Waits,
 }
 
 /// Clients and what they wait for, for the init that goes on with them.
@@ -50,8 +42,7 @@ struct HandedClients {
     server: server::Handed,
     commands: BTreeMap<u64, Command>,
     parts: BTreeMap<u64, u64>,
-    /// Call, and the fields of what it waits for.
-    waits: Vec<(u64, bool, Vec<String>, bool)>,
+    waits: Vec<waits::Handed>,
     swapped: BTreeSet<u64>,
 }
 
@@ -120,16 +111,11 @@ impl Shell {
 
     /// Connected clients, so that whoever follows an apply or what happens sees nothing of a re-exec.
     pub(super) fn hand_clients_over(&mut self) -> Option<Vec<u8>> {
-        let waits = self.clients.waits.iter().map(|(call, wait)| {
-            let request::Wait { converged, ready, store } = wait.clone();
-            (*call, converged, ready, store)
-        });
-        let waits = waits.collect();
         let handed = HandedClients {
             server: self.server.as_mut()?.hand_over(),
             commands: self.clients.commands.clone(),
             parts: self.clients.parts.clone(),
-            waits,
+            waits: self.clients.waits.hand_over(),
             swapped: self.swapped_calls.clone(),
         };
         postcard::to_allocvec(&handed).ok()
@@ -142,11 +128,7 @@ impl Shell {
         let clients = server.take_over(handed.server, take);
         self.clients.commands = handed.commands;
         self.clients.parts = handed.parts;
-        let waits = handed.waits.into_iter();
-        self.clients.waits = waits
-            .map(|(call, converged, ready, store)| (call, request::Wait { converged, ready, store }))
-            .collect();
-        self.clients.stirred = true;
+        self.clients.waits.take_over(handed.waits);
         self.swapped_calls = handed.swapped;
         for (id, fd) in clients {
             self.register(fd, Token::Client(id));
@@ -155,10 +137,8 @@ impl Shell {
 
     /// After each round: clients with more to do, waits that may be over, notes of the server.
     pub(super) fn settle_clients(&mut self) {
-        if std::mem::take(&mut self.clients.stirred) {
-            self.check_waits();
-            self.finish_container();
-        }
+        self.check_waits();
+        self.finish_container();
         if let Some(server) = &mut self.server {
             server.tell_news();
         }
@@ -179,7 +159,7 @@ impl Shell {
             self.say(Level::Warning, None, &note);
         }
         for call in gone {
-            self.clients.waits.retain(|(c, _)| *c != call);
+            self.clients.waits.forget(call);
         }
         if work {
             // Their turn has ended before their work did: the loop must not wait.
@@ -198,8 +178,7 @@ impl Shell {
             Request::Rollback(asked) => self.rollback(call, asked.generation),
             Request::Command(command) => self.command(call, incoming.peer.uid, &command),
             Request::Wait(wait) => {
-                self.clients.waits.push((call, wait));
-                self.clients.stirred = true;
+                self.clients.waits.add(call, &wait);
                 self.ready.push(Token::Control);
             }
             Request::Reexec(_) => {
@@ -260,7 +239,7 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::Answer`].
     pub(super) fn answered(&mut self, request: u64, verdict: Verdict, tally: Tally, text: String) {
-        self.clients.stirred = true;
+        self.clients.waits.stir();
         if let Some(call) = self.clients.parts.remove(&request) {
             if let Some(command) = self.clients.commands.get_mut(&call) {
                 command.left = command.left.saturating_sub(1);
@@ -321,7 +300,7 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::Publish`].
     pub(super) fn publish(&mut self, node: Node, text: &str) {
-        self.clients.stirred = true;
+        self.clients.waits.changed(node);
         let swaps = self.swapped_calls.iter().copied().filter(|c| *c != 0);
         let commands = self.clients.commands.iter().filter(|(_, c)| c.nodes.contains(&node)).map(|(c, _)| *c);
         let calls: Vec<u64> = commands.chain(swaps).collect();
@@ -365,81 +344,18 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::Converged`].
     pub(super) fn converged(&mut self) {
-        self.clients.stirred = true;
+        self.clients.waits.stir();
         self.announce("converged", "converged");
     }
 
-    fn check_waits(&mut self) {
-        let waits = std::mem::take(&mut self.clients.waits);
-        for (call, wait) in waits {
-            match self.waited(&wait) {
-                Some(waited) => self.control_answer(call, &Answer::Waited(waited)),
-                None => self.clients.waits.push((call, wait)),
-            }
-        }
-    }
-
     /// The boot is no longer than the way to the generation that the machine should have.
-    fn is_booted(&self) -> bool {
+    pub(super) fn is_booted(&self) -> bool {
         matches!(self.boot, BootStage::Done | BootStage::Refused)
     }
 
     /// Whether nothing is under way any more.
     pub(super) fn is_at_rest(&self) -> bool {
         self.is_booted() && self.engine.is_converged() && self.flows.is_empty()
-    }
-
-    /// The answer to a wait, once there is one.
-    fn waited(&self, wait: &request::Wait) -> Option<Waited> {
-        let refused = self.boot == BootStage::Refused;
-        let booted = self.is_booted();
-        let settled = self.is_at_rest();
-        let view = self.view();
-        let waiting = |node: Node| {
-            let status = view.unit(node);
-            Waiting { unit: status.unit, state: status.state, cause: status.cause }
-        };
-        if wait.store {
-            if !booted {
-                return None;
-            }
-            if !self.store_open {
-                return Some(Waited { fulfilled: false, waiting: Vec::new() });
-            }
-        }
-        if wait.converged {
-            if !settled {
-                return None;
-            }
-            if refused {
-                return Some(Waited { fulfilled: false, waiting: Vec::new() });
-            }
-            let stuck: Vec<Waiting> = self
-                .engine
-                .nodes()
-                .filter(|n| view::is_stuck(&self.engine, *n))
-                .take(answer::MAX_EDGES)
-                .map(waiting)
-                .collect();
-            if !stuck.is_empty() {
-                return Some(Waited { fulfilled: false, waiting: stuck });
-            }
-        }
-        let nodes: Vec<Node> = wait
-            .ready
-            .iter()
-            .filter_map(|u| Address::parse(u))
-            .filter_map(|a| self.engine.node(&a))
-            .collect();
-        let missing: Vec<Node> = nodes.into_iter().filter(|n| !self.is_ready(*n)).collect();
-        if missing.is_empty() {
-            return Some(Waited { fulfilled: true, waiting: Vec::new() });
-        }
-        let hopeless = settled || missing.iter().any(|n| view::is_failed(&self.engine, *n));
-        hopeless.then(|| Waited {
-            fulfilled: false,
-            waiting: missing.into_iter().take(answer::MAX_EDGES).map(waiting).collect(),
-        })
     }
 
     /// A client wants to know something of the store: a process of its own answers, one at a time.

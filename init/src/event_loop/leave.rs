@@ -147,7 +147,7 @@ impl Shell {
             return;
         }
         let main = units::Address::parse(super::processes::MAIN_SERVICE).and_then(|a| self.engine.node(&a));
-        let over = main.is_some_and(|n| matches!(self.engine.status(n).state, "done" | "failed"));
+        let over = main.is_some_and(|n| matches!(self.engine.glance(n).state, "done" | "failed"));
         if over {
             self.ask_shutdown(Down::Exit, "the end of service:main");
         }

@@ -33,6 +33,7 @@ mod step;
 mod swap;
 pub mod token;
 mod view;
+mod waits;
 mod watches;
 mod workers;
 

@@ -218,7 +218,7 @@ impl Shell {
 
     /// The compiler has answered, or is gone.
     pub(super) fn compiled(&mut self, token: u64, result: Result<u32, String>, fds: Vec<OwnedFd>) {
-        self.clients.stir();
+        self.clients.waits.stir();
         let Some(plan) = self.flows.end_compile(token) else { return };
         let fd = fds.into_iter().next();
         let (fd, manifest) = match (result, fd) {
@@ -260,7 +260,7 @@ impl Shell {
         if token & OWN == 0 {
             return self.queue.push_back(Event::Recorded { token, error: result.err() });
         }
-        self.clients.stir();
+        self.clients.waits.stir();
         let Some(flow) = self.flows.end_stored(token) else { return };
         match flow {
             Flow::Open => self.store_opened(result, fds),
@@ -396,7 +396,7 @@ impl Shell {
     pub(super) fn set_boot(&mut self, stage: BootStage) {
         self.boot = stage;
         self.shell_changed = true;
-        self.clients.stir();
+        self.clients.waits.stir();
     }
 
     /// Takes the manifest beside `init`, or the empty one.

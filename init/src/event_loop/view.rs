@@ -72,7 +72,7 @@ pub fn told(engine: &Engine, node: Node, text: &str) -> (State, Option<Outcome>)
 
 /// Whether the unit will not come up by itself.
 pub fn is_failed(engine: &Engine, node: Node) -> bool {
-    matches!(engine.status(node).state, "failed" | "not kept" | "contested")
+    matches!(engine.glance(node).state, "failed" | "not kept" | "contested")
 }
 
 /// Whether a unit of a converged machine is still not what it should be: it waits for something outside, or it

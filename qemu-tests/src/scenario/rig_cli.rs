@@ -1,5 +1,6 @@
 //! `initctl` against a running init: what people meet when they type.
 
+use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -25,6 +26,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-cli-held-input", held_input),
     scenario("rig-cli-what-is-gone", what_is_gone),
     scenario("rig-cli-by-hand", by_hand),
+    scenario("rig-cli-wait-for-what-goes", wait_for_what_goes),
 ];
 
 fn want(holds: bool, what: &str, rig: &Rig) -> Result {
@@ -331,4 +333,26 @@ fn first_steps(context: &Context) -> Result {
     }
     let found = crate::rig::tree::lines(directory.path())?;
     Err(format!("store and logs are elsewhere; here is {found:?}").into())
+}
+
+/// Who waits for a unit that an apply takes out of the state is told that it will not come.
+fn wait_for_what_goes(context: &Context) -> Result {
+    let never = "[service.never]\nexec = [\"sleep\", \"1000\"]\nready = \"notify\"\nstart = \"manual\"\n";
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.apply(&format!("{MOTD}{never}"))?;
+    let mut client = std::os::unix::net::UnixStream::connect(rig.socket())?;
+    client.set_read_timeout(Some(crate::rig::LIMIT))?;
+    // ORDER: started by hand, so that nothing is converged while it waits for READY=1; init hears this call first.
+    let mut start = rig.follow(&["start", "service:never"])?;
+    rig.until_state("service:never", "starting")?;
+    let call = "{\"method\":\"io.holdfast.Wait\",\"parameters\":{\"ready\":[\"never\",\"never\"]}}\0";
+    client.write_all(call.as_bytes())?;
+    let path = rig.state_file("next.toml", MOTD)?;
+    rig.ok(&["apply", &path])?;
+    let mut answer = Vec::new();
+    std::io::BufReader::new(client).read_until(0, &mut answer)?;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let told = text.contains("\"fulfilled\":false") && text.contains("it is not declared any more");
+    want(told, &format!("who waits hears {text}"), &rig)?;
+    start.end(crate::rig::LIMIT).map(drop)
 }
