@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
+use super::output;
 use super::request::{Asked, Request};
 use super::wire::{self, Frames};
 
@@ -193,7 +194,7 @@ impl Connection {
                     }
                 }
                 Err(failure @ Failure::InvalidFrame { .. }) => self.refuse(&failure),
-                Err(failure) => wire::failure(self.outbox.end(), &failure),
+                Err(failure) => self.put(|out| wire::failure(out, &failure)),
             }
         }
         None
@@ -252,14 +253,14 @@ impl Connection {
                 self.unread = self.unread.saturating_add(count);
                 return;
             }
-            wire::reply(self.outbox.end(), parameters, true);
+            self.put(|out| wire::reply(out, parameters, true));
         }
     }
 
     /// The last reply to the call under way.
     pub fn finish<P: Serialize>(&mut self, parameters: &P) {
         if let Some(UnderWay { oneway: false, .. }) = self.under_way {
-            wire::reply(self.outbox.end(), parameters, false);
+            self.put(|out| wire::reply(out, parameters, false));
         }
         self.end();
     }
@@ -271,12 +272,20 @@ impl Connection {
                 Failure::CompileFailed { text, diagnostics } if diagnostics.len() > MAX_DIAGNOSTICS => {
                     let diagnostics = diagnostics.iter().take(MAX_DIAGNOSTICS).cloned().collect();
                     let text = text.clone();
-                    wire::failure(self.outbox.end(), &Failure::CompileFailed { text, diagnostics });
+                    self.put(|out| wire::failure(out, &Failure::CompileFailed { text, diagnostics }));
                 }
-                _ => wire::failure(self.outbox.end(), failure),
+                _ => self.put(|out| wire::failure(out, failure)),
             }
         }
         self.end();
+    }
+
+    /// Appends something to what is to be sent, as far as this client may read it.
+    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let out = self.outbox.end();
+        let from = out.len();
+        write(out);
+        output::settle(out, from, self.peer.privileged);
     }
 
     fn end(&mut self) {
@@ -287,7 +296,7 @@ impl Connection {
 
     /// Says why, and closes.
     fn refuse(&mut self, failure: &Failure) {
-        wire::failure(self.outbox.end(), failure);
+        self.put(|out| wire::failure(out, failure));
         self.closing = true;
         self.frames = Frames::default();
         self.end();
@@ -334,6 +343,17 @@ mod tests {
             {"error":"io.holdfast.PermissionDenied","parameters":{"what":"re-execute init"}}
         "#]]
         .assert_eq(&said(&c));
+    }
+
+    #[test]
+    fn what_a_command_has_printed_is_for_who_may_read_logs() {
+        for (privileged, cause) in [(true, "exit code 3: token=1"), (false, "exit code 3")] {
+            let mut c = client(privileged);
+            c.feed(&Request::Info(Empty {}).frame(false), None);
+            assert!(c.next_call().is_some());
+            c.finish(&serde_json::json!({ "cause": "exit code 3: \u{1f}token=1" }));
+            assert_eq!(said(&c), format!("{{\"parameters\":{{\"cause\":\"{cause}\"}}}}\n"));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod answer;
 pub mod connection;
 pub mod failure;
 pub mod name;
+pub mod output;
 pub mod request;
 pub mod server;
 mod serving;

@@ -11,6 +11,7 @@ use cm_core::engine::effect::Level;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Shell;
+use crate::control::output;
 
 /// Longest line: a record of the kernel's log has 1024 bytes less its prefix; PIPE_BUF is 4096.
 const LINE: usize = 900;
@@ -44,6 +45,14 @@ impl Console {
     /// One line.
     pub fn line(&mut self, level: Level, text: &str) {
         self.write(level, "holdfast: ", text);
+    }
+
+    /// The same for a line that may end in what a command has printed: anybody may read the kernel's log.
+    fn told(&mut self, level: Level, text: &str) {
+        match self.kernel {
+            Some(_) => self.line(level, output::without(text)),
+            None => self.line(level, &output::whole(text)),
+        }
     }
 
     fn write(&mut self, level: Level, name: &str, text: &str) {
@@ -82,7 +91,7 @@ impl Shell {
             _ => text.to_owned(),
         };
         if level <= self.options.loudness {
-            self.console.line(level, &line);
+            self.console.told(level, &line);
         }
         self.announce("log", &line);
     }

@@ -17,6 +17,7 @@ use super::Shell;
 use super::launch;
 use super::spawns::{Record, Spawn};
 use super::token::{Token, Turn};
+use crate::control::output::MARK;
 use crate::sys::notify::{Message, NotifySocket};
 use crate::sys::reap::{self, ExitStatus, ProcessId};
 use crate::sys::spawn::{self, Launch, Output, Status};
@@ -569,7 +570,8 @@ impl Shell {
         }
         if matches!(record.job, Job::Exec | Job::Undo) && status != ExitStatus::Code(0) {
             let exit = engine_exit(status);
-            let line = self.last_words(&record.address).map(|line| format!(": {line}")).unwrap_or_default();
+            let line =
+                self.last_words(&record.address).map(|line| format!(": {MARK}{line}")).unwrap_or_default();
             self.queue.push_back(Event::Explained { serial, why: format!("{exit}{line}") });
         }
         self.flush_log(&record.address);
