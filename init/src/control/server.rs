@@ -90,6 +90,15 @@ impl Server {
         Ok(Server::adopt(socket::listen(path, mode)?, path))
     }
 
+    /// Listens on a new socket at its path: the name of the one before is gone. Clients stay.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn bind_again(&mut self, mode: u32) -> io::Result<()> {
+        self.listener = socket::listen(&self.path, mode)?;
+        Ok(())
+    }
+
     /// Goes on with a listener that was taken over across a re-exec.
     pub fn adopt(listener: UnixListener, path: &Path) -> Server {
         // What an earlier init's calls have begun may still be answered: no call of this one has such a number.

@@ -108,6 +108,7 @@ impl Shell {
             s if s == RTMIN + 3 => Down::Halt,
             s if s == RTMIN + 4 => Down::Poweroff,
             s if s == RTMIN + 5 => Down::Reboot,
+            libc::SIGUSR1 => return self.renew_sockets(),
             s if s == RTMIN + 20 && self.arm_fault() => return,
             _ => return,
         };

@@ -254,6 +254,18 @@ impl Shell {
         }
     }
 
+    /// Whoever is to answer on a new listening socket gets it.
+    pub(super) fn listen_for_readers(&mut self) {
+        match (&mut self.log_daemon, &self.logs_listener) {
+            (Some(daemon), Some(listener)) => {
+                if daemon.link.send(&Order::Listen, Some(listener.as_fd())).is_err() {
+                    self.log_daemon_lost();
+                }
+            }
+            _ => self.await_readers(),
+        }
+    }
+
     /// A daemon that was taken over writes last lines where the init before would have read them.
     pub(super) fn renew_words(&mut self) {
         let Some(daemon) = &mut self.log_daemon else { return };

@@ -27,6 +27,7 @@ mod mounts;
 mod names;
 mod processes;
 mod queue;
+mod sockets;
 pub mod spawns;
 mod start;
 mod step;

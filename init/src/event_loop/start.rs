@@ -96,7 +96,7 @@ pub enum StartError {
 }
 
 /// Queries of the store are for root, or who runs init: nobody else shall take up their places.
-const STORE_MODE: u32 = 0o600;
+pub(super) const STORE_MODE: u32 = 0o600;
 
 fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |cause| StartError::Kernel { what, cause }
@@ -153,11 +153,7 @@ impl Shell {
         let executable = std::fs::read_link("/proc/self/exe").map_err(kernel("its own path"))?;
         let text = executable.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
         let directory = text.rsplit_once('/').map(|(d, _)| d.to_owned()).unwrap_or_default();
-        for below in ["", "notify"] {
-            if let Err(e) = std::fs::create_dir_all(options.run.join(below)) {
-                complaints.push(format!("cannot create {}: {e}", options.run.display()));
-            }
-        }
+        complaints.extend(make_directories(&options).err());
         let (live, engine, held, found) = match restored {
             Some((mut found, (engine, held))) => {
                 let fresh = Live::create().map_err(kernel("the live table"))?;
@@ -248,6 +244,7 @@ impl Shell {
                 let sockets = [handed.control, handed.store, handed.logs].map(|n| found.take(n));
                 shell.open_sources(sockets, handed.query.is_some(), handed.log_daemon.is_some());
                 shell.take_over(&mut found);
+                shell.renew_sockets();
             }
             None => {
                 shell.open_sources([None, None, None], false, false);
@@ -304,6 +301,12 @@ impl Shell {
             self.await_readers();
         }
     }
+}
+
+/// Makes the run-time directory.
+pub(super) fn make_directories(options: &Options) -> Result<(), String> {
+    std::fs::create_dir_all(options.run.join("notify"))
+        .map_err(|e| format!("cannot create {}: {e}", options.run.display()))
 }
 
 /// What an earlier init started and nobody can say anything of any more would run beside what is started now.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Scenario;
@@ -18,6 +19,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-reexec-streams", streams),
     scenario("rig-reexec-set-up", set_up),
     scenario("rig-half-call", half_call),
+    scenario("rig-sockets-removed", sockets_removed),
 ];
 
 /// A service that is ready when somebody lets it.
@@ -96,4 +98,34 @@ fn half_call(context: &Context) -> Result {
     quiet.write_all(b"{\"method\":\"io.holdfast.Info\"}\0")?;
     quiet.set_read_timeout(Some(LIMIT))?;
     want(quiet.read(&mut [0])? == 1, "who was quiet is not answered", &rig)
+}
+
+/// Somebody has cleaned the run-time directory: SIGUSR1 binds the sockets again, and so does an init that takes over. Who
+/// was connected stays so.
+fn sockets_removed(context: &Context) -> Result {
+    let clock = "[service.clock]\nexec = [\"sh\", \"-c\", \"echo tick; exec sleep 1000\"]\n";
+    let rig = Rig::start(context, &Setup::default())?;
+    rig.apply(clock)?;
+    let run = rig.directory().join("run");
+    for signal in [libc::SIGUSR1, libc::SIGSEGV] {
+        let mut events = rig.events()?;
+        let sockets = ["control", "control.store", "control.logs"].map(|name| run.join(name));
+        for socket in &sockets {
+            std::fs::remove_file(socket)?;
+        }
+        rig.signal(signal)?;
+        for socket in &sockets {
+            rig.until_host(socket, "there", Path::exists)?;
+        }
+        rig.ok(&["restart", "service:clock"])?;
+        rig.ok(&["generations"])?;
+        let line = rig.follow(&["logs", "-f", "clock"])?.next(Instant::now() + LIMIT)?.unwrap_or_default();
+        want(line.contains("tick"), &format!("the log daemon answers {line:?}"), &rig)?;
+        // What came over a fault is not trusted, clients neither.
+        if signal == libc::SIGUSR1 {
+            let event = events.next(Instant::now() + LIMIT)?;
+            want(event.is_some(), "who listened hears no more", &rig)?;
+        }
+    }
+    Ok(())
 }
