@@ -71,11 +71,11 @@ fn raise(path: &Path, least: u64) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn coldplug(executable: &str) -> std::io::Result<Spawned> {
+pub fn coldplug() -> std::io::Result<Spawned> {
     let argv = [helper::NAME.to_owned(), "coldplug".to_owned()];
     let launch = Launch {
         argv: &argv,
-        program: Some(executable),
+        program: Some(spawn::OWN_PROGRAM),
         output: Output::Inherit,
         nice: NICE,
         ..Launch::default()

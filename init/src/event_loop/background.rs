@@ -80,7 +80,7 @@ impl Shell {
         if !std::mem::take(&mut self.coldplug_due) || self.leaving.is_some() {
             return;
         }
-        match crate::boot::coldplug(&self.executable) {
+        match crate::boot::coldplug() {
             Ok(spawned) => drop(self.own_started(spawned)),
             Err(e) => self.say(Level::Warning, None, &format!("cannot look for drivers: {e}")),
         }

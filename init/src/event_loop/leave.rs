@@ -15,7 +15,7 @@ use super::{Shell, now};
 use crate::log::protocol::Target;
 use crate::sys::raw;
 use crate::sys::reap::{self, ExitStatus};
-use crate::sys::spawn::{self, Launch, Output};
+use crate::sys::spawn::{self, Launch, OWN_PROGRAM, Output};
 
 /// How often the console is told what a shutdown waits for.
 const REPORT_MS: u64 = 5_000;
@@ -300,12 +300,8 @@ impl Shell {
         }
         let mut argv = vec!["holdfast-helper".to_owned()];
         argv.extend(words.iter().map(|w| (*w).to_owned()));
-        let launch = Launch {
-            argv: &argv,
-            program: Some(&self.executable),
-            output: Output::Inherit,
-            ..Launch::default()
-        };
+        let launch =
+            Launch { argv: &argv, program: Some(OWN_PROGRAM), output: Output::Inherit, ..Launch::default() };
         match spawn::spawn(&launch) {
             Ok(spawned) => {
                 let pid = self.own_started(spawned);
@@ -331,7 +327,7 @@ impl Shell {
         let argv = ["holdfast-helper".to_owned(), "read-pid".to_owned(), path.to_owned()];
         let launch = Launch {
             argv: &argv,
-            program: Some(&self.executable),
+            program: Some(OWN_PROGRAM),
             output: Output::Descriptor(writer.as_fd()),
             ..Launch::default()
         };

@@ -21,14 +21,15 @@ use crate::log::protocol::{Order, Report, Target};
 use crate::log::words::{self, Words};
 use crate::sys::raw;
 use crate::sys::reap::ExitStatus;
-use crate::sys::spawn::{self, Launch, Output};
+use crate::sys::spawn::{self, Launch, OWN_PROGRAM, Output};
 
 /// Bytes of one log file of an exec unit, and how many rotated ones are kept.
 const EXEC_LOG: (u64, u32) = (1 << 20, 2);
-/// A daemon that died more often than this since it last said something is not started again by its own death.
+/// A daemon that died more often than this since it last said something is not started again at once.
 const DEATHS: u32 = 5;
-/// Between two tries to start it.
+/// Between two tries to start it, and between two lives of one that always dies.
 const AGAIN_MS: u64 = 1_000;
+const LATER_MS: u64 = 30_000;
 
 /// The output of one unit.
 #[derive(Debug)]
@@ -89,17 +90,31 @@ impl Stream {
 
 /// The next try to start the daemon: of the pipes that it is to have nobody else hears, so that there has to be one.
 #[derive(Debug, Default)]
-pub(super) struct Again(Option<Mono>);
+pub(super) struct Again {
+    due: Option<Mono>,
+    /// Deaths since a daemon last said something.
+    deaths: u32,
+}
 
 impl Again {
     /// It could not be started at this moment. Answers whether that is news.
     fn failed(&mut self, at: Mono) -> bool {
-        self.0.replace(at.after_ms(AGAIN_MS)).is_none()
+        self.due.replace(at.after_ms(AGAIN_MS)).is_none()
+    }
+
+    /// It has died at this moment. Answers whether it is to be started at once; later it is in any case.
+    fn died(&mut self, at: Mono) -> bool {
+        self.deaths = self.deaths.saturating_add(1);
+        let soon = self.deaths <= DEATHS;
+        if !soon {
+            self.due = Some(at.after_ms(LATER_MS));
+        }
+        soon
     }
 
     /// When it is to be tried again.
     pub(super) fn deadline(&self) -> Option<Mono> {
-        self.0
+        self.due
     }
 }
 
@@ -116,7 +131,7 @@ impl Shell {
     /// Starts the log daemon and gives it every pipe there is.
     pub(super) fn start_log_daemon(&mut self) {
         match self.try_log_daemon() {
-            Ok(()) => self.log_again = Again::default(),
+            Ok(()) => self.log_again.due = None,
             Err(e) => {
                 if self.log_again.failed(now()) {
                     self.say(Level::Error, None, &format!("cannot start the log daemon: {e}"));
@@ -134,7 +149,7 @@ impl Shell {
         if self.log_daemon.is_none() && self.may_log() {
             self.start_log_daemon();
         } else {
-            self.log_again = Again::default();
+            self.log_again.due = None;
         }
     }
 
@@ -213,7 +228,7 @@ impl Shell {
         let descriptors = [(crate::log::daemon::SOCKET, theirs.as_fd())];
         let launch = Launch {
             argv: &argv,
-            program: Some(&self.executable),
+            program: Some(OWN_PROGRAM),
             output: Output::Inherit,
             descriptors: &descriptors,
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
@@ -392,7 +407,7 @@ impl Shell {
     }
 
     fn log_report(&mut self, report: Report) {
-        self.log_deaths = 0;
+        self.log_again.deaths = 0;
         let unit = |stream: &u32, shell: &Shell| shell.streams.get(stream).map(|s| s.record.unit.clone());
         match report {
             Report::Drained { stream } => {
@@ -435,17 +450,14 @@ impl Shell {
         if !self.log_dead.remove(&pid) {
             return false;
         }
-        if self.log_daemon.is_none() && self.leaving.is_none() {
-            self.log_deaths += 1;
-            self.say(Level::Warning, None, &format!("the log daemon {status}: starting it again"));
-            if self.log_deaths <= DEATHS {
+        if self.log_daemon.is_none() && self.may_log() {
+            if self.log_again.died(now()) {
+                self.say(Level::Warning, None, &format!("the log daemon {status}: starting it again"));
                 self.start_log_daemon();
-            } else {
-                self.say(
-                    Level::Error,
-                    None,
-                    "the log daemon dies again and again: output waits in its pipes",
-                );
+            } else if self.log_again.deaths == DEATHS + 1 {
+                let text = "the log daemon dies again and again: output waits in its pipes, and it is tried \
+                            every 30 s";
+                self.say(Level::Error, None, text);
             }
         }
         true
@@ -485,5 +497,19 @@ mod tests {
         assert_eq!(again.deadline(), Some(at(1005)));
         assert!(!again.failed(at(1005)));
         assert_eq!(again.deadline(), Some(at(2005)));
+    }
+
+    #[test]
+    fn a_daemon_that_always_dies_is_tried_later_and_never_given_up() {
+        let at = |ms| Mono(0).after_ms(ms);
+        let mut again = Again::default();
+        assert!((0..DEATHS).all(|n| again.died(at(n.into()))));
+        assert_eq!(again.deadline(), None);
+        for n in [1, 40_000, 80_000] {
+            assert!(!again.died(at(n)));
+            assert_eq!(again.deadline(), Some(at(n + LATER_MS)));
+        }
+        again.deaths = 0;
+        assert!(again.died(at(90_000)));
     }
 }

@@ -110,7 +110,6 @@ pub struct Shell {
     /// How processes of our own were started, until they end.
     own_stages: BTreeMap<i32, crate::sys::spawn::StatusPipe>,
     log_dead: BTreeSet<i32>,
-    log_deaths: u32,
     log_again: logs::Again,
     /// Drivers for the devices that were there before init are still to be looked for.
     coldplug_due: bool,

@@ -20,7 +20,7 @@ use super::token::{Token, Turn};
 use crate::control::output::MARK;
 use crate::sys::notify::{Message, NotifySocket};
 use crate::sys::reap::{self, ExitStatus, ProcessId};
-use crate::sys::spawn::{self, Launch, Output, Status};
+use crate::sys::spawn::{self, Launch, OWN_PROGRAM, Output, Status};
 use crate::sys::{cgroup, inherit, raw};
 
 /// Most ended children that one turn buries, so that a storm of orphans does not keep services waiting.
@@ -99,7 +99,7 @@ impl Shell {
             }
             let mut request = Launch {
                 argv: &command.argv,
-                program: command.helper.then_some(self.executable.as_str()),
+                program: command.helper.then_some(OWN_PROGRAM),
                 environment: &command.environment,
                 user: command.user.as_deref(),
                 group: command.group.as_deref(),

@@ -203,7 +203,6 @@ impl Shell {
             words: None,
             own_stages: BTreeMap::new(),
             log_dead: BTreeSet::new(),
-            log_deaths: 0,
             log_again: logs::Again::default(),
             coldplug_due: false,
             background: background::Background::default(),

@@ -21,6 +21,9 @@ use super::signals;
 /// Search path of commands and `PATH` of services that declare none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The executable that runs, whatever lies at its path by now: a helper's, and the log daemon's.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// A step in the child that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
