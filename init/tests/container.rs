@@ -22,6 +22,7 @@ use support::{eventually, over};
 
 support::tests! {
     Process: exits_with_the_code_of_the_command,
+    Process: looks_for_the_command_as_the_shell_does,
     Process: forwards_every_signal,
     Process: forwards_to_the_group,
     Process: pid_1_forwards_and_ends,
@@ -50,6 +51,37 @@ fn plain(arguments: &[&str]) -> Command {
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// As execvp(3): a script needs no first line, what may not be executed is passed over, and what is there and cannot be
+/// executed for another reason is not exchanged for what else is in PATH.
+fn looks_for_the_command_as_the_shell_does() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let tool = |name: &str, mode: u32, text: &str| {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    tool("closed/tool", 0o644, "echo closed");
+    let script = tool("script/tool", 0o755, "echo \"script $# $2\"; exit 3");
+    let busy = fs::OpenOptions::new().append(true).open(tool("busy/tool", 0o755, "#!/bin/sh\n")).unwrap();
+    let run = |words: &[&str], path: &[&str]| {
+        let at = |d: &&str| directory.path().join(d).to_string_lossy().into_owned();
+        let path = path.iter().map(at).collect::<Vec<_>>().join(":");
+        let output = plain(&["-s", "--"]).args(words).env("PATH", path).output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let said = (Some(3), "script 2 b c\n".to_owned());
+    assert_eq!(run(&[script.to_str().unwrap(), "a", "b c"], &[]), said);
+    assert_eq!(run(&["tool", "a", "b c"], &["none", "closed", "script"]), said);
+    let (code, text) = run(&["tool"], &["busy", "script"]);
+    assert!(code == Some(126) && text.contains("Text file busy"), "{code:?} {text}");
+    drop(busy);
+    assert_eq!(run(&["tool"], &["none", "closed"]).0, Some(126));
+    assert_eq!(run(&["tool"], &["none"]).0, Some(127));
 }
 
 fn exits_with_the_code_of_the_command() {

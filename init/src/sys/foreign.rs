@@ -1,7 +1,7 @@
 //! Running one command with everything as it was inherited, and waiting for signals: what a container's init does.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, OsStr, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
@@ -19,6 +19,9 @@ unsafe extern "C" {
     /// environ(7).
     static environ: *const *const c_char;
 }
+
+/// Whose scripts need no first line that says so.
+const SHELL: &CStr = c"/bin/sh";
 
 /// Signals that are faults of this program: never blocked.
 const FAULTS: u64 = bit(libc::SIGSEGV)
@@ -111,6 +114,9 @@ pub fn run(command: &[impl AsRef<OsStr>], inherited: Inherited) -> io::Result<i3
         command.iter().map(|w| CString::new(w.as_ref().as_bytes())).collect::<Result<_, _>>()?;
     let mut pointers: Vec<*const c_char> = words.iter().map(|w| w.as_ptr()).collect();
     pointers.push(std::ptr::null());
+    // A file that is neither a program nor names its interpreter is a script of the shell's, as in execvp(3).
+    let mut script = vec![SHELL.as_ptr(); 2];
+    script.extend(pointers.iter().skip(1));
     let name = command.first().map(|w| w.as_ref().as_bytes()).unwrap_or_default();
     let candidates = candidates(name)?;
     // ORDER: asked before the fork, as either side may be first to move the child out of this group. Only who has
@@ -126,7 +132,7 @@ pub fn run(command: &[impl AsRef<OsStr>], inherited: Inherited) -> io::Result<i3
             unsafe { libc::setpgid(pid, pid) };
             Ok(pid)
         }
-        Forked::Child => child(name, &candidates, &pointers, inherited, was_foreground),
+        Forked::Child => child(name, &candidates, &pointers, &mut script, inherited, was_foreground),
     }
 }
 
@@ -148,6 +154,7 @@ fn child(
     name: &[u8],
     candidates: &[CString],
     argv: &[*const c_char],
+    script: &mut [*const c_char],
     inherited: Inherited,
     was_foreground: bool,
 ) -> ! {
@@ -174,10 +181,22 @@ fn child(
         let mut worst = libc::ENOENT;
         for candidate in candidates {
             libc::execve(candidate.as_ptr(), argv.as_ptr(), environ);
-            match io::Error::last_os_error().raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR) => {}
-                Some(other) => worst = other,
-                None => {}
+            let mut errno = io::Error::last_os_error().raw_os_error().unwrap_or(worst);
+            if errno == libc::ENOEXEC {
+                if let Some(file) = script.get_mut(1) {
+                    *file = candidate.as_ptr();
+                }
+                libc::execve(SHELL.as_ptr(), script.as_ptr(), environ);
+                errno = libc::ENOEXEC;
+            }
+            match errno {
+                libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
+                libc::EACCES => worst = errno,
+                // It is there: what else is in PATH is not what was meant.
+                _ => {
+                    worst = errno;
+                    break;
+                }
             }
         }
         let cause = io::Error::from_raw_os_error(worst);
