@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod guest;
 pub mod instance;
 pub mod measure;
+pub mod mutate;
 pub mod oci;
 pub mod plot;
 pub mod qemu;
