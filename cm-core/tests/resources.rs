@@ -228,7 +228,7 @@ fn databases_that_cannot_be_read_are_not_taken_for_empty() {
     bench.write("/etc/shadow", &shadow);
     // Between the check and the change it may come to that too.
     let spec = Box::new(user("bob"));
-    let what = What::Account(Account::User { spec, password: true });
+    let what = What::Account(Account::User { spec, password: true, leave: Vec::new() });
     let op = Op { thing: "user:bob".into(), what, own: OwnChange::Take { digest: None } };
     fs::remove_file(bench.path("/etc/passwd")).unwrap();
     fs::create_dir(bench.path("/etc/passwd")).unwrap();

@@ -48,7 +48,7 @@ fn entries(accounts: &Accounts, account: &Account) -> Prior {
     let (is_group, name) = match account {
         Account::User { spec, .. } => (false, &spec.name),
         Account::Group(spec) => (true, &spec.name),
-        Account::Lock(name) | Account::RemoveUser(name) => (false, name),
+        Account::Lock { name, .. } | Account::Leave { name, .. } | Account::RemoveUser(name) => (false, name),
         Account::RemoveGroup(name) => (true, name),
         Account::Restore { group, name, .. } => (*group, name),
     };
@@ -213,8 +213,9 @@ fn change_accounts(
         id.map(|id| Record::Retired { group: is_group, id, name: name.to_owned() })
     };
     match account {
-        Account::User { spec, password } => {
+        Account::User { spec, password, leave } => {
             user::apply(&mut after, spec, *password, &retired, now() / 86_400)?;
+            user::leave(&mut after, &spec.name, leave);
             // The group of his own that came with him goes with him.
             if spec.group.is_none()
                 && before.group.line(&spec.name).is_none()
@@ -225,8 +226,10 @@ fn change_accounts(
             }
         }
         Account::Group(spec) => group::apply(&mut after, spec, &retired)?,
-        Account::Lock(name) => {
+        Account::Leave { name, leave } => user::leave(&mut after, name, leave),
+        Account::Lock { name, leave } => {
             user::lock(&mut after, name);
+            user::leave(&mut after, name, leave);
             facts.extend(retire(false, name, before.uid(name)));
         }
         Account::RemoveUser(name) => {

@@ -1,8 +1,12 @@
 //! `line`: one line in a file that is otherwise somebody else's. The edits are pure functions of the text.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use regex_lite::Regex;
+use sha2::{Digest as _, Sha256};
+use units::Address;
+use units::kind::Spec;
 use units::kind::line::Line;
 
 use super::Context;
@@ -11,6 +15,7 @@ use super::place::PlaceError;
 use super::tree::{self, Found};
 use super::world::World;
 use crate::store::record::LineEdit;
+use crate::store::{Digest, Prior};
 
 /// Bytes of a file that is edited: it is read whole, and it may be somebody's who makes it as large as he likes.
 pub(super) const LARGEST: u64 = 16 << 20;
@@ -215,6 +220,54 @@ pub fn read(world: &mut World, path: &str) -> Result<Option<String>, Trouble> {
     }
 }
 
+/// What the store remembers of a line, so that it is known when its unit says something else.
+fn digest(path: &str, line: &str) -> Digest {
+    Sha256::new().chain_update(path).chain_update([0]).chain_update(line).finalize().into()
+}
+
+/// The same of a declaration; of one that takes the line out, none.
+fn digest_of(spec: &Line) -> Digest {
+    digest(&spec.path, if spec.present { &spec.line } else { "" })
+}
+
+/// The path and the line that a unit has put in under an earlier generation, where it declares others now. The edits
+/// that may be undone tell, else the generation that is current.
+fn former(world: &World, unit: &str, spec: &Line) -> Option<(String, String)> {
+    let store = world.store.as_ref()?;
+    let own = store.index().own.get(unit).filter(|own| own.unit == unit)?;
+    let differs = |path: &str, line: &str| (path, line) != (spec.path.as_str(), spec.line.as_str());
+    if own.digest == Some(digest_of(spec)) {
+        return None;
+    }
+    let is_it = |path: &str, line: &str| differs(path, line) && own.digest == Some(digest(path, line));
+    let edits = store.index().undo.get(unit).into_iter().flatten().rev();
+    let edited = edits.filter_map(|undo| match &undo.prior {
+        Prior::Edit(edit) => Some((&edit.path, edit.line.strip_suffix('\r').unwrap_or(&edit.line))),
+        _ => None,
+    });
+    if let Some((path, line)) = edited.into_iter().find(|(path, line)| is_it(path, line)) {
+        return Some((path.clone(), line.to_owned()));
+    }
+    let (_, manifest) = store.load(store.index().current()).ok()?;
+    let address = Address::parse(unit)?;
+    match manifest.spec(manifest.find(address.kind, &address.name)?)? {
+        // An earlier version of this program has not noted which line it was.
+        Spec::Line(old) if old.present && differs(&old.path, &old.line) => {
+            (own.digest.is_none() || is_it(&old.path, &old.line)).then_some((old.path, old.line))
+        }
+        _ => None,
+    }
+}
+
+/// A pattern for what a declaration replaces anyway, and for the line that it had before.
+fn either(spec: &Line, line: &str) -> String {
+    let line = format!("^{}$", regex_lite::escape(line));
+    match &spec.matches {
+        Some(pattern) => format!("(?:{pattern})|{line}"),
+        None => line,
+    }
+}
+
 /// What is wrong with the line, and what would make it right.
 ///
 /// # Errors
@@ -223,6 +276,24 @@ pub fn check(world: &mut World, spec: &Line, context: &Context) -> Result<Findin
     world.mount_present(&spec.path)?;
     let old = read(world, &spec.path)?;
     let mut finding = Finding::default();
+    // Nothing is put in, as far as is known yet.
+    let own = |line: &str| OwnChange::Take { digest: Some(digest(&spec.path, line)) };
+    let op = |what, own| Op { thing: context.unit.clone(), what, own };
+    // What is drift has had its generation, which has taken it out.
+    let former = if context.correct { None } else { former(world, &context.unit, spec) };
+    let mut wanted = Cow::Borrowed(spec);
+    match former {
+        Some((path, line)) if path == spec.path => wanted.to_mut().matches = Some(either(spec, &line)),
+        Some((path, line)) => {
+            world.mount_present(&path)?;
+            let gone = Line { path, line, matches: None, present: false, create: false };
+            if edit(read(world, &gone.path)?.as_deref(), &gone)?.is_some() {
+                finding.wrong.push(format!("line that it had in {} is still there", gone.path));
+                finding.ops.push(op(What::Line(gone), own("")));
+            }
+        }
+        None => {}
+    }
     if old.is_none() {
         if !spec.present {
             return Ok(finding);
@@ -231,14 +302,14 @@ pub fn check(world: &mut World, spec: &Line, context: &Context) -> Result<Findin
             return Err(Trouble::NotKept(format!("{} is missing; say create = true to make it", spec.path)));
         }
     }
-    let Some((_, done)) = edit(old.as_deref(), spec)? else { return Ok(finding) };
+    let Some((_, done)) = edit(old.as_deref(), &wanted)? else { return Ok(finding) };
     finding.wrong.push(match (done.inserted.is_some(), done.removed.is_empty()) {
         (true, true) => "line is missing".to_owned(),
         (true, false) => "line differs".to_owned(),
         (false, _) => "line should not be there".to_owned(),
     });
-    let what = What::Line(spec.clone());
-    finding.ops.push(Op { thing: context.unit.clone(), what, own: OwnChange::Take { digest: None } });
+    let own = own(if done.inserted.is_some() { &spec.line } else { "" });
+    finding.ops.push(op(What::Line(wanted.into_owned()), own));
     Ok(finding)
 }
 

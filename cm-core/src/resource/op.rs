@@ -120,11 +120,25 @@ pub enum Account {
         spec: Box<User>,
         /// Whether a password hash that differs is written too.
         password: bool,
+        /// Groups that he is taken out of: Holdfast has put him in, and they are not declared any more.
+        leave: Vec<String>,
     },
     /// A group.
     Group(Group),
     /// Nobody can log in as this user any more.
-    Lock(String),
+    Lock {
+        /// Whose entry.
+        name: String,
+        /// Groups that he is taken out of.
+        leave: Vec<String>,
+    },
+    /// A user stays, but not in these groups.
+    Leave {
+        /// Who.
+        name: String,
+        /// The groups.
+        leave: Vec<String>,
+    },
     /// The user is gone; his number is not given again.
     RemoveUser(String),
     /// The group is gone, unless somebody is in it.

@@ -9,7 +9,7 @@ use super::op::{Account, Op, OwnChange, Put, Trouble, Want, What};
 use super::place::{is_below, split};
 use super::tree::{self, Found};
 use super::world::World;
-use super::{hostname, thing};
+use super::{hostname, thing, user};
 use crate::proto::Outcome;
 use crate::store::index::{PARENT, Undo};
 use crate::store::record::path_of_names;
@@ -57,15 +57,41 @@ pub fn remove(world: &mut World, spec: &Spec, unit: &str, unit_flags: u8) -> Res
     if own.unit != unit {
         return Ok(Leaving::left(None, &format!("it belongs to {} now", own.unit)));
     }
+    let (user_name, groups) = match spec {
+        Spec::User(spec) => (spec.name.as_str(), user::memberships(world, &spec.name, unit)),
+        _ => ("", Vec::new()),
+    };
+    let given_up = groups.iter().map(|group| user::membership(group, user_name, OwnChange::Drop));
+    let given_up: Vec<Op> = given_up.collect();
+    let mut leaving = leave(world, spec, name, &own, unit_flags, groups)?;
+    leaving.ops.extend(given_up);
+    Ok(leaving)
+}
+
+/// The same of what is the unit's. `groups` are those that it has put its user in.
+fn leave(
+    world: &mut World,
+    spec: &Spec,
+    name: String,
+    own: &Own,
+    unit_flags: u8,
+    groups: Vec<String>,
+) -> Result<Leaving, Trouble> {
     if unit_flags & flags::KEEP_ON_REMOVAL != 0 {
         return Ok(Leaving::left(Some(name), "its declaration said to keep it"));
     }
     if !own.created {
-        return Ok(Leaving::left(Some(name), "it was there before it was declared"));
+        let mut leaving = Leaving::left(Some(name), "it was there before it was declared");
+        if let (Spec::User(user), false) = (spec, groups.is_empty()) {
+            leaving.detail += &format!("; it leaves group {}", groups.join(", "));
+            let account = Account::Leave { name: user.name.clone(), leave: groups };
+            leaving.ops.iter_mut().for_each(|op| op.what = What::Account(account.clone()));
+        }
+        return Ok(leaving);
     }
     match spec {
-        Spec::File(file) => remove_path(world, &name, &own, file.content.map(|c| c.size)),
-        Spec::Directory(_) | Spec::Symlink(_) => remove_path(world, &name, &own, None),
+        Spec::File(file) => remove_path(world, &name, own, file.content.map(|c| c.size)),
+        Spec::Directory(_) | Spec::Symlink(_) => remove_path(world, &name, own, None),
         Spec::Line(line) if line.present => {
             let gone = Line { present: false, matches: None, ..line.clone() };
             Ok(Leaving::removed(What::Line(gone), name))
@@ -74,7 +100,7 @@ pub fn remove(world: &mut World, spec: &Spec, unit: &str, unit_flags: u8) -> Res
             let account = if user.purge {
                 Account::RemoveUser(user.name.clone())
             } else {
-                Account::Lock(user.name.clone())
+                Account::Lock { name: user.name.clone(), leave: groups }
             };
             let mut leaving = Leaving::removed(What::Account(account), name);
             if !user.purge {
@@ -274,7 +300,10 @@ pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, T
             let name = name.to_owned();
             ops.push(op(What::Account(match (entries.is_empty(), group) {
                 (true, true) => Account::RemoveGroup(name),
-                (true, false) => Account::Lock(name),
+                (true, false) => {
+                    let leave = user::memberships(world, &name, unit);
+                    Account::Lock { name, leave }
+                }
                 (false, _) => Account::Restore { group, name, entries: entries.clone() },
             })));
         }

@@ -10,6 +10,7 @@ use super::group;
 use super::op::{Account, Finding, Op, OwnChange, Put, Trouble, Want, What};
 use super::tree::{self, Found};
 use super::world::World;
+use crate::store::record;
 
 /// Shell of a user who declares none.
 fn shell(spec: &User) -> &str {
@@ -25,6 +26,11 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
     let name = spec.name.as_str();
     let mut password = false;
     world.accounts.sound()?;
+    let is_in =
+        |group: &&String| world.accounts.group.field(group, 3).is_some_and(|f| members(f).contains(&name));
+    let joins: Vec<String> = spec.groups.iter().filter(|group| !is_in(group)).cloned().collect();
+    let mut leave = memberships(world, name, &context.unit);
+    leave.retain(|group| !spec.groups.contains(group));
     match world.accounts.passwd.fields(name) {
         None => {
             finding.wrong.push("missing".to_owned());
@@ -49,12 +55,9 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
                     finding.wrong.push(format!("{word} {}, should be {want}", field(index)));
                 }
             }
-            for group in &spec.groups {
-                let listed = world.accounts.group.field(group, 3).is_some_and(|f| members(f).contains(&name));
-                if !listed {
-                    finding.wrong.push(format!("is not in group {group}"));
-                }
-            }
+            let missing = joins.iter().map(|group| format!("is not in group {group}"));
+            let not_declared = |group| format!("is in group {group}, which is not declared any more");
+            finding.wrong.extend(missing.chain(leave.iter().map(not_declared)));
             let hash = world.accounts.shadow.field(name, 1);
             if let Some(want) = &spec.password_hash
                 && hash.is_some_and(|h| h != want)
@@ -75,9 +78,14 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
         }
     }
     if !finding.wrong.is_empty() {
-        let what = What::Account(Account::User { spec: Box::new(spec.clone()), password });
+        let changes = [(&joins, OwnChange::Take { digest: None }), (&leave, OwnChange::Drop)];
+        let changes: Vec<Op> = (changes.into_iter())
+            .flat_map(|(groups, own)| groups.iter().map(move |g| membership(g, name, own.clone())))
+            .collect();
+        let what = What::Account(Account::User { spec: Box::new(spec.clone()), password, leave });
         let thing = format!("user:{name}");
         finding.ops.push(Op { thing, what, own: OwnChange::Take { digest: None } });
+        finding.ops.extend(changes);
     }
     if spec.create_home {
         let path = world
@@ -103,6 +111,27 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
         }
     }
     Ok(finding)
+}
+
+/// Groups that a unit has put its user in, and that he still is in.
+pub fn memberships(world: &World, name: &str, unit: &str) -> Vec<String> {
+    let Some(store) = &world.store else { return Vec::new() };
+    let own = |group: &String| store.index().own.get(&record::membership(group, name));
+    let mut groups = world.accounts.groups_of(name);
+    groups.retain(|group| own(group).is_some_and(|own| own.unit == unit));
+    groups
+}
+
+/// What becomes of the ownership of a membership.
+pub fn membership(group: &str, name: &str, own: OwnChange) -> Op {
+    Op { thing: record::membership(group, name), what: What::Nothing, own }
+}
+
+/// Takes a user out of groups.
+pub fn leave(accounts: &mut Accounts, name: &str, groups: &[String]) {
+    for group in groups {
+        accounts.set_member(group, name, false);
+    }
 }
 
 /// Makes the entry as declared. `days` is today, in days since 1970, for the shadow database.

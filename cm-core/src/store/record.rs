@@ -23,8 +23,8 @@ pub struct Metadata {
 }
 
 /// What a thing was before somebody changed it. A thing is named by its path, or by `sysctl:KEY`,
-/// `hostname:`, `user:NAME`, `group:NAME`, `line:NAME`; and `names:PATH` are the names that a file had of which a line was
-/// edited.
+/// `hostname:`, `user:NAME`, `group:NAME`, `line:NAME`; `names:PATH` are the names that a file had of which a line was
+/// edited, and `member:GROUP:USER` is that a user was made a member of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prior {
     /// Not there.
@@ -84,10 +84,21 @@ pub enum Prior {
 }
 
 const NAMES: &str = "names:";
+const MEMBER: &str = "member:";
 
 /// The thing that the names of a file are, of which a line is edited.
 pub fn names_of(path: &str) -> String {
     format!("{NAMES}{path}")
+}
+
+/// The thing that a membership is.
+pub fn membership(group: &str, user: &str) -> String {
+    format!("{MEMBER}{group}:{user}")
+}
+
+/// Whether a thing is a membership.
+pub fn is_membership(thing: &str) -> bool {
+    thing.starts_with(MEMBER)
 }
 
 /// The path of such a thing.
@@ -132,7 +143,7 @@ pub struct Own {
     pub unit: String,
     /// Whether it was made by Holdfast; otherwise it was there and was adopted.
     pub created: bool,
-    /// Digest of what was last written into it, for files and links.
+    /// Digest of what was last written into it, for files and links; of a line, that of the path and the line.
     pub digest: Option<Digest>,
     /// Number of the file system on which it lies (statfs(2)), where that lies below a managed mount; else 0.
     pub fs: u64,

@@ -1,6 +1,6 @@
 //! The way back: what a return to an earlier generation puts back, beside converging what that one declares.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use units::kind::Spec;
 use units::{Address, Manifest, UnitId};
@@ -65,7 +65,8 @@ pub(super) fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> 
         let again = match &work.spec {
             Spec::Line(spec) => Some(What::Line(spec.clone())),
             Spec::User(spec) => {
-                Some(What::Account(Account::User { spec: Box::new(spec.clone()), password: false }))
+                let spec = Box::new(spec.clone());
+                Some(What::Account(Account::User { spec, password: false, leave: Vec::new() }))
             }
             Spec::Group(spec) => Some(What::Account(resource::op::Account::Group(spec.clone()))),
             Spec::Sysctl(spec) => Some(What::Text { key: spec.key.clone(), value: spec.value.clone() }),
@@ -124,7 +125,7 @@ pub fn put_back_rest(
         let batch = Batch { generation, intent: Intent::Return, steps: Vec::new() };
         world.begin(managed_mounts(manifests));
         look_back(world, &batch);
-        let mut plan = Plan { slots: Vec::new(), adopt: Vec::new(), cleared: BTreeSet::new() };
+        let mut plan = Plan::default();
         for (unit, number) in units.iter().zip(0..) {
             let step =
                 Step { manifest: ManifestRef(u32::MAX), unit: UnitId(number), action: Action::Restore };

@@ -23,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use units::kind::Spec;
+use units::kind::line::Line;
 use units::{EdgeKind, Kind, Manifest};
 
 use super::back::{look_back, own_again, take_back};
@@ -109,7 +110,7 @@ pub enum Confinement {
 }
 
 /// What the check of a batch found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// A slot a step, in their order.
     pub slots: Vec<Slot>,
@@ -117,6 +118,8 @@ pub struct Plan {
     pub adopt: Vec<Record>,
     /// What leaving units take away, although another one may want something there.
     pub cleared: BTreeSet<String>,
+    /// Lines that leaving units take out: by path and line, how they owned them, and whether another unit wants the line.
+    lines: BTreeMap<(String, String), (Own, bool)>,
 }
 
 fn result(step: &Step, outcome: Outcome, detail: impl Into<String>) -> UnitResult {
@@ -150,8 +153,7 @@ pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     let address = |s: &Step| manifests.get(&s.manifest).map(|(_, m)| m.address(s.unit).to_string());
     world.spared = Spared::AllBut(batch.steps.iter().filter(leaving).filter_map(address).collect());
     let mut position: HashMap<(ManifestRef, u32), usize> = HashMap::new();
-    let mut plan =
-        Plan { slots: Vec::with_capacity(batch.steps.len()), adopt: Vec::new(), cleared: BTreeSet::new() };
+    let mut plan = Plan { slots: Vec::with_capacity(batch.steps.len()), ..Plan::default() };
     for (at, step) in batch.steps.iter().enumerate() {
         world.alive();
         let slot = check_step(world, manifests, batch, step, &position, &mut plan);
@@ -221,6 +223,11 @@ fn check_step(
             if matches!(step.action, Action::Remove | Action::Restore) {
                 let gone = work.ops.iter().filter(|o| matches!(o.what, What::Put { put: Put::Absent, .. }));
                 plan.cleared.extend(gone.map(|o| o.thing.clone()));
+                let owner = own(world, &work).cloned();
+                plan.lines.extend(work.ops.iter().filter_map(|op| match &op.what {
+                    What::Line(line) => Some((key(line), (owner.clone()?, false))),
+                    _ => None,
+                }));
             } else {
                 work.needs = manifest
                     .deps(step.unit)
@@ -279,7 +286,7 @@ fn converge(
     work.context.cleared = false;
     let finding = finding?;
     if finding.wrong.is_empty() && before.is_empty() {
-        if let Some(op) = owned.or_else(|| take_over(world, work)) {
+        if let Some(op) = owned.or_else(|| take_over(world, work)).or_else(|| take_line(work, plan)) {
             work.outcome = report_only(&work.step, &finding).outcome;
             work.ops.push(op);
             return Ok(None);
@@ -310,7 +317,20 @@ fn take_over(world: &World, work: &Work) -> Option<Op> {
     lent.then_some(Op { thing, what: What::Nothing, own: OwnChange::Take { digest: None } })
 }
 
-/// Directories on the way stay when a unit of the same batch wants to have them.
+fn key(line: &Line) -> (String, String) {
+    (line.path.clone(), line.line.clone())
+}
+
+/// A line that is right, and that another unit is about to take out, becomes the unit's that declares it now.
+fn take_line(work: &Work, plan: &mut Plan) -> Option<Op> {
+    let Spec::Line(line) = &work.spec else { return None };
+    let (own, wanted) = plan.lines.get_mut(&key(line)).filter(|_| line.present)?;
+    *wanted = true;
+    let own = Own { unit: work.unit.clone(), ..own.clone() };
+    Some(Op { thing: work.unit.clone(), what: What::Nothing, own: OwnChange::Back(Some(own)) })
+}
+
+/// Directories on the way stay when a unit of the same batch wants to have them, and so do lines.
 fn spare_wanted(plan: &mut Plan) {
     let works = || plan.slots.iter().filter_map(|s| if let Slot::Todo(work) = s { Some(work) } else { None });
     let wanted: HashSet<String> = works()
@@ -321,6 +341,13 @@ fn spare_wanted(plan: &mut Plan) {
         let Slot::Todo(work) = slot else { continue };
         let own = thing(&work.spec);
         if matches!(work.step.action, Action::Remove | Action::Restore) {
+            for op in &mut work.ops {
+                if let What::Line(line) = &op.what
+                    && plan.lines.get(&key(line)).is_some_and(|(_, wanted)| *wanted)
+                {
+                    op.what = What::Nothing;
+                }
+            }
             let absent = |o: &Op| matches!(o.what, What::Put { put: Put::Absent, .. });
             work.ops.retain(|o| !absent(o) || own.as_ref() == Some(&o.thing) || !wanted.contains(&o.thing));
         }

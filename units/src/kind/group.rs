@@ -42,7 +42,7 @@ pub static TABLE: Table = Table {
             "Whether a free number is taken from the system range.",
         ),
     ],
-    notes: "Only the entry is owned; members are added by the users that name the group.",
+    notes: "Only the entry is owned; members are added, and taken out again, by the users that name the group.",
     example: "[group.deploy]\ngid = 1500\n",
 };
 

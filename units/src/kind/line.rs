@@ -56,8 +56,9 @@ pub static TABLE: Table = Table {
         ),
         field("create", Type::Flag, Without::Is("false"), "Whether the file is created where it is missing."),
     ],
-    notes: "The rest of the file is neither owned nor repaired; one of more than 16 MiB is not read. A line in a file that \
-is itself managed as a whole is a mistake.",
+    notes: "The rest of the file is neither owned nor repaired; one of more than 16 MiB is not read. Where a unit says \
+another line or another path than before, what it had put in goes. A line in a file that is itself managed as a whole \
+is a mistake.",
     example: r#"[line.root-login]
 path    = "/etc/ssh/sshd_config"
 line    = "PermitRootLogin no"

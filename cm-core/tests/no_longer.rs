@@ -1,0 +1,163 @@
+//! What a declaration said, and says no longer: taken back where it was Holdfast's, and there again after a rollback.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use cm_core::proto::{Intent, Outcome};
+use common::{Bench, Decl};
+use units::Kind;
+use units::kind::Spec;
+use units::kind::line::Line;
+use units::kind::user::User;
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n";
+const GROUP: &str = "root:x:0:\nadm:x:4:bob\nsudo:x:27:ann\nbob:x:1000:\n";
+
+fn with_bob() -> Bench {
+    let bench = Bench::new();
+    bench.write("/etc/passwd", PASSWD);
+    bench.write("/etc/group", GROUP);
+    bench
+}
+
+fn user(name: &str, groups: &[&str]) -> Decl {
+    let spec = User {
+        name: name.into(),
+        uid: None,
+        group: None,
+        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        home: None,
+        shell: None,
+        comment: None,
+        password_hash: None,
+        system: false,
+        create_home: false,
+        purge: false,
+    };
+    Decl::new().unit(Kind::User, name, Spec::User(spec))
+}
+
+fn line(name: &str, path: &str, line: &str, matches: Option<&str>) -> Decl {
+    let (path, line) = (path.to_owned(), line.to_owned());
+    let spec = Line { path, line, matches: matches.map(str::to_owned), present: true, create: true };
+    Decl::new().unit(Kind::Line, name, Spec::Line(spec))
+}
+
+fn groups_of(bench: &Bench, name: &str) -> Vec<String> {
+    let text = bench.read("/etc/group");
+    let is_in = |l: &&str| l.rsplit(':').next().unwrap().split(',').any(|m| m == name);
+    text.lines().filter(is_in).map(|l| l.split(':').next().unwrap().to_owned()).collect()
+}
+
+/// Goes back to an earlier generation, and commits that.
+fn rollback(bench: &mut Bench, from: (u64, &Decl), to: (u64, &Decl)) {
+    bench.switching(to.0);
+    let results = bench.swap(Some(from), to, Intent::Return);
+    let failed = |o| matches!(o, Outcome::NotKept | Outcome::Blocked);
+    assert!(!results.iter().any(|r| failed(r.outcome)), "{results:?}");
+    bench.commit(to.0);
+}
+
+#[test]
+fn a_user_leaves_the_groups_that_only_an_earlier_generation_named() {
+    let mut bench = with_bob();
+    let both = user("bob", &["adm", "sudo"]);
+    let (one, _) = bench.apply(None, &both);
+    assert_eq!(groups_of(&bench, "bob"), ["adm", "sudo"]);
+    let none = user("bob", &[]);
+    bench.reopen();
+    let (two, results) = bench.apply(Some((one, &both)), &none);
+    assert_eq!(results[0].outcome, Outcome::Changed);
+    assert_eq!(results[0].detail, "is in group sudo, which is not declared any more");
+    assert_eq!(groups_of(&bench, "bob"), ["adm"], "in that one he was before");
+    assert_eq!(groups_of(&bench, "ann"), ["sudo"]);
+    rollback(&mut bench, (two, &none), (one, &both));
+    assert_eq!(groups_of(&bench, "bob"), ["adm", "sudo"]);
+    // It is known as ours again.
+    bench.reopen();
+    let (three, _) = bench.apply(Some((one, &both)), &none);
+    assert_eq!(groups_of(&bench, "bob"), ["adm"]);
+    // Who is put in by somebody else stays.
+    let group = bench.read("/etc/group").replace("ann", "ann,bob");
+    bench.write("/etc/group", &group);
+    let adm = user("bob", &["adm"]);
+    bench.apply(Some((three, &none)), &adm);
+    assert_eq!(groups_of(&bench, "bob"), ["adm", "sudo"]);
+}
+
+#[test]
+fn a_user_who_is_not_declared_any_more_leaves_them_too() {
+    for name in ["bob", "new"] {
+        let mut bench = with_bob();
+        let decl = user(name, &["sudo"]);
+        let (zero, _) = bench.apply(None, &Decl::new());
+        let (one, _) = bench.apply(Some((zero, &Decl::new())), &decl);
+        assert!(groups_of(&bench, name).contains(&"sudo".to_owned()));
+        let (two, results) = bench.apply(Some((one, &decl)), &Decl::new());
+        assert!(!groups_of(&bench, name).contains(&"sudo".to_owned()), "{results:?}");
+        if name == "bob" {
+            assert_eq!(results[0].detail, "it was there before it was declared; it leaves group sudo");
+        }
+        rollback(&mut bench, (two, &Decl::new()), (one, &decl));
+        assert!(groups_of(&bench, name).contains(&"sudo".to_owned()));
+        rollback(&mut bench, (one, &decl), (zero, &Decl::new()));
+        assert!(!groups_of(&bench, name).contains(&"sudo".to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn a_line_that_says_something_else_takes_the_place_of_what_it_said() {
+    let mut bench = Bench::new();
+    bench.write("/etc/conf", "first\n");
+    let yes = line("root", "/etc/conf", "PermitRootLogin yes", None);
+    let (one, _) = bench.apply(None, &yes);
+    bench.write("/etc/conf", &(bench.read("/etc/conf") + "last\n"));
+    let no = line("root", "/etc/conf", "PermitRootLogin no", None);
+    bench.reopen();
+    let (two, results) = bench.apply(Some((one, &yes)), &no);
+    assert_eq!(results[0].detail, "line differs");
+    assert_eq!(bench.read("/etc/conf"), "first\nPermitRootLogin no\nlast\n");
+    rollback(&mut bench, (two, &no), (one, &yes));
+    assert_eq!(bench.read("/etc/conf"), "first\nPermitRootLogin yes\nlast\n");
+    // Where no edit is left that could be undone, the manifest tells.
+    let pattern = line("root", "/etc/conf", "Root no", Some("^Root "));
+    let (three, _) = bench.apply(Some((one, &yes)), &pattern);
+    assert_eq!(bench.read("/etc/conf"), "first\nRoot no\nlast\n");
+    // What only was there is nobody's.
+    let first = line("root", "/etc/conf", "first", None);
+    let (four, _) = bench.apply(Some((three, &pattern)), &first);
+    assert_eq!(bench.read("/etc/conf"), "first\nlast\n");
+    bench.apply(Some((four, &first)), &line("root", "/etc/conf", "second", None));
+    assert_eq!(bench.read("/etc/conf"), "first\nlast\nsecond\n");
+}
+
+#[test]
+fn a_line_that_moves_to_another_file_leaves_the_first() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "x\n");
+    bench.write("/etc/b", "y\n");
+    let a = line("l", "/etc/a", "line", None);
+    let (one, _) = bench.apply(None, &a);
+    let b = line("l", "/etc/b", "line", None);
+    let (two, _) = bench.apply(Some((one, &a)), &b);
+    assert_eq!((bench.read("/etc/a").as_str(), bench.read("/etc/b").as_str()), ("x\n", "y\nline\n"));
+    rollback(&mut bench, (two, &b), (one, &a));
+    assert_eq!((bench.read("/etc/a").as_str(), bench.read("/etc/b").as_str()), ("x\nline\n", "y\n"));
+}
+
+#[test]
+fn a_line_of_which_only_the_unit_has_another_name_stays() {
+    let mut bench = Bench::new();
+    bench.write("/etc/a", "x\n");
+    let old = line("old", "/etc/a", "line", None);
+    let (one, _) = bench.apply(None, &old);
+    let new = line("new", "/etc/a", "line", None);
+    bench.write("/etc/a", &(bench.read("/etc/a") + "z\n"));
+    let (two, _) = bench.apply(Some((one, &old)), &new);
+    assert_eq!(bench.read("/etc/a"), "x\nline\nz\n");
+    rollback(&mut bench, (two, &new), (one, &old));
+    assert_eq!(bench.read("/etc/a"), "x\nline\nz\n");
+    let (three, _) = bench.apply(Some((one, &old)), &new);
+    bench.apply(Some((three, &new)), &Decl::new());
+    assert_eq!(bench.read("/etc/a"), "x\nz\n", "it was ours under both names");
+}
