@@ -3,14 +3,14 @@
 //!
 //! Packets keep their boundaries, so a re-exec of PID 1 between two of them loses nothing.
 //!
-//! Version history: 1 — the first.
+//! Version history: 1 — the first; 2 — layers.
 
 use serde::{Deserialize, Serialize};
 use units::UnitId;
 use units::pick::Pick;
 
 /// Version that both sides say first; they refuse each other when it differs.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest packet. Longer lists are split over several.
 pub const MAX_FRAME: usize = 64 << 10;
 /// Most steps in one [`Request::Batch`] packet.
@@ -183,6 +183,15 @@ pub enum Source {
     },
 }
 
+/// Which layer of a generation is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerChange {
+    /// Its name.
+    pub name: String,
+    /// Whether it goes.
+    pub remove: bool,
+}
+
 /// From PID 1 to the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -234,8 +243,12 @@ pub enum Request {
     Compile {
         /// Comes back in the answer, and names the staged contents.
         token: u64,
-        /// What to compile as the layer `main`.
+        /// What to compile; of no meaning where a layer goes.
         source: Source,
+        /// As which layer.
+        layer: LayerChange,
+        /// The generation whose other layers are compiled with it; alone without.
+        onto: Option<u64>,
         /// Sources are opened with this user's rights.
         uid: u32,
         /// And this group's.

@@ -11,13 +11,7 @@ use units::load::Loader;
 fn asked(dir: &Path, text: &str, attempts: &[(&str, String)]) -> Vec<String> {
     let entry = dir.join("state.toml");
     fs::write(&entry, text).unwrap();
-    let job = Job {
-        entry: entry.to_string_lossy().into_owned(),
-        input: None,
-        uid: 0,
-        gid: 0,
-        staging: dir.join("staging"),
-    };
+    let job = Job::alone(entry.to_string_lossy().into_owned(), None, (0, 0), dir.join("staging"));
     let said = read_apart(&job, |loader: &mut dyn Loader| {
         let mut out = String::new();
         let read = loader.read(&job.entry).is_ok();

@@ -13,14 +13,18 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 
 use cm_core::proto::{
-    Action, Intent, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply, UnitResult,
-    VERSION, Watch,
+    Action, Intent, LayerChange, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
+    UnitResult, VERSION, Watch,
 };
 use cm_core::sys::Mapping;
 use cm_core::worker::channel::{self, Channel};
 use cm_core::worker::compile::sealed;
 use cm_core::worker::watches;
 use units::{Kind, Manifest};
+
+fn main_layer() -> LayerChange {
+    LayerChange { name: "main".to_owned(), remove: false }
+}
 
 struct Init {
     channel: Channel,
@@ -124,7 +128,15 @@ impl Init {
 
     fn compile(&mut self, path: &Path, uid: u32) -> (Result<u32, String>, Option<OwnedFd>) {
         let source = Source::Path(path.to_string_lossy().into_owned());
-        self.ask(&Request::Compile { token: 77, source, uid, gid: uid, pick: None });
+        self.ask(&Request::Compile {
+            token: 77,
+            source,
+            layer: main_layer(),
+            onto: None,
+            uid,
+            gid: uid,
+            pick: None,
+        });
         match self.answer() {
             Some((Reply::Compiled { token: 77, result }, fds)) => (result, fds.into_iter().next()),
             other => panic!("{other:?}"),
@@ -303,7 +315,8 @@ fn a_memfd_is_compiled_below_its_directory() {
     fs::write(dir.path().join("part"), "text").unwrap();
     let memfd = sealed("state", b"[file.\"/etc/x\"]\nsource = \"part\"\n").unwrap();
     let source = Source::Memfd { directory: dir.path().to_string_lossy().into_owned() };
-    let request = Request::Compile { token: 3, source, uid: 0, gid: 0, pick: None };
+    let request =
+        Request::Compile { token: 3, source, layer: main_layer(), onto: None, uid: 0, gid: 0, pick: None };
     init.channel.send(&request, &[memfd.as_raw_fd()]).unwrap();
     match init.answer() {
         Some((Reply::Compiled { result, .. }, _)) => assert_eq!(result, Ok(1)),

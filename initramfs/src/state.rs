@@ -9,9 +9,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use units::compile;
+use units::kept::Stored;
 use units::kind::Content;
+use units::layer::MAIN;
 use units::load::{Entry, EntryKind, LoadError, Loader, content_of};
+use units::stack::{self, Stacked};
 
 use crate::error::Error;
 use crate::holdfast;
@@ -24,6 +26,8 @@ pub const SOURCES: &str = "/etc/holdfast";
 pub const MANIFEST: &str = "/usr/lib/holdfast/boot/manifest";
 /// The contents that it names, each under its SHA-256 in hexadecimal.
 pub const BLOBS: &str = "/usr/lib/holdfast/boot/blobs";
+/// The state that it was compiled from, so that other layers can be compiled with it.
+pub const LAYER: &str = "/usr/lib/holdfast/boot/layer";
 
 /// Reads below one directory, under the names that the machine will have for it.
 struct Sources {
@@ -102,7 +106,8 @@ pub fn install(tree: &mut Tree, image: &Path, state: &State) -> Result<(), Error
         let directory = host.parent().unwrap_or(Path::new(".")).to_path_buf();
         let name = host.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut sources = Sources { directory, read: BTreeSet::new(), contents: Vec::new() };
-        let compiled = compile(&format!("{SOURCES}/{name}"), &mut sources);
+        let entry = stack::From::Files(format!("{SOURCES}/{name}"));
+        let Stacked { compiled, archive } = stack::compile(vec![(MAIN.to_owned(), entry)], &mut sources);
         let said: String =
             compiled.diagnostics.iter().map(|d| units::diagnostic::render(d, &compiled.sources)).collect();
         let Some(manifest) = compiled.manifest else { return Err(Error::input(&host, format!("\n{said}"))) };
@@ -121,6 +126,8 @@ pub fn install(tree: &mut Tree, image: &Path, state: &State) -> Result<(), Error
         }
         if number == 0 {
             tree.insert(MANIFEST, Node::file(manifest.as_bytes().to_vec(), 0o644))?;
+            let layer = Stored::State(archive).encode().map_err(|e| Error::input(&host, e.to_string()))?;
+            tree.insert(LAYER, Node::file(layer, 0o600))?;
             tree.insert(BLOBS, Node::new(Kind::Directory, 0o700))?;
             for (content, bytes) in std::mem::take(&mut sources.contents) {
                 debug_assert_eq!(content, content_of(&bytes));

@@ -172,6 +172,7 @@ impl Guest {
         let mut tree = Tree::new();
         let boot = compile_boot(&format!("{BASE}{state}"))?;
         tree.insert(initramfs::state::MANIFEST, Node::file(boot.manifest, 0o644))?;
+        tree.insert(initramfs::state::LAYER, Node::file(boot.layer, 0o600))?;
         tree.insert(initramfs::state::BLOBS, Node::new(Kind::Directory, 0o700))?;
         for (name, bytes) in boot.contents {
             tree.insert(&format!("{}/{name}", initramfs::state::BLOBS), Node::file(bytes, 0o600))?;

@@ -59,7 +59,7 @@ pub fn compile(entry: &str, loader: &mut dyn Loader) -> Compiled {
 pub fn compile_layers(layers: &[Layer], loader: &mut dyn Loader) -> Compiled {
     let mut report = Report::new(loader);
     let declared = read_layers(layers, &mut report);
-    let mut units = merge(declared, &mut report);
+    let mut units = merge(layers, declared, &mut report);
     tree::expand(&mut units, &mut report);
     tree::fill_entries(&mut units);
     let units: Vec<Declared> = units.into_values().collect();
@@ -93,7 +93,7 @@ fn read_layers(layers: &[Layer], report: &mut Report<'_>) -> Vec<Declared> {
 }
 
 /// One unit an address: a later layer replaces an earlier one where it says so.
-fn merge(declared: Vec<Declared>, report: &mut Report<'_>) -> Units {
+fn merge(layers: &[Layer], declared: Vec<Declared>, report: &mut Report<'_>) -> Units {
     let mut units = Units::new();
     for unit in declared {
         let key = (unit.address.kind, unit.address.name.clone());
@@ -110,7 +110,10 @@ fn merge(declared: Vec<Declared>, report: &mut Report<'_>) -> Units {
             let text = format!("{} is declared twice", unit.address);
             let d = Diagnostic::error("duplicate-unit", unit.header, text).label(other.header, "first here");
             report.add(match later {
-                true => d.help("say `override = true` to replace the one of the earlier layer"),
+                true => {
+                    let name = layers.get(other.layer).map_or("", |l| l.name.as_str());
+                    d.help(format!("say `override = true` to replace the one of layer {name}"))
+                }
                 false => d.help("take one of them away"),
             });
             continue;

@@ -78,9 +78,9 @@ pub fn load<'t>(
             report.add(Diagnostic::error("include", at, format!("more than {MAX_FILES} files are included")));
             return;
         }
-        let Some(text) = read(report, &next.path, at) else { continue };
+        let Some(text) = read(report, layer, &next.path, at) else { continue };
         let text: Arc<str> = text.into();
-        let number = report.sources.add(Source::new(next.path.clone(), Arc::clone(&text)));
+        let number = report.add_source(layer, Source::new(next.path.clone(), Arc::clone(&text)));
         let (rest, broken) = syntax::parseable(&text);
         for b in &broken {
             report.syntax_error(number, b);
@@ -108,12 +108,12 @@ fn include_cycle(closing: &Pending, from: usize) -> Diagnostic {
     d
 }
 
-fn read(report: &mut Report<'_>, path: &str, at: Option<Span>) -> Option<String> {
+fn read(report: &mut Report<'_>, layer: usize, path: &str, at: Option<Span>) -> Option<String> {
     let too_large = |size: String| {
         Diagnostic::error("too-large", at, format!("state file `{path}` is too large: {size}"))
             .help(format!("a state file has at most {} MiB; keep contents in files of their own and name them with `source`", MAX_STATE_FILE >> 20))
     };
-    let bytes = match report.loader.read(path) {
+    let bytes = match report.files_of(layer).read(path) {
         Ok(bytes) if bytes.len() > MAX_STATE_FILE => {
             report.add(too_large(format!("{} bytes", bytes.len())));
             return None;
@@ -133,7 +133,7 @@ fn read(report: &mut Report<'_>, path: &str, at: Option<Span>) -> Option<String>
         Err(e) => {
             let start = e.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
-            let number = report.sources.add(Source::new(path, text));
+            let number = report.add_source(layer, Source::new(path, text));
             let start = u32::try_from(start).unwrap_or(u32::MAX);
             // A replacement character has three bytes.
             let place = Span { file: number, start, end: start.saturating_add(3) };
@@ -236,7 +236,7 @@ fn expand(report: &mut Report<'_>, pattern: &str, at: Span) -> Vec<String> {
         return Vec::new();
     }
     let directory = if directory.is_empty() { "/" } else { directory };
-    match report.loader.list(directory) {
+    match report.files_at(at).list(directory) {
         Ok(entries) => {
             let file = |k: &EntryKind| matches!(k, EntryKind::File | EntryKind::Symlink(_));
             let mut names: Vec<String> = entries

@@ -22,7 +22,9 @@ mod files;
 pub mod glob;
 #[cfg(feature = "language")]
 mod graph;
+pub mod kept;
 pub mod kind;
+pub mod layer;
 pub mod load;
 pub mod manifest;
 pub mod nearest;
@@ -34,6 +36,8 @@ pub mod reference;
 #[cfg(feature = "language")]
 mod report;
 pub mod source;
+#[cfg(feature = "language")]
+pub mod stack;
 #[cfg(feature = "language")]
 mod syntax;
 #[cfg(feature = "language")]

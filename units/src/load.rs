@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::kind::Content;
@@ -24,7 +25,7 @@ pub enum LoadError {
 }
 
 /// What a directory entry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     /// A regular file.
     File,
@@ -37,7 +38,7 @@ pub enum EntryKind {
 }
 
 /// One direct entry of a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name, without a slash.
     pub name: String,
@@ -50,6 +51,11 @@ pub struct Entry {
 /// Reads sources for the compiler. Paths are those of the entry file, or derived from it: relative `include` and
 /// `source` values are relative to the file that says them.
 pub trait Loader {
+    /// Whose paths come from here on: those of the layer with this number. The default has one door for all.
+    fn layer(&mut self, number: usize) {
+        let _ = number;
+    }
+
     /// The bytes of a file.
     ///
     /// # Errors

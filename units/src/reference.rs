@@ -70,8 +70,10 @@ Four words at the top are no kinds:
 
 A state file has at most 16 MiB; contents of managed files need not stand in it (`source`).
 
-Layers: one unit in two layers is a mistake unless the later one says `override = true`. `initctl apply` writes the layer
-`main`, the only one so far.
+Layers: a generation is made of named layers, each from a state file of its own, compiled together: `main`, then
+`dropin:NAME` by name, then `dpkg:PACKAGE`, then `local`. `initctl apply` writes `main`, `--layer NAME` another one; what a
+layer does not say is left to the others. Units of one layer may name those of another. One unit in two layers is a mistake
+unless the later one says `override = true`; when that goes, the earlier one is back.
 
 ## Keys of every kind
 

@@ -6,7 +6,7 @@ use crate::compile::Where;
 use crate::diagnostic::Diagnostic;
 use crate::kind::Content;
 use crate::load::{self, LoadError, Loader};
-use crate::source::{Sources, Span};
+use crate::source::{Source, Sources, Span};
 use crate::syntax::Broken;
 use crate::vars::Vars;
 
@@ -31,15 +31,17 @@ pub struct Report<'l> {
     /// The variables.
     pub vars: Vars,
     /// Where bytes come from.
-    pub loader: &'l mut dyn Loader,
+    loader: &'l mut dyn Loader,
+    /// Layers of the sources, by their numbers.
+    layers: Vec<usize>,
     diagnostics: Vec<Diagnostic>,
     dropped: usize,
     errors: usize,
     /// Candidates that may still be looked at for suggestions.
     suggestions: usize,
     contents: BTreeMap<[u8; 32], (Content, Where)>,
-    /// Sources that were digested already, by path.
-    digested: HashMap<String, Content>,
+    /// Sources that were digested already, by layer and path.
+    digested: BTreeMap<usize, HashMap<String, Content>>,
     /// Files with syntax errors.
     broken: BTreeSet<u32>,
 }
@@ -54,12 +56,13 @@ impl<'l> Report<'l> {
             sources: Sources::new(),
             vars: Vars::default(),
             loader,
+            layers: Vec::new(),
             diagnostics: Vec::new(),
             dropped: 0,
             errors: 0,
             suggestions: 4_000_000,
             contents: BTreeMap::new(),
-            digested: HashMap::new(),
+            digested: BTreeMap::new(),
             broken: BTreeSet::new(),
         }
     }
@@ -171,6 +174,29 @@ impl<'l> Report<'l> {
         text
     }
 
+    /// Adds a source of a layer; gives its number.
+    pub fn add_source(&mut self, layer: usize, source: Source) -> u32 {
+        let number = self.sources.add(source);
+        self.layers.resize(number as usize, layer);
+        self.layers.push(layer);
+        number
+    }
+
+    /// The door to the files of a layer.
+    pub fn files_of(&mut self, layer: usize) -> &mut dyn Loader {
+        self.loader.layer(layer);
+        self.loader
+    }
+
+    fn layer_at(&self, at: Span) -> usize {
+        self.layers.get(at.file as usize).copied().unwrap_or_default()
+    }
+
+    /// The door to the files of the layer that says something at a place.
+    pub fn files_at(&mut self, at: Span) -> &mut dyn Loader {
+        self.files_of(self.layer_at(at))
+    }
+
     /// A path as said at a place: relative ones are relative to that file.
     pub fn path_at(&self, said: &str, at: Span) -> String {
         let file = self.sources.get(at.file).map_or("", |f| f.path());
@@ -197,13 +223,14 @@ impl<'l> Report<'l> {
 
     /// Digests a source by the loader's path.
     pub fn source_at(&mut self, path: String, at: Span) -> Option<Content> {
-        if let Some(known) = self.digested.get(&path) {
+        let layer = self.layer_at(at);
+        if let Some(known) = self.digested.get(&layer).and_then(|all| all.get(&path)) {
             return Some(*known);
         }
-        match self.loader.source(&path) {
+        match self.files_of(layer).source(&path) {
             Ok(content) => {
                 self.contents.entry(content.digest).or_insert_with(|| (content, Where::Source(path.clone())));
-                self.digested.insert(path, content);
+                self.digested.entry(layer).or_default().insert(path, content);
                 Some(content)
             }
             Err(e) => {

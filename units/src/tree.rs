@@ -36,7 +36,7 @@ fn walk(root: &Declared, tree: &Tree, units: &mut Units, report: &mut Report<'_>
     let mut pending = vec![(report.path_at(&tree.source, at), directory.path.clone())];
     let mut count = 0usize;
     while let Some((from, to)) = pending.pop() {
-        let mut entries = match report.loader.list(&from) {
+        let mut entries = match report.files_at(at).list(&from) {
             Ok(entries) => entries,
             Err(e) => {
                 report.unreadable(&from, &e, at);
@@ -108,7 +108,20 @@ fn add(root: &Declared, address: Address, spec: Spec, units: &mut Units, report:
         .into_iter()
         .find_map(|kind| units.get(&(kind, address.name.clone())));
     match own {
-        Some(other) if other.part_of.is_none() => return,
+        // In one layer, a table of its own says more than its directory does.
+        Some(other) if other.part_of.is_none() && other.layer == root.layer => return,
+        Some(other) if other.layer > root.layer && other.overrides => return,
+        Some(other) if other.layer < root.layer && root.overrides => {
+            let key = (other.address.kind, other.address.name.clone());
+            units.remove(&key);
+        }
+        Some(other) if other.layer != root.layer => {
+            let (later, earlier) = if other.layer > root.layer { (other, root) } else { (root, other) };
+            let d = Diagnostic::error("duplicate-unit", later.header, format!("{address} is declared twice"));
+            let d = d.label(earlier.header, "first here");
+            report.add(d.help("say `override = true` to replace the one of the earlier layer"));
+            return;
+        }
         Some(other) => {
             let text = format!("{address} comes from two directories");
             let d = Diagnostic::error("duplicate-unit", root.at("source"), text);

@@ -112,7 +112,9 @@ impl Engine {
             self.globals_changed = true;
             return;
         }
-        let same = self.manifest_of(self.desired).is_some_and(|m| *m == new);
+        // Layers that hide each other may differ in what no unit shows: that is another generation, and a record says so.
+        let recorded = generation == self.generation || kind.boots();
+        let same = recorded && self.manifest_of(self.desired).is_some_and(|m| *m == new);
         if same && self.apply.is_none() {
             self.generation = generation;
             self.globals_changed = true;
@@ -162,6 +164,13 @@ impl Engine {
         if kind.boots() {
             self.begin_change();
         }
+    }
+
+    /// The manifest and generation that will be the desired ones once what was accepted has begun.
+    pub fn coming(&self) -> (ManifestRef, u64) {
+        let preparing = self.apply.as_ref().filter(|a| matches!(a.phase, ApplyPhase::Preparing { .. }));
+        let coming = preparing.map(|a| (a.manifest, a.generation));
+        self.next_swap.map(|n| (n.manifest, n.generation)).or(coming).unwrap_or_else(|| self.desired())
     }
 
     fn begin_change(&mut self) {

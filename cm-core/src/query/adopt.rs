@@ -56,7 +56,7 @@ pub fn adopt(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         return replies.send(&Adopted { patch: String::new(), note: notes.join("; ") });
     }
     let (uid, gid) = (asked.caller.uid, asked.caller.gid);
-    let job = Job { entry: file.clone(), input: None, uid, gid, staging: asked.staging.to_owned() };
+    let job = Job::alone(file.clone(), None, (uid, gid), asked.staging.to_owned());
     let bytes = compile::read_apart(&job, |loader| {
         let adopted = edit::adopt(loader, &file, &address, &theirs).map_err(|e| e.to_string());
         serde_json::to_vec(&adopted).unwrap_or_default()

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use units::Manifest;
 use units::diff::{self, Change};
 use units::kind::Spec;
+use units::layer::MAIN;
 
 use super::answer::{Asked, Replies, Stop, confine};
 use super::describe;
@@ -14,7 +16,7 @@ use super::machine::Machine;
 use super::planning::shown;
 use super::shape::{Between, Diff, Generation, Generations, UnitDiff};
 use super::wire::{self, Fault};
-use crate::store::{Record, hex, journal};
+use crate::store::{Record, hex, journal, layers};
 
 /// Nanoseconds in the unit of the store's times.
 pub const SECOND: u64 = 1_000_000_000;
@@ -42,6 +44,13 @@ fn ends(records: &[Record]) -> BTreeMap<u64, &'static str> {
         }
     }
     ends
+}
+
+/// Names of a generation's layers, where there is another one than `main`.
+fn layers(store: &Path, number: u64) -> Vec<String> {
+    let list = layers::of_generation(store, number).ok().flatten().unwrap_or_default();
+    let names: Vec<String> = list.into_iter().map(|l| l.name).collect();
+    if names == [MAIN] { Vec::new() } else { names }
 }
 
 /// `Generations`.
@@ -72,6 +81,7 @@ pub fn list(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
             units: machine.generation(*number).map(|m| m.len()).unwrap_or_default(),
             digest: hex(&generation.digest),
             note: generation.note.clone(),
+            layers: layers(store.dir(), *number),
         });
         if page.len() >= PAGE {
             replies.send(&Generations { generations: std::mem::take(&mut page) })?;

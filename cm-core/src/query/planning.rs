@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use units::diagnostic::Severity;
 use units::kind::{Content, Spec};
+use units::layer::MAIN;
 use units::source::STANDARD_INPUT;
 use units::{Manifest, UnitId};
 
@@ -14,19 +15,42 @@ use super::difference::{Body, Difference, between};
 use super::machine::Machine;
 use super::shape::{Check, Plan, PlanSummary, PlannedChange, Source};
 use super::wire::{self, Fault};
-use super::{describe, live};
+use super::{Options, describe, live};
 use crate::plan::{self, Found, Observation, Planned, Subject, Verb};
+use crate::proto::LayerChange;
 use crate::resource::{line, tree};
+use crate::store::{Store, layers as stored};
 use crate::sys::Mapping;
 use crate::worker::compile::{self, Compiled, Job};
+use crate::worker::layers::{self, Onto};
 
-/// Compiles what a call names, with the caller's rights.
-fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Compiled, Stop> {
+/// What a call names, compiled; and whether the layers are those of the current generation.
+struct Made {
+    compiled: Compiled,
+    same_layers: bool,
+}
+
+/// What the machine has now, by the store alone: generation 0 where it holds none.
+fn onto(options: &Options) -> Onto {
+    let current = Store::look(&options.store).ok().and_then(|s| s.index().current());
+    Onto {
+        store: options.store.clone(),
+        boot: Some(options.boot.clone()),
+        generation: current.unwrap_or_default(),
+    }
+}
+
+/// Compiles what a call names, with the caller's rights, among the layers of the current generation.
+fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Made, Stop> {
     let absolute = |parameter: &str, path: &str| match path.starts_with('/') {
         true => Ok(path.to_owned()),
         false => Err(Fault::invalid(parameter, &"must be an absolute path")),
     };
+    let name = source.layer.clone().unwrap_or_else(|| MAIN.to_owned());
+    units::layer::check(&name).map_err(|e| Fault::invalid("layer", &e))?;
+    let layer = LayerChange { name, remove: source.remove.unwrap_or_default() };
     let (entry, input) = match (&source.path, asked.descriptor.take()) {
+        _ if layer.remove => (String::new(), None),
         (Some(path), _) => (absolute("path", path)?, None),
         (None, Some(fd)) => {
             let Some(directory) = &source.directory else {
@@ -46,12 +70,19 @@ fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Compiled, Stop> {
         }
     };
     let (uid, gid) = (asked.caller.uid, asked.caller.gid);
-    let job = Job { entry, input, uid, gid, staging: asked.staging.to_owned() };
+    let onto = onto(asked.options);
+    let refused = |text: String| Fault::CompileFailed { text, diagnostics: Vec::new() };
+    let beside = layers::base(&onto, &layer).map_err(refused)?;
+    let others = beside.others.iter().map(|(named, kept)| (named.name.clone(), kept.clone())).collect();
+    let job = Job { entry, input, uid, gid, staging: asked.staging.to_owned(), layer, others };
     let compiled = compile::compile(&job).map_err(|e| Fault::Failed(e.to_string()))?;
-    match compiled.result {
-        Ok(_) => Ok(compiled),
-        Err(text) => Err(Fault::CompileFailed { text, diagnostics: compiled.diagnostics }.into()),
+    if let Err(text) = compiled.result {
+        return Err(Fault::CompileFailed { text, diagnostics: compiled.diagnostics }.into());
     }
+    let listed = beside.with(&job.layer, &compiled.layer, None).map_err(Fault::Failed)?;
+    let has = stored::of_generation(&onto.store, onto.generation).ok().flatten().unwrap_or_default();
+    let same_layers = listed.is_none_or(|l| stored::alike(&has, &l.list));
+    Ok(Made { compiled, same_layers })
 }
 
 /// `Check`.
@@ -60,7 +91,7 @@ fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Compiled, Stop> {
 /// [`Fault::CompileFailed`] with everything that is wrong.
 pub fn check(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     let source: Source = wire::parameters(asked.call)?;
-    let compiled = compiled(&mut asked, &source)?;
+    let Made { compiled, .. } = compiled(&mut asked, &source)?;
     let warnings = compiled.diagnostics.into_iter().filter(|d| d.severity == Severity::Warning).collect();
     replies.send(&Check { units: compiled.result.unwrap_or_default(), warnings })
 }
@@ -72,7 +103,7 @@ pub fn check(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
 pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     let source: Source = wire::parameters(asked.call)?;
     let live = live::ask(&asked.options.control);
-    let compiled = compiled(&mut asked, &source)?;
+    let Made { compiled, same_layers } = compiled(&mut asked, &source)?;
     confine()?;
     let damaged =
         |e: &dyn std::fmt::Display| Fault::Failed(format!("cannot read the compiled manifest: {e}"));
@@ -108,7 +139,7 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         let change = change(&mut machine, &running, &desired, &planned, &observe(planned.subject));
         replies.send(&Plan::from(change))?;
     }
-    let same = running.digest() == desired.digest() && generation > 0;
+    let same = running.digest() == desired.digest() && same_layers && generation > 0;
     replies.send(&Plan::from(PlanSummary { generation, units: desired.len(), same }))
 }
 
@@ -147,6 +178,7 @@ fn change(
         diff: difference.text,
         diff_cut: difference.cut,
         one_way: planned.one_way,
+        layer: Some(manifest.unit(id).layer).filter(|l| *l != MAIN).map(str::to_owned),
     }
 }
 

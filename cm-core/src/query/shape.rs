@@ -23,6 +23,12 @@ pub struct Source {
     /// Units with nothing to do too; `Plan` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
+    /// Which layer it is; `main` without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// The layer goes, and no file is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove: Option<bool>,
 }
 
 /// What an apply would do to one unit.
@@ -44,6 +50,9 @@ pub struct PlannedChange {
     /// Whether a rollback cannot take it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_way: bool,
+    /// The layer that declares it, or did; nothing for `main`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
 }
 
 /// The end of a plan.
@@ -105,6 +114,9 @@ pub struct Generation {
     pub digest: String,
     /// Who made it, and how.
     pub note: String,
+    /// Its layers, from the bottom to the top; nothing where that is `main` alone, or not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
 }
 
 /// A reply to `Generations`.

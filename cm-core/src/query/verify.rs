@@ -91,6 +91,7 @@ fn damages(store: &Store, current: &Manifest, generation: u64) -> Vec<String> {
             found.push(format!("content {} of an earlier version is missing", hex(&digest)));
         }
     }
+    found.extend(store.damaged_layers());
     blobs(&store.dir().join("blobs"), &mut found);
     found.extend(
         store.damaged_in_packs().iter().map(|d| format!("content {} is damaged in its pack", hex(d))),

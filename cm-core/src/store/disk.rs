@@ -15,12 +15,14 @@ use units::{Kind, Manifest, UnitId};
 
 use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
+use super::layers;
 use super::record::{Digest, Record};
 use super::{hex, unhex};
 use crate::staged;
 use crate::sys;
 
 mod contents;
+mod layered;
 pub mod packed;
 pub use contents::Saved;
 
@@ -62,6 +64,14 @@ pub enum StoreError {
     /// PID 1 named a manifest that it did not send.
     #[error("cannot make a generation: its manifest is not known to the worker")]
     UnknownManifest,
+    /// It is not known which layers a generation has.
+    #[error(
+        "the list of layers of generation {generation} is damaged; `initctl rollback N` to another generation"
+    )]
+    Layers {
+        /// The generation.
+        generation: u64,
+    },
     /// There is nothing before the current generation.
     #[error("there is no generation before the current one")]
     NoPrevious,
@@ -86,7 +96,7 @@ pub enum StoreError {
     Journal(#[from] journal::JournalError),
 }
 
-fn at<T>(verb: &'static str, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
+pub(super) fn at<T>(verb: &'static str, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
     result.map_err(|source| StoreError::File { verb, path: path.to_owned(), source })
 }
 
@@ -141,7 +151,7 @@ impl Store {
     /// # Errors
     /// When a file of it cannot be made, read or written.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
-        for sub in ["", "generations", "blobs", packed::DIRECTORY, "staging"] {
+        for sub in ["", "generations", "blobs", packed::DIRECTORY, layers::DIRECTORY, "staging"] {
             make_dir(&dir.join(sub))?;
         }
         let lock_path = dir.join("lock");
@@ -368,9 +378,9 @@ impl Store {
     }
 
     /// Makes a generation of a manifest: contents, manifest and record are durable when it returns. The same
-    /// manifest as the current one's gives the current number, and so does that of a generation that was left or never
-    /// came to be; one that led to the current one is made anew, since to go to that would be a return. With `known`, any
-    /// generation's number is given.
+    /// manifest, of the same layers, as the current one's gives the current number, and so does that of a generation that
+    /// was left or never came to be; one that led to the current one is made anew, since to go to that would be a return.
+    /// With `known`, any generation's number is given. Layers lie beside the candidates' contents.
     ///
     /// # Errors
     /// When a content is missing or damaged, or the disk says no.
@@ -382,30 +392,42 @@ impl Store {
         known: bool,
     ) -> Result<u64, StoreError> {
         let digest = manifest.digest();
-        if let Some(found) = self.index.find(&digest)
-            && (known || self.index.current() == Some(found) || !self.index.is_back(found))
-            && self.load(Some(found)).is_ok()
+        let coming = layered::coming(candidates)?;
+        let found = self.index.find(&digest).into_iter().find(|found| {
+            (known || self.index.current() == Some(*found) || !self.index.is_back(*found))
+                && self.load(Some(*found)).is_ok()
+                && self.has_layers(*found, coming.as_ref())
+        });
+        if let Some(found) = found
+            && coming.as_ref().is_none_or(|coming| self.lists(found, coming))
         {
             return Ok(found);
         }
         let mut taking = self.taking(candidates);
+        if let (Some(found), Some(coming)) = (found, &coming) {
+            return self.refresh_layers(found, coming, taking).map(|()| found);
+        }
         for id in manifest.ids() {
             if let Some(content) = content_of(manifest, id) {
                 self.take_in(&content, &mut taking, &|| manifest.address(id).to_string())?;
             }
         }
+        if let Some(coming) = &coming {
+            self.take_layers_in(coming, &mut taking)?;
+        }
         self.taken(taking)?;
         let generation = self.index.last_generation.max(self.highest_directory()) + 1;
         let path = self.generation_path(generation);
         make_dir(&path)?;
-        for (name, bytes) in [
+        let list = coming.map(|c| (layers::LIST, layers::encode(&c.list).into_bytes()));
+        for (name, bytes) in list.into_iter().chain([
             ("manifest", manifest.as_bytes().to_vec()),
             (
                 "meta",
                 format!("digest {}\nwhen {}\nunits {}\nnote {note}\n", hex(&digest), now(), manifest.len())
                     .into(),
             ),
-        ] {
+        ]) {
             let file_path = path.join(name);
             let mut file =
                 at("create", &file_path, new_file(&file_path).or_else(|_| File::create(&file_path)))?;
@@ -541,7 +563,10 @@ impl Store {
 
     /// Removes contents that neither a generation nor a record names. Failure costs room, nothing else.
     fn sweep(&mut self) {
+        let Some((files, contents)) = self.named_by_layers() else { return };
+        self.sweep_layers(&files);
         let mut named = self.index.contents();
+        named.extend(contents);
         for generation in self.index.generations.keys() {
             // Without its manifest nothing can be said about what it names.
             let Ok((_, manifest)) = self.load(Some(*generation)) else { return };

@@ -325,10 +325,12 @@ impl Index {
         })
     }
 
-    /// Number of a generation with this manifest: the current one if it is, else the latest.
-    pub fn find(&self, digest: &Digest) -> Option<u64> {
+    /// Numbers of the generations with this manifest: the current one first if it is one, then from the latest on.
+    pub fn find(&self, digest: &Digest) -> Vec<u64> {
         let is = |g: &u64| self.generations.get(g).is_some_and(|e| e.digest == *digest);
-        self.current().filter(is).or_else(|| self.generations.keys().rev().copied().find(is))
+        let current = self.current().filter(is);
+        let others = self.generations.keys().rev().copied().filter(|g| is(g) && Some(*g) != current);
+        current.into_iter().chain(others).collect()
     }
 
     /// The fewest records that add up to this index, and the generations that they leave out.

@@ -4,6 +4,8 @@
 //! /var/lib/holdfast/
 //!   generations/N/manifest   the compiled manifest
 //!   generations/N/meta       who asked for it and when, for people
+//!   generations/N/layers     its layers, from the bottom to the top; see `layers`
+//!   layers/<sha-256>         what a layer was compiled from, once for all generations that have it
 //!   blobs/aa/<sha-256>       contents: of manifests' files, of earlier versions, of somebody else's
 //!   packs/N                  the same, small ones, many to a file; see `disk::packed`
 //!   journal                  one checksummed record a fact; see `journal` and `record`
@@ -16,6 +18,7 @@
 pub mod disk;
 pub mod index;
 pub mod journal;
+pub mod layers;
 pub mod pack;
 pub mod place;
 pub mod quick;

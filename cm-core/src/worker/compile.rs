@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, openat, renameat};
@@ -22,19 +22,21 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use units::compile::MAX_STATE_FILE;
 use units::diagnostic;
+use units::kept::{Kept, Stored};
 use units::kind::Content;
+use units::layer::MAIN;
 use units::load::{Entry, EntryKind, LoadError, Loader};
 use units::manifest::Manifest;
+use units::stack::{self, Stacked};
 
 use super::channel::{self, Channel};
 use super::confine;
-use super::named::{Admitted, Named};
-use crate::resource::accounts::{Database, members};
+use super::opener::open_sources;
+use crate::proto::LayerChange;
 use crate::store::pack::{self, Packer};
 use crate::store::{Digest, hex};
 use crate::sys::{self, Forked, fork};
@@ -61,6 +63,27 @@ pub struct Job {
     pub gid: u32,
     /// Where contents are staged; made anew.
     pub staging: PathBuf,
+    /// Which layer it is.
+    pub layer: LayerChange,
+    /// Layers that are compiled with it.
+    pub others: Vec<(String, Kept)>,
+}
+
+impl Job {
+    /// A state that is all there is: the layer `main` alone.
+    pub fn alone(entry: String, input: Option<OwnedFd>, (uid, gid): (u32, u32), staging: PathBuf) -> Job {
+        let layer = LayerChange { name: MAIN.to_owned(), remove: false };
+        Job { entry, input, uid, gid, staging, layer, others: Vec::new() }
+    }
+
+    /// What messages call it.
+    fn subject(&self) -> String {
+        if self.layer.remove {
+            format!("the state without layer {}", self.layer.name)
+        } else {
+            self.entry.clone()
+        }
+    }
 }
 
 /// What came of it.
@@ -74,6 +97,8 @@ pub struct Compiled {
     pub diagnostics: Vec<diagnostic::Located>,
     /// The sources that were opened.
     pub sources: Vec<String>,
+    /// The layer, as it is kept; empty where it goes, and where there are mistakes.
+    pub layer: Vec<u8>,
 }
 
 /// Why nothing was compiled.
@@ -124,7 +149,7 @@ impl From<nix::Error> for CompileError {
 
 /// What the compiler asks the opener.
 #[derive(Debug, Serialize, Deserialize)]
-enum Ask {
+pub(super) enum Ask {
     /// A state file, or another text of the state, to be read.
     Text(String),
     /// A source, to be staged.
@@ -135,18 +160,18 @@ enum Ask {
 
 /// What the opener answers; the descriptor is beside it.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+pub(super) enum Answer {
     Opened,
     NotFound,
     Other(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Listed {
-    name: String,
-    kind: u8,
-    target: String,
-    mode: u32,
+pub(super) struct Listed {
+    pub name: String,
+    pub kind: u8,
+    pub target: String,
+    pub mode: u32,
 }
 
 /// What the compiler leaves behind beside the manifest.
@@ -165,20 +190,27 @@ struct Left {
     paper: File,
     /// What it made.
     output: File,
+    /// The layer that it was made of.
+    layer: File,
     /// The sources that were opened.
     sources: Vec<String>,
 }
 
+/// What the confined process writes.
+struct Made<'a> {
+    manifest: &'a mut File,
+    layer: &'a mut File,
+    paper: &'a mut File,
+}
+
 /// Has `work` done as nobody, in a process that can open nothing, with a door to what the caller may read.
-fn apart(
-    job: &Job,
-    work: impl FnOnce(Channel, &File, &mut File, &mut File) -> i32,
-) -> Result<Left, CompileError> {
+fn apart(job: &Job, work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32) -> Result<Left, CompileError> {
     let staging = staging(&job.staging)
         .map_err(|source| CompileError::Staging { path: job.staging.clone(), source })?;
     let memory =
         |name: &str| memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map(File::from);
     let (mut paper, mut output, mut opened) = (memory("paper")?, memory("manifest")?, memory("sources")?);
+    let mut layer = memory("layer")?;
     let (to_opener, to_compiler) = channel::pair().map_err(CompileError::Start)?;
     let opener = match fork()? {
         Forked::Child => {
@@ -197,9 +229,13 @@ fn apart(
                 staging.as_raw_fd(),
                 output.as_raw_fd(),
                 paper.as_raw_fd(),
+                layer.as_raw_fd(),
             ]);
             let code = match confine_compiler(&staging) {
-                Ok(()) => work(Channel::new(to_opener), &staging, &mut output, &mut paper),
+                Ok(()) => {
+                    let mut made = Made { manifest: &mut output, layer: &mut layer, paper: &mut paper };
+                    work(Channel::new(to_opener), &staging, &mut made)
+                }
                 Err(e) => {
                     eprintln!("cm-worker: {e}");
                     2
@@ -225,9 +261,9 @@ fn apart(
             WaitStatus::Signaled(_, signal, _) => signal.to_string(),
             other => format!("{other:?}"),
         };
-        return Err(CompileError::Died { entry: job.entry.clone(), status });
+        return Err(CompileError::Died { entry: job.subject(), status });
     }
-    Ok(Left { paper, output, sources: sources.lines().map(str::to_owned).collect() })
+    Ok(Left { paper, output, layer, sources: sources.lines().map(str::to_owned).collect() })
 }
 
 fn output_error(e: io::Error) -> CompileError {
@@ -240,9 +276,9 @@ fn output_error(e: io::Error) -> CompileError {
 /// # Errors
 /// When no process can be made, or it died.
 pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> Result<Vec<u8>, CompileError> {
-    let mut left = apart(job, |channel, staging, _, paper| {
+    let mut left = apart(job, |channel, staging, made| {
         let bytes = read(&mut Sources::new(channel, staging, &job.staging));
-        i32::from(paper.write_all(&bytes).is_err())
+        i32::from(made.paper.write_all(&bytes).is_err())
     })?;
     let mut bytes = Vec::new();
     left.paper.read_to_end(&mut bytes).map_err(output_error)?;
@@ -254,8 +290,8 @@ pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> R
 /// # Errors
 /// When no process can be made, or the compiler died. Mistakes in the state file are no error but a result.
 pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
-    let left = apart(job, |channel, staging, output, paper| work(job, channel, staging, output, paper))?;
-    let Left { mut paper, output, sources } = left;
+    let left = apart(job, |channel, staging, made| work(job, channel, staging, made))?;
+    let Left { mut paper, output, mut layer, sources } = left;
     let mut bytes = Vec::new();
     paper.read_to_end(&mut bytes).map_err(output_error)?;
     let paper: Paper = postcard::from_bytes(&bytes).map_err(|e| CompileError::Output(e.to_string()))?;
@@ -266,7 +302,7 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
     }
     if let Err(text) = paper.result {
         let file = sealed("diagnostics", &paper.diagnostics).map_err(output_error)?;
-        return Ok(Compiled { result: Err(text), fd: file.into(), diagnostics, sources });
+        return Ok(Compiled { result: Err(text), fd: file.into(), diagnostics, sources, layer: Vec::new() });
     }
     seal(&output).map_err(output_error)?;
     // It comes from a process that has read what people wrote: every offset and the digest are checked.
@@ -276,7 +312,9 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
     if !manifest.verify_digest() {
         return Err(CompileError::Output("its digest is wrong".to_owned()));
     }
-    Ok(Compiled { result: paper.result, fd: output.into(), diagnostics, sources })
+    let mut bytes = Vec::new();
+    layer.seek(SeekFrom::Start(0)).and_then(|_| layer.read_to_end(&mut bytes)).map_err(output_error)?;
+    Ok(Compiled { result: paper.result, fd: output.into(), diagnostics, sources, layer: bytes })
 }
 
 fn wait(pid: Pid) -> Result<WaitStatus, CompileError> {
@@ -343,154 +381,6 @@ fn staging(path: &Path) -> io::Result<File> {
         std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY))?;
     }
     File::open(path)
-}
-
-// ---- the opener -------------------------------------------------------------------------------------------
-
-fn open_sources(job: &Job, mut channel: Channel, opened: &mut File) -> i32 {
-    if let Err(e) = take_rights(job.uid, job.gid) {
-        eprintln!("cm-worker: cannot become user {}: {e}", job.uid);
-        return 2;
-    }
-    // Whoever has taken over the compiler can have things read, and nothing else.
-    if let Err(e) = confine::reader() {
-        eprintln!("cm-worker: {e}");
-        return 2;
-    }
-    let mut named = Named::new(&job.entry);
-    loop {
-        let Ok(Some((ask, _))) = channel.receive::<Ask>() else { return 0 };
-        let (found, path) = match &ask {
-            Ask::Text(path) if named.is_state_file(path) => (state_file(job, path, &mut named), path),
-            Ask::Text(path) | Ask::File(path) => (admitted(named.source(path), path, open_file), path),
-            Ask::List(path) => (admitted(named.directory(path), path, list), path),
-        };
-        if found.is_ok() {
-            let _ = writeln!(opened, "{}", path.escape_debug());
-        }
-        let sent = match found {
-            Ok(file) => channel.send(&Answer::Opened, &[file.as_raw_fd()]),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => channel.send(&Answer::NotFound, &[]),
-            Err(e) => channel.send(&Answer::Other(e.to_string()), &[]),
-        };
-        if sent.is_err() {
-            return 1;
-        }
-    }
-}
-
-/// The caller's own rights, with the groups that the database gives that user.
-fn take_rights(uid: u32, gid: u32) -> io::Result<()> {
-    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    if (uid, gid) == (0, 0) || (uid, gid) == (geteuid().as_raw(), getegid().as_raw()) {
-        return Ok(());
-    }
-    let read = |path: &str| fs::read(path).unwrap_or_default();
-    let passwd = Database::parse(read("/etc/passwd"));
-    let group = Database::parse(read("/etc/group"));
-    let name = passwd.numbers().find(|(_, id)| *id == uid).map(|(n, _)| n.to_owned());
-    let listed =
-        |g: &str| group.field(g, 3).is_some_and(|f| members(f).iter().any(|m| Some(*m) == name.as_deref()));
-    let groups: Vec<u32> = group.numbers().filter(|(g, _)| listed(g)).map(|(_, id)| id).collect();
-    sys::become_user(uid, gid, &groups)
-}
-
-/// A state file. What it names may be opened from here on: the compiler gets just the bytes that were looked at.
-fn state_file(job: &Job, path: &str, named: &mut Named) -> io::Result<File> {
-    let file = match &job.input {
-        Some(input) if path == job.entry => reopened(input)?,
-        _ => open_file(path)?,
-    };
-    let limit = MAX_STATE_FILE as u64 + 1;
-    if file.metadata()?.len() >= limit {
-        // The compiler will say that it is too large.
-        return Ok(file);
-    }
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes)?;
-    named.read(path, &bytes);
-    sealed("state", &bytes)
-}
-
-/// Opens what state files name. Below a named directory no link leads out of it.
-fn admitted(
-    admitted: Option<Admitted>,
-    path: &str,
-    open: impl FnOnce(&str) -> io::Result<File>,
-) -> io::Result<File> {
-    let real = |path: &str| handle(path).and_then(|(_, name)| fs::read_link(name));
-    match admitted {
-        None => {
-            return Err(io::Error::other(
-                "no state file names it; a source is named in one string, as it is",
-            ));
-        }
-        Some(Admitted::Below(named)) if !real(path)?.starts_with(real(&named)?) => {
-            return Err(io::Error::other(format!("it leads out of {named}")));
-        }
-        Some(_) => {}
-    }
-    open(path)
-}
-
-/// The input from its start, whatever the caller does with its own descriptor.
-fn reopened(fd: &OwnedFd) -> io::Result<File> {
-    File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).or_else(|_| {
-        let mut copy = File::from(fd.try_clone()?);
-        copy.seek(SeekFrom::Start(0))?;
-        Ok(copy)
-    })
-}
-
-/// Where nothing lies that belongs to a state, and where reading may have effects.
-const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
-
-/// Something looked at, links followed, and the name by which just that is opened.
-fn handle(path: &str) -> io::Result<(File, String)> {
-    let flags = libc::O_PATH | libc::O_CLOEXEC;
-    let handle = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let real = fs::read_link(&name)?;
-    match KERNEL.iter().find(|dir| real.starts_with(dir)) {
-        Some(dir) => Err(io::Error::other(format!("it lies in {dir}, where no sources are"))),
-        None => Ok((handle, name)),
-    }
-}
-
-fn open_file(path: &str) -> io::Result<File> {
-    let (handle, name) = handle(path)?;
-    if !handle.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    fs::OpenOptions::new().read(true).custom_flags(flags).open(name)
-}
-
-/// Names of a directory in a sealed memfd: there may be more than a packet holds.
-fn list(path: &str) -> io::Result<File> {
-    let mut out = Vec::new();
-    let (_handle, _) = handle(path)?;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = fs::symlink_metadata(entry.path())?;
-        let Ok(name) = entry.file_name().into_string() else {
-            return Err(io::Error::other(format!("the name of {} is not UTF-8", entry.path().display())));
-        };
-        let kind = metadata.file_type();
-        let target = if kind.is_symlink() {
-            fs::read_link(entry.path())?.to_string_lossy().into_owned()
-        } else {
-            String::new()
-        };
-        let kind = match () {
-            () if kind.is_file() => 0,
-            () if kind.is_dir() => 1,
-            () if kind.is_symlink() => 2,
-            () => 3,
-        };
-        out.push(Listed { name, kind, target, mode: metadata.mode() & 0o7777 });
-    }
-    sealed("list", &postcard::to_allocvec(&out).map_err(io::Error::other)?)
 }
 
 // ---- the compiler -----------------------------------------------------------------------------------------
@@ -661,13 +551,22 @@ impl Loader for Sources<'_> {
     }
 }
 
-fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &mut File) -> i32 {
+fn work(job: &Job, channel: Channel, staging: &File, made: &mut Made<'_>) -> i32 {
     let mut loader = Sources::new(channel, staging, &job.staging);
-    let compiled = units::compile::compile(&job.entry, &mut loader);
+    let others = job.others.iter().map(|(name, kept)| (name.clone(), stack::From::Kept(kept.clone())));
+    let own = (!job.layer.remove).then(|| (job.layer.name.clone(), stack::From::Files(job.entry.clone())));
+    let Stacked { compiled, archive } = stack::compile(others.chain(own).collect(), &mut loader);
     let diagnostics: Vec<diagnostic::Located> =
         compiled.diagnostics.iter().map(|d| diagnostic::locate(d, &compiled.sources)).collect();
+    let written = |made: &mut Made<'_>, manifest: &Manifest| -> io::Result<()> {
+        made.manifest.write_all(manifest.as_bytes())?;
+        if job.layer.remove {
+            return Ok(());
+        }
+        made.layer.write_all(&Stored::State(archive).encode().map_err(io::Error::other)?)
+    };
     let result = match &compiled.manifest {
-        Some(manifest) => match (loader.finish(), output.write_all(manifest.as_bytes())) {
+        Some(manifest) => match (loader.finish(), written(made, manifest)) {
             (Ok(()), Ok(())) => Ok(u32::try_from(manifest.len()).unwrap_or(u32::MAX)),
             (Err(e), _) => Err(e.to_string()),
             (_, Err(e)) => {
@@ -691,5 +590,5 @@ fn work(job: &Job, channel: Channel, staging: &File, output: &mut File, paper: &
     let diagnostics = serde_json::to_vec(&diagnostics).unwrap_or_default();
     let unstaged = loader.unstaged;
     let bytes = postcard::to_allocvec(&Paper { result, diagnostics, unstaged }).unwrap_or_default();
-    i32::from(paper.write_all(&bytes).is_err())
+    i32::from(made.paper.write_all(&bytes).is_err())
 }

@@ -17,11 +17,12 @@ use super::channel::{Channel, ChannelError};
 use super::compile::{self, Job};
 use super::confine;
 use super::contest;
+use super::layers;
 use super::leftovers;
 use super::watches::{Watcher, raise_limits};
 use crate::proto::{
-    Action, Intent, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp, StoreReply,
-    UnitResult, VERSION, Watch,
+    Action, Intent, LayerChange, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp,
+    StoreReply, UnitResult, VERSION, Watch,
 };
 use crate::resource::world::{Pulse, Setup, World};
 use crate::store::{Record, Store, StoreError, place};
@@ -150,8 +151,8 @@ impl Worker {
                 let raw: Vec<RawFd> = beside.iter().map(AsRawFd::as_raw_fd).collect();
                 Ok(self.channel.send(&Reply::Stored { token, result }, &raw)?)
             }
-            Request::Compile { token, source, uid, gid, pick } => {
-                self.compile(token, source, fds, (uid, gid), pick)
+            Request::Compile { token, source, layer, onto, uid, gid, pick } => {
+                self.compile(token, source, fds, (uid, gid), pick, (layer, onto))
             }
             Request::Mark { token, manifest, unit } => {
                 let spec = self.manifests.get(&manifest).and_then(|(_, m)| m.spec(unit));
@@ -502,8 +503,14 @@ impl Worker {
         mut fds: Vec<OwnedFd>,
         (uid, gid): (u32, u32),
         pick: Option<Pick>,
+        (layer, onto): (LayerChange, Option<u64>),
     ) -> Result<(), ServeError> {
-        let base = pick.and_then(|pick| Some((pick, fds.pop()?)));
+        let beside = match onto.map(|generation| layers::base(&self.onto(generation), &layer)) {
+            Some(Err(text)) => return self.refuse(&Reply::Compiled { token, result: Err(text) }),
+            Some(Ok(beside)) => beside,
+            None => layers::Base::default(),
+        };
+        let base = pick.as_ref().and_then(|pick| Some((pick, fds.pop()?)));
         // Beside the store, where there is room; in memory until there is one.
         // A store that is not there is told by who prepares the generation.
         let open = place::is_open(&self.run, &self.store).unwrap_or(false);
@@ -515,11 +522,12 @@ impl Worker {
                 (name.to_string_lossy().into_owned(), fds.into_iter().next())
             }
         };
-        let job = Job { entry, input, uid, gid, staging: above.join(name_of(token)) };
+        let others = beside.others.iter().map(|(named, kept)| (named.name.clone(), kept.clone())).collect();
+        let job = Job { entry, input, uid, gid, staging: above.join(name_of(token)), layer, others };
         match compile::compile(&job) {
             Ok(mut compiled) => {
                 if let (Some((pick, base)), Ok(_)) = (base, &compiled.result) {
-                    compiled.result = match picked(&base, &compiled.fd, &pick) {
+                    compiled.result = match picked(&base, &compiled.fd, pick) {
                         Ok((count, fd)) => {
                             compiled.fd = fd;
                             Ok(count)
@@ -531,11 +539,24 @@ impl Worker {
                         }
                     };
                 }
+                if compiled.result.is_ok() {
+                    let staged = beside.with(&job.layer, &compiled.layer, pick.as_ref()).and_then(|listed| {
+                        listed
+                            .map_or(Ok(()), |l| l.stage(&self.store, &job.staging).map_err(|e| e.to_string()))
+                    });
+                    if let Err(text) = staged {
+                        let _ = fs::remove_dir_all(&job.staging);
+                        let reply = Reply::Compiled { token, result: Err(text) };
+                        return Ok(self.channel.send(&reply, &[])?);
+                    }
+                }
                 let shown = compiled.sources.len().min(20);
                 let names = compiled.sources.get(..shown).unwrap_or_default().join(", ");
                 let more = compiled.sources.len() - shown;
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                if compiled.result.is_ok() {
+                if compiled.result.is_ok() && job.layer.remove {
+                    self.log(false, format!("compiled the state without layer {}", job.layer.name))?;
+                } else if compiled.result.is_ok() {
                     self.log(false, format!("compiled {} for uid {uid} from {names}{more}", job.entry))?;
                 } else {
                     if shown > 0 {
@@ -552,6 +573,12 @@ impl Worker {
                 if e.is_of_the_state() { self.refuse(&reply) } else { Ok(self.channel.send(&reply, &[])?) }
             }
         }
+    }
+
+    /// What a compilation on top of a generation looks at.
+    fn onto(&self, generation: u64) -> layers::Onto {
+        let boot = self.world.setup.boot_contents.as_deref().and_then(Path::parent).map(Path::to_owned);
+        layers::Onto { store: self.store.clone(), boot, generation }
     }
 
     /// Says that the state, or what was asked of it, is to blame: with diagnostics, though there are none.

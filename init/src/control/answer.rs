@@ -153,6 +153,9 @@ pub struct UnitStatus {
     /// `file:line` of its declaration.
     #[serde(default)]
     pub origin: String,
+    /// The layer that declares it; empty for `main`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub layer: String,
     /// How a service says that it is ready (`notify`, `fd=3` …); empty for other kinds.
     #[serde(default)]
     pub readiness: String,
@@ -182,6 +185,7 @@ impl UnitStatus {
             degraded: Vec::new(),
             detail: String::new(),
             origin: String::new(),
+            layer: String::new(),
             readiness: String::new(),
             unenforced: Vec::new(),
         }
@@ -499,6 +503,7 @@ mod tests {
         status.held = Some(held);
         status.degraded = vec![String::new()];
         status.unenforced = vec![String::new()];
+        status.layer = "local".to_owned();
         let edge = EdgeStatus {
             edge: String::new(),
             unit: String::new(),

@@ -33,6 +33,40 @@ pub struct Apply {
     /// Everything but these units, which stay as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
+    /// The layer that the state becomes; `main` without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// That layer goes, and no state is named.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+}
+
+impl Apply {
+    /// The layer that is written.
+    pub fn layer(&self) -> &str {
+        self.layer.as_deref().unwrap_or(units::layer::MAIN)
+    }
+
+    /// Why it cannot be meant: the parameter, and what about it.
+    fn wrong(&self) -> Option<(&'static str, String)> {
+        let is_relative = |p: &Option<String>| p.as_ref().is_some_and(|p| !p.starts_with('/'));
+        let named = self.path.is_some() || self.directory.is_some();
+        Some(match self {
+            a if is_relative(&a.path) => ("path", "not an absolute path".to_owned()),
+            a if !named && !a.remove => ("path", "neither a path nor a directory with a memfd".to_owned()),
+            a if is_relative(&a.directory) => ("directory", "not an absolute path".to_owned()),
+            a if !a.only.is_empty() && !a.except.is_empty() => {
+                ("except", "not together with only".to_owned())
+            }
+            a if a.remove && (named || !a.only.is_empty() || !a.except.is_empty()) => {
+                ("remove", "not together with a state or a part of it".to_owned())
+            }
+            a if a.remove && a.layer() == units::layer::MAIN => {
+                ("remove", "not the layer main: apply an empty state in its place".to_owned())
+            }
+            a => ("layer", units::layer::check(a.layer()).err()?),
+        })
+    }
 }
 
 /// Go back to an earlier generation.
@@ -284,18 +318,7 @@ impl Request {
             Err(Failure::InvalidParameter { parameter: parameter.to_owned(), text: text.to_owned() })
         };
         match self {
-            Request::Apply(a) if a.path.as_ref().is_some_and(|p| !p.starts_with('/')) => {
-                wrong("path", "not an absolute path")
-            }
-            Request::Apply(a) if a.path.is_none() && a.directory.is_none() => {
-                wrong("path", "neither a path nor a directory with a memfd")
-            }
-            Request::Apply(a) if a.directory.as_ref().is_some_and(|p| !p.starts_with('/')) => {
-                wrong("directory", "not an absolute path")
-            }
-            Request::Apply(a) if !a.only.is_empty() && !a.except.is_empty() => {
-                wrong("except", "not together with only")
-            }
+            Request::Apply(a) => a.wrong().map_or(Ok(()), |(parameter, text)| wrong(parameter, &text)),
             Request::Command(c) if c.units.is_empty() => wrong("units", "no unit"),
             Request::Command(c) if c.signal.is_some() && c.verb != Verb::Kill => {
                 wrong("signal", "only for kill")
@@ -456,6 +479,11 @@ mod tests {
             parse(r#"{"method":"io.holdfast.Explain"}"#),
             parse(r#"{"method":"io.holdfast.Explain","parameters":{"unit":"a","x":1}}"#),
             parse(r#"{"method":"io.holdfast.Apply","parameters":{"path":"relative"}}"#),
+            parse(r#"{"method":"io.holdfast.Apply","parameters":{"path":"/a","layer":"web"}}"#),
+            parse(
+                r#"{"method":"io.holdfast.Apply","parameters":{"path":"/a","layer":"local","remove":true}}"#,
+            ),
+            parse(r#"{"method":"io.holdfast.Apply","parameters":{"remove":true}}"#),
             parse(r#"{"method":"io.holdfast.Info","upgrade":true}"#),
             parse(&format!(
                 r#"{{"method":"io.holdfast.Wait","parameters":{{"ready":["a"{}]}}}}"#,
@@ -472,6 +500,9 @@ mod tests {
             parameter unit: missing field `unit` at line 1 column 2
             parameter x: unknown field `x`, expected `unit` at line 1 column 60
             parameter path: not an absolute path
+            parameter layer: `web` is no layer: it is main, dropin:NAME, dpkg:PACKAGE or local, and a NAME has letters, digits and . _ - + @ only; did you mean dropin:web?
+            parameter remove: not together with a state or a part of it
+            parameter remove: not the layer main: apply an empty state in its place
             parameter upgrade: there is no other protocol
             parameter ready: more than 256 units
             parameter signal: not a signal number"#]]

@@ -46,8 +46,9 @@ pub enum Verb {
     Apply(Apply),
     /// Show what an apply would do, and why
     Plan {
-        /// State file; - is standard input
-        file: PathBuf,
+        /// What would be applied.
+        #[command(flatten)]
+        state: State,
         /// Show units with nothing to do too
         #[arg(long)]
         all: bool,
@@ -56,6 +57,9 @@ pub enum Verb {
     Check {
         /// State file; - is standard input
         file: PathBuf,
+        /// Among the layers of the machine, as this one; needs init
+        #[arg(long, value_name = "NAME")]
+        layer: Option<String>,
     },
     /// Show units; those that are as declared are counted
     Status {
@@ -183,11 +187,26 @@ pub enum Verb {
     Halt(Down),
 }
 
+/// A state, and which layer of the generation it is.
+#[derive(Debug, Group)]
+pub struct State {
+    /// State file; - is standard input
+    #[arg(required_unless_present = "remove")]
+    pub file: Option<PathBuf>,
+    /// As this layer: local, dropin:NAME or dpkg:PACKAGE; the others stay [default: main]
+    #[arg(long, value_name = "NAME")]
+    pub layer: Option<String>,
+    /// Take the layer away
+    #[arg(long, requires = "layer", conflicts_with = "file")]
+    pub remove: bool,
+}
+
 /// `apply`.
 #[derive(Debug, Group)]
 pub struct Apply {
-    /// State file; - is standard input
-    pub file: PathBuf,
+    /// What.
+    #[command(flatten)]
+    pub state: State,
     /// Show what would be done, as plan does
     #[arg(long)]
     pub dry_run: bool,
@@ -204,10 +223,10 @@ pub struct Apply {
     #[arg(long, hide = true, value_name = "DURATION")]
     pub confirm: Option<String>,
     /// This unit and what it depends on; the rest stays as it is; may be repeated
-    #[arg(long, value_name = "UNIT", conflicts_with = "except")]
+    #[arg(long, value_name = "UNIT", conflicts_with_all = ["except", "remove"])]
     pub only: Vec<String>,
     /// Everything but this unit, which stays as it is; may be repeated
-    #[arg(long, value_name = "UNIT")]
+    #[arg(long, value_name = "UNIT", conflicts_with = "remove")]
     pub except: Vec<String>,
     /// Not there yet.
     #[arg(long, hide = true, value_name = "DIR")]

@@ -3,8 +3,8 @@
 
 pub use cm_core::plan::Verb;
 pub use cm_core::query::shape::{
-    Adopted, Between, Content, Diff, Generation, Generations, History, MaybeAll, MaybeUnit, OneContent,
-    OneUnit, Plan, PlanSummary, PlannedChange, Source, Verified, Verify, VerifySummary, Version,
+    Adopted, Between, Check, Content, Diff, Generation, Generations, History, MaybeAll, MaybeUnit,
+    OneContent, OneUnit, Plan, PlanSummary, PlannedChange, Source, Verified, Verify, VerifySummary, Version,
 };
 use serde::{Deserialize, Serialize};
 use units::diagnostic::Located;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use units::Kind;
+use units::layer;
 use units::value::{duration, signal};
 
 use super::Environment;
@@ -26,6 +27,15 @@ pub enum File {
     },
 }
 
+/// A state, and which layer of the generation it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Which; nothing where the layer goes.
+    pub file: Option<File>,
+    /// Which layer; `main` without.
+    pub layer: Option<String>,
+}
+
 /// What `explain` is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
@@ -43,7 +53,7 @@ pub enum Task {
     /// Make a state file the new generation.
     Apply {
         /// Which.
-        file: File,
+        state: State,
         /// Only if this is the current generation.
         if_generation: Option<u64>,
         /// Lift all holds.
@@ -55,13 +65,15 @@ pub enum Task {
     },
     /// Show what an apply would do.
     Plan {
-        /// Of which file.
-        file: File,
+        /// Of which state.
+        state: State,
         /// Units with nothing to do too.
         all: bool,
     },
     /// Compile here.
     Check(File),
+    /// Compile among the layers of the machine.
+    CheckLayer(State),
     /// Show units.
     Status {
         /// Which; all if empty.
@@ -155,8 +167,12 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
     };
     let task = match args.verb {
         args::Verb::Apply(apply) => apply_task(apply, environment)?,
-        args::Verb::Plan { file: path, all } => Task::Plan { file: file(path)?, all },
-        args::Verb::Check { file: path } => Task::Check(file(path)?),
+        args::Verb::Plan { state: asked, all } => Task::Plan { state: state(asked, environment)?, all },
+        args::Verb::Check { file: path, layer: None } => Task::Check(file(path)?),
+        args::Verb::Check { file: path, layer } => {
+            let asked = args::State { file: Some(path), layer, remove: false };
+            Task::CheckLayer(state(asked, environment)?)
+        }
         args::Verb::Status { units, all } => Task::Status { units, all },
         args::Verb::Start(units) => command(Verb::Start, units),
         args::Verb::Stop(units) => command(Verb::Stop, units),
@@ -221,12 +237,12 @@ fn apply_task(apply: args::Apply, environment: &Environment) -> Result<Task, Sto
         let text = "--dry-run shows whole states; leave --only and --except out";
         return Err(Stop::Usage(text.to_owned()));
     }
-    let file = file(&apply.file, environment)?;
+    let state = state(apply.state, environment)?;
     let task = if apply.dry_run {
-        Task::Plan { file, all: false }
+        Task::Plan { state, all: false }
     } else {
         Task::Apply {
-            file,
+            state,
             if_generation: apply.if_generation,
             release: apply.release,
             only: apply.only,
@@ -234,6 +250,18 @@ fn apply_task(apply: args::Apply, environment: &Environment) -> Result<Task, Sto
         }
     };
     Ok(task)
+}
+
+fn state(asked: args::State, environment: &Environment) -> Result<State, Stop> {
+    if let Some(name) = &asked.layer {
+        layer::check(name).map_err(|e| Stop::Usage(format!("--layer: {e}")))?;
+    }
+    if asked.remove && asked.layer.as_deref() == Some(layer::MAIN) {
+        let text = "--remove: the layer main stays; apply an empty state in its place";
+        return Err(Stop::Usage(text.to_owned()));
+    }
+    let file = asked.file.map(|path| file(&path, environment)).transpose()?;
+    Ok(State { file, layer: asked.layer.filter(|name| name != layer::MAIN) })
 }
 
 fn file(path: &Path, environment: &Environment) -> Result<File, Stop> {
@@ -314,13 +342,29 @@ mod tests {
     #[test]
     fn lines_mean_what_they_say() {
         let path = |p: &str| File::Path(p.to_owned());
+        let state = |file: Option<File>, layer: Option<&str>| State { file, layer: layer.map(str::to_owned) };
         let apply =
-            |file| Task::Apply { file, if_generation: None, release: false, only: vec![], except: vec![] };
-        assert_eq!(task("initctl apply ./a.toml"), Ok(apply(path("/root/a.toml"))));
-        assert_eq!(task("initctl apply -"), Ok(apply(File::Stdin { directory: "/root".to_owned() })));
+            |state| Task::Apply { state, if_generation: None, release: false, only: vec![], except: vec![] };
+        let main = |file| apply(state(Some(file), None));
+        assert_eq!(task("initctl apply ./a.toml"), Ok(main(path("/root/a.toml"))));
+        assert_eq!(task("initctl apply a.toml --layer main"), Ok(main(path("/root/a.toml"))));
+        assert_eq!(task("initctl apply -"), Ok(main(File::Stdin { directory: "/root".to_owned() })));
+        assert_eq!(
+            task("initctl apply --layer dropin:web /a.toml"),
+            Ok(apply(state(Some(path("/a.toml")), Some("dropin:web"))))
+        );
+        assert_eq!(task("initctl apply --layer local --remove"), Ok(apply(state(None, Some("local")))));
         assert_eq!(
             task("initctl apply --dry-run /a.toml"),
-            Ok(Task::Plan { file: path("/a.toml"), all: false })
+            Ok(Task::Plan { state: state(Some(path("/a.toml")), None), all: false })
+        );
+        assert_eq!(
+            task("initctl plan --layer local --remove"),
+            Ok(Task::Plan { state: state(None, Some("local")), all: false })
+        );
+        assert_eq!(
+            task("initctl check --layer local /a.toml"),
+            Ok(Task::CheckLayer(state(Some(path("/a.toml")), Some("local"))))
         );
         let hold = Command {
             verb: Verb::Hold,
@@ -363,6 +407,12 @@ mod tests {
             ("initctl apply a.toml --watch", "not supported yet"),
             ("initctl apply a.toml --only x --except y", "cannot be used with"),
             ("initctl apply a.toml --dry-run --only x", "leave --only"),
+            ("initctl apply", "required"),
+            ("initctl apply --remove", "required"),
+            ("initctl apply a.toml --layer local --remove", "cannot be used with"),
+            ("initctl apply --layer local --remove --only x", "cannot be used with"),
+            ("initctl apply a.toml --layer web", "did you mean dropin:web?"),
+            ("initctl apply --layer main --remove", "apply an empty state"),
             ("initctl hold a --for 5", "say the unit"),
             ("initctl kill a -s NOPE", "NOPE"),
             ("initctl stop", "required"),

@@ -131,6 +131,7 @@ mod tests {
             name: "state.toml".to_owned(),
             optional: false,
             had: None,
+            order: None,
         };
         let mut flows = Flows::default();
         flows.begin(1, Flow::Compile(plan), Mono(0));

@@ -5,12 +5,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 
 use cm_core::engine::Mono;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::{Event, Swap};
-use cm_core::proto::{ManifestRef, Source, StoreOp, StoreReply};
+use cm_core::proto::{LayerChange, ManifestRef, Source, StoreOp, StoreReply};
 use units::Kind;
+use units::layer::MAIN;
 use units::pick::Pick;
 
 use super::flows::FLOW_MS;
@@ -73,6 +75,25 @@ pub(super) struct Plan {
     pub optional: bool,
     /// At a boot: the generation that this machine had.
     pub had: Option<u64>,
+    /// What it is compiled from; nothing of a generation that is in the store.
+    pub order: Option<Order>,
+}
+
+/// What is compiled, for whom and on top of what: once more where the layers beside it change meanwhile.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    /// The state.
+    pub source: Source,
+    /// Its bytes, for one that came as a descriptor.
+    pub fd: Option<Rc<OwnedFd>>,
+    /// User and group whose rights count.
+    pub ids: (u32, u32),
+    /// Only a part of it.
+    pub pick: Option<Pick>,
+    /// Which layer it becomes.
+    pub layer: LayerChange,
+    /// The generation whose other layers stay; alone without.
+    pub onto: Option<u64>,
 }
 
 /// How far the boot has come.
@@ -94,6 +115,16 @@ impl Shell {
     fn own_token(&mut self) -> u64 {
         self.counter += 1;
         OWN | self.counter
+    }
+
+    /// The manifest and generation that are wanted once the engine has heard of all that waits for it.
+    pub(super) fn wanted(&self) -> (ManifestRef, u64) {
+        let swaps = self.queue.iter().filter_map(|(_, event)| match event {
+            Event::Swapped { kind: Swap::Undo | Swap::Purge, .. } => None,
+            Event::Swapped { manifest, generation, .. } => Some((*manifest, *generation)),
+            _ => None,
+        });
+        swaps.last().unwrap_or_else(|| self.engine.coming())
     }
 
     fn await_flow(&mut self, token: u64, flow: Flow) {
@@ -139,7 +170,7 @@ impl Shell {
     /// `Apply` of the control socket.
     pub(super) fn apply(&mut self, incoming: Incoming, asked: request::Apply) {
         let Incoming { call, descriptor, peer, .. } = incoming;
-        let current = self.engine.desired().1;
+        let current = self.wanted().1;
         if asked.if_generation.is_some_and(|g| g != current) {
             return self.refuse(call, &Failure::Superseded { generation: current });
         }
@@ -147,10 +178,12 @@ impl Shell {
             let text = self.no_store("apply");
             return self.refuse(call, &Failure::Unavailable { text });
         }
+        let layer = LayerChange { name: asked.layer().to_owned(), remove: asked.remove };
         let (source, fd, name) = match (asked.path, asked.directory, descriptor) {
+            _ if layer.remove => (Source::Path(String::new()), None, format!("layer {}", layer.name)),
             (Some(path), _, _) => (Source::Path(path.clone()), None, path),
             (None, Some(directory), Some(fd)) => {
-                (Source::Memfd { directory }, Some(fd), "standard input".to_owned())
+                (Source::Memfd { directory }, Some(Rc::new(fd)), "standard input".to_owned())
             }
             _ => {
                 let text = "no memfd came with the call".to_owned();
@@ -165,8 +198,14 @@ impl Shell {
         } else if !asked.except.is_empty() {
             let (how, units) = part(asked.except, "except");
             (how, Some(Pick::Except(units)))
+        } else if layer.remove {
+            ("remove".to_owned(), None)
         } else {
             ("apply".to_owned(), None)
+        };
+        let as_layer = match layer.name.as_str() {
+            name if name == MAIN || layer.remove => String::new(),
+            name => format!(" as layer {name}"),
         };
         let plan = Plan {
             call,
@@ -174,12 +213,14 @@ impl Shell {
             // What a part is put on top of must still be there then.
             if_generation: asked.if_generation.or(pick.as_ref().map(|_| current)),
             release: asked.release,
-            note: format!("{how} {name} by uid {}", peer.uid),
+            note: format!("{how} {name}{as_layer} by uid {}", peer.uid),
             name,
             optional: false,
             had: None,
+            order: None,
         };
-        self.compile(plan, source, fd, (peer.uid, peer.gid), pick);
+        let ids = (peer.uid, peer.gid);
+        self.compile(plan, Order { source, fd, ids, pick, layer, onto: Some(current) });
     }
 
     /// Why something that needs the store cannot be done. `initctl` waits until it can be, before it asks.
@@ -192,17 +233,26 @@ impl Shell {
         }
     }
 
-    fn compile(
-        &mut self,
-        plan: Plan,
-        source: Source,
-        fd: Option<OwnedFd>,
-        ids: (u32, u32),
-        pick: Option<Pick>,
-    ) {
+    fn compile(&mut self, mut plan: Plan, order: Order) {
         let token = self.own_token();
+        plan.order = Some(order.clone());
         self.await_flow(token, Flow::Compile(plan));
-        self.ask_compile(token, source, fd, ids, pick);
+        self.ask_compile(token, order);
+    }
+
+    /// Compiles once more what was compiled on top of a generation that is no longer the one that is wanted: the layers
+    /// beside it may be others. Gives the plan back where they cannot be.
+    fn compile_again(&mut self, token: u64, mut plan: Plan) -> Option<Plan> {
+        let current = self.wanted().1;
+        let stale = |order: &&mut Order| order.onto.is_some_and(|onto| onto != current);
+        // Who named a generation is told that it is another one.
+        let order = plan.order.as_mut().filter(stale).filter(|_| plan.if_generation.is_none());
+        let Some(order) = order else { return Some(plan) };
+        order.onto = Some(current);
+        let order = order.clone();
+        self.await_flow(token, Flow::Compile(plan));
+        self.ask_compile(token, order);
+        None
     }
 
     /// `Rollback` of the control socket.
@@ -220,6 +270,7 @@ impl Shell {
     pub(super) fn compiled(&mut self, token: u64, result: Result<u32, String>, fds: Vec<OwnedFd>) {
         self.clients.waits.stir();
         let Some(plan) = self.flows.end_compile(token) else { return };
+        let Some(plan) = self.compile_again(token, plan) else { return };
         let fd = fds.into_iter().next();
         let (fd, manifest) = match (result, fd) {
             (Ok(_), Some(fd)) => match manifests::map(fd.as_fd()) {
@@ -298,6 +349,7 @@ impl Shell {
                         name: format!("generation {generation}"),
                         optional: false,
                         had: None,
+                        order: None,
                     };
                     self.swap(plan, fd, generation);
                 }
@@ -311,10 +363,12 @@ impl Shell {
 
     /// Installs a manifest and tells the engine.
     fn swap(&mut self, plan: Plan, fd: OwnedFd, generation: u64) {
-        let current = self.engine.desired().1;
+        let current = self.wanted().1;
         if plan.if_generation.is_some_and(|g| g != current) {
             return self.not_swapped(plan, &Failure::Superseded { generation: current });
         }
+        let token = self.own_token();
+        let Some(plan) = self.compile_again(token, plan) else { return };
         let manifest = match manifests::map(fd.as_fd()) {
             Ok(manifest) => manifest,
             Err(e) => return self.not_swapped(plan, &Failure::Failed { text: e.to_string() }),
@@ -497,6 +551,7 @@ impl Shell {
             name,
             optional,
             had,
+            order: None,
         };
         let named = self.options.state.clone();
         match (current, named) {
@@ -520,7 +575,11 @@ impl Shell {
                     );
                     self.say(Level::Warning, None, &text);
                 }
-                self.compile(plan(name.clone(), optional), Source::Path(name), None, (0, 0), None);
+                let layer = LayerChange { name: MAIN.to_owned(), remove: false };
+                let source = Source::Path(name.clone());
+                // Alone, so that no other layer keeps a machine from being rescued.
+                let order = Order { source, fd: None, ids: (0, 0), pick: None, layer, onto: None };
+                self.compile(plan(name, optional), order);
             }
         }
     }

@@ -4,6 +4,7 @@ use cm_core::engine::effect::{Job, Tally};
 use cm_core::engine::{Engine, HoldKind, Node, UnitStatus as Engines};
 use units::kind::Spec;
 use units::kind::service::Ready;
+use units::layer::MAIN;
 use units::{Address, Kind};
 
 use super::{Shell, now};
@@ -147,7 +148,9 @@ impl View<'_> {
         out.stale = status.stale;
         out.degraded = status.degraded.iter().map(Address::to_string).collect();
         if let Some(manifest) = engine.manifest(status.manifest) {
-            out.origin = manifest.unit(status.unit).origin.to_owned();
+            let unit = manifest.unit(status.unit);
+            out.origin = unit.origin.to_owned();
+            out.layer = if unit.layer == MAIN { String::new() } else { unit.layer.to_owned() };
             if status.address.kind == Kind::Service
                 && let Some(Spec::Service(service)) = manifest.spec(status.unit)
             {

@@ -7,12 +7,12 @@ use std::rc::Rc;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
-use units::pick::Pick;
 
 use units::UnitId;
 
 use super::Shell;
 use super::link::{self, Heard, Link, Task};
+use super::swap::Order;
 use super::token::{Token, Turn};
 use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output, Status, StatusPipe};
@@ -162,25 +162,19 @@ impl Shell {
         }
     }
 
-    /// Has a state file compiled.
-    pub(super) fn ask_compile(
-        &mut self,
-        token: u64,
-        source: proto::Source,
-        fd: Option<OwnedFd>,
-        ids: (u32, u32),
-        pick: Option<Pick>,
-    ) {
+    /// Has a state compiled.
+    pub(super) fn ask_compile(&mut self, token: u64, order: Order) {
+        let Order { source, fd, ids: (uid, gid), pick, layer, onto } = order;
         // A part of a state goes on top of what is wanted now.
-        let base = pick.as_ref().and_then(|_| self.manifests.get(self.engine.desired().0));
+        let base = pick.as_ref().and_then(|_| self.manifests.get(self.wanted().0));
         let base = base.map(|held| Rc::clone(&held.fd));
         if pick.is_some() && base.is_none() {
             let text = "cannot apply a part: there is no generation yet, apply the whole state first";
             return self.compiled(token, Err(text.to_owned()), Vec::new());
         }
-        let request = Request::Compile { token, source, uid: ids.0, gid: ids.1, pick };
+        let request = Request::Compile { token, source, layer, onto, uid, gid, pick };
         match self.worker(Role::Compiler) {
-            Ok(worker) => worker.link.ask(&request, fd.map(Rc::new).into_iter().chain(base).collect()),
+            Ok(worker) => worker.link.ask(&request, fd.into_iter().chain(base).collect()),
             Err(text) => self.compiled(token, Err(text), Vec::new()),
         }
     }

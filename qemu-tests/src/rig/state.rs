@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use units::compile::Where;
+use units::kept::Stored;
+use units::layer::MAIN;
 use units::load::MemoryLoader;
+use units::stack::{self, Stacked};
 
 use crate::Result;
 
@@ -14,6 +17,8 @@ pub struct Boot {
     pub manifest: Vec<u8>,
     /// Its contents, each by its digest in hexadecimal.
     pub contents: Vec<(String, Vec<u8>)>,
+    /// What it was compiled from.
+    pub layer: Vec<u8>,
 }
 
 /// Compiles a state without sources.
@@ -22,7 +27,8 @@ pub struct Boot {
 /// With every diagnostic, when it has mistakes.
 pub fn compile_boot(text: &str) -> Result<Boot> {
     let mut loader = MemoryLoader::new().file("/state.toml", text);
-    let compiled = units::compile("/state.toml", &mut loader);
+    let entry = stack::From::Files("/state.toml".to_owned());
+    let Stacked { compiled, archive } = stack::compile(vec![(MAIN.to_owned(), entry)], &mut loader);
     let Some(manifest) = compiled.manifest else {
         let all: Vec<String> =
             compiled.diagnostics.iter().map(|d| units::diagnostic::render(d, &compiled.sources)).collect();
@@ -35,7 +41,7 @@ pub fn compile_boot(text: &str) -> Result<Boot> {
             contents.push((name, bytes.to_vec()));
         }
     }
-    Ok(Boot { manifest: manifest.as_bytes().to_vec(), contents })
+    Ok(Boot { manifest: manifest.as_bytes().to_vec(), contents, layer: Stored::State(archive).encode()? })
 }
 
 /// Compiles a state without sources, and writes manifest and contents into `directory`.
@@ -50,5 +56,6 @@ pub fn write_boot(directory: &Path, text: &str) -> Result {
         std::fs::write(blobs.join(name), bytes)?;
     }
     std::fs::write(directory.join("manifest"), boot.manifest)?;
+    std::fs::write(directory.join("layer"), boot.layer)?;
     Ok(())
 }

@@ -22,6 +22,7 @@ pub mod rig_crash;
 pub mod rig_drift;
 pub mod rig_faults;
 pub mod rig_fight;
+pub mod rig_layers;
 pub mod rig_ready;
 pub mod rig_reexec;
 pub mod rig_rollback;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Scenario> {
         rig_drift::ALL,
         rig_faults::ALL,
         rig_fight::ALL,
+        rig_layers::ALL,
         rig_ready::ALL,
         rig_reexec::ALL,
         rig_rollback::ALL,

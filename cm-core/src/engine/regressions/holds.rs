@@ -243,7 +243,7 @@ fn a_hold_is_lifted_by_an_apply_of_the_same() {
     s.work(out);
     s.ask(7, Verb::Hold, "/a");
     let manifest = s.engine.install(Units::new().file("/a", 1, "").finish());
-    let swap = Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true };
+    let swap = Event::Swapped { request: 9, manifest, generation: 1, kind: Swap::Apply, release: true };
     let out = s.tell(swap);
     assert_eq!(s.engine.status(s.node("/a")).hold, None);
     assert_eq!(steps(&out), 1, "it is looked at: {out:?}");

@@ -327,3 +327,27 @@ fn token(effects: &[Effect]) -> u64 {
     let of = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
     effects.iter().find_map(of).unwrap()
 }
+
+/// Layers that hide something may differ where no unit does: the store has to know which of them is the current one.
+#[test]
+fn another_generation_of_the_same_units_is_recorded() {
+    let units = || Units::new().file("/f", 1, "");
+    let mut s = Story::new();
+    let out = s.boot(units());
+    s.work(out);
+    for kind in [Swap::Apply, Swap::Rollback] {
+        let mut out = s.swap(units(), kind);
+        let generation = s.generation;
+        assert_eq!((s.engine.coming().1, s.engine.desired().1), (generation, generation - 1), "{kind:?}");
+        let mut ops = Vec::new();
+        while let Some((token, op)) = out.iter().find_map(|e| match e {
+            Effect::Store { token, op } => Some((*token, op.clone())),
+            _ => None,
+        }) {
+            ops.push(op);
+            out = s.tell(Event::Recorded { token, error: None });
+        }
+        assert_eq!(ops, [StoreOp::Switching { generation }, StoreOp::Commit { generation }], "{kind:?}");
+        assert_eq!(s.engine.desired().1, generation);
+    }
+}

@@ -8,23 +8,29 @@ use crate::ctl::time::{Clock, rfc3339};
 
 /// The table of generations.
 pub fn generations(list: &[Generation], clock: &Clock, style: Style) -> String {
-    let mut rows = vec![
-        ["GENERATION", "STATE", "UNITS", "MADE", "AGO", "BY"].map(|h| (h.to_owned(), h.dim(style))).to_vec(),
-    ];
+    let heads = ["GENERATION", "STATE", "UNITS", "MADE", "AGO", "BY"];
+    let layered = list.iter().any(|g| !g.layers.is_empty());
+    let heads = heads.into_iter().chain(layered.then_some("LAYERS"));
+    let mut rows = vec![heads.map(|h| (h.to_owned(), h.dim(style))).collect::<Vec<_>>()];
     for g in list {
         let state = match &*g.state {
             "current" => g.state.green(style),
             "returned" | "unfinished" => g.state.yellow(style),
             _ => g.state.to_string(),
         };
-        rows.push(vec![
+        let mut row = vec![
             cell(g.number.to_string()),
             (g.state.to_string(), state),
             cell(g.units.to_string()),
             cell(rfc3339(g.time)),
             cell(clock.age_of_wall(g.time)),
             cell(one_line(&g.note)),
-        ]);
+        ];
+        if layered {
+            let layers = if g.layers.is_empty() { "main".to_owned() } else { g.layers.join(", ") };
+            row.push(cell(one_line(&layers)));
+        }
+        rows.push(row);
     }
     columns(&rows)
 }

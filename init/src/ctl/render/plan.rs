@@ -13,8 +13,14 @@ pub fn change(change: &PlannedChange, style: Style) -> String {
         Verb::Remove | Verb::Stop => word.red(style),
         Verb::Nothing => word.dim(style),
     };
-    let one_way = if change.one_way { format!(" {}", "(one way)".red(style)) } else { String::new() };
-    let head = entry(word, &painted, &change.unit, &change.reason, &one_way, style);
+    let mut marks = String::new();
+    if change.one_way {
+        marks.push_str(&format!(" {}", "(one way)".red(style)));
+    }
+    if let Some(layer) = &change.layer {
+        marks.push_str(&format!(" {}", format!("(layer {})", one_line(layer)).dim(style)));
+    }
+    let head = entry(word, &painted, &change.unit, &change.reason, &marks, style);
     head + &diff(change.diff.as_deref(), change.diff_cut, style)
 }
 

@@ -235,6 +235,9 @@ pub fn unit(unit: &UnitStatus, clock: &Clock, style: Style) -> String {
     if !unit.origin.is_empty() {
         rows.push(("declared", origin(&unit.origin)));
     }
+    if !unit.layer.is_empty() {
+        rows.push(("layer", one_line(&unit.layer)));
+    }
     let rows: Vec<_> =
         rows.into_iter().map(|(name, text)| vec![cell(format!("  {name}")), cell(text)]).collect();
     out.push_str(&columns(&rows));

@@ -7,6 +7,7 @@ mod store;
 mod wait;
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use super::exit::{Exit, Stop};
 use super::query::{self, Line};
 use super::render;
 use super::screen::Screen;
-use super::todo::{File, Subject, Task, Todo};
+use super::todo::{File, State, Subject, Task, Todo};
 use super::{Environment, check, keys, memfd, power};
 use crate::control::answer::{EventReply, Explanation, StatusPage, TreePage, UnitStatus};
 use crate::control::request::{Apply, Empty, Explain, How, Request, Shutdown, Status};
@@ -51,9 +52,9 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
         screen,
     };
     match todo.task {
-        Task::Apply { file, if_generation, release, only, except } => {
+        Task::Apply { state, if_generation, release, only, except } => {
             let asked = Apply { if_generation, release, only, except, ..Apply::default() };
-            run.apply(file, asked)
+            run.apply(state, asked)
         }
         Task::Rollback { rollback, force } => {
             run.await_store()?;
@@ -63,7 +64,8 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
             run.change(&Request::Rollback(rollback), None)
         }
         Task::Command(command) => run.change(&Request::Command(command), None),
-        Task::Plan { file, all } => run.plan(file, all),
+        Task::Plan { state, all } => run.plan(state, all),
+        Task::CheckLayer(state) => run.check_layer(state),
         Task::Check(file) => check::check(&file, &environment.directory, run.screen),
         Task::Status { units, all } => run.status(units, all),
         Task::Adopt(unit) => run.adopt(unit),
@@ -101,6 +103,23 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
         }
         Task::Shutdown { how, force } => run.shutdown(how, force),
     }
+}
+
+/// A path; or a directory, and a descriptor.
+type HandedOver = (Option<String>, Option<String>, Option<OwnedFd>);
+
+/// How a state file gets to who reads it: by its path, or as a sealed memfd with the directory of its sources.
+fn handed_over(file: Option<File>) -> Result<HandedOver, Stop> {
+    Ok(match file {
+        None => (None, None, None),
+        Some(File::Path(path)) => {
+            readable(&path)?;
+            (Some(path), None, None)
+        }
+        Some(File::Stdin { directory }) => {
+            (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
+        }
+    })
 }
 
 /// A value as JSON; ours can all be said.
@@ -142,18 +161,11 @@ impl Run<'_, '_> {
         Ok(Exit::Done)
     }
 
-    fn apply(&mut self, file: File, asked: Apply) -> Result<Exit, Stop> {
-        let (path, directory, descriptor) = match file {
-            File::Path(path) => {
-                readable(&path)?;
-                (Some(path), None, None)
-            }
-            File::Stdin { directory } => {
-                (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
-            }
-        };
+    fn apply(&mut self, state: State, asked: Apply) -> Result<Exit, Stop> {
+        let remove = state.file.is_none();
+        let (path, directory, descriptor) = handed_over(state.file)?;
         self.await_store()?;
-        let request = Request::Apply(Apply { path, directory, ..asked });
+        let request = Request::Apply(Apply { path, directory, layer: state.layer, remove, ..asked });
         self.change(&request, descriptor.as_ref())
     }
 

@@ -1,19 +1,21 @@
 //! What the query service of the worker answers: plan, generations, diff, adopt, verify.
 
 use serde_json::json;
+use units::source::STANDARD_INPUT;
 
-use super::{Run, json_of, readable};
+use std::os::fd::OwnedFd;
+
+use super::{Run, handed_over, json_of};
 use crate::control::request::Rollback;
 use crate::control::{self, STORE_SOCKET};
 use crate::ctl::client::ClientError;
 use crate::ctl::exit::{Exit, Stop};
-use crate::ctl::memfd;
 use crate::ctl::query::{
-    self, Adopted, Between, Diff, Generation, Generations, MaybeAll, OneUnit, Plan, PlanSummary, Source,
-    Verb, Verify, VerifySummary,
+    self, Adopted, Between, Check, Checked, Diff, Generation, Generations, MaybeAll, OneUnit, Plan,
+    PlanSummary, Source, Verb, Verify, VerifySummary,
 };
 use crate::ctl::render::{self, history};
-use crate::ctl::todo::File;
+use crate::ctl::todo::{File, State};
 
 impl Run<'_, '_> {
     fn protocol(&self, text: &str) -> Stop {
@@ -21,21 +23,41 @@ impl Run<'_, '_> {
         ClientError::Protocol { socket, text: text.to_owned() }.into()
     }
 
-    pub(super) fn plan(&mut self, file: File, all: bool) -> Result<Exit, Stop> {
-        let (path, directory, descriptor) = match file {
-            File::Path(path) => {
-                readable(&path)?;
-                (Some(path), None, None)
-            }
-            File::Stdin { directory } => {
-                (None, Some(directory), Some(memfd::seal(&mut std::io::stdin().lock())?))
-            }
+    /// A call about a state, with what goes beside it.
+    fn about(method: &str, state: State, all: bool) -> Result<(Vec<u8>, Option<OwnedFd>), Stop> {
+        let remove = state.file.is_none().then_some(true);
+        let (path, directory, descriptor) = handed_over(state.file)?;
+        let source = Source { path, directory, all: all.then_some(true), layer: state.layer, remove };
+        Ok((query::frame(method, &source, true), descriptor))
+    }
+
+    pub(super) fn check_layer(&mut self, state: State) -> Result<Exit, Stop> {
+        let name = match &state.file {
+            Some(File::Path(path)) => path.clone(),
+            _ => STANDARD_INPUT.to_owned(),
         };
-        let frame = query::frame(
-            "io.holdfast.Store.Plan",
-            &Source { path, directory, all: all.then_some(true) },
-            true,
-        );
+        let (frame, descriptor) = Self::about("io.holdfast.Store.Check", state, false)?;
+        let mut checked = None;
+        self.query()?.stream(&frame, descriptor.as_ref(), |reply: Check| {
+            checked = Some(reply);
+            Ok::<_, Stop>(())
+        })?;
+        let Check { units, warnings } = checked.ok_or_else(|| self.protocol("the check has no end"))?;
+        let units = usize::try_from(units).unwrap_or_default();
+        if self.screen.json {
+            self.screen.object(json_of(&Checked { units, diagnostics: warnings }))?;
+        } else {
+            let text = render::diagnostic::all(&warnings, self.screen.style);
+            self.screen.err.write_all(text.as_bytes()).map_err(Stop::Output)?;
+            let text =
+                format!("{name}: no mistakes; with the other layers {}\n", render::count(units, "unit"));
+            self.screen.put(&text)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn plan(&mut self, state: State, all: bool) -> Result<Exit, Stop> {
+        let (frame, descriptor) = Self::about("io.holdfast.Store.Plan", state, all)?;
         let mut counts: Vec<(Verb, usize)> = Verb::ALL.map(|v| (v, 0)).to_vec();
         let mut summary: Option<PlanSummary> = None;
         let mut changes = Vec::new();
