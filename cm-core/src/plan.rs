@@ -19,7 +19,7 @@ mod course;
 mod service;
 
 use course::Courses;
-pub use course::{GOES, WILL_BIND};
+pub use course::{GOES, WILL_BIND, WILL_REQUIRE};
 
 /// What would happen to a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -139,6 +139,46 @@ fn drift_of_what_did_not_change_is_named_as_drift() {
 }
 
 /// A unit of a random kind; `variant` decides what it says.
+/// A plan from the first state to the second on a machine on which everything is as in the first, but for what a hand has
+/// stopped.
+fn beside_stopped(running: &str, desired: &str, stopped: &str) -> Vec<String> {
+    let (running, desired) = (compiled(running), compiled(desired));
+    let observe = |subject| {
+        let (address, known) = match subject {
+            Subject::Declared(id) => {
+                let address = desired.address(id);
+                let known = running.find(address.kind, &address.name).is_some();
+                (address.to_string(), known)
+            }
+            Subject::Leaving(id) => (running.address(id).to_string(), true),
+        };
+        let stopped = address == stopped;
+        let up = known && !stopped;
+        let found = if up { Found::Right } else { Found::NotUp("down".to_owned()) };
+        let held = stopped.then(|| "by hand".to_owned());
+        Observation { found, held, stopped, ready: Some(up), ..Observation::default() }
+    };
+    let planned = plan(&running, &desired, &observe);
+    planned.iter().map(|p| format!("{:?}: {}", p.verb, p.reason)).collect()
+}
+
+/// Seed 61003135: it keeps to its old edges until the other one restarts, and follows only then.
+#[test]
+fn who_will_require_what_goes_is_taken_along_once_it_follows() {
+    let before =
+        "[service.db]\nexec = [\"db\"]\n[service.net]\nexec = [\"net\"]\n[service.web]\nexec = [\"web\"]\n";
+    let after = before.replace("[\"net\"]", "[\"net\", \"-v\"]");
+    let after = after.replace("[\"web\"]\n", "[\"web\"]\nrequires = [\"service:net\", \"service:db\"]\n");
+    assert_eq!(
+        beside_stopped(before, &after, "service:db"),
+        [
+            "Nothing: held by hand: left alone",
+            "Restart: exec changed",
+            "Stop: it will require service:db, which goes; waits for service:db",
+        ]
+    );
+}
+
 fn spec(kind: u8, name: &str, variant: u8) -> (Kind, Spec) {
     match kind % 5 {
         0 => (Kind::Target, Spec::Target(Target {})),

@@ -201,7 +201,7 @@ impl Engine {
     }
 
     /// Whether nothing is under way that an apply could wait for: what is restarted for ever is bad, not busy.
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         let idle = self.runnable.is_empty() && self.batch.is_none();
         let tired = &self.lists.tired;
         idle && self.busy as usize == tired.len() && tired.iter().all(|n| self.is_given_up(*n))
@@ -272,12 +272,16 @@ impl Engine {
         fell && self.is_to_blame(node) && !held
     }
 
+    /// Whether the apply under way cannot be good, and its return is what comes next.
+    pub(crate) fn is_about_to_return(&self) -> bool {
+        self.apply.as_ref().is_some_and(|apply| {
+            apply.failed.is_some() && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable)
+        })
+    }
+
     /// Begins the return of an apply that cannot be good.
     pub(crate) fn return_if_failed(&mut self) {
-        if let Some(apply) = &self.apply
-            && apply.failed.is_some()
-            && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable)
-        {
+        if self.is_about_to_return() {
             self.begin_return();
         }
     }

@@ -129,12 +129,12 @@ impl Engine {
                 State::Mount(m) => match m.phase {
                     MountPhase::Down => unit.want != Want::Down && !self.is_left_behind(node),
                     MountPhase::Waiting => open || unit.want != Want::Up,
+                    MountPhase::Stuck => self.may_stand_again(node),
                     MountPhase::Mounting { .. }
                     | MountPhase::Up
                     | MountPhase::Remounting { .. }
                     | MountPhase::Unmounting { .. }
-                    | MountPhase::Backoff { .. }
-                    | MountPhase::Stuck => false,
+                    | MountPhase::Backoff { .. } => false,
                 },
                 State::Target => open && !unit.has(bits::OK),
                 State::Gone => false,
@@ -346,6 +346,7 @@ impl Engine {
                 (&mut lists.not_kept, standing == Standing::NotKept),
                 (&mut lists.tired, tired),
                 (&mut lists.marked, unit.has(bits::OF_APPLY)),
+                (&mut lists.going, unit.has(bits::GOING) && unit.has(bits::UP)),
                 (&mut lists.deferred, deferred),
                 (&mut lists.for_store, unit.has(bits::NEEDS_STORE)),
             ] {

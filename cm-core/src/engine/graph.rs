@@ -204,12 +204,12 @@ impl Engine {
         };
         let going = not_wanted || self.must_bounce_users(node) || (unit.has(bits::UP) && unit.sinking > 0);
         // What is about to go, to be restarted or to lose what it is bound to carries nobody new.
-        let bounces = unit.has(bits::BOUNCE)
-            || (going && !not_wanted && unit.has(bits::UP))
-            || (settled && self.runs_again(node))
-            || self.loses_bound(node);
+        let leaves = going && !not_wanted && unit.has(bits::UP);
+        let bounces = unit.has(bits::BOUNCE) || (settled && self.runs_again(node)) || self.loses_bound(node);
         let rests = blocked_for_good || held.is_some() || unit.blocked > 0;
-        Predicates { ok: ok && !going && !bounces, ready, settled: settled && (!bounces || rests), going }
+        // What goes does so whether or not it can come back: only then it rests.
+        let settled = settled && !leaves && (!bounces || rests);
+        Predicates { ok: ok && !going && !bounces, ready, settled, going }
     }
 
     /// Whether a service runs that is bound to what is gone, or to a service that is about to be restarted.
@@ -370,8 +370,7 @@ impl Engine {
         self.use_deps(node, false);
         let (first, behind) = (self.u(node).has(bits::STOP_FIRST), self.is_behind(node));
         let unit = self.m(node);
-        unit.set(bits::UP, false);
-        unit.set(bits::STOP_FIRST, false);
+        unit.set(bits::UP | bits::STOP_FIRST | bits::FIRST, false);
         self.up = self.up.saturating_sub(1);
         for (dep, kind) in self.made_deps(node) {
             if first && hard(kind) {
@@ -436,18 +435,27 @@ impl Engine {
     /// Whether a unit that is going may be asked to stop: nobody who is up requires it, and at shutdown nobody
     /// who is going as well comes after it.
     pub(crate) fn may_stop(&self, node: Node) -> bool {
-        let unit = self.u(node);
-        if unit.users > 0 {
-            return false;
+        if self.u(node).has(bits::FIRST) {
+            return true;
         }
-        // Who stays and has not followed may come after what by now comes after it.
-        // Two that leave, made by different manifests, may each come after the other: the newer edge counts.
-        let leaves = |user: &Unit| user.id.is_none() && (unit.id.is_some() || user.made >= unit.made);
-        // Who has not followed itself may require, by its older edges, what by now only wants it.
-        let behind = self.is_behind(node);
-        let follows = |user: &Unit| user.made == self.desired && !behind;
-        let counts = |user: &Unit| user.want != Want::Up && (follows(user) || leaves(user));
-        !self.running_rdeps(node).iter().any(|(user, kind)| soft(*kind) && counts(self.u(*user)))
+        self.u(node).users == 0
+            && !self
+                .running_rdeps(node)
+                .iter()
+                .any(|(user, kind)| soft(*kind) && self.comes_after(self.u(*user), node))
+    }
+
+    /// Whether a soft edge of somebody who is up orders its stop before that of a unit.
+    pub(crate) fn comes_after(&self, user: &Unit, node: Node) -> bool {
+        let unit = self.u(node);
+        // Those that were made by different manifests may, by way of others, be the other way round: who stays and has not
+        // followed, and of two that leave the older one.
+        let counts = match (user.id.is_some(), unit.id.is_some()) {
+            (true, _) => user.made == self.desired && !self.is_behind(node),
+            (false, true) => unit.made >= user.made,
+            (false, false) => unit.made == user.made,
+        };
+        user.want != Want::Up && counts
     }
 
     /// What is wanted of a unit, from scratch.

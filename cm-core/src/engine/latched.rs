@@ -102,10 +102,12 @@ impl Engine {
             }
             Want::Up => {
                 let lost = latch.loses_ground(unit);
-                let bounced = up && self.predicates(node).going && self.may_stop(node);
+                let going = up && self.predicates(node).going;
+                let bounced = going && self.may_stop(node);
                 if lost || bounced {
-                    // What it lies on is gone or going: it is looked at again when that is back.
-                    if bounced || up {
+                    // What it lies on is gone or going: it is looked at again when that is back. Where that is not
+                    // wanted any more whoever is on it goes before it does.
+                    if bounced || (up && !going) {
                         self.go_down(node);
                     }
                     self.with_latch(node, |l| l.right = false);

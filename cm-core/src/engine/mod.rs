@@ -56,15 +56,22 @@
 //!   a held unit is not written in the same batch, for it may be found wrong.
 //! - What is held and no longer declared is left, with what it claims, until the hold ends; then it goes. A process or a
 //!   mount of it goes at once, with what the process claims, and the hold stays: declared again, it is still held.
-//! - At shutdown soft edges of an earlier generation order nothing for a unit that stays, nor do newer ones for a unit
-//!   that has kept its older edges: they may be the other way round by now.
+//! - Soft edges order the stops of units that were made by the same generation, and of what leaves before what stays and
+//!   has followed since: between others they may be the other way round by now.
+//! - Where units wait in a circle for each other to stop, since one was started anew by newer edges than the other has, the
+//!   newer edge counts (`circle`).
+//! - What has run once and is held counts as done whatever is declared of it meanwhile, and carries nobody new if it owes a
+//!   run.
+//! - What is kept and requires what goes is looked at again when that is back, but keeps its place until its users are down:
+//!   they go as well.
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
 //!   is down (`follow`), so that the running edges of several generations never form a cycle.
 //! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
 //!   and does not return because of one that was so before.
 //! - Who is only ordered after what an apply changes does not depend on it, and cannot fail the apply.
-//! - A mount that a hand wants mounted anew and that is in use stays as it is, and its users come back.
+//! - A mount that a hand or an apply wants mounted anew and that is in use stays as it is, and its users come back. One that
+//!   is in use when what it requires goes is left standing, and counts again when that is back.
 //! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
 //!   holds that its apply has lifted, with what was held as it was.
 //! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
@@ -79,6 +86,7 @@ mod apply;
 mod audit;
 mod batch;
 mod byhand;
+mod circle;
 mod claims;
 mod down;
 pub mod effect;
@@ -385,6 +393,9 @@ impl Engine {
             // Nothing is started for an apply that has to be taken back.
             self.return_if_failed();
             self.propagate();
+            if self.break_circle() {
+                continue;
+            }
             self.answer_asks();
             if self.advance_apply() {
                 continue;

@@ -26,7 +26,11 @@ impl Engine {
             m.phase = phase;
         }
         if phase == MountPhase::Up {
+            self.m(node).set(bits::FIRST, false);
             self.take_up_deferred(node);
+        }
+        if !matches!(phase, MountPhase::Stuck | MountPhase::Unmounting { .. }) {
+            self.m(node).set(bits::KEEP, false);
         }
         let word = self.state_word(node);
         self.publish(node, word);
@@ -66,12 +70,21 @@ impl Engine {
                     self.go_up(node);
                 }
             }
+            // Only what it lies on was to go, and is back.
+            MountPhase::Stuck if self.may_stand_again(node) => self.stands_again(node),
             MountPhase::Mounting { .. }
             | MountPhase::Remounting { .. }
             | MountPhase::Unmounting { .. }
             | MountPhase::Backoff { .. }
             | MountPhase::Stuck => {}
         }
+    }
+
+    /// Whether one that could not be unmounted is what it should be, on what it should be on.
+    pub(crate) fn may_stand_again(&self, node: Node) -> bool {
+        let unit = self.u(node);
+        let as_desired = !unit.has(bits::KEEP) && self.is_mounted_as_desired(node);
+        unit.want == Want::Up && unit.gate_open() && as_desired && !self.left_alone(node)
     }
 
     /// Somebody wants it unmounted and mounted again.
@@ -170,12 +183,16 @@ impl Engine {
                     self.apply_failure(node, &format!("cannot be unmounted: {why}"));
                     self.set_detail(node, why.clone());
                     self.m(node).set(bits::BOUNCE, false);
-                    if self.u(node).want == Want::Up && self.is_mounted_as_desired(node) {
-                        // Only a hand wanted it mounted anew: it is as good as before.
+                    let as_before = !self.u(node).has(bits::KEEP) && self.is_mounted_as_desired(node);
+                    let stays = as_before && !self.predicates(node).going;
+                    if self.u(node).want == Want::Up && (stays || self.is_about_to_return()) {
+                        // Only a hand wanted it mounted anew, or an apply that is over: it is as good as before.
                         self.set_phase(node, MountPhase::Up);
                         self.fail_starts(node, &why);
                         return;
                     }
+                    let otherwise = !as_before && self.u(node).id.is_some();
+                    self.m(node).set(bits::KEEP, otherwise);
                     // It does not hold up a shutdown: the last step unmounts everything by force.
                     self.go_down(node);
                     self.set_phase(node, MountPhase::Stuck);

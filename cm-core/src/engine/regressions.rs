@@ -489,3 +489,31 @@ fn nothing_starts_on_a_file_whose_new_mount_goes_in_the_same_step() {
     assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
     assert_eq!((s.state("all"), s.state("web")), ("waiting", "waiting"));
 }
+
+/// Seed 61063502: what the target wants had not gone yet, and waited for good only once it had.
+#[test]
+fn nothing_starts_on_a_target_that_wants_what_is_about_to_go() {
+    let mut s = Story::new();
+    let manual = |s: &mut Service| (s.start, s.nice) = (units::kind::service::Start::Manual, 1);
+    let units = Units::new().plain("db").mount("/m").service("web", manual);
+    s.boot(units.edge("db", EdgeKind::After, "web"));
+    s.runs("db");
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    let units = Units::new()
+        .service("db", manual)
+        .mount("/m")
+        .target("all")
+        .plain("web")
+        .edge("/m", EdgeKind::Requires, "db")
+        .edge("all", EdgeKind::Wants, "/m")
+        .edge("all", EdgeKind::Wants, "db")
+        .edge("web", EdgeKind::Requires, "all");
+    s.boot(units);
+    let out = s.ends("db");
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let serial = s.engine.next_serial - 1;
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    assert_eq!(s.state("all"), "ready", "what it wants waits for what is not wanted");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)]);
+}

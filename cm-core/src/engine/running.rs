@@ -59,7 +59,7 @@ impl Engine {
                     self.timers.clear(node, Timer::State);
                     self.enter(node, Phase::Down);
                     self.enqueue(node);
-                } else if unit.has(bits::BOUNCE) || self.must_run_again(node, phase) {
+                } else if self.owes_a_run(node, phase) {
                     self.m(node).set(bits::BOUNCE, false);
                     if let Some(service) = self.svc_mut(node) {
                         service.tries = 0;
@@ -129,6 +129,12 @@ impl Engine {
             | Phase::Failed
             | Phase::Done => {}
         }
+    }
+
+    /// Whether one that has ended is to start again before its time. What has run stays done while somebody holds it.
+    fn owes_a_run(&self, node: Node, phase: Phase) -> bool {
+        let done = phase == Phase::Done && self.left_alone(node);
+        (self.u(node).has(bits::BOUNCE) && !done) || self.must_run_again(node, phase)
     }
 
     /// A one-shot runs again when the inputs that it restarts on differ.

@@ -334,7 +334,8 @@ impl Engine {
         let same = same.unwrap_or(false);
         match &self.u(node).state {
             State::Service(service) => {
-                let run = service.run.filter(|_| service.running());
+                // What has run once has run as it was declared then, if a hold kept it from running again.
+                let run = service.run.filter(|_| service.running() || service.phase == Phase::Done);
                 let Some(id) = self.u(node).id else { return false };
                 let digest = |m: ManifestRef, u: UnitId| self.manifest_of(m).map(|m| m.unit_digest(u));
                 let as_running = run.is_some_and(|(m, u)| digest(m, u) == digest(self.desired, id));
@@ -393,6 +394,9 @@ impl Engine {
                     // It was in use when it had to go, and stands as it did before.
                     self.stands_again(node);
                     return true;
+                }
+                if mount.phase == MountPhase::Stuck && !as_mounted && same_as_before.is_some() {
+                    self.m(node).set(bits::KEEP, true);
                 }
                 let asked = self.u(node).has(bits::BOUNCE) && self.remount_is_asked(node);
                 self.m(node).set(bits::BOUNCE, holds && (!as_mounted || asked));

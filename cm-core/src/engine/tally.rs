@@ -34,6 +34,8 @@ pub(crate) struct Lists {
     pub tired: BTreeSet<Node>,
     /// Marked by an apply.
     pub marked: BTreeSet<Node>,
+    /// Going, and up yet.
+    pub going: BTreeSet<Node>,
     /// To be removed once what it lies on is mounted.
     pub deferred: BTreeSet<Node>,
     /// Cannot tell what to do before the store is open.
@@ -106,6 +108,8 @@ impl Engine {
             let tired = self.u(node).has(bits::BUSY) && self.svc(node).is_some_and(|s| s.tries >= FLAPS);
             enter(&mut self.lists.tired, node, tired);
         }
+        let going = self.u(node).has(bits::GOING) && self.u(node).has(bits::UP);
+        enter(&mut self.lists.going, node, going && !gone);
         if was_bad != bad {
             enter(&mut self.lists.bad, node, bad);
         }
@@ -142,6 +146,7 @@ impl Engine {
             &mut lists.not_kept,
             &mut lists.tired,
             &mut lists.marked,
+            &mut lists.going,
             &mut lists.deferred,
             &mut lists.for_store,
         ] {

@@ -38,7 +38,8 @@ pub(crate) mod bits {
     pub const BOUNCE: u32 = 4096;
     /// Needs the store open before it can tell what to do.
     pub const NEEDS_STORE: u32 = 8192;
-    /// Is restarted only by hand although its specification differs (`switch = "keep"`).
+    /// Is restarted only by hand although its specification differs (`switch = "keep"`); of a mount, that it could not be
+    /// unmounted and stands otherwise than it is declared.
     pub const KEEP: u32 = 16384;
     /// Its cached predicates may be out of date.
     pub const OUTDATED: u32 = 32768;
@@ -46,6 +47,8 @@ pub(crate) mod bits {
     pub const BLAMED: u32 = 65536;
     /// The hold on it is back as it was before the apply that returns: so is what it had then.
     pub const RESTORE: u32 = 131_072;
+    /// Of those who wait in a circle for each other to stop, this one goes first.
+    pub const FIRST: u32 = 1 << 21;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

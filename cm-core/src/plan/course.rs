@@ -11,6 +11,9 @@ use super::{Before, Found, Observation, Verb};
 /// How the reason of a restart begins of which only the course of the apply decides whether it is needed.
 pub const WILL_BIND: &str = "it will be bound to ";
 
+/// How the reason begins of which that is true too: it follows what it will depend on, and may meet that on its way down.
+pub const WILL_REQUIRE: &str = "it will require ";
+
 /// How the reason ends of which that is true too.
 pub const GOES: &str = ", which goes";
 
@@ -181,9 +184,9 @@ impl<'a> Courses<'a> {
     }
 
     /// What it requires and goes while it is up itself, in words.
-    pub fn taken_along(&self, unit: &Unit<'_>, behind: bool) -> Option<String> {
+    pub fn taken_along(&self, unit: &Unit<'_>, behind: bool, bounces: bool) -> Option<String> {
         let edges = self.held_edges(unit, behind);
-        edges.iter().filter(|(_, kind)| hard(*kind)).find_map(|(address, _)| {
+        let held = edges.iter().filter(|(_, kind)| hard(*kind)).find_map(|(address, _)| {
             let id = self.desired.find(address.kind, &address.name);
             match id {
                 None => Some(format!("it requires {address}{GOES}")),
@@ -197,6 +200,12 @@ impl<'a> Courses<'a> {
                 }
                 Some(_) => None,
             }
+        });
+        held.or_else(|| {
+            // It follows once what it waits for is down.
+            let mut later = self.desired.deps(unit.id).filter(|e| behind && !bounces && hard(e.kind));
+            let goes = later.find(|e| self.course(e.unit).going)?;
+            Some(format!("{WILL_REQUIRE}{}, which goes", self.desired.address(goes.unit)))
         })
     }
 
@@ -234,7 +243,7 @@ impl<'a> Courses<'a> {
         let known = unit.seen.ready.unwrap_or(up && !is_new);
         let bounces = known && unit.differs && unit.wanted;
         let behind = self.is_behind(unit, known, bounces);
-        let along = if known { self.taken_along(unit, behind) } else { None };
+        let along = if known { self.taken_along(unit, behind, bounces) } else { None };
         let going = !unit.wanted || bounces || along.is_some();
         let failed = matches!(found, Found::Trouble(_));
         let comes = unit.wanted && unit.blocker.is_none() && unit.seen.held.is_none() && !failed;
@@ -266,12 +275,15 @@ impl<'a> Courses<'a> {
     fn target(&self, unit: &Unit<'_>) -> (Course, Verb, String) {
         let ready = unit.seen.ready.unwrap_or(!matches!(unit.change, Before::New));
         let behind = self.is_behind(unit, ready, false);
-        let going = !unit.wanted || (ready && self.taken_along(unit, behind).is_some());
+        let along = self.taken_along(unit, behind, false).filter(|_| ready);
+        let going = !unit.wanted || along.is_some();
         let mut members = self.desired.deps(unit.id).filter(|e| hard(e.kind));
         // It follows its members at once.
         let stays_ready = unit.wanted && members.all(|e| self.course(e.unit).stays_ready);
         let ok = unit.wanted && unit.blocker.is_none();
-        (Course { going, behind, stays_ready, ok, keeps: false }, Verb::Nothing, unit.declared.clone())
+        let course = Course { going, behind, stays_ready, ok, keeps: false };
+        let reason = along.filter(|why| why.starts_with(WILL_REQUIRE));
+        (course, Verb::Nothing, reason.unwrap_or_else(|| unit.declared.clone()))
     }
 
     /// Whatever is ready once it is kept.
@@ -284,10 +296,13 @@ impl<'a> Courses<'a> {
             _ => false,
         };
         let ready = unit.seen.ready.unwrap_or(as_found);
-        let behind = self.is_behind(unit, ready, false);
+        // What a hand has stopped has given its place in the order of stops back.
+        let up = ready && !unit.seen.stopped;
+        let behind = self.is_behind(unit, up, false);
         let mut deps = self.desired.deps(unit.id).filter(|e| hard(e.kind));
         let lost = ready && deps.any(|e| !self.course(e.unit).stays_ready);
-        let bounced = ready && self.taken_along(unit, behind).is_some();
+        let along = self.taken_along(unit, behind, false).filter(|_| up);
+        let bounced = along.is_some();
         let inputs = if kind == Kind::Exec { self.inputs_changed(unit) } else { None };
         let redo = unit.differs || inputs.is_some() || !ready || lost || bounced;
         let held = unit.seen.held.is_some();
@@ -308,6 +323,9 @@ impl<'a> Courses<'a> {
         let course = Course { going, behind, stays_ready, ok, keeps: false };
         if held {
             return (course, Verb::Nothing, String::new());
+        }
+        if let Some(why) = along.filter(|why| why.starts_with(WILL_REQUIRE)) {
+            return (course, Verb::Nothing, why);
         }
         if redo && unit.blocker.is_some() {
             return (course, Verb::Nothing, unit.why_not(&unit.declared));

@@ -37,7 +37,7 @@ impl Courses<'_> {
         let switch = decision.as_ref().map_or(Switch::Nothing, |d| d.switch);
         let bounces = matches!(switch, Switch::Restart | Switch::StopStart);
         let behind = self.is_behind(unit, true, bounces);
-        let along = self.taken_along(unit, behind);
+        let along = self.taken_along(unit, behind, bounces);
         let lost = self.bound_lost(unit, behind, bounces);
         let open = unit.blocker.is_none();
         let first = switch == Switch::StopStart || self.gives_up(unit);
@@ -135,7 +135,8 @@ impl Courses<'_> {
             going: !unit.wanted,
             behind: false,
             stays_ready: stays_done && unit.wanted,
-            ok: starts || (stays_done && unit.wanted),
+            // What owes a run carries nobody new.
+            ok: starts || (stays_done && unit.wanted && !(held && unit.differs)),
             keeps: false,
         };
         let declared = &unit.declared;

@@ -23,7 +23,7 @@ use units::{EdgeKind, Kind, UnitId};
 use super::graph::slot_of;
 use super::world::World;
 pub use questions::keeps_old;
-use questions::{Observed, by_word, declared, depends, running_ready};
+use questions::{Observed, by_word, declared, depends, running_ready, waits_for};
 
 /// What must always hold. Each has a test in which it is made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -590,10 +590,15 @@ impl Checks {
             let Some(m) = engine.manifest(engine.edges_from(user)) else { continue };
             let mine = engine.address(user);
             let Some(unit) = m.find(mine.kind, &mine.name) else { continue };
-            // Soft edges of an earlier generation may be the other way round by now; only who leaves keeps to them.
-            let follows = engine.edges_from(user) == engine.desired().0 || engine.glance(user).leaving;
-            let behind = engine.edges_from(node) != engine.desired().0 && !engine.glance(node).leaving;
-            let down = engine.going_down().is_some() && follows && (!behind || engine.glance(user).leaving);
+            // Soft edges of different generations may be the other way round in each; who leaves keeps to its own before
+            // who stays and has followed since.
+            let (mine_from, its_from) = (engine.edges_from(user), engine.edges_from(node));
+            let counts = match (engine.glance(user).leaving, engine.glance(node).leaving) {
+                (false, _) => mine_from == engine.desired().0 && its_from == mine_from,
+                (true, false) => its_from >= mine_from,
+                (true, true) => its_from == mine_from,
+            };
+            let down = engine.going_down().is_some() && counts;
             let uses = m.deps(unit).any(|e| {
                 let counts = match e.kind {
                     EdgeKind::Requires | EdgeKind::Binds => true,
@@ -602,7 +607,8 @@ impl Checks {
                 };
                 counts && m.address(e.unit) == address
             });
-            if uses && proc.slot != slot_of(&address) {
+            // Who was started anew may require by its edges who requires it by older ones: then one has to be the first.
+            if uses && proc.slot != slot_of(&address) && !waits_for(engine, node, user) {
                 let text = format!("{address} is asked to stop, and {mine} (spawn {serial}) still runs");
                 return broken(Invariant::StopsInOrder, text);
             }

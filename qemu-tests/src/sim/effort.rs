@@ -55,12 +55,18 @@ impl Effort {
         self.looks += engine.work() - self.since;
     }
 
-    /// Whether the event is about every unit.
-    fn is_about_all(&self, engine: &Engine, event: &Event, effects: &[Effect]) -> bool {
-        matches!(event, Event::Swapped { .. } | Event::Overflowed | Event::ShutdownAsked { .. })
-            || engine.desired().0 != self.desired
-            // Within one step another manifest was desired and left again.
-            || effects.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.starts_with("returning")))
+    /// How often the step is about every unit.
+    fn times_about_all(&self, engine: &Engine, event: &Event, effects: &[Effect]) -> u64 {
+        let returns =
+            effects.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.starts_with("returning")));
+        let other = engine.desired().0 != self.desired;
+        let all = matches!(event, Event::Swapped { .. } | Event::Overflowed | Event::ShutdownAsked { .. });
+        match (all || other || returns, returns && !other) {
+            // Another manifest was desired and left again: two changes, and what came with it stands neither before nor
+            // after.
+            (_, true) => 2,
+            (about_all, false) => u64::from(about_all),
+        }
     }
 
     /// What it may have looked at, `changed` being the units whose records differ.
@@ -91,8 +97,7 @@ impl Effort {
         units.dedup();
         let changed: u64 = units.iter().map(|n| 1 + degree(engine, *n)).sum();
         let asks = engine.sizes().asks as u64;
-        let all =
-            if self.is_about_all(engine, event, effects) { self.everything + everything(engine) } else { 0 };
+        let all = self.times_about_all(engine, event, effects) * (self.everything + everything(engine));
         STEP + UNIT * (changed + asks + named as u64) + ALL * all
     }
 

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use cm_core::engine::effect::Verdict;
 use cm_core::engine::event::Swap;
 use cm_core::engine::{Engine, HoldKind, Node, UnitStatus, exec_inputs};
-use cm_core::plan::{Found, GOES, NOT_OURS, Observation, Planned, Subject, Verb, WILL_BIND, plan};
+use cm_core::plan::{
+    Found, GOES, NOT_OURS, Observation, Planned, Subject, Verb, WILL_BIND, WILL_REQUIRE, plan,
+};
 use units::kind::Spec;
 use units::manifest::flags;
 use units::{Address, EdgeKind, Kind, Manifest, UnitId};
@@ -266,7 +268,10 @@ fn done(kind: Kind, leaves: bool, before: State, after: State, deed: Deed) -> Ve
 impl Promise {
     /// Whether it depends on who is faster.
     fn is_open(&self) -> bool {
-        self.lines.iter().any(|l| l.reason.ends_with(GOES) || l.reason.starts_with(WILL_BIND))
+        let open = |reason: &str| {
+            reason.ends_with(GOES) || reason.starts_with(WILL_BIND) || reason.starts_with(WILL_REQUIRE)
+        };
+        self.lines.iter().any(|l| open(&l.reason))
     }
 
     /// Compares with what was done since.

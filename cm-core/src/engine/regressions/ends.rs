@@ -68,7 +68,7 @@ fn ends_of_processes_are_told_in_words() {
     assert_eq!(Exit::Signal(9).to_string(), "was killed by SIGKILL");
 }
 
-/// Seed 7022183: each comes after the other, as the manifests say that they were started from.
+/// Seed 7022183: each comes after the other, as the manifests say that they were started from. That orders nothing.
 #[test]
 fn two_that_leave_and_were_made_by_manifests_that_disagree_both_go() {
     let mut s = Story::new();
@@ -83,9 +83,10 @@ fn two_that_leave_and_were_made_by_manifests_that_disagree_both_go() {
     s.runs("a");
     assert_eq!((s.state("a"), s.state("b")), ("ready", "ready"));
     s.boot(Units::new());
-    assert_eq!((s.state("a"), s.state("b")), ("stopping", "ready"));
+    assert_eq!((s.state("a"), s.state("b")), ("stopping", "stopping"));
     s.ends("a");
-    assert_eq!((s.state("a"), s.state("b")), ("absent", "stopping"));
+    s.ends("b");
+    assert_eq!((s.state("a"), s.state("b")), ("absent", "absent"));
 }
 
 #[test]
@@ -241,4 +242,73 @@ fn an_apply_answers_only_for_what_it_changes_and_what_depends_on_that() {
     let two = |version| web_beside(version).file("/etc/y", 1, "");
     let edges = fails_meanwhile(two(1), two(2).edge("web", EdgeKind::Wants, "/etc/y"));
     assert!(!matches!(edges.0, Verdict::Done | Verdict::Failed), "what it depends on is another thing");
+}
+
+/// Seed 40003629: what came with an apply that returns was ordered after a unit that has never followed it, and carries
+/// what that unit requires.
+#[test]
+fn what_a_return_takes_away_waits_for_nobody_who_waits_for_it() {
+    let old = || Units::new().plain("base").plain("web").edge("web", EdgeKind::Requires, "base");
+    let mut s = Story::new();
+    s.boot(old());
+    s.runs("base");
+    s.runs("web");
+    let new = Units::new()
+        .service("base", |s| s.nice = 1)
+        .service("web", |s| s.nice = 1)
+        .service("never", |s| s.start = units::kind::service::Start::Manual)
+        .file("/f", 1, "")
+        .edge("/f", EdgeKind::After, "web")
+        .edge("base", EdgeKind::Requires, "/f")
+        .edge("web", EdgeKind::Binds, "never");
+    s.swap(new, Swap::Apply);
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    s.work(out);
+    s.ends("base");
+    let mut out = s.runs("base");
+    for _ in 0..4 {
+        let stopping: Vec<&str> = ["base", "web"].into_iter().filter(|n| s.state(n) == "stopping").collect();
+        for name in stopping {
+            out.extend(s.ends(name));
+        }
+        out = s.work(out);
+        let starting: Vec<&str> = ["base", "web"].into_iter().filter(|n| s.state(n) == "starting").collect();
+        for name in starting {
+            out.extend(s.runs(name));
+        }
+    }
+    assert_eq!((s.state("base"), s.state("web"), s.state("/f")), ("ready", "ready", "absent"));
+}
+
+/// A process that was started anew follows the new edges, and what it requires by them may require it by the old ones.
+#[test]
+fn who_wait_in_a_circle_for_each_other_to_stop_all_stop() {
+    let leave: [fn(&mut Story); 2] = [
+        |s| drop(s.tell(Event::ShutdownAsked { down: Down::Poweroff })),
+        |s| drop(s.swap(Units::new().service("c", |s| s.nice = 1), Swap::Boot)),
+    ];
+    for go in leave {
+        let mut s = Story::new();
+        let units = Units::new().plain("a").plain("b").plain("c").edge("b", EdgeKind::Requires, "a");
+        s.boot(units.edge("b", EdgeKind::Requires, "c"));
+        for name in ["a", "c", "b"] {
+            s.runs(name);
+        }
+        // What is held owes a restart: it has not followed, and so neither has who comes after it.
+        s.ask(7, Verb::Hold, "c");
+        let flipped = Units::new().plain("a").plain("b").service("c", |s| s.nice = 1);
+        s.boot(flipped.edge("a", EdgeKind::Requires, "b").edge("b", EdgeKind::After, "c"));
+        s.ends("a");
+        s.runs("a");
+        assert_eq!((s.state("a"), s.state("b"), s.state("c")), ("ready", "ready", "ready"));
+        go(&mut s);
+        for name in ["a", "b", "c"] {
+            if s.state(name) == "stopping" {
+                s.ends(name);
+            }
+        }
+        let gone = |name| matches!(s.state(name), "down" | "absent");
+        assert!(gone("a") && gone("b"), "{} {}", s.state("a"), s.state("b"));
+    }
 }

@@ -248,3 +248,40 @@ fn a_hold_is_lifted_by_an_apply_of_the_same() {
     assert_eq!(s.engine.status(s.node("/a")).hold, None);
     assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
 }
+
+/// Seed 50001759: what somebody holds keeps what it has done, whatever is declared of it meanwhile.
+#[test]
+fn what_has_run_and_is_held_is_done_until_the_hold_ends() {
+    let units = |nice: i32| {
+        let once = move |s: &mut Service| (s.ready, s.nice) = (Ready::Exited, nice);
+        let units = Units::new().service("setup", once).plain("web");
+        units.edge("web", EdgeKind::Binds, "setup")
+    };
+    let done = |s: &mut Story| {
+        let serial = s.serial("setup");
+        s.tell(Event::CgroupEmpty { serial });
+        s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    };
+    for kind in [Verb::Hold, Verb::Pause] {
+        let mut s = Story::new();
+        s.boot(units(0));
+        s.runs("setup");
+        done(&mut s);
+        s.runs("web");
+        s.ask(7, kind, "setup");
+        s.boot(units(1));
+        assert_eq!((s.state("setup"), s.state("web")), ("done", "ready"), "{kind:?}");
+        // It owes a run, and so carries nobody new.
+        let out = s.boot(units(1).plain("late").edge("late", EdgeKind::Requires, "setup"));
+        assert_eq!((spawned(&s, &out), s.state("late")), (Vec::new(), "waiting"));
+        // It has run as it is declared by now.
+        s.boot(units(0));
+        let out = s.ask(8, Verb::Release, "setup");
+        assert_eq!((spawned(&s, &out), s.state("setup")), (Vec::new(), "done"));
+        s.ask(9, kind, "setup");
+        s.boot(units(2));
+        s.ask(10, Verb::Release, "setup");
+        s.ends("web");
+        assert_eq!(s.state("setup"), "starting");
+    }
+}

@@ -159,3 +159,52 @@ fn who_asks_is_told_why_a_mount_cannot_be_let_go_of() {
     assert!(told, "{out:?}");
     assert_eq!(s.engine.status(node).cause, why, "that it is held is told beside it");
 }
+
+/// A machine whose mount is told of the ends of its helpers.
+fn helper_ends(s: &mut Story, code: i32) -> Vec<Effect> {
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Exited { serial, exit: Exit::Code(code) })
+}
+
+/// Seed 40003629: other options want it unmounted first, and it is in use. It stands as it did, and so does who is bound
+/// to it: nobody has to mend anything.
+#[test]
+fn a_mount_whose_other_options_cannot_be_had_is_as_before_after_the_return() {
+    let units = |options: &[&str]| {
+        let units = Units::new().mount_with("/m", options).plain("web");
+        units.edge("web", EdgeKind::Binds, "/m")
+    };
+    let mut s = Story::new();
+    s.boot(units(&[]));
+    helper_ends(&mut s, 0);
+    s.runs("web");
+    s.swap(units(&["noexec"]), Swap::Apply);
+    let token = s.engine.next_token - 1;
+    s.tell(Event::Recorded { token, error: None });
+    let out = s.ends("web");
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let out = helper_ends(&mut s, 32);
+    assert_eq!(s.state("/m"), "ready");
+    assert_eq!(spawned(&s, &out), [("web".to_owned(), Job::Main)]);
+    assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+}
+
+/// What it requires was stopped by hand, and it is in use: it is asked to go once, and not as often as it refuses.
+#[test]
+fn a_mount_in_use_whose_ground_is_stopped_is_tried_once() {
+    let mut s = Story::new();
+    let units = || Units::new().plain("net").mount("/m").edge("/m", EdgeKind::Requires, "net");
+    s.boot(units());
+    s.runs("net");
+    helper_ends(&mut s, 0);
+    assert_eq!(s.state("/m"), "ready");
+    let out = s.ask(7, Verb::Stop, "net");
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let out = helper_ends(&mut s, 32);
+    assert_eq!(spawned(&s, &out), [], "the same again would fail again");
+    assert_eq!((s.state("/m"), s.state("net")), ("failed", "stopping"));
+    s.ends("net");
+    s.ask(8, Verb::Start, "net");
+    s.runs("net");
+    assert_eq!(s.state("/m"), "ready", "it stands on it again");
+}

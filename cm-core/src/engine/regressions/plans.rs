@@ -114,3 +114,25 @@ fn an_apply_waits_for_what_it_starts_although_that_was_in_vain_before() {
     let trial = |e: &Effect| matches!(e, Effect::Store { op: StoreOp::Trial { .. }, .. });
     assert!(out.iter().any(trial), "{out:?}");
 }
+
+/// Seed 50010431: who runs on what lies on something else from now on goes before that, wherever either stands.
+#[test]
+fn who_runs_on_what_loses_its_ground_stops() {
+    for name in ["a", "z"] {
+        for kind in [EdgeKind::Requires, EdgeKind::Binds] {
+            let units = || {
+                let units = Units::new().plain("db").file("/f", 1, "").plain(name);
+                units.edge(name, EdgeKind::Requires, "/f")
+            };
+            let mut s = Story::new();
+            let out = s.boot(units());
+            s.work(out);
+            s.runs("db");
+            s.runs(name);
+            s.ask(7, Verb::Stop, "db");
+            s.ends("db");
+            s.boot(units().edge("/f", kind, "db"));
+            assert_eq!(s.state(name), "stopping", "{name} {kind:?}");
+        }
+    }
+}

@@ -46,6 +46,28 @@ pub(super) fn depends(engine: &Engine, node: Node, slot: u8) -> bool {
     })
 }
 
+/// Whether a unit that is up has to be down before another may stop, as it holds on to that by its running edges.
+pub(super) fn waits_for(engine: &Engine, unit: Node, other: Node) -> bool {
+    let up: BTreeSet<Node> = engine.not_down().into_iter().map(|(node, _)| node).collect();
+    let mut seen = BTreeSet::new();
+    let mut open = vec![unit];
+    while let Some(at) = open.pop() {
+        if at == other {
+            return true;
+        }
+        if !up.contains(&at) || !seen.insert(at) {
+            continue;
+        }
+        let address = engine.address(at);
+        let Some(m) = engine.manifest(engine.edges_from(at)) else { continue };
+        let Some(id) = m.find(address.kind, &address.name) else { continue };
+        let orders = |kind| !matches!(kind, EdgeKind::ReloadOn | EdgeKind::RestartOn);
+        let deps = m.deps(id).filter(|e| orders(e.kind)).map(|e| slot_of(&m.address(e.unit)));
+        open.extend(deps.filter_map(|slot| engine.node_of_slot(slot)));
+    }
+    false
+}
+
 /// Questions that only the observer has.
 pub(super) trait Observed {
     fn node_of_slot(&self, slot: u8) -> Option<Node>;

@@ -28,7 +28,9 @@ impl Checks {
         let stays = |n| engine.glance(n).held || engine.glance(n).state == "deferred";
         let left = if leaving().any(stays) { leaving().count() } else { 0 };
         let desired = desired + left;
-        let kept = left + engine.nodes().filter(|n| keeps_old(engine, *n)).count();
+        // Who comes after one that was not started anew has not followed either, and may have come by later edges than it.
+        let behind = |n| engine.edges_from(n) != manifest;
+        let kept = left + engine.nodes().filter(|n| keeps_old(engine, *n) || behind(*n)).count();
         for (what, is, most) in [
             ("units", sizes.units, desired),
             ("places", sizes.places, 2 * self.most_units + 2),
