@@ -606,3 +606,34 @@ fn nothing_stays_of_a_bench_in_which_something_is_mounted() {
     drop(bench);
     assert!(!path.exists());
 }
+
+#[test]
+fn attributes_are_not_changed_through_a_name_that_somebody_else_has_made() {
+    let mut bench = Bench::new();
+    bench.write("/etc/shadow", "secret");
+    fs::set_permissions(bench.path("/etc/shadow"), fs::Permissions::from_mode(0o600)).unwrap();
+    bench.write("/home/bob/x", "his");
+    chown(bench.path("/home/bob"), Some(1000), Some(1000)).unwrap();
+    let declared = |owner: Option<&str>| {
+        let mut decl = Decl::new();
+        let mut spec = decl.file_spec("/home/bob/x", None, Some(0o644));
+        spec.attributes.owner = owner.map(str::to_owned);
+        decl.unit(Kind::File, "/home/bob/x", Spec::File(spec))
+    };
+    fs::remove_file(bench.path("/home/bob/x")).unwrap();
+    fs::hard_link(bench.path("/etc/shadow"), bench.path("/home/bob/x")).unwrap();
+    for owner in [None, Some("1000")] {
+        let results = bench.converge(&declared(owner), Intent::Correct);
+        let (outcome, detail) = &results["file:/home/bob/x"];
+        assert!(*outcome == Outcome::NotKept && detail.contains("has other names"), "{detail}");
+        let stat = fs::metadata(bench.path("/etc/shadow")).unwrap();
+        assert_eq!((stat.uid(), stat.mode() & 0o7777), (0, 0o600));
+    }
+    // In a directory that only root writes, and of what is his own, all names are as good as one.
+    chown(bench.path("/home/bob/x"), Some(1000), Some(1000)).unwrap();
+    let results = bench.converge(&declared(None), Intent::Correct);
+    assert_eq!(results["file:/home/bob/x"].0, Outcome::Changed);
+    chown(bench.path("/home/bob"), Some(0), Some(0)).unwrap();
+    let results = bench.converge(&declared(Some("0")), Intent::Correct);
+    assert_eq!(results["file:/home/bob/x"].0, Outcome::Changed);
+}

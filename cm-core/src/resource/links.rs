@@ -20,6 +20,7 @@ use units::kind::Content;
 use super::attributes;
 use super::line;
 use super::op::{Put, Trouble, Want};
+use super::place::Place;
 use super::staging::Areas;
 use super::tree;
 use super::world::World;
@@ -29,6 +30,23 @@ use crate::sys;
 
 /// Entries that are looked at in search of other names: some tens of milliseconds.
 const BUDGET: usize = 100_000;
+
+/// Whether what stands at a place may be another file, to which somebody has given this name too: then nothing of it is
+/// changed. Only where the kernel protects hard links (proc_sys_fs(5)) does it have to be a file that he could write.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub fn may_be_anybodys(place: &Place, stat: &FileStat) -> Result<bool, Errno> {
+    if stat.st_nlink <= 1 {
+        return Ok(false);
+    }
+    let directory = fstat(&*place.dir)?;
+    let shared = directory.st_mode & 0o022 != 0;
+    let is_ours = directory.st_uid == nix::unistd::geteuid().as_raw() && !shared;
+    // Who owns both could do the same himself.
+    let is_his = directory.st_uid == stat.st_uid && !shared;
+    Ok(!is_ours && !is_his)
+}
 
 /// Paths of other names of a file in `directory`: first those near it, as far as the budget goes.
 pub fn others(world: &World, directory: &str, name: &str, stat: &FileStat) -> Vec<String> {

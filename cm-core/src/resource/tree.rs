@@ -334,6 +334,11 @@ pub fn put(
             let place = world.places.entry(path)?;
             match find(&place)? {
                 Found::File(file, stat) => {
+                    if links::may_be_anybodys(&place, &stat).map_err(|e| Trouble::cannot("stat", path, e))? {
+                        let text = "others than root may write its directory, and it has other names";
+                        let way_out = "put a file of its own there";
+                        return Err(Trouble::NotKept(format!("{path} is not changed: {text}; {way_out}")));
+                    }
                     let old = attributes::read(&stat, &file)?;
                     attributes::apply(&file, path, &old, want, &world.accounts)?;
                     touched.unsynced.file(file.into());
