@@ -637,3 +637,21 @@ fn attributes_are_not_changed_through_a_name_that_somebody_else_has_made() {
     let results = bench.converge(&declared(Some("0")), Intent::Correct);
     assert_eq!(results["file:/home/bob/x"].0, Outcome::Changed);
 }
+
+#[test]
+fn a_purge_leaves_what_it_could_not_bring_back() {
+    let mut bench = Bench::new();
+    bench.write("/srv/d/old/file", "x");
+    bench.write("/srv/d/gone/file", "x");
+    for pipe in ["/srv/d/pipe", "/srv/d/old/pipe"] {
+        nix::unistd::mkfifo(&bench.path(pipe), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let spec =
+        Directory { path: "/srv/d".into(), attributes: Attributes::default(), purge: true, entries: vec![] };
+    let decl = Decl::new().unit(Kind::Directory, "/srv/d", Spec::Directory(spec));
+    let (_, results) = bench.apply(None, &decl);
+    assert_eq!(results[0].outcome, Outcome::Changed, "{results:?}");
+    let there = ["/srv/d/pipe", "/srv/d/old/pipe", "/srv/d/old/file", "/srv/d/gone"];
+    assert_eq!(there.map(|p| bench.path(p).exists()), [true, true, false, false]);
+    assert_eq!(bench.converge(&decl, Intent::Correct)["directory:/srv/d"].0, Outcome::Kept);
+}

@@ -104,7 +104,7 @@ fn homes(world: &World, path: &str, users: &[String]) -> BTreeSet<String> {
 }
 
 /// Operations that remove a path in the directory `top` of a unit and everything below it, innermost first; but what was
-/// declared before and is held stays, with the directories that it lies in.
+/// declared before and is held stays, and so does what cannot be brought back, with the directories that they lie in.
 fn clear(world: &mut World, (top, unit): (&str, &str), path: &str) -> Result<Vec<Op>, Trouble> {
     let mut todo = vec![path.to_owned()];
     let mut found = Vec::new();
@@ -120,10 +120,18 @@ fn clear(world: &mut World, (top, unit): (&str, &str), path: &str) -> Result<Vec
             Err(PlaceError::Missing(_) | PlaceError::NotDirectory(_)) => continue,
             other => other?,
         };
-        if let Found::Directory(_) = tree::find(&place)? {
-            for name in tree::entries(tree::open_directory(&place)?, &path)? {
-                todo.push(join(&path, &name));
+        match tree::find(&place)? {
+            Found::Directory(_) => {
+                for name in tree::entries(tree::open_directory(&place)?, &path)? {
+                    todo.push(join(&path, &name));
+                }
             }
+            // Nobody could bring it back: a program has it, or has made it.
+            Found::Special(_) => {
+                spared.push(path);
+                continue;
+            }
+            Found::Nothing | Found::File(..) | Found::Link(_) => {}
         }
         found.push(path);
     }

@@ -59,7 +59,7 @@ pub enum Prior {
     Edit(LineEdit),
     /// Only its ownership is touched.
     Untouched,
-    /// A device, a socket or a pipe; never replaced, so never put back.
+    /// A device, a socket or a pipe; never replaced nor removed, so never put back.
     Special,
     /// A regular file whose content was not touched: only the rest is put back.
     Attributes(Metadata),
