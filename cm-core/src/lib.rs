@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** `engine` and `plan` are pure: no descriptor, no clock, no environment, no file system.
 
+pub mod bytes;
 pub mod engine;
 pub mod plan;
 pub mod proto;

@@ -655,3 +655,27 @@ fn a_purge_leaves_what_it_could_not_bring_back() {
     assert_eq!(there.map(|p| bench.path(p).exists()), [true, true, false, false]);
     assert_eq!(bench.converge(&decl, Intent::Correct)["directory:/srv/d"].0, Outcome::Kept);
 }
+
+#[test]
+fn a_purge_takes_away_names_that_are_no_text_and_a_return_brings_them_back() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bench = Bench::new();
+    let at = |bench: &Bench, name: &[u8]| bench.path("/srv/d").join(std::ffi::OsStr::from_bytes(name));
+    fs::create_dir_all(at(&bench, b"sub\xff")).unwrap();
+    for file in [&b"x\xe9y"[..], b"sub\xff/\xc3", "\u{10ffe9}".as_bytes()] {
+        fs::write(at(&bench, file), "theirs").unwrap();
+    }
+    let before = fingerprint(&bench.path("/srv"));
+    let spec =
+        Directory { path: "/srv/d".into(), attributes: Attributes::default(), purge: true, entries: vec![] };
+    let decl = Decl::new().unit(Kind::Directory, "/srv/d", Spec::Directory(spec));
+    let (zero, _) = bench.apply(None, &Decl::new());
+    let (one, results) = bench.apply(Some((zero, &Decl::new())), &decl);
+    assert_eq!(results[0].outcome, Outcome::Changed, "{results:?}");
+    assert!(results[0].detail.contains("x\\xe9y should not be there"), "{results:?}");
+    assert_eq!(fs::read_dir(bench.path("/srv/d")).unwrap().count(), 0);
+    bench.switching(zero);
+    let results = bench.swap(Some((one, &decl)), (zero, &Decl::new()), Intent::Return);
+    assert!(results.iter().all(|r| r.outcome != Outcome::NotKept), "{results:?}");
+    assert_eq!(fingerprint(&bench.path("/srv")), before);
+}

@@ -1,43 +1,8 @@
 //! The user and group databases as text: parsers that keep what they do not understand byte for byte. Pure.
-//!
-//! They are UTF-8 by custom only. A byte that is none stands in our texts as a character of the last 256, which nobody has
-//! a use for; one of these that is in the file stands there as its bytes do. So everything can be written back as it was,
-//! also from a record of the journal.
 
 use std::collections::BTreeMap;
 
-/// The character that stands for byte 0.
-const BYTES: u32 = 0x10_ff00;
-
-/// The text that stands for these bytes.
-fn text_of(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    let escape = |out: &mut String, bytes: &[u8]| {
-        out.extend(bytes.iter().filter_map(|b| char::from_u32(BYTES + u32::from(*b))));
-    };
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match u32::from(c) < BYTES {
-                true => out.push(c),
-                false => escape(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
-        }
-        escape(&mut out, chunk.invalid());
-    }
-    out
-}
-
-/// The bytes that a text stands for.
-fn bytes_of(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    for c in text.chars() {
-        match u32::from(c).checked_sub(BYTES).and_then(|byte| u8::try_from(byte).ok()) {
-            Some(byte) => out.push(byte),
-            None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-        }
-    }
-    out
-}
+use crate::bytes;
 
 /// One database file: its lines without newlines, and whether the last one has its newline.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,7 +14,7 @@ pub struct Database {
 impl Database {
     /// Takes the text apart.
     pub fn parse(bytes: impl AsRef<[u8]>) -> Database {
-        let text = text_of(bytes.as_ref());
+        let text = bytes::text_of(bytes.as_ref());
         let open_end = !text.is_empty() && !text.ends_with('\n');
         let body = text.strip_suffix('\n').unwrap_or(&text);
         let lines = if text.is_empty() { Vec::new() } else { body.split('\n').map(str::to_owned).collect() };
@@ -58,7 +23,7 @@ impl Database {
 
     /// Puts the text together again: the same bytes, if nothing was changed.
     pub fn bytes(&self) -> Vec<u8> {
-        bytes_of(&self.text())
+        bytes::bytes_of(&self.text()).into_owned()
     }
 
     pub(super) fn text(&self) -> String {

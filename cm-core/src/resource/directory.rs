@@ -15,6 +15,7 @@ use super::op::{Finding, Op, OwnChange, Put, Trouble, Want};
 use super::place::{PlaceError, is_below, join};
 use super::tree::{self, Found};
 use super::world::World;
+use crate::bytes;
 use crate::store::Prior;
 
 /// What is wrong with a directory, and what would make it right.
@@ -72,7 +73,7 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
             if !named && !name.starts_with(".holdfast.") {
                 let cleared = clear(world, (path, &context.unit), &join(path, &name))?;
                 if !cleared.is_empty() {
-                    finding.wrong.push(format!("{name} should not be there"));
+                    finding.wrong.push(format!("{} should not be there", bytes::shown(&name)));
                     finding.ops.extend(cleared);
                 }
             }

@@ -138,7 +138,7 @@ fn link_or_rewrite(
         return rewrite(world, areas, path, text.as_bytes(), 0o644, want.mtime, touched);
     };
     let Some(area) = areas.get(at) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
-    let renamed = renameat(&area.fd, link.as_str(), &*place.dir, place.name.as_str());
+    let renamed = renameat(&area.fd, link.as_str(), &*place.dir, &*place.os());
     // It stays behind where the place is that file already.
     let _ = unlinkat(&area.fd, link.as_str(), UnlinkatFlags::NoRemoveDir);
     touched.unsynced.directory(&place.dir);
@@ -172,7 +172,7 @@ fn rewrite(
         .map_err(|e| Trouble::io("write", path, &e))
         .and_then(|()| tree::dress(world, &file, path, &want))
         .and_then(|()| file.sync_all().map_err(|e| Trouble::io("sync", path, &e)))
-        .and_then(|()| renameat(&area.fd, name.as_str(), &*place.dir, place.name.as_str()).map_err(failed));
+        .and_then(|()| renameat(&area.fd, name.as_str(), &*place.dir, &*place.os()).map_err(failed));
     if done.is_err() {
         let _ = unlinkat(&area.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
         return done;

@@ -135,7 +135,7 @@ pub fn again(
         let place = world.places.entry(other).ok()?;
         let name = areas.name();
         let at = areas.get(area)?;
-        linkat(&*place.dir, place.name.as_str(), &at.fd, name.as_str(), AtFlags::empty()).ok()?;
+        linkat(&*place.dir, &*place.os(), &at.fd, name.as_str(), AtFlags::empty()).ok()?;
         // It is looked at where nobody else can exchange it any more.
         if is_the_same(world, &at.fd, &name, content, want) {
             return Some(name);

@@ -4,14 +4,19 @@
 //! and /var/run are such links); the canonical path is then opened below the root in one openat2(2) that refuses
 //! any link. A link that appears between the two makes the open fail, not follow.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use crate::bytes;
 
 /// Links that are followed before a path counts as a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -56,7 +61,7 @@ impl AsFd for Dir {
 pub struct Place {
     /// The directory.
     pub dir: Rc<Dir>,
-    /// The entry's name.
+    /// The entry's name, as [`crate::bytes`] has it.
     pub name: String,
 }
 
@@ -66,11 +71,16 @@ impl Place {
     /// # Errors
     /// Whatever fstatat(2) reports, except that nothing is there.
     pub fn stat(&self) -> Result<Option<FileStat>, Errno> {
-        match fstatat(&*self.dir, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match fstatat(&*self.dir, &*self.os(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Its name, for a system call.
+    pub fn os(&self) -> Cow<'_, OsStr> {
+        bytes::name_of(&self.name)
     }
 
     /// Its canonical path.
@@ -88,7 +98,7 @@ impl Place {
             .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
             .mode(Mode::empty())
             .resolve(ResolveFlag::RESOLVE_NO_XDEV);
-        match openat2(&*self.dir, self.name.as_str(), how) {
+        match openat2(&*self.dir, &*self.os(), how) {
             Ok(_) | Err(Errno::ENOENT) => Ok(false),
             Err(Errno::EXDEV) => Ok(true),
             Err(e) => Err(e),
@@ -172,11 +182,11 @@ pub struct Places {
     last: Option<(String, Rc<Dir>)>,
 }
 
-fn relative(path: &str) -> &str {
-    match path.trim_start_matches('/') {
+fn relative(path: &str) -> Cow<'_, OsStr> {
+    bytes::name_of(match path.trim_start_matches('/') {
         "" => ".",
         rest => rest,
-    }
+    })
 }
 
 impl Places {
@@ -207,7 +217,7 @@ impl Places {
             .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
             .mode(Mode::empty())
             .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
-        openat2(&self.root, relative(path), how)
+        openat2(&self.root, &*relative(path), how)
     }
 
     /// Makes a path canonical, as far as it exists. With `last`, a link in the last place is followed too.
@@ -226,7 +236,7 @@ impl Places {
             let here = join(&out.path, &name);
             let failed = |errno| PlaceError::Open { path: here.clone(), errno };
             let dir = self.open_canonical(&out.path).map_err(failed)?;
-            let stat = match fstatat(&dir, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            let stat = match fstatat(&dir, &*bytes::name_of(&name), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::ENOENT) => {
                     out.missing.push(name);
@@ -247,8 +257,8 @@ impl Places {
                     if out.links.len() >= MAX_LINKS {
                         return Err(PlaceError::Loop(path.to_owned()));
                     }
-                    let target = readlinkat(&dir, name.as_str()).map_err(failed)?;
-                    let target = target.to_string_lossy().into_owned();
+                    let target = readlinkat(&dir, &*bytes::name_of(&name)).map_err(failed)?;
+                    let target = bytes::text_of(target.as_bytes());
                     out.links.push(here);
                     if target.starts_with('/') {
                         out.path = "/".to_owned();
@@ -353,7 +363,7 @@ impl Places {
             Errno::ENOTDIR | Errno::ELOOP => PlaceError::NotDirectory(path.to_owned()),
             errno => PlaceError::Open { path: path.to_owned(), errno },
         };
-        let fd = openat2(&*from, relative(below), how).map_err(|e| failed(directory, e))?;
+        let fd = openat2(&*from, &*relative(below), how).map_err(|e| failed(directory, e))?;
         let path_of_it = match below.trim_start_matches('/') {
             "" => from.path.clone(),
             below => join(&from.path, below),

@@ -22,6 +22,7 @@ use super::place::{Place, PlaceError, split};
 use super::staging::Areas;
 use super::unsynced::Unsynced;
 use super::world::World;
+use crate::bytes;
 use crate::store::disk::packed::Stored;
 use crate::store::{Digest, Metadata, Prior};
 use crate::sys;
@@ -52,7 +53,7 @@ pub enum Found {
 /// When it cannot be looked at.
 pub fn find(place: &Place) -> Result<Found, Trouble> {
     let failed = |verb: &'static str| move |e: Errno| Trouble::cannot(verb, &place.path(), e);
-    let handle = match openat(&*place.dir, place.name.as_str(), LOOK, Mode::empty()) {
+    let handle = match openat(&*place.dir, &*place.os(), LOOK, Mode::empty()) {
         Ok(handle) => handle,
         Err(Errno::ENOENT) => return Ok(Found::Nothing),
         Err(e) => return Err(Trouble::cannot("open", &place.path(), e)),
@@ -79,7 +80,7 @@ pub fn find(place: &Place) -> Result<Found, Trouble> {
 /// When it is none.
 pub fn open_directory(place: &Place) -> Result<OwnedFd, Trouble> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(&*place.dir, place.name.as_str(), flags, Mode::empty())
+    openat(&*place.dir, &*place.os(), flags, Mode::empty())
         .map_err(|e| Trouble::cannot("open", &place.path(), e))
 }
 
@@ -161,7 +162,7 @@ pub fn takes_away(world: &mut World, path: &str, put: &Put, content_changes: boo
 /// When it is no link any more.
 pub fn link_target(place: &Place) -> Result<Vec<u8>, Trouble> {
     use std::os::unix::ffi::OsStringExt;
-    readlinkat(&*place.dir, place.name.as_str())
+    readlinkat(&*place.dir, &*place.os())
         .map(OsStringExt::into_vec)
         .map_err(|e| Trouble::cannot("read link", &place.path(), e))
 }
@@ -304,11 +305,11 @@ pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Res
 }
 
 fn make_directory(place: &Place, base: &Metadata, want: &Want, world: &World) -> Result<OwnedFd, Trouble> {
-    mkdirat(&*place.dir, place.name.as_str(), Mode::from_bits_truncate(0o700))
+    mkdirat(&*place.dir, &*place.os(), Mode::from_bits_truncate(0o700))
         .map_err(|e| Trouble::cannot("make directory", &place.path(), e))?;
     let fd = open_directory(place)?;
     if let Err(e) = attributes::apply(&fd, &place.path(), base, want, &world.accounts) {
-        let _ = unlinkat(&*place.dir, place.name.as_str(), UnlinkatFlags::RemoveDir);
+        let _ = unlinkat(&*place.dir, &*place.os(), UnlinkatFlags::RemoveDir);
         return Err(e);
     }
     Ok(fd)
@@ -447,7 +448,7 @@ pub fn in_the_way(path: &str, found: &Found) -> Trouble {
 
 fn rename_in(areas: &Areas, area: usize, name: &str, place: &Place) -> Result<(), Trouble> {
     let Some(area) = areas.get(area) else { return Err(Trouble::NotKept("no staging directory".to_owned())) };
-    renameat(&area.fd, name, &*place.dir, place.name.as_str()).map_err(|e| match e {
+    renameat(&area.fd, name, &*place.dir, &*place.os()).map_err(|e| match e {
         Errno::EBUSY if place.is_mount().unwrap_or_default() => PlaceError::Mounted(place.path()).into(),
         e => Trouble::cannot("write", &place.path(), e),
     })
@@ -457,7 +458,7 @@ fn rename_in(areas: &Areas, area: usize, name: &str, place: &Place) -> Result<()
 fn appear(areas: &Areas, area: usize, name: &str, place: &Place) -> bool {
     areas.get(area).is_some_and(|area| {
         let flags = RenameFlags::RENAME_NOREPLACE;
-        renameat2(&area.fd, name, &*place.dir, place.name.as_str(), flags).is_ok()
+        renameat2(&area.fd, name, &*place.dir, &*place.os(), flags).is_ok()
     })
 }
 
@@ -479,7 +480,7 @@ fn put_directory(
         }
         Found::Nothing => {}
         Found::Link(_) if over_link => {
-            unlinkat(&*place.dir, place.name.as_str(), UnlinkatFlags::NoRemoveDir)
+            unlinkat(&*place.dir, &*place.os(), UnlinkatFlags::NoRemoveDir)
                 .map_err(|e| Trouble::cannot("remove", path, e))?;
             world.places.forget();
         }
@@ -502,7 +503,7 @@ fn remove(world: &mut World, path: &str, put: &Put, touched: &mut Touched) -> Re
     let Some(stat) = place.stat().map_err(failed)? else { return Ok(()) };
     let is_dir = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
     let how = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
-    match unlinkat(&*place.dir, place.name.as_str(), how) {
+    match unlinkat(&*place.dir, &*place.os(), how) {
         Ok(()) => {}
         Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EBUSY) if place.is_mount().unwrap_or_default() => {
@@ -533,7 +534,7 @@ pub fn entries(fd: impl AsFd, path: &str) -> Result<Vec<String>, Trouble> {
     let mut names = Vec::new();
     for entry in dir.iter() {
         let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let name = bytes::text_of(entry.file_name().to_bytes());
         if name != "." && name != ".." {
             names.push(name);
         }

@@ -171,7 +171,7 @@ impl Watcher {
                 let linked = |s: &FileStat| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_nlink > 1;
                 if let Ok(place) = world.places.entry(path)
                     && place.stat().ok().flatten().is_some_and(|s| linked(&s))
-                    && let Ok(file) = openat(&*place.dir, place.name.as_str(), LOOK, Mode::empty())
+                    && let Ok(file) = openat(&*place.dir, &*place.os(), LOOK, Mode::empty())
                     && fstat(&file).is_ok_and(|s| linked(&s))
                 {
                     let wd = self.add(false, &file)?;
