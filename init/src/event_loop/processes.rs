@@ -592,13 +592,14 @@ impl Shell {
         self.check_empty(serial);
     }
 
-    /// A forked daemon without a pid file: when exactly one process of the service is a child of PID 1, it is
-    /// the daemon.
+    /// A forked daemon without a pid file: when exactly one process of the service is a child of init, which orphans are
+    /// given to, it is the daemon.
     pub(super) fn guess_main(&mut self, serial: u64) {
+        let own = i32::try_from(std::process::id()).ok();
         let mut adopted = Vec::new();
         self.each_member(serial, |pid| {
             let stat = std::fs::read(format!("/proc/{pid}/stat")).ok();
-            if stat.and_then(|s| reap::parse_stat(&s)).is_some_and(|s| s.ppid == 1) {
+            if stat.and_then(|s| reap::parse_stat(&s)).is_some_and(|s| Some(s.ppid) == own) {
                 adopted.push(pid);
             }
         });

@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub store: Option<&'a str>,
     /// Another place of the logs, relative to the instance's directory.
     pub logs: Option<&'a str>,
+    /// It is not the first process of its namespace, and so a subreaper.
+    pub second: bool,
     /// Variables for init.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -470,7 +472,7 @@ fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>
         let at = at.display();
         script += &format!("mkdir -p '{at}' && mount -t tmpfs -o {options} tmpfs '{at}' && ");
     }
-    script += "exec \"$@\"";
+    script += if setup.second { "\"$@\" & wait" } else { "exec \"$@\"" };
     command
         .args([
             "--fork",

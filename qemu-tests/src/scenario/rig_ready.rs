@@ -23,6 +23,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-ready-fd", fd),
     scenario("rig-ready-forked", forked),
     scenario("rig-ready-forked-strange-parent", strange_parent),
+    scenario("rig-ready-forked-subreaper", subreaper),
     scenario("rig-ready-exited", exited),
     scenario("rig-ready-path", path),
     scenario("rig-ready-path-of-an-earlier-run", old_path),
@@ -188,6 +189,20 @@ restart  = "on-failure"
     let killed = nix::unistd::Pid::from_raw(host_pid(&rig, first)?);
     nix::sys::signal::kill(killed, nix::sys::signal::Signal::SIGKILL)?;
     rig.until("service:daemon", "running again", |s| written(s) && pid(s) != Some(first))?;
+    Ok(())
+}
+
+/// Without a pid file the daemon is the one that init was given, also where init is not the first process.
+fn subreaper(context: &Context) -> Result {
+    let state =
+        "[service.daemon]\nexec = [\"sh\", \"-c\", \"sleep infinity & exit 0\"]\nready = \"forked\"\n";
+    for second in [false, true] {
+        let rig = Rig::start(context, &Setup { state: Some(state), second, ..Setup::default() })?;
+        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+        rig.until("service:daemon", "ready with a process", |s| {
+            word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64).is_some_and(|p| p > 1)
+        })?;
+    }
     Ok(())
 }
 
