@@ -6,6 +6,7 @@ use crate::boot;
 use crate::early;
 use crate::event_loop::{FAULT, Fault, Found, LIVE, Left, Options, Shell};
 use crate::sys::crash;
+use crate::sys::stdio::{self, complain};
 
 /// Exit code for bad usage.
 const USAGE: i32 = 2;
@@ -115,11 +116,11 @@ pub fn main(arguments: Vec<String>) -> i32 {
     let mut options = match parse(&arguments, !container, &directory, variable) {
         Asked::Run(options) => options,
         Asked::Print(text) => {
-            print!("{text}");
+            stdio::print(&text);
             return 0;
         }
         Asked::Wrong(text) => {
-            eprintln!("init: {text}");
+            complain(&text);
             return USAGE;
         }
     };
@@ -127,10 +128,10 @@ pub fn main(arguments: Vec<String>) -> i32 {
     options.container = container;
     if !options.container {
         for complaint in early::mount_all() {
-            eprintln!("init: {complaint}");
+            complain(&complaint);
         }
         if let Err(e) = crate::sys::signals::take_ctrl_alt_del() {
-            eprintln!("init: cannot take ctrl-alt-del: {e}");
+            complain(&format!("cannot take ctrl-alt-del: {e}"));
         }
         let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         if let (None, Some(state)) = (&options.state, early::kernel_word(&line, "holdfast.state")) {
@@ -141,39 +142,37 @@ pub fn main(arguments: Vec<String>) -> i32 {
     }
     options.fault = std::env::var(FAULT).ok().map(|text| Fault::parse(&text));
     if !first && options.state.is_none() {
-        eprintln!(
-            "init: not PID 1: name a state file (--state FILE) or a command (-- COMMAND); see init --help"
-        );
+        complain("not PID 1: name a state file (--state FILE) or a command (-- COMMAND); see init --help");
         return USAGE;
     }
     if !first && let Err(e) = nix::sys::prctl::set_child_subreaper(true) {
-        eprintln!("init: cannot become a subreaper: {e}");
+        complain(&format!("cannot become a subreaper: {e}"));
         return 1;
     }
     let deaths = crash::deaths();
     if first && crash::recent(&deaths) >= crash::HOPELESS {
-        eprintln!("init: died {} times in a minute: only reaping from here on", deaths.len());
+        complain(&format!("died {} times in a minute: only reaping from here on", deaths.len()));
         crash::reap_for_ever();
     }
     let found = predecessor();
     if let Err(e) = boot::raise_limits() {
-        eprintln!("init: cannot raise the limit of descriptors: {e}");
+        complain(&format!("cannot raise the limit of descriptors: {e}"));
     }
     if !options.container && found.is_none() {
         for complaint in boot::prepare() {
-            eprintln!("init: {complaint}");
+            complain(&complaint);
         }
     }
     let mut shell = match Shell::new(*options, found) {
         Ok(shell) => shell,
         Err(e) => {
-            eprintln!("init: {e}");
+            complain(&e.to_string());
             return 1;
         }
     };
     shell.remember_deaths(&deaths);
     if let Err(e) = shell.arm() {
-        eprintln!("init: cannot prepare for faults: {e}");
+        complain(&format!("cannot prepare for faults: {e}"));
     }
     // The table has what the next one needs, and which event this one died of.
     let left = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run()))
@@ -194,7 +193,7 @@ fn predecessor() -> Option<Found> {
     match Found::read(number) {
         Ok(found) => Some(found),
         Err(e) => {
-            eprintln!("init: cannot take over: {e}");
+            complain(&format!("cannot take over: {e}"));
             None
         }
     }

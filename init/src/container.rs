@@ -5,10 +5,10 @@
 //! wakes up.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::sys::reap::{self, ExitStatus};
+use crate::sys::stdio::{self, complain};
 use crate::sys::{foreign, raw, signals};
 
 /// Exit code for bad usage.
@@ -93,29 +93,23 @@ fn parse(arguments: &[OsString]) -> Result<Options, String> {
     Err("no \"--\" before the command".to_owned())
 }
 
-fn say(text: &str) {
-    let line = format!("init: {text}\n");
-    // Nobody is left to tell when standard error is gone.
-    let _nobody = std::io::stderr().write_all(line.as_bytes());
-}
-
 /// Runs the mode; returns the exit code.
 pub fn main(arguments: &[OsString]) -> i32 {
     let options = match parse(arguments) {
         Ok(options) => options,
         Err(text) => {
-            say(&format!("{text}; see init --help, init -h --"));
+            complain(&format!("{text}; see init --help, init -h --"));
             return USAGE;
         }
     };
     if options.help {
-        print!("{HELP}");
+        stdio::print(HELP);
         return 0;
     }
     match run(&options) {
         Ok(code) => code,
         Err(text) => {
-            say(&text);
+            complain(&text);
             1
         }
     }
@@ -132,7 +126,7 @@ fn run(options: &Options) -> Result<i32, String> {
     if options.subreaper {
         foreign::become_subreaper().map_err(|e| format!("cannot become a subreaper: {e}"))?;
     } else if std::process::id() != 1 {
-        say(
+        complain(
             "not PID 1: orphans go to somebody else and stay zombies if nobody reaps them. Make it PID 1 (the \
              container's entry point, without a shell before it), or give -s, or start it by \
              `unshare --pid --fork --kill-child`",
@@ -141,7 +135,7 @@ fn run(options: &Options) -> Result<i32, String> {
     let main =
         foreign::run(&options.command, inherited).map_err(|e| format!("cannot start \"{name}\": {e}"))?;
     if options.verbose {
-        say(&format!("started \"{name}\" as {main}"));
+        complain(&format!("started \"{name}\" as {main}"));
     }
     loop {
         let (signal, sender) = foreign::wait();
@@ -157,11 +151,11 @@ fn forward(options: &Options, main: i32, signal: i32, sender: i32) {
     let name = signals::name(signal).map_or_else(|| signal.to_string(), |n| format!("SIG{n}"));
     let target = if options.group { -main } else { main };
     match raw::kill(target, signal) {
-        Ok(()) if options.verbose => say(&format!("forwarded {name} of {sender} to {target}")),
+        Ok(()) if options.verbose => complain(&format!("forwarded {name} of {sender} to {target}")),
         // Between its exit and SIGCHLD it is a zombie or gone: the exit follows.
         Ok(()) => {}
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-        Err(e) => say(&format!("cannot forward {name} to {target}: {e}")),
+        Err(e) => complain(&format!("cannot forward {name} to {target}: {e}")),
     }
 }
 
@@ -175,7 +169,7 @@ fn reap_all(options: &Options, main: i32) -> Result<Option<ExitStatus>, String> 
         if exit.pid == main {
             end = Some(exit.status);
         } else if options.warn || options.verbose {
-            say(&format!("reaped orphan {}: {}", exit.pid, exit.status));
+            complain(&format!("reaped orphan {}: {}", exit.pid, exit.status));
         }
     }
 }

@@ -1,4 +1,6 @@
 //! PID 1, `initctl` and the log daemon.
+// They panic where nobody takes what is printed: see `sys::stdio`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod boot;
 pub mod call;

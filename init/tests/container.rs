@@ -23,6 +23,7 @@ use support::{eventually, over};
 support::tests! {
     Process: exits_with_the_code_of_the_command,
     Process: looks_for_the_command_as_the_shell_does,
+    Process: complains_where_nobody_listens,
     Process: forwards_every_signal,
     Process: forwards_to_the_group,
     Process: pid_1_forwards_and_ends,
@@ -51,6 +52,17 @@ fn plain(arguments: &[&str]) -> Command {
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Wrong usage is wrong usage where standard error takes nothing.
+fn complains_where_nobody_listens() {
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let status = plain(&["-z", "--", "true"]).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+    let status = Command::new(env!("CARGO_BIN_EXE_init")).arg("--nonsense").stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+    let status = plain(&["-h", "--"]).stdout(full()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 /// As execvp(3): a script needs no first line, what may not be executed is passed over, and what is there and cannot be

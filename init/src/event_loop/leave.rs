@@ -399,5 +399,5 @@ pub fn power_down(down: Down) {
         Down::Halt => RebootMode::RB_HALT_SYSTEM,
     };
     let Err(e) = reboot(mode);
-    eprintln!("init: cannot go down ({down:?}): {e}");
+    crate::sys::stdio::complain(&format!("cannot go down ({down:?}): {e}"));
 }

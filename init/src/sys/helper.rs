@@ -264,6 +264,6 @@ fn read_pid(path: &str) -> Result<(), String> {
     let text = String::from_utf8_lossy(head);
     let pid: Option<u32> = text.split_ascii_whitespace().next().and_then(|w| w.parse().ok());
     let pid = pid.filter(|p| *p > 1).ok_or_else(|| format!("cannot read \"{path}\": no pid in it"))?;
-    println!("{pid}");
+    super::stdio::print(&format!("{pid}\n"));
     Ok(())
 }

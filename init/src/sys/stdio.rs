@@ -5,7 +5,7 @@
 //! `.init_array`: it opens what is closed and notes how things were.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -52,6 +52,17 @@ pub fn was_closed(number: RawFd) -> bool {
 /// Whether SIGPIPE was ignored when the process started.
 pub fn pipe_was_ignored() -> bool {
     PIPE_WAS_IGNORED.load(Ordering::Relaxed)
+}
+
+/// Says something on standard error. Where that takes nothing nobody is left to tell: `eprintln!` would panic.
+pub fn complain(text: &str) {
+    let _nobody = io::stderr().write_all(format!("init: {text}\n").as_bytes());
+}
+
+/// Prints on standard output, as far as that takes it.
+pub fn print(text: &str) {
+    let mut output = io::stdout();
+    let _nobody = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 /// Puts a descriptor in the place of 0, 1 and 2.
