@@ -47,8 +47,8 @@ pub fn prepare() -> Vec<String> {
 ///
 /// # Errors
 /// What setrlimit(2) said.
-pub fn raise_limits() -> std::io::Result<()> {
-    spawn::raise_descriptor_limit()
+pub fn raise_limits(machine: bool) -> std::io::Result<()> {
+    spawn::raise_descriptor_limit(machine)
 }
 
 /// The kernel gives PID 1 its console only if `/dev/console` was there before devtmpfs was.

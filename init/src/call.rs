@@ -155,7 +155,7 @@ pub fn main(arguments: Vec<String>) -> i32 {
         crash::reap_for_ever();
     }
     let found = predecessor();
-    if let Err(e) = boot::raise_limits() {
+    if let Err(e) = boot::raise_limits(!options.container) {
         complain(&format!("cannot raise the limit of descriptors: {e}"));
     }
     if !options.container && found.is_none() {

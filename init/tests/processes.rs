@@ -32,6 +32,7 @@ support::tests! {
     Process: failing_stages_are_named,
     Process: nobody_has_to_listen,
     Process: limits_umask_nice_oom,
+    Process: the_limit_of_descriptors_is_inherited,
     Process: signals_are_reset_in_children,
     Process: a_child_shares_memory_and_gives_it_back,
     Process: a_terminal_becomes_controlling,
@@ -213,7 +214,7 @@ fn nobody_has_to_listen() {
 }
 
 fn limits_umask_nice_oom() {
-    init::sys::spawn::raise_descriptor_limit().unwrap();
+    init::sys::spawn::raise_descriptor_limit(true).unwrap();
     let argv = words(&["sh", "-c", "umask; ulimit -Sn; ulimit -c; nice; cat /proc/$$/oom_score_adj"]);
     let limits = [Limit { resource: "core".into(), soft: 0, hard: 0 }];
     let (text, _) = output(&Launch {
@@ -225,6 +226,19 @@ fn limits_umask_nice_oom() {
         ..Launch::default()
     });
     assert_eq!(text, "0027\n1024\n0\n5\n100\n");
+}
+
+/// A container's services have the limit that the container was given, the next init too.
+fn the_limit_of_descriptors_is_inherited() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 2000, hard).unwrap();
+    init::sys::spawn::raise_descriptor_limit(false).unwrap();
+    assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    let (text, _) = output(&Launch { argv: &words(&["sh", "-c", "ulimit -Sn"]), ..Launch::default() });
+    assert_eq!(text, "2000\n");
+    init::sys::spawn::restore_descriptor_limit();
+    assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (2000, hard));
 }
 
 fn signals_are_reset_in_children() {
@@ -240,7 +254,7 @@ fn signals_are_reset_in_children() {
 /// What a child does in memory that is not its own is as right as in a copy, and leaves nothing behind, also when it is
 /// killed on its way or has nothing to execute.
 fn a_child_shares_memory_and_gives_it_back() {
-    init::sys::spawn::raise_descriptor_limit().unwrap();
+    init::sys::spawn::raise_descriptor_limit(true).unwrap();
     let _signals = Signals::open().unwrap();
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
     let mappings = || fs::read_to_string("/proc/self/maps").unwrap().lines().count();

@@ -382,6 +382,8 @@ impl Shell {
     /// Does not return unless execve fails; then this process goes on.
     fn exec_again(&mut self) {
         let error = again(&self.executable, &self.options.arguments, self.live.fd().as_raw_fd());
+        // This process goes on, with as many descriptors as before.
+        drop(crate::boot::raise_limits(false));
         self.say(Level::Error, None, &format!("cannot execute {} again: {error}", self.executable));
     }
 
@@ -528,6 +530,7 @@ impl Shell {
 /// Replaces this process by a fresh one of the same executable, which finds the live table by its number.
 fn again(executable: &str, arguments: &[String], live: RawFd) -> std::io::Error {
     use std::os::unix::process::CommandExt;
+    crate::sys::spawn::restore_descriptor_limit();
     let mut command = std::process::Command::new(executable);
     let (name, rest) = arguments.split_first().map(|(n, r)| (n.as_str(), r)).unwrap_or(("init", &[]));
     command.arg0(name).args(rest).env(LIVE, live.to_string()).exec()

@@ -195,6 +195,7 @@ fn execute() -> ! {
     if let Some(plan) = unsafe { PLAN.load(Ordering::Acquire).as_ref() } {
         // SAFETY: nobody else writes, and execve reads only afterwards.
         append(unsafe { &mut *plan.deaths.get() }, moment());
+        super::spawn::restore_descriptor_limit();
         // The running executable first, which is known to understand the table; the file of that name may be new.
         // SAFETY: null-terminated arrays of C strings that are never freed.
         unsafe { libc::execve(c"/proc/self/exe".as_ptr(), plan.argv.as_ptr(), plan.environment.as_ptr()) };

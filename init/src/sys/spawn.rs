@@ -414,19 +414,31 @@ pub fn resource(name: &str) -> Option<u32> {
 }
 
 static INHERITED_NOFILE: OnceLock<(u64, u64)> = OnceLock::new();
+/// The kernel's own soft limit, and the last that programs which use select(2) get along with.
+const KERNELS_NOFILE: u64 = 1024;
 
 /// Raises this process's own limit of descriptors as far as it goes. Children get the limit from before, unless
-/// they declare one: programs that use select(2) break above 1024.
+/// they declare one; with `machine` no more than what the kernel gives its first process.
 ///
 /// # Errors
 /// What getrlimit(2) or setrlimit(2) said.
-pub fn raise_descriptor_limit() -> io::Result<()> {
+pub fn raise_descriptor_limit(machine: bool) -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    // Only the first time: after a re-exec the limit found is the raised one, and 1024 is the kernel's own.
-    INHERITED_NOFILE.get_or_init(|| (soft.min(1024), hard));
+    let most = if machine { KERNELS_NOFILE } else { hard };
+    // Only the first time: then it is the raised one.
+    INHERITED_NOFILE.get_or_init(|| (soft.min(most), hard));
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(())
+}
+
+/// Back to the limit that was found, for a program that is to find it too: the next init. Async-signal-safe.
+pub fn restore_descriptor_limit() {
+    if let Some((soft, hard)) = INHERITED_NOFILE.get() {
+        let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+        // SAFETY: the limit lives across the call. What is open stays open.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
 }
 
 fn text(value: &str, program: &str, what: &'static str) -> Result<CString, SpawnError> {

@@ -223,7 +223,7 @@ pub static TABLE: Table = Table {
         field(
             "limits",
             Type::Limits,
-            Without::Unset("inherited"),
+            Without::Unset("inherited; `nofile` on a machine 1024, soft"),
             "Resource limits, setrlimit(2): `nofile = 4096`.",
         ),
         field(
