@@ -26,11 +26,12 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Parser;
+use serde_json::json;
 
 pub use exit::Exit;
 
 use render::style::Style;
-use screen::Screen;
+use screen::{JSON_VERSION, Screen};
 use time::Clock;
 
 /// What a run depends on beside its arguments.
@@ -95,15 +96,27 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {
-    let args = match args::Args::try_parse_from(args) {
+    let words: Vec<OsString> = args.into_iter().collect();
+    let wants_json = words.iter().any(|w| w == "--json");
+    let args = match args::Args::try_parse_from(words) {
         Ok(args) => args,
         Err(e) => {
             // Nobody is left to be told that this cannot be written.
-            if e.use_stderr() {
-                let _ = write!(err, "{e}");
+            let text = e.to_string();
+            let wrong = e.use_stderr();
+            let _ = match (wants_json, wrong) {
+                (true, true) => {
+                    let error = json!({ "message": text.trim_end() });
+                    writeln!(out, "{}", json!({ "error": error, "version": JSON_VERSION }))
+                }
+                (true, false) => writeln!(out, "{}", json!({ "help": text, "version": JSON_VERSION })),
+                (false, true) => Ok(()),
+                (false, false) => write!(out, "{text}"),
+            };
+            if wrong {
+                let _ = write!(err, "{text}");
                 return Exit::Usage;
             }
-            let _ = write!(out, "{e}");
             return Exit::Done;
         }
     };

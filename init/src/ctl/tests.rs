@@ -112,6 +112,18 @@ fn status_in_json_has_a_version() {
 }
 
 #[test]
+fn mistakes_of_typing_are_objects_too() {
+    for (words, member) in
+        [("--json bogus", "error"), ("status --json --none", "error"), ("--json help", "help")]
+    {
+        let (exit, text) = Host::quiet().run(words);
+        let value: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(exit, if member == "error" { Exit::Usage } else { Exit::Done });
+        assert!(value["version"] == 1 && !value[member].is_null(), "{value}");
+    }
+}
+
+#[test]
 fn unknown_and_ambiguous_names_are_usage() {
     let mut machine = Machine::new();
     machine.units.push(status("target:db", State::Ready, 1));
