@@ -32,7 +32,7 @@ pub fn connect(path: &Path, deadline: Option<Instant>) -> Result<Client, Stop> {
         // The watch stands before the attempt, so that a socket that comes between the two is an event.
         let watched =
             watch(path).map_err(|e| Stop::Local(format!("cannot watch for {}: {e}", path.display())))?;
-        match Client::connect(path) {
+        match Client::connect(path, deadline) {
             Err(ClientError::Connect { source, .. })
                 if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
             other => return Ok(other?),

@@ -1,16 +1,17 @@
 //! The client's side of a Varlink connection: one call at a time, blocking.
 
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::control::wire::Reply;
-use crate::control::{Failure, socket};
+use crate::control::{Failure, socket as control_socket};
 
 /// Largest reply that is accepted.
 const MAX_REPLY: usize = 16 << 20;
@@ -77,14 +78,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects, and waits no longer than until `deadline` for that and, until another one is set, for replies.
     ///
     /// # Errors
-    /// [`ClientError::Connect`].
-    pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        let stream = UnixStream::connect(path)
-            .map_err(|source| ClientError::Connect { socket: path.display().to_string(), source })?;
-        Ok(Client { stream, path: path.to_owned(), buffer: Vec::new(), deadline: None })
+    /// [`ClientError::Connect`]; [`ClientError::TimedOut`] where so many wait that nobody is taken in time.
+    pub fn connect(path: &Path, deadline: Option<Instant>) -> Result<Client, ClientError> {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        match connect_within(path, left) {
+            Ok(stream) => Ok(Client { stream, path: path.to_owned(), buffer: Vec::new(), deadline }),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Err(ClientError::TimedOut { socket: path.display().to_string() })
+            }
+            Err(source) => Err(ClientError::Connect { socket: path.display().to_string(), source }),
+        }
     }
 
     fn socket(&self) -> String {
@@ -115,7 +121,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Io`]; a connection that was closed meanwhile shows in the reply.
     pub fn send(&mut self, frame: &[u8], descriptor: Option<&OwnedFd>) -> Result<(), ClientError> {
-        match socket::send_with(&self.stream, frame, descriptor) {
+        match control_socket::send_with(&self.stream, frame, descriptor) {
             // What the server said before it closed is worth more than the broken pipe.
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
                 Err(ClientError::Io { socket: self.socket(), source: e })
@@ -199,5 +205,45 @@ impl Client {
                 Err(source) => return Err(ClientError::Io { socket: self.socket(), source }),
             }
         }
+    }
+}
+
+/// A connection; without a limit of time it waits for a place in the line for ever.
+fn connect_within(path: &Path, limit: Option<Duration>) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let stream = UnixStream::from(socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?);
+    // unix(7) knows it for connect(2) too. Nothing at all would mean for ever.
+    stream.set_write_timeout(limit.map(|l| l.max(Duration::from_millis(1))))?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    stream.set_write_timeout(None)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_does_not_move_is_left_in_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixStream::from(
+            socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap(),
+        );
+        socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        socket::listen(&listener, socket::Backlog::new(1).unwrap()).unwrap();
+        let soon = || Some(Instant::now() + Duration::from_millis(50));
+        let mut line = Vec::new();
+        let late = loop {
+            match Client::connect(&path, soon()) {
+                Ok(client) => line.push(client),
+                Err(e) => break e,
+            }
+            assert!(line.len() < 10, "the line has no end");
+        };
+        assert!(matches!(late, ClientError::TimedOut { .. }), "{late}");
+        assert!(!line.is_empty());
+        let nobody = Client::connect(&directory.path().join("none"), soon()).unwrap_err();
+        assert!(matches!(nobody, ClientError::Connect { .. }), "{nobody}");
     }
 }

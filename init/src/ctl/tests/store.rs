@@ -169,7 +169,7 @@ fn waiting_for_the_store_ends_when_time_runs_out_and_begins_nothing() {
     }));
     host.write("state.toml", "");
     host.shows(
-        "apply state.toml --timeout 30ms",
+        "apply state.toml --timeout 300ms",
         Exit::TimedOut,
         &expect![[r#"
             [stderr]
@@ -177,7 +177,7 @@ fn waiting_for_the_store_ends_when_time_runs_out_and_begins_nothing() {
             initctl: time ran out: the store is not open, nothing was begun: mount:/var is not ready, which carries it
         "#]],
     );
-    let (exit, text) = host.run("generations --timeout 30ms");
+    let (exit, text) = host.run("generations --timeout 300ms");
     assert_eq!(exit, Exit::TimedOut, "{text}");
 }
 

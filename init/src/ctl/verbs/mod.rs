@@ -25,6 +25,9 @@ use crate::control::answer::{EventReply, Explanation, StatusPage, TreePage, Unit
 use crate::control::request::{Apply, Empty, Explain, How, Request, Shutdown, Status};
 use crate::control::{self, Failure, Info, LOGS_SOCKET, STORE_SOCKET};
 
+/// How long init may take to answer who would go without it.
+const FORCED: Duration = Duration::from_secs(10);
+
 /// What a verb has to work with.
 struct Run<'a, 'b> {
     socket: &'a Path,
@@ -133,9 +136,7 @@ impl Run<'_, '_> {
     }
 
     fn connect(&self, path: &Path) -> Result<Client, ClientError> {
-        let mut client = Client::connect(path)?;
-        client.set_deadline(self.deadline);
-        Ok(client)
+        Client::connect(path, self.deadline)
     }
 
     /// A socket beside the control socket.
@@ -324,7 +325,11 @@ impl Run<'_, '_> {
     }
 
     fn shutdown(&mut self, how: How, force: bool) -> Result<Exit, Stop> {
-        let asked = self.client().and_then(|mut client| {
+        let deadline = match force {
+            true => self.deadline.or(Instant::now().checked_add(FORCED)),
+            false => self.deadline,
+        };
+        let asked = Client::connect(self.socket, deadline).and_then(|mut client| {
             client.call::<Value>(&Request::Shutdown(Shutdown { how }).frame(false)).map(|_| ())
         });
         match asked {

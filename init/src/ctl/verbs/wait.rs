@@ -86,8 +86,7 @@ impl Run<'_, '_> {
     /// What is not ready now, on one line.
     fn missing(&self, wait: &Wait) -> String {
         let ask = || -> Result<Vec<String>, Stop> {
-            let mut client = Client::connect(self.socket)?;
-            client.set_deadline(Instant::now().checked_add(LAST_WORD));
+            let mut client = Client::connect(self.socket, Instant::now().checked_add(LAST_WORD))?;
             let names = (!wait.converged).then(|| wait.ready.clone());
             let all = units(&mut client, names)?;
             let late = all.into_iter().filter(|u| !u.state.is_ready() && u.state.word() != "down");
