@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     protocols::UEVENT,
     store::JOURNAL,
     store::RECORDS,
+    store::LAYER,
     live::TABLE,
     live::RECORDS,
     live::EVENTS,

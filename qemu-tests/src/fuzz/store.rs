@@ -2,7 +2,12 @@
 
 use cm_core::store::index::Index;
 use cm_core::store::journal::{Encoder, MAGIC, check, recover, replay};
+use cm_core::store::layers::{self, Named};
 use cm_core::store::record::{Own, Prior, Record};
+use units::kept::{Kept, Stored};
+use units::load::MemoryLoader;
+use units::pick::Pick;
+use units::stack::{self, From};
 
 use super::Target;
 
@@ -79,3 +84,37 @@ fn follow(records: &[Record]) {
         let _ = (index.is_back(generation), index.first_touches(generation), index.linked_in(generation));
     }
 }
+
+/// A kept layer, which a process wrote that had read what people wrote; and a list of layers.
+pub const LAYER: Target = Target {
+    name: "layer",
+    seeds: || {
+        let mut files = MemoryLoader::new()
+            .file("/s.toml", "include = [\"d/*.toml\"]\n[file.\"/a\"]\nsource = \"a\"\n")
+            .file("/d/b.toml", "[target.b]\n")
+            .file("/a", "text");
+        let state = stack::compile(vec![("main".to_owned(), From::Files("/s.toml".to_owned()))], &mut files);
+        let part = Stored::Part { old: None, new: [1; 32], pick: Pick::Only(vec!["/a".to_owned()]) };
+        let list = [("main", 1), ("local", 2)];
+        let list = list.map(|(name, n)| Named { name: name.to_owned(), digest: [n; 32] });
+        let layers = [Stored::State(state.archive), part].into_iter().flat_map(|s| s.encode().ok());
+        layers.chain([layers::encode(&list).into_bytes()]).collect()
+    },
+    words: &["main", "local", "dropin:a", "/s.toml", "sum ", "[file.\"/b\"]\n", "override = true\n"],
+    run: |bytes| {
+        if let Some(list) = layers::decode(&super::lossy(bytes)) {
+            assert_eq!(layers::decode(&layers::encode(&list)), Some(list), "a list reads other than written");
+        }
+        let Some(stored) = Stored::decode(bytes) else { return };
+        let written = stored.encode().expect("a layer that was read");
+        assert_eq!(Stored::decode(&written).as_ref(), Some(&stored), "a layer reads other than written");
+        let Stored::State(archive) = stored else { return };
+        let kept = From::Kept(Kept::State(archive));
+        let layers = ["main", "local"].map(|name| (name.to_owned(), kept.clone()));
+        let compiled = stack::compile(layers.to_vec(), &mut MemoryLoader::new()).compiled;
+        assert!(
+            compiled.manifest.is_some() || compiled.diagnostics.iter().any(|d| d.is_error()),
+            "no reason"
+        );
+    },
+};

@@ -16,13 +16,17 @@ use cm_core::proto::{
     Intent, ManifestRef, Outcome, Reply, Request, StoreOp, StoreReply, UnitResult, VERSION,
 };
 use cm_core::store::Store;
+use cm_core::store::layers::{self, Named};
 use cm_core::store::pack::{self, Packer};
 use cm_core::sys::Mapping;
 use cm_core::worker::batch::Confinement;
 use cm_core::worker::channel::{self, Channel};
 use cm_core::worker::compile::sealed;
 use cm_core::worker::serve::{Start, serve};
+use sha2::{Digest, Sha256};
+use units::kept::{Archive, Recorder, Stored};
 use units::kind::Content;
+use units::load::{Loader, MemoryLoader};
 use units::{Address, Manifest};
 
 use super::disk::{Tree, View};
@@ -40,6 +44,28 @@ pub const SHIPS: [fn() -> &'static str; 2] =
 pub struct State {
     pub manifest: Manifest,
     pub contents: Vec<(Content, Vec<u8>)>,
+}
+
+/// Two layers, one of which is of this state alone, as the compiler leaves them.
+fn stage_layers(state: &State, dir: &Path) -> Told<()> {
+    let name = |name: &str, entry: String, contents: &[(Content, Vec<u8>)]| -> Told<(Named, Vec<u8>)> {
+        let mut files = MemoryLoader::new();
+        for (number, (_, bytes)) in contents.iter().enumerate() {
+            files = files.file(&format!("/{number}"), bytes.as_slice());
+        }
+        let mut recorder = Recorder { from: &mut files, archive: Archive::new(&entry) };
+        for number in 0..contents.len() {
+            recorder.source(&format!("/{number}")).map_err(words)?;
+        }
+        let bytes = Stored::State(recorder.archive).encode().map_err(words)?;
+        Ok((Named { name: name.to_owned(), digest: Sha256::digest(&bytes).into() }, bytes))
+    };
+    let of_this = cm_core::store::hex(&state.manifest.digest());
+    let both = [name("main", of_this, &state.contents)?, name("local", "/local".to_owned(), &[])?];
+    for (named, bytes) in &both {
+        fs::write(dir.join(layers::staged_name(&named.digest)), bytes).map_err(words)?;
+    }
+    fs::write(dir.join(layers::LIST), layers::encode(&both.map(|(named, _)| named))).map_err(words)
 }
 
 impl std::fmt::Display for State {
@@ -406,6 +432,7 @@ impl Host {
             }
         }
         packer.flush().map_err(words)?;
+        stage_layers(state, &dir)?;
         let staging = ManifestRef(u32::MAX - staged as u32);
         self.name(&state.manifest, staging, 0)?;
         let note = "by the simulator".to_owned();

@@ -23,9 +23,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cm_core::engine::effect::Verdict;
-use cm_core::store::{Store, hex, journal};
+use cm_core::store::{Store, hex, journal, layers};
 use cm_core::worker::batch::Confinement;
 use sha2::{Digest, Sha256};
+use units::kept::Kept;
 use units::kind::Spec;
 
 use self::disk::{Body, Disk, Op, Tree, View, differences};
@@ -294,6 +295,14 @@ impl Loss<'_, '_> {
         for generation in index.generations.keys() {
             let (_, manifest) =
                 store.load(Some(*generation)).map_err(|e| format!("generation {generation}: {e}"))?;
+            let list = layers::of_generation(store.dir(), *generation);
+            for layer in list.map_err(|e| e.to_string())?.ok_or("a generation without its layers")? {
+                let kept = layers::kept(store.dir(), &layer.digest);
+                let kept =
+                    kept.map_err(|e| format!("layer {} of generation {generation}: {e}", layer.name))?;
+                let Kept::State(archive) = kept else { return Err("a layer is no state".to_owned()) };
+                named.extend(archive.contents().map(|(_, c)| (c.digest, format!("layer {}", layer.name))));
+            }
             for id in manifest.ids() {
                 if let Some(Spec::File(file)) = manifest.spec(id)
                     && let Some(content) = file.content
