@@ -469,3 +469,38 @@ fn a_worker_sweeps_what_a_killed_one_left_in_the_store() {
     let left: Vec<_> = fs::read_dir(&staging).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, [format!("{namespace}.{alive}.s1").as_str()]);
 }
+
+#[test]
+fn what_is_written_beside_and_above_what_is_managed_is_no_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let decl = common::Decl::new().directory("/srv/log/app", Some(0o755)).file("/srv/conf/f", "x");
+    let manifest = decl.builder.finish();
+    let fd = OwnedFd::from(sealed("m", manifest.as_bytes()).unwrap());
+    let mut init = Init::start(dir.path());
+    for (name, bytes) in &decl.contents {
+        fs::write(dir.path().join("boot").join(name), bytes).unwrap();
+    }
+    init.manifest(1, 0, &fd);
+    init.batch(0, Intent::Correct, all(1, &manifest, Action::Converge)).unwrap();
+    let srv = dir.path().join("root/srv");
+    fs::write(srv.join("log/syslog"), "").unwrap();
+    fs::write(srv.join("messages"), "").unwrap();
+    let listener = cm_core::sys::inotify(init.inotify.try_clone().unwrap());
+    let heard = || -> Vec<String> {
+        let events = std::iter::from_fn(|| listener.read_events().ok()).flatten();
+        events.filter_map(|e| Some(e.name?.to_string_lossy().into_owned())).collect()
+    };
+    heard();
+    for other in ["log/syslog", "messages"] {
+        fs::OpenOptions::new().append(true).open(srv.join(other)).unwrap().write_all(b"line\n").unwrap();
+    }
+    assert_eq!(heard(), Vec::<String>::new());
+    // What is managed is heard of as ever, and so is who takes its place.
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(srv.join("log/app"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(heard(), ["app"]);
+    fs::OpenOptions::new().append(true).open(srv.join("conf/f")).unwrap().write_all(b"y").unwrap();
+    assert_eq!(heard(), ["f", "f"]);
+    fs::rename(srv.join("log"), srv.join("old")).unwrap();
+    assert_eq!(heard(), ["log", "old"]);
+}

@@ -22,24 +22,27 @@ use crate::resource::tree::LOOK;
 use crate::resource::world::World;
 use crate::sys;
 
-/// What changes a directory's entries or a file; not what only reads.
-const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
-    .union(AddWatchFlags::IN_ATTRIB)
-    .union(AddWatchFlags::IN_CLOSE_WRITE)
-    .union(AddWatchFlags::IN_MOVED_FROM)
+/// Which names lead where: all that matters of a directory on the way to something. What is written into other files of
+/// it, as a log is, wakes nobody.
+const NAMES: AddWatchFlags = AddWatchFlags::IN_MOVED_FROM
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_CREATE)
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
+/// The same with the attributes of what they lead to: of a directory in which a directory or a link is managed.
+const ATTRIBUTES: AddWatchFlags = NAMES.union(AddWatchFlags::IN_ATTRIB);
+/// The same with contents: of a directory in which a file is managed, and of an inode.
+const CONTENTS: AddWatchFlags =
+    ATTRIBUTES.union(AddWatchFlags::IN_MODIFY).union(AddWatchFlags::IN_CLOSE_WRITE);
 
 /// Adds watches to the two instances that PID 1 shares.
 #[derive(Debug)]
 pub struct Watcher {
     own: Inotify,
     public: Inotify,
-    /// Watched directories by canonical path.
-    directories: HashMap<String, (bool, i32)>,
+    /// Watched directories by canonical path, each with what it is watched for.
+    directories: HashMap<String, (bool, i32, AddWatchFlags)>,
     /// The links that led to the directory that was looked at last.
     walked: Option<(String, Rc<[Link]>)>,
     full: bool,
@@ -110,8 +113,12 @@ impl Watcher {
             Spec::Hostname(_) => return self.setting(world, hostname::KEY, (manifest, unit)),
             _ => {}
         }
+        let mask = match spec {
+            Spec::Directory(_) | Spec::Symlink(_) => ATTRIBUTES,
+            _ => CONTENTS,
+        };
         for path in paths(spec) {
-            if let Err(e) = self.path(world, &path, (manifest, unit), &mut out.watches) {
+            if let Err(e) = self.path(world, &path, mask, (manifest, unit), &mut out.watches) {
                 self.failed(e, &path, (manifest, unit), &mut out);
             }
         }
@@ -119,7 +126,7 @@ impl Watcher {
             && directory.purge
             && let Ok(dir) = world.places.directory(&directory.path)
         {
-            match self.directory(world, &dir, &mut out.watches) {
+            match self.directory(world, &dir, NAMES, &mut out.watches) {
                 Ok((public, wd)) => {
                     out.watches.push(Watch::Entry { wd, public, name: String::new(), manifest, unit });
                 }
@@ -149,6 +156,7 @@ impl Watcher {
         &mut self,
         world: &mut World,
         path: &str,
+        mask: AddWatchFlags,
         owner: (ManifestRef, UnitId),
         out: &mut Vec<Watch>,
     ) -> Result<(), Errno> {
@@ -165,7 +173,7 @@ impl Watcher {
                 if dir.path != directory {
                     self.links(world, directory, owner, out)?;
                 }
-                let at = self.directory(world, &dir, out)?;
+                let at = self.directory(world, &dir, mask, out)?;
                 out.push(entry(at, name));
                 // A write through another name of the same inode makes no event in this directory.
                 let linked = |s: &FileStat| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_nlink > 1;
@@ -174,7 +182,7 @@ impl Watcher {
                     && let Ok(file) = openat(&*place.dir, &*place.os(), LOOK, Mode::empty())
                     && fstat(&file).is_ok_and(|s| linked(&s))
                 {
-                    let wd = self.add(false, &file)?;
+                    let wd = self.add(false, &file, CONTENTS)?;
                     out.push(Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 });
                 }
             }
@@ -183,7 +191,7 @@ impl Watcher {
                 if let Some((above, name)) = missing.first().and_then(|m| split(m))
                     && let Ok(dir) = world.places.directory(above)
                 {
-                    let at = self.directory(world, &dir, out)?;
+                    let at = self.directory(world, &dir, NAMES, out)?;
                     out.push(entry(at, name));
                 }
             }
@@ -191,7 +199,8 @@ impl Watcher {
                 if let Some((above, name)) = split(&what)
                     && let Ok(dir) = world.places.directory(above)
                 {
-                    let at = self.directory(world, &dir, out)?;
+                    // Who owns a link may be what keeps it from being followed.
+                    let at = self.directory(world, &dir, ATTRIBUTES, out)?;
                     out.push(entry(at, name));
                 }
             }
@@ -220,7 +229,7 @@ impl Watcher {
         for link in &*links {
             let Some((above, name)) = split(link) else { continue };
             if let Ok(dir) = world.places.directory(above) {
-                let (public, wd) = self.directory(world, &dir, out)?;
+                let (public, wd) = self.directory(world, &dir, ATTRIBUTES, out)?;
                 let name = name.to_owned();
                 out.push(Watch::Entry { wd, public, name, manifest: owner.0, unit: owner.1 });
             }
@@ -228,22 +237,27 @@ impl Watcher {
         Ok(())
     }
 
-    /// Watches a directory and all above it.
+    /// Watches a directory for something, and those above it for their names.
     fn directory(
         &mut self,
         world: &mut World,
         dir: &Rc<Dir>,
+        mask: AddWatchFlags,
         out: &mut Vec<Watch>,
     ) -> Result<(bool, i32), Errno> {
-        if let Some(known) = self.directories.get(&dir.path) {
-            return Ok(*known);
+        if let Some((public, wd, watched)) = self.directories.get(&dir.path).copied() {
+            if !watched.contains(mask) {
+                self.add(public, &**dir, mask)?;
+                self.directories.insert(dir.path.clone(), (public, wd, watched | mask));
+            }
+            return Ok((public, wd));
         }
         let mut chain = vec![Rc::clone(dir)];
         let mut parent = None;
         while let Some((above, _)) = chain.last().and_then(|d| split(&d.path)).map(|(a, n)| (a.to_owned(), n))
         {
-            if let Some(known) = self.directories.get(&above) {
-                parent = Some(*known);
+            if let Some((public, wd, _)) = self.directories.get(&above) {
+                parent = Some((*public, *wd));
                 break;
             }
             let Ok(above) = world.places.directory(&above) else { break };
@@ -251,20 +265,24 @@ impl Watcher {
         }
         while let Some(dir) = chain.pop() {
             let public = is_open_to_others(&fstat(&*dir)?);
-            let wd = self.add(public, &*dir)?;
+            let mask = if chain.is_empty() { mask } else { NAMES };
+            let wd = self.add(public, &*dir, mask)?;
             let name = split(&dir.path).map_or("", |(_, n)| n).to_owned();
             out.push(Watch::Directory { wd, public, parent, name });
-            self.directories.insert(dir.path.clone(), (public, wd));
+            self.directories.insert(dir.path.clone(), (public, wd, mask));
             parent = Some((public, wd));
         }
         parent.ok_or(Errno::ENOENT)
     }
 
-    fn add(&self, public: bool, fd: &impl AsFd) -> Result<i32, Errno> {
+    fn add(&self, public: bool, fd: &impl AsFd, mask: AddWatchFlags) -> Result<i32, Errno> {
         let instance = if public { &self.public } else { &self.own };
         // The descriptor, not the path again: it may lead elsewhere by now.
         let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-        instance.add_watch(path.as_str(), MASK).map(|wd| wd.as_raw())
+        // Somebody else may have more of it watched.
+        instance
+            .add_watch(path.as_str(), mask | AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD))
+            .map(|wd| wd.as_raw())
     }
 
     /// A kernel setting: the inode itself, with a descriptor that keeps it in memory.
@@ -272,7 +290,7 @@ impl Watcher {
         let mut out = Watched::default();
         let path = world.setup.proc_sys.join(key);
         let opened = nix::fcntl::open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-        let added = opened.and_then(|fd| self.add(false, &fd).map(|wd| (fd, wd)));
+        let added = opened.and_then(|fd| self.add(false, &fd, CONTENTS).map(|wd| (fd, wd)));
         match added {
             Ok((fd, wd)) => {
                 let watch = Watch::Inode { wd, public: false, manifest: owner.0, unit: owner.1 };
