@@ -250,6 +250,24 @@ fn a_password_that_was_changed_is_reported() {
     assert_eq!(bench.read("/etc/shadow"), shadow);
 }
 
+#[test]
+fn a_password_is_set_where_a_user_has_no_line_in_shadow() {
+    let mut bench = with_accounts();
+    bench.write("/etc/passwd", &format!("{PASSWD}bob:x:1000:1000::/:/bin/sh\n"));
+    let decl = users(&[User { password_hash: Some("$6$a".into()), ..user("bob") }]);
+    assert_eq!(bench.converge(&decl, Intent::Apply)["user:bob"].0, Outcome::Changed);
+    assert!(bench.read("/etc/shadow").contains("bob:$6$a:"));
+    assert!(bench.read("/etc/passwd").contains("bob:x:1000"));
+    assert_eq!(bench.converge(&decl, Intent::Apply)["user:bob"].0, Outcome::Kept);
+    // Without a shadow database at all it has one place.
+    for file in ["shadow", "gshadow"] {
+        fs::remove_file(bench.path("/etc").join(file)).unwrap();
+    }
+    assert_eq!(bench.converge(&decl, Intent::Apply)["user:bob"].0, Outcome::Changed);
+    assert!(bench.read("/etc/passwd").contains("bob:$6$a:1000"));
+    assert_eq!(bench.converge(&decl, Intent::Apply)["user:bob"].0, Outcome::Kept);
+}
+
 /// Another process that holds the lock of the user databases until its input is closed.
 fn hold_lock(bench: &Bench) -> (std::process::Child, std::process::ChildStdin) {
     let mut holder = std::process::Command::new("python3")

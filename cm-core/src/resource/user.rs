@@ -58,7 +58,7 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
             let missing = joins.iter().map(|group| format!("is not in group {group}"));
             let not_declared = |group| format!("is in group {group}, which is not declared any more");
             finding.wrong.extend(missing.chain(leave.iter().map(not_declared)));
-            let hash = world.accounts.shadow.field(name, 1);
+            let hash = world.accounts.shadow.field(name, 1).or_else(|| fields.get(1).copied());
             if let Some(want) = &spec.password_hash
                 && hash.is_some_and(|h| h != want)
             {
@@ -190,10 +190,14 @@ pub fn apply(
         }
     }
     if password && let Some(hash) = &spec.password_hash {
-        if accounts.shadow.line(name).is_some() {
-            accounts.shadow.set_field(name, 1, hash);
-        } else {
+        if accounts.shadow.names().next().is_none() {
             accounts.passwd.set_field(name, 1, hash);
+        } else {
+            if accounts.shadow.line(name).is_none() {
+                accounts.shadow.put(name, format!("{name}:!:{days}:0:99999:7:::"));
+                accounts.passwd.set_field(name, 1, "x");
+            }
+            accounts.shadow.set_field(name, 1, hash);
         }
     }
     for group in &spec.groups {
