@@ -176,7 +176,7 @@ const SMALL: u64 = 64 << 10;
 /// # Errors
 /// When the content is not in the store, or the disk is full or read-only.
 pub fn stage(
-    world: &World,
+    world: &mut World,
     areas: &mut Areas,
     area: usize,
     content: &Content,
@@ -195,7 +195,7 @@ pub fn stage(
     let fd = openat(&area.fd, name.as_str(), flags, Mode::from_bits_truncate(mode & 0o777))
         .map_err(|e| Trouble::cannot("stage", path, e))?;
     let mut file = File::from(fd);
-    match copy(&mut source, &mut file, content.size) {
+    match copy(world, &mut source, &mut file, content.size) {
         Ok((size, digest)) if size == content.size && digest.is_none_or(|d| d == content.digest) => {
             Ok((name, file, digest.is_some()))
         }
@@ -211,10 +211,15 @@ pub fn stage(
 }
 
 /// Copies a content that is meant to have this length; answers the length that it has, and the digest of a small one.
-fn copy(source: &mut Stored, to: &mut File, size: u64) -> std::io::Result<(u64, Option<Digest>)> {
+fn copy(
+    world: &mut World,
+    source: &mut Stored,
+    to: &mut File,
+    size: u64,
+) -> std::io::Result<(u64, Option<Digest>)> {
     let length = match (usize::try_from(size), &mut *source) {
         (Ok(length), _) if size <= SMALL => length,
-        (_, Stored::File(file)) => return Ok((std::io::copy(file, to)?, None)),
+        (_, Stored::File(file)) => return Ok((in_parts(world, file, to)?, None)),
         (_, bytes) => return Ok((std::io::copy(bytes, to)?, None)),
     };
     // A byte more than there should be: one that is given less has come to the end.
@@ -235,6 +240,20 @@ fn copy(source: &mut Stored, to: &mut File, size: u64) -> std::io::Result<(u64, 
     let bytes = buffer.get(..filled).unwrap_or_default();
     to.write_all(bytes)?;
     Ok((filled as u64, Some(Sha256::digest(bytes).into())))
+}
+
+/// Copies a file in parts, with a sign of life at each.
+fn in_parts(world: &mut World, file: &mut File, to: &mut File) -> std::io::Result<u64> {
+    const PART: u64 = 64 << 20;
+    let mut length = 0;
+    loop {
+        let count = std::io::copy(&mut file.take(PART), to)?;
+        length += count;
+        if count < PART {
+            return Ok(length);
+        }
+        world.alive();
+    }
 }
 
 /// What a new file at a path starts from: the attributes of what it replaces, else the defaults.

@@ -111,6 +111,11 @@ pub struct Setup {
     pub run: PathBuf,
 }
 
+/// What the committer says before it waits for a disk.
+pub const WAITS: [u8; 1] = *b"w";
+/// What it says whenever it works.
+const GOES_ON: [u8; 1] = *b".";
+
 /// Whom we tell that the work goes on, so that nobody takes a long batch for a worker that hangs.
 #[derive(Debug, Default)]
 pub enum Pulse {
@@ -299,8 +304,15 @@ impl World {
                 let _ = nix::sys::socket::send(*socket, bytes, flags);
             }
             Pulse::Pipe(fd) => {
-                let _ = nix::unistd::write(fd, b".");
+                let _ = nix::unistd::write(fd, &GOES_ON);
             }
+        }
+    }
+
+    /// Whether a disk is waited for, during which no sign of life can be given: the coordinator gives it then.
+    pub fn wait(&mut self, is_waiting: bool) {
+        if let Pulse::Pipe(fd) = &self.pulse {
+            let _ = nix::unistd::write(fd, if is_waiting { &WAITS } else { &GOES_ON });
         }
     }
 

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,7 +34,7 @@ use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
 use crate::resource::op::{Finding, Op, OwnChange, Put, Trouble, What};
 use crate::resource::retire::{self, Leaving};
 use crate::resource::staging::Areas;
-use crate::resource::world::{Pulse, Spared, World};
+use crate::resource::world::{Pulse, Spared, WAITS, World};
 use crate::resource::{self, Context, directory, exec, thing};
 use crate::store::index::PARENT;
 use crate::store::{Own, Record};
@@ -558,14 +559,28 @@ fn answer_all(slots: Vec<Slot>, why: &str, answer: &mut dyn FnMut(UnitResult)) {
     }
 }
 
-/// Passes signs of life on, until the other end is closed.
+/// How long the committer may wait for a disk: it has to write what all others have written before too.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Passes signs of life on, until the other end is closed; gives them while a disk is waited for.
 fn pass_on(world: &mut World, hears: &OwnedFd) {
     let mut buffer = [0; 64];
+    let mut waits: Option<Instant> = None;
     loop {
-        let waited = poll(&mut [PollFd::new(hears.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+        let is_patient = waits.is_some_and(|since| since.elapsed() < PATIENCE);
+        let limit = if is_patient { PollTimeout::from(1_000_u16) } else { PollTimeout::NONE };
+        let waited = poll(&mut [PollFd::new(hears.as_fd(), PollFlags::POLLIN)], limit);
+        if waited == Ok(0) {
+            world.alive();
+            continue;
+        }
         match waited.and_then(|_| nix::unistd::read(hears, &mut buffer)) {
             Ok(0) => return,
-            Ok(_) => world.alive(),
+            Ok(count) => {
+                let is_waiting = buffer.get(..count).is_some_and(|said| said.ends_with(&WAITS));
+                waits = is_waiting.then(Instant::now);
+                world.alive();
+            }
             Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
             Err(_) => return,
         }
@@ -624,5 +639,35 @@ fn in_child(
                 .map_err(|e| BatchError::Report(e.to_string()))?;
             postcard::from_bytes(&bytes).map_err(|e| BatchError::Report(e.to_string()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::world::Setup;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn while_the_committer_waits_for_a_disk_the_coordinator_lives() {
+        let here = tempfile::tempdir().unwrap();
+        let setup = Setup { root: here.path().to_owned(), ..Setup::default() };
+        let mut world = World::new(setup).unwrap();
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        world.pulse = Pulse::Packet(ours.as_raw_fd(), b"alive".to_vec());
+        let (hears, says) = nix::unistd::pipe().unwrap();
+        let heard = std::thread::spawn(move || {
+            let mut buffer = [0; 16];
+            nix::unistd::write(&says, b".").unwrap();
+            nix::unistd::write(&says, &WAITS).unwrap();
+            // It says nothing more, and is heard of all the same.
+            let three = (0..3).map(|_| nix::unistd::read(&theirs, &mut buffer).unwrap()).sum::<usize>();
+            drop(says);
+            three
+        });
+        pass_on(&mut world, &hears);
+        assert_eq!(heard.join().unwrap(), 3 * b"alive".len());
     }
 }

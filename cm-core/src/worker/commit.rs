@@ -81,7 +81,12 @@ pub fn run(
     let dress_now = !steps.iter().any(|s| s.work.ops.iter().any(|o| matches!(o.what, What::Account(_))));
     world.repairs = batch.intent == Intent::Correct;
     stage(world, areas, &mut steps, dress_now);
-    let saved = save(world, batch, &mut steps).and_then(|()| barrier(areas, &steps));
+    let saved = save(world, batch, &mut steps).and_then(|()| {
+        world.wait(true);
+        let waited = barrier(areas, &steps);
+        world.wait(false);
+        waited
+    });
     if let Err(e) = saved {
         for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
             step.failure = Some((Outcome::NotKept, e.to_string()));
@@ -112,7 +117,10 @@ pub fn run(
     // A repair leads to what the committed generation declares: one that a loss of power takes back is made again at
     // the next boot, which checks everything. It is worth no wait, unless something is written down that rests on it.
     let repeated = batch.intent == Intent::Correct && facts.is_empty();
-    if !repeated && let Err(e) = settle(world, &touched, &facts) {
+    world.wait(!repeated);
+    let settled = if repeated { Ok(()) } else { settle(world, &touched, &facts) };
+    world.wait(false);
+    if let Err(e) = settled {
         for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
             step.failure = Some((Outcome::NotKept, e.to_string()));
         }
@@ -279,17 +287,19 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
         }
     }
     failpoint::point();
-    if let Some(store) = &mut world.store {
+    world.wait(true);
+    let kept = world.store.as_mut().map_or(Ok(()), |store| {
         // Contents before the records that name them.
         store.sync()?;
         wait_for_staged(steps);
         failpoint::point();
         store.append(&ledger.records)?;
         failpoint::point();
-        store.sync()?;
-    }
+        store.sync()
+    });
+    world.wait(false);
     failpoint::point();
-    Ok(())
+    kept
 }
 
 /// Without a store nothing can be saved, and nobody knows what is ours or held: what is there stays.
