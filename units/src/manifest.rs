@@ -390,17 +390,28 @@ impl Manifest {
 
     /// The unit with this address: a binary search.
     pub fn find(&self, kind: Kind, name: &str) -> Option<UnitId> {
+        let id = UnitId(self.lower_bound(kind, name));
+        (id.0 < self.units && self.kind(id) == kind && self.name(id) == name).then_some(id)
+    }
+
+    /// The units of a kind from this name on, in the order of their names.
+    pub fn of_kind<'m>(&'m self, kind: Kind, from: &str) -> impl Iterator<Item = UnitId> + use<'m> {
+        let ids = (self.lower_bound(kind, from)..self.units).map(UnitId);
+        ids.take_while(move |id| self.kind(*id) == kind)
+    }
+
+    /// The number of the first unit that is not before this one.
+    fn lower_bound(&self, kind: Kind, name: &str) -> u32 {
         let (mut low, mut high) = (0, self.units);
         while low < high {
             let middle = low + (high - low) / 2;
             let id = UnitId(middle);
-            match (self.kind(id) as u8, self.name(id)).cmp(&(kind as u8, name)) {
-                std::cmp::Ordering::Equal => return Some(id),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
+            match (self.kind(id) as u8, self.name(id)) < (kind as u8, name) {
+                true => low = middle + 1,
+                false => high = middle,
             }
         }
-        None
+        low
     }
 
     fn edges_at(&self, base: usize, record: &[u8], field: usize) -> impl Iterator<Item = Edge<'_>> {

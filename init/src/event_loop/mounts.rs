@@ -19,8 +19,9 @@ use crate::sys::{mount, remount};
 #[derive(Debug, Default)]
 pub struct Mounts {
     file: Option<File>,
-    seen: BTreeMap<Node, bool>,
-    /// Every mount, by its number and point; none until the list was read once.
+    /// What stands for a unit, by its mark; [`ANY`] for what its helper has put there since.
+    seen: BTreeMap<Node, u64>,
+    /// Every mount, by its mark and point; none until the list was read once.
     listed: Option<BTreeSet<(u64, String)>>,
     /// Units whose helper has just ended, and whether all was well.
     answers: BTreeMap<Node, bool>,
@@ -29,12 +30,22 @@ pub struct Mounts {
     accepted: BTreeMap<Node, BTreeSet<String>>,
 }
 
-/// The mounts of a mountinfo text: fields 1 (its number) and 5 (its point) of each line.
+/// The mark of what nobody has looked at yet.
+const ANY: u64 = 0;
+
+/// The mounts of a mountinfo text, each with a mark made of its number, its device, its type and its source: the number
+/// alone is given to the next mount as soon as it is free.
 fn mounts(mountinfo: &str) -> impl Iterator<Item = (u64, String)> {
     mountinfo.lines().filter_map(|line| {
-        let mut fields = line.split(' ');
-        let number = fields.next()?.parse().ok()?;
-        Some((number, unescape(fields.nth(3)?)))
+        let (own, superblock) = line.split_once(" - ")?;
+        let mut own = own.split(' ');
+        let (number, _parent, device) = (own.next()?, own.next()?, own.next()?);
+        let mut superblock = superblock.split(' ');
+        let words = [number, device, superblock.next()?, superblock.next()?];
+        let bytes = words.iter().flat_map(|w| w.bytes().chain([b' ']));
+        let mark =
+            bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        Some((mark.max(1), unescape(own.nth(1)?)))
     })
 }
 
@@ -42,12 +53,8 @@ fn mounts(mountinfo: &str) -> impl Iterator<Item = (u64, String)> {
 /// over nothing of ours costs a search and no more.
 fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
     let mut below = Vec::new();
-    let ids: Vec<UnitId> = manifest.ids().collect();
     for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Line] {
-        let order = |id: &UnitId| (manifest.kind(*id) as u8, manifest.name(*id)) < (kind as u8, point);
-        let from = ids.partition_point(order);
-        let near = ids.iter().skip(from).copied();
-        let near = near.take_while(|id| manifest.kind(*id) == kind && manifest.name(*id).starts_with(point));
+        let near = manifest.of_kind(kind, point).take_while(|id| manifest.name(*id).starts_with(point));
         below.extend(near.filter(|id| {
             let rest = manifest.name(*id).strip_prefix(point).unwrap_or_default();
             rest.is_empty() || rest.starts_with('/') || point.ends_with('/')
@@ -71,11 +78,27 @@ impl Mounts {
     pub(super) fn answered(&mut self, node: Node, well: bool, repair: bool) {
         if well {
             // Mounted and unmounted again between two looks at the list would be no difference at all.
-            self.seen.insert(node, true);
+            self.seen.entry(node).or_insert(ANY);
         }
         // Its helper has seen the options right: what differs now was changed after that.
         if !(well && repair) {
             self.answers.insert(node, well);
+        }
+    }
+
+    /// What is to be told of a unit at whose place this stands on top, if anything does. `before` is what was listed
+    /// before, for the first look of an init that took over.
+    fn look(&self, node: Node, top: Option<&(u64, String)>, before: &BTreeSet<(u64, String)>) -> Vec<Event> {
+        let (gone, come) = (Event::Unmounted { node }, Event::Mounted { node });
+        match (self.seen.get(&node), top) {
+            (Some(_), None) => vec![gone],
+            // Covered, uncovered or exchanged: what is there now is somebody else's until its helper has looked.
+            (Some(mark), Some((now, _))) if ![*now, ANY].contains(mark) => vec![gone, come],
+            (Some(_), Some(_)) | (None, None) => Vec::new(),
+            (None, Some(top)) if !before.contains(top) && before.iter().any(|(_, p)| *p == top.1) => {
+                vec![gone, come]
+            }
+            (None, Some(_)) => vec![come],
         }
     }
 
@@ -124,8 +147,7 @@ impl Shell {
         let (desired, _) = self.engine.desired();
         let Some(manifest) = self.engine.manifest(desired) else { return Turn::Drained };
         let units: Vec<(Node, String, String)> = manifest
-            .ids()
-            .filter(|id| manifest.kind(*id) == Kind::Mount)
+            .of_kind(Kind::Mount, "")
             .filter_map(|id| {
                 let options = match manifest.spec(id)? {
                     Spec::Mount(m) => m.options.join(","),
@@ -135,32 +157,37 @@ impl Shell {
             })
             .collect();
         let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else { return Turn::Drained };
-        let listed: BTreeSet<(u64, String)> = mounts(&text).collect();
+        let mut tops: BTreeMap<String, u64> = BTreeMap::new();
+        let mut listed: BTreeSet<(u64, String)> = BTreeSet::new();
+        for (mark, point) in mounts(&text) {
+            // The last one covers the others.
+            tops.insert(point.clone(), mark);
+            listed.insert((mark, point));
+        }
         // What was there first has covered nothing that was looked at before.
-        let before = self.mounts.listed.as_ref().unwrap_or(&listed);
-        let moved: BTreeSet<&str> = listed.symmetric_difference(before).map(|(_, p)| p.as_str()).collect();
+        let before = self.mounts.listed.take().unwrap_or_else(|| listed.clone());
+        let moved: BTreeSet<&str> = listed.symmetric_difference(&before).map(|(_, p)| p.as_str()).collect();
         let touched = moved.iter().flat_map(|point| units_below(manifest, point));
         let nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
-        let points: BTreeSet<&str> = listed.iter().map(|(_, point)| point.as_str()).collect();
         let mut seen = BTreeMap::new();
+        let known: BTreeSet<Node> = units.iter().map(|(node, _, _)| *node).collect();
         let standing = mount::mounted(&text);
         for (node, path, options) in units {
-            // The last one covers the others.
             let top = standing.iter().rev().find(|m| m.path == path);
             let dead = top.is_some_and(mount::Mounted::is_dead);
-            let there = points.contains(path.as_str()) && !dead;
-            if dead && self.mounts.seen.get(&node) == Some(&true) {
-                let device = top.map(|m| m.source.as_str()).unwrap_or_default();
-                self.say(
-                    Level::Error,
-                    Some(&format!("mount:{path}")),
-                    &format!("its device {device} is gone"),
-                );
+            let there = tops.get(&path).filter(|_| !dead).map(|mark| (*mark, path.clone()));
+            let (kind, source) = top.map(|m| (m.fstype.as_str(), m.source.as_str())).unwrap_or_default();
+            let news = self.mounts.look(node, there.as_ref(), &before);
+            let text = match news.as_slice() {
+                [_] if dead => Some(format!("its device {source} is gone")),
+                [_, _] => Some(format!("another mount is there now: type \"{kind}\", source \"{source}\"")),
+                _ => None,
+            };
+            if let Some(text) = text {
+                self.say(Level::Error, Some(&format!("mount:{path}")), &text);
             }
-            if self.mounts.seen.get(&node).copied().unwrap_or(false) != there {
-                self.queue.push_back(if there { Event::Mounted { node } } else { Event::Unmounted { node } });
-            }
-            seen.insert(node, there);
+            self.queue.extend(news);
+            seen.extend(there.map(|(mark, _)| (node, mark)));
             let missing = top.map(|m| remount::differing(m, &options)).unwrap_or_default();
             let missing = missing.into_iter().map(|d| d.option).collect();
             self.queue.extend(self.mounts.compare(node, missing));
@@ -168,8 +195,8 @@ impl Shell {
         if !nodes.is_empty() {
             self.queue.push_back(Event::Touched { nodes: nodes.into_iter().collect() });
         }
-        self.mounts.accepted.retain(|node, _| seen.contains_key(node));
-        self.mounts.answers.retain(|node, _| seen.contains_key(node));
+        self.mounts.accepted.retain(|node, _| known.contains(node));
+        self.mounts.answers.retain(|node, _| known.contains(node));
         self.mounts.seen = seen;
         self.mounts.listed = Some(listed);
         Turn::Drained
@@ -187,8 +214,42 @@ mod tests {
     fn points_are_unescaped() {
         let text =
             "36 35 98:0 / /mnt\\040a rw,noatime master:1 - ext3 /dev/root rw\n1 2 0:1 / / rw - tmpfs x rw\n";
-        let mounts: Vec<_> = super::mounts(text).collect();
-        assert_eq!(mounts, [(36, "/mnt a".to_owned()), (1, "/".to_owned())]);
+        let points: Vec<String> = super::mounts(text).map(|(_, point)| point).collect();
+        assert_eq!(points, ["/mnt a", "/"]);
+    }
+
+    #[test]
+    fn what_is_exchanged_or_covered_is_lost() {
+        let marks = |text: &str| super::mounts(text).collect::<Vec<_>>();
+        let line = |number: u32, kind: &str, source: &str| {
+            marks(&format!("{number} 1 0:7 / /m rw - {kind} {source} rw\n")).remove(0)
+        };
+        let ours = line(136, "tmpfs", "tmpfs");
+        assert_eq!(line(136, "tmpfs", "tmpfs"), ours);
+        let others = [line(136, "ramfs", "tmpfs"), line(137, "tmpfs", "tmpfs"), line(136, "tmpfs", "none")];
+        let node = Node(3);
+        let (gone, come) = (Event::Unmounted { node }, Event::Mounted { node });
+        let nothing = BTreeSet::new();
+        let mut mounts = Mounts::default();
+        let look = |mounts: &Mounts, top: Option<&(u64, String)>| mounts.look(node, top, &nothing);
+        assert_eq!(look(&mounts, None), []);
+        assert_eq!(look(&mounts, Some(&ours)), [come.clone()]);
+        mounts.answered(node, true, false);
+        assert_eq!(look(&mounts, Some(&ours)), [], "its helper has put it there");
+        assert_eq!(look(&mounts, None), [gone.clone()], "and it is gone again");
+        mounts.seen.insert(node, ours.0);
+        assert_eq!(look(&mounts, Some(&ours)), []);
+        for other in &others {
+            assert_eq!(look(&mounts, Some(other)), [gone.clone(), come.clone()]);
+        }
+        mounts.answered(node, true, true);
+        assert_eq!(look(&mounts, Some(&others[0])), [gone.clone(), come.clone()]);
+
+        // An init that has taken over knows what was listed.
+        let after = Mounts::default();
+        let before = BTreeSet::from([ours.clone()]);
+        assert_eq!(after.look(node, Some(&ours), &before), [come.clone()]);
+        assert_eq!(after.look(node, Some(&others[0]), &before), [gone, come]);
     }
 
     #[test]

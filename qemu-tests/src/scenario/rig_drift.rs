@@ -477,6 +477,18 @@ binds = ["mount:/srv/disk"]
     rig.until("service:bound", "running again", |s| {
         word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64) != Some(i64::from(bound))
     })?;
+    // What somebody mounts over it is not what is declared: nothing is written on it, and nothing that needs it runs.
+    let cover = rig.run(&["mount", "-t", "ramfs", "none", "/srv/disk"])?;
+    want(cover.code == 0, &cover.err, &rig)?;
+    rig.until("mount:/srv/disk", "lost", |s| {
+        word(s, "state") == "backoff" && word(s, "cause").contains("another file system is mounted there")
+    })?;
+    rig.until("service:bound", "stopped", |s| word(s, "state") == "waiting")?;
+    want(!file.exists(), "a file was put on what somebody has mounted", &rig)?;
+    let uncover = rig.run(&["umount", "/srv/disk"])?;
+    want(uncover.code == 0, &uncover.err, &rig)?;
+    rig.until_state("service:bound", "ready")?;
+    want(holds(&file, "on it\n"), "what was there before is not there", &rig)?;
     let table = rig.run(&["findmnt", "-n", "-o", "FSTYPE", "/srv/disk"])?;
     want(table.out.trim() == "tmpfs", &format!("mounted is {:?}", table.out), &rig)?;
     in_peace(&rig, pid)
