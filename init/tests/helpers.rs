@@ -189,14 +189,10 @@ fn paths_are_waited_for() {
     assert!(early.wait().unwrap().success());
     assert!(waiter(&path, None).wait().unwrap().success(), "it is there");
     // An old one says nothing; the same file written anew does.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
-        + std::time::Duration::from_millis(50);
-    let mut young = waiter(&path, Some(u64::try_from(now.as_micros()).unwrap()));
+    let then = helper::tick() + 50_000;
+    let mut young = waiter(&path, Some(then));
     asleep(&young);
-    eventually("a later moment", || {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
-            > now + std::time::Duration::from_millis(20)
-    });
+    eventually("a later moment", || helper::tick() > then + 20_000);
     assert!(young.try_wait().unwrap().is_none());
     fs::write(&path, "new").unwrap();
     assert!(young.wait().unwrap().success());

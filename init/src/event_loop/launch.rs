@@ -46,7 +46,7 @@ pub enum NothingToRun {
 /// The descriptor on which a helper says why it fails.
 const WHY: u32 = 3;
 
-/// The command for a job. `since` is a moment before the service's process was there, in microseconds after 1970:
+/// The command for a job. `since` is a moment before the service's process was there, by the clock of `helper::tick`:
 /// `ready = "path=…"` means a path that is younger.
 ///
 /// # Errors

@@ -2,14 +2,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Job, Level};
 use cm_core::engine::event::{Event, Exit};
 use cm_core::proto::ManifestRef;
 use nix::fcntl::OFlag;
-use nix::time::{ClockId, clock_gettime};
 use units::UnitId;
 use units::kind::service::{Log, Ready};
 
@@ -21,7 +19,7 @@ use crate::control::output::MARK;
 use crate::sys::notify::{Message, NotifySocket};
 use crate::sys::reap::{self, ExitStatus, ProcessId};
 use crate::sys::spawn::{self, Launch, OWN_PROGRAM, Output, Status};
-use crate::sys::{cgroup, inherit, raw};
+use crate::sys::{cgroup, helper, inherit, raw};
 
 /// Most ended children that one turn buries, so that a storm of orphans does not keep services waiting.
 const BURIALS: usize = 512;
@@ -91,7 +89,7 @@ impl Shell {
             Log::Console | Log::Null => None,
         };
 
-        let started = file_clock();
+        let started = helper::tick();
         let spawned = {
             let mut descriptors = Vec::new();
             if let Some((number, _, writer)) = &pipe {
@@ -233,11 +231,11 @@ impl Shell {
         self.queue.push_back(Event::SpawnFailed { serial, stage, errno });
     }
 
-    /// A moment before the process of a service was there, by the clock of files: that of its start if it runs, else now.
+    /// A moment before the process of a service was there, see [`helper::tick`]: that of its start if it runs, else now.
     /// What an earlier run left is older than that.
     fn since(&self, node: Node) -> u64 {
         let running = self.spawns.of_node(node, Job::Main).filter(|s| !s.record.exited);
-        running.map_or_else(file_clock, |s| s.record.started)
+        running.map_or_else(helper::tick, |s| s.record.started)
     }
 
     /// The main process of a unit, if it has one.
@@ -679,13 +677,6 @@ impl Shell {
         }
         Turn::Drained
     }
-}
-
-/// Microseconds after 1970, by the clock that times of files come from: clock_gettime(2) calls it coarse, since the kernel
-/// brings it up to date once a tick. A file that is written from now on has no earlier time.
-fn file_clock() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map(Duration::from).unwrap_or_default();
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The service whose exit code a container leaves with.

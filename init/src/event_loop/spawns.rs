@@ -54,7 +54,7 @@ pub struct Record {
     /// See [`ProcessId::starttime`]; 0 for a child of PID 1, whose pid is nobody else's before PID 1 has reaped it, and
     /// that stands here before.
     pub starttime: u64,
-    /// A moment right before it was started, in microseconds after 1970 by the clock of files.
+    /// A moment right before it was started, in microseconds of `helper::tick`.
     pub started: u64,
     /// Name of its cgroup in the tree.
     pub cgroup: String,

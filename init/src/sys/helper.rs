@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::time::{ClockId, clock_gettime};
 
 use super::module::Modules;
 use super::unmount::UnmountError;
@@ -37,7 +38,7 @@ const WHY_MAX: usize = 4095;
 /// Runs a verb: `holdfast-helper [--why DESCRIPTOR] VERB ARG…`; returns the exit code.
 ///
 /// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS`, `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
-/// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment after 1970), `read-pid PATH`.
+/// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment, see [`tick`]), `read-pid PATH`.
 pub fn main(arguments: &[String]) -> i32 {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     let (why, words) = match words.as_slice() {
@@ -208,7 +209,7 @@ fn candidates(device: &Path) -> Vec<String> {
     text.lines().filter_map(|l| l.strip_prefix('\t')).map(str::to_owned).collect()
 }
 
-/// Waits until the path exists, and is no older than `since` (microseconds after 1970) if that is given: a file
+/// Waits until the path exists, and is no older than `since` (see [`tick`]) if that is given: a file
 /// that an earlier run left says nothing. Its directories are watched, down to the first that is there.
 fn await_path(path: &str, since: Option<u64>) -> Result<(), String> {
     let cannot = |e: nix::Error| format!("cannot wait for \"{path}\": {e}");
@@ -253,8 +254,36 @@ fn is_young(path: &Path, since: Option<u64>) -> bool {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = std::fs::metadata(path) else { return false };
     let micros = metadata.ctime().saturating_mul(1_000_000).saturating_add(metadata.ctime_nsec() / 1000);
-    // Both are of the clock that the kernel brings up to date once a tick.
-    since.is_none_or(|s| u64::try_from(micros).unwrap_or_default() >= s)
+    since.is_none_or(|since| is_later(micros, since, clock_offset()))
+}
+
+/// Whether a time of a file, by the clock on the wall, is no earlier than this moment that was read by [`tick`]. Told with
+/// what lies between the two clocks now: the one on the wall may have been set meanwhile.
+fn is_later(file: i64, since: u64, offset: i64) -> bool {
+    // Each is rounded down.
+    const ROUNDED: i64 = 2;
+    file + ROUNDED >= i64::try_from(since).unwrap_or(i64::MAX).saturating_add(offset)
+}
+
+fn micros(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).map(Duration::from).unwrap_or_default();
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// This moment in microseconds, by a clock that nobody sets. clock_gettime(2) calls it coarse, since the kernel brings it up
+/// to date once a tick, together with the one that times of files come from.
+pub fn tick() -> u64 {
+    micros(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+/// Microseconds from the clock of [`tick`] to the one that times of files come from.
+fn clock_offset() -> i64 {
+    loop {
+        let (before, wall, after) = (tick(), micros(ClockId::CLOCK_REALTIME_COARSE), tick());
+        if before == after {
+            return i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub_unsigned(before);
+        }
+    }
 }
 
 /// Prints the first number of a pid file.
@@ -266,4 +295,20 @@ fn read_pid(path: &str) -> Result<(), String> {
     let pid = pid.filter(|p| *p > 1).ok_or_else(|| format!("cannot read \"{path}\": no pid in it"))?;
     super::stdio::print(&format!("{pid}\n"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_new_file_old() {
+        // Started at 5 s; the clock on the wall said 1000 s more then and says 900 s more now.
+        let since = 5_000_000;
+        let (then, now) = (1_000_000_000, 900_000_000);
+        assert!(is_later(906_000_000, since, now), "written after it was set");
+        assert!(is_later(1_005_500_000, since, now), "written before it was set");
+        assert!(!is_later(904_000_000, since, now), "left by an earlier run");
+        assert!(is_later(1_005_000_000, since, then) && !is_later(1_004_000_000, since, then));
+    }
 }
