@@ -605,6 +605,11 @@ impl Engine {
         self.gens.iter().find_map(in_manifest)
     }
 
+    /// Who left in the last step; their numbers may be others' by now.
+    pub fn departed(&self) -> impl Iterator<Item = Node> + '_ {
+        self.departed.keys().copied()
+    }
+
     /// Every unit, leaving ones included.
     pub fn nodes(&self) -> impl Iterator<Item = Node> + use<> {
         self.all()

@@ -73,6 +73,10 @@ impl Shell {
         let boots = self.boots(&event);
         self.fault_in_step(&event);
         self.engine.step(moment, event, &mut effects);
+        for node in self.engine.departed() {
+            // Its number is the next unit's, which has said nothing yet.
+            self.texts.remove(&node);
+        }
         let mut done = 0;
         for effect in effects {
             if !lasts(&effect) {

@@ -18,6 +18,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 pub const ALL: &[Scenario] = &[
     scenario("rig-ready-started", started),
     scenario("rig-ready-notify", notify),
+    scenario("rig-ready-notify-gone", notify_gone),
     scenario("rig-ready-notify-from-child", notify_from_child),
     scenario("rig-notify-trust", notify_trust),
     scenario("rig-ready-fd", fd),
@@ -88,6 +89,20 @@ fn notify(context: &Context) -> Result {
     rig.until_state("service:behind", "ready")?;
     rig.until("service:good", "telling its status", |s| word(s, "detail") == "serving")?;
     never_ready(&rig, "not ready in time")
+}
+
+/// What a service has said of itself goes with it: whoever gets its number in init next has said nothing.
+fn notify_gone(context: &Context) -> Result {
+    let state = format!("[service.good]\nexec = {}\nready = \"notify\"\n", command("notify")?);
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until("service:good", "telling its status", |s| word(s, "detail") == "serving")?;
+    rig.apply("[target.rest]\n")?;
+    rig.apply("[target.rest]\n[target.next]\n[target.last]\n")?;
+    for unit in ["target:rest", "target:next", "target:last"] {
+        let status = rig.status(unit)?;
+        want(word(&status, "detail").is_empty(), &format!("it has not said that: {status}"), &rig)?;
+    }
+    Ok(())
 }
 
 /// A child of the main process may say it, even one that is gone by the time it is heard; a stranger may not.
