@@ -47,7 +47,7 @@ pub enum Error {
     /// A locked package is in no archive any more.
     #[error(
         "package {name} {version} ({architecture}) of {lock} is not to be had any more from the package archive; \
-         choose current versions with: --update-lock"
+         --update-lock chooses current versions and writes that file anew, or another one with --lock FILE"
     )]
     Gone {
         /// Package name.
@@ -86,6 +86,11 @@ impl Error {
     pub fn io(verb: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { verb, path, source }
+    }
+
+    /// Whether the same command with `--update-lock` is the way out.
+    pub fn wants_new_versions(&self) -> bool {
+        matches!(self, Error::Gone { .. })
     }
 
     /// A mistake in an input file.

@@ -58,6 +58,10 @@ pub fn cache() -> PathBuf {
 /// When an input is wrong, a package is not to be had, or a tool fails.
 pub fn build(request: &Request) -> Result<Built, Error> {
     let spec = Spec::read(&request.image)?;
+    // What takes no download first.
+    if let Some(wanted) = &spec.state {
+        state::check(&request.image, wanted)?;
+    }
     fs::create_dir_all(&request.cache).map_err(Error::io("create", &request.cache))?;
     let cache = fs::canonicalize(&request.cache).map_err(Error::io("read", &request.cache))?;
     fs::create_dir_all(&request.out).map_err(Error::io("create", &request.out))?;
@@ -70,15 +74,16 @@ pub fn build(request: &Request) -> Result<Built, Error> {
         let extra: Vec<String> = spec.kernel.iter().flat_map(|k| k.suites.clone()).collect();
         let apt = Apt::open(&cache, &spec.suite, &extra)?;
         let lock = locked(request, &spec, &apt)?;
-        tree = match spec.base {
-            Base::Debian => root::debian(&apt, &spec.suite, &lock.packages, &cache)?,
-            Base::Unpacked => root::unpacked(&apt, &lock.packages)?,
-        };
+        // ORDER: before the root, which takes longer, since modules may be misspelled.
         if let (Some(package), Some(wanted)) = (&lock.kernel, &spec.kernel) {
             let scratch = cache.join(format!("modules-{}", std::process::id()));
             kernel = Some(kernel::extract(&apt.archive(package), package, &wanted.modules, &scratch)?);
             let _ = fs::remove_dir_all(&scratch);
         }
+        tree = match spec.base {
+            Base::Debian => root::debian(&apt, &spec.suite, &lock.packages, &cache)?,
+            Base::Unpacked => root::unpacked(&apt, &lock.packages)?,
+        };
     }
     root::clean(&mut tree, &spec.remove)?;
     if let Some(kernel) = &kernel {

@@ -39,7 +39,7 @@ pub fn extract(file: &Path, package: &Locked, wanted: &[String], scratch: &Path)
     // depmod reads a directory; the whole package is laid out for it once, then the chosen part.
     let full = Modules::index(&tree, &base, &release, &scratch.join("all"), |_| true)?;
     let chosen = full.closure(wanted).map_err(|missing| {
-        Error::format(what(), format!("it has no module {missing:?}, neither as a file nor built in"))
+        Error::format(what(), format!("it has no module {missing}, neither as a file nor built in"))
     })?;
     let part = Modules::index(&tree, &base, &release, &scratch.join("chosen"), |p| chosen.contains(p))?;
     Ok(Kernel { release, image, modules: part.tree })
@@ -103,20 +103,28 @@ impl Modules {
         Ok(Modules { tree, needs, builtin })
     }
 
+    /// Paths of modules and of what they need; else the names of which there is none, with those that may be meant.
     fn closure(&self, wanted: &[String]) -> Result<BTreeSet<String>, String> {
         let by_name: BTreeMap<String, &String> = self.needs.keys().map(|p| (name_of(p), p)).collect();
         let mut out = BTreeSet::new();
+        let mut missing = Vec::new();
         for name in wanted {
             let name = name.replace('-', "_");
             if self.builtin.contains(&name) {
                 continue;
             }
-            let path = by_name.get(&name).ok_or(name)?;
+            let Some(path) = by_name.get(&name) else {
+                missing.push(match units::nearest::nearest(&name, by_name.keys().map(String::as_str)) {
+                    Some(near) => format!("{name:?} (did you mean {near:?}?)"),
+                    None => format!("{name:?}"),
+                });
+                continue;
+            };
             out.insert((*path).clone());
             // modules.dep lists what is needed indirectly too.
             out.extend(self.needs.get(*path).into_iter().flatten().cloned());
         }
-        Ok(out)
+        if missing.is_empty() { Ok(out) } else { Err(missing.join(", ")) }
     }
 }
 
@@ -145,6 +153,7 @@ mod tests {
             |names: &[&str]| modules.closure(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         assert_eq!(all(&["virtio_net"]).unwrap().len(), 2);
         assert_eq!(all(&["x_y", "ext4"]).unwrap().len(), 1);
-        assert_eq!(all(&["x-y", "nfs"]), Err("nfs".to_owned()));
+        let wrong = "\"nfs\", \"virtio_nte\" (did you mean \"virtio_net\"?)";
+        assert_eq!(all(&["x-y", "nfs", "virtio-nte"]), Err(wrong.to_owned()));
     }
 }

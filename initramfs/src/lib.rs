@@ -5,7 +5,8 @@
 //!
 //! The way of an image: [`spec`] says what is wanted, [`apt`] finds packages and [`lock`] pins them, [`root`]
 //! installs them into a tar archive, [`tar`] reads that into a [`tree`], [`kernel`] adds modules, [`holdfast`] adds
-//! the programs, [`state`] the compiled state, and [`cpio`] writes it out. [`image`] is that sequence.
+//! the programs, [`state`] the compiled state, and [`cpio`] writes it out. [`image`] is that sequence; [`run`] boots what
+//! came of it.
 
 pub mod apt;
 pub mod cpio;
@@ -15,6 +16,7 @@ pub mod image;
 pub mod kernel;
 pub mod lock;
 pub mod root;
+pub mod run;
 pub mod sources;
 pub mod spec;
 pub mod state;

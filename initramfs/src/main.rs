@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use initramfs::{Request, build};
+use initramfs::{Request, build, run};
 
 /// Builds images for Holdfast.
 #[derive(Debug, Parser)]
@@ -36,10 +36,36 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         programs: Option<PathBuf>,
     },
+    /// Boot an image that was built, in QEMU, with this terminal as its console
+    Run {
+        /// Directory that build has written to
+        dir: PathBuf,
+        /// Memory in MiB
+        #[arg(long, value_name = "MIB", default_value_t = 768)]
+        memory: u32,
+        /// Have a TCP port of this machine's loopback lead to one of the guest; may be repeated
+        #[arg(long, value_name = "HOST:GUEST", value_parser = run::ports)]
+        forward: Vec<(u16, u16)>,
+        /// A file that is a disk of the machine: /dev/vda, then /dev/vdb; may be repeated
+        #[arg(long, value_name = "FILE")]
+        disk: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
-    let Verb::Build { image, out, lock, update_lock, cache, programs } = Arguments::parse().verb;
+    let (image, out, lock, update_lock, cache, programs) = match Arguments::parse().verb {
+        Verb::Build { image, out, lock, update_lock, cache, programs } => {
+            (image, out, lock, update_lock, cache, programs)
+        }
+        Verb::Run { dir, memory, forward, disk } => {
+            let machine = run::Machine { memory, forward, disks: disk };
+            return match run::run(&dir, &machine) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(e) => failed(&e),
+            };
+        }
+    };
     let here = std::env::current_exe().ok().and_then(|p| p.parent().map(PathBuf::from)).unwrap_or_default();
     let request = Request {
         image,
@@ -58,10 +84,31 @@ fn main() -> ExitCode {
             println!("initramfs  {}  sha256 {}  {mib} MiB unpacked", built.initramfs.display(), built.digest);
             ExitCode::SUCCESS
         }
-        Err(e) => {
-            eprintln!("initramfs: {e}");
-            let usage = matches!(e, initramfs::Error::Input { .. } | initramfs::Error::Missing { .. });
-            ExitCode::from(if usage { 2 } else { 1 })
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(e: &initramfs::Error) -> ExitCode {
+    eprintln!("initramfs: {e}");
+    if e.wants_new_versions() {
+        eprintln!("help: {} --update-lock", std::env::args().collect::<Vec<_>>().join(" "));
+    }
+    let usage = matches!(e, initramfs::Error::Input { .. } | initramfs::Error::Missing { .. });
+    ExitCode::from(if usage { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_verb_and_flag_is_in_the_manual() {
+        let manual = include_str!("../../docs/image.md");
+        for verb in super::Arguments::command().get_subcommands() {
+            assert!(manual.contains(&format!("`initramfs {}", verb.get_name())), "{}", verb.get_name());
+            for flag in verb.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(flag == "help" || manual.contains(&format!("--{flag}")), "{flag}");
+            }
         }
     }
 }

@@ -179,4 +179,28 @@ mod tests {
         let b = read("suite = \"bookworm\"\npackages = [\"a\", \"b\"]").unwrap();
         assert_eq!(a.request(), b.request());
     }
+
+    /// What may stand where an unknown key was found, as the parser says it.
+    fn keys(text: &str) -> Vec<String> {
+        let said = read(text).unwrap_err().to_string();
+        let expected = said.split_once("expected").map_or("", |(_, names)| names);
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_key_is_in_the_manual() {
+        let manual = include_str!("../../docs/image.md");
+        let top = "suite = \"bookworm\"\n";
+        let mut all = keys("nothing = 1\n");
+        for table in ["kernel", "state", "file.\"/x\""] {
+            let more = keys(&format!("{top}[{table}]\nnothing = 1\n"));
+            assert!(more.len() > 1, "{table}: {more:?}");
+            all.extend(more);
+        }
+        assert!(all.len() >= 18, "{all:?}");
+        for key in all {
+            let known = [format!("| `{key}` |"), format!("`[{key}]`"), format!("`[{key}.")];
+            assert!(known.iter().any(|k| manual.contains(k.as_str())), "{key}");
+        }
+    }
 }

@@ -29,16 +29,18 @@ pub const BLOBS: &str = "/usr/lib/holdfast/boot/blobs";
 /// The state that it was compiled from, so that other layers can be compiled with it.
 pub const LAYER: &str = "/usr/lib/holdfast/boot/layer";
 
-/// Reads below one directory, under the names that the machine will have for it.
+/// Reads below one directory, under the names that the machine will have for it, or under its own.
 struct Sources {
     directory: PathBuf,
+    called: String,
     read: BTreeSet<String>,
     contents: Vec<(Content, Vec<u8>)>,
 }
 
 impl Sources {
     fn place(&self, path: &str) -> Result<PathBuf, LoadError> {
-        let below = path.strip_prefix(SOURCES).and_then(|p| p.strip_prefix('/')).unwrap_or_default();
+        let below =
+            path.strip_prefix(self.called.as_str()).and_then(|p| p.strip_prefix('/')).unwrap_or_default();
         if below.is_empty() || below.split('/').any(|part| part == "..") {
             let text = "it lies outside the directory of the state file, and so would not be in the image";
             return Err(LoadError::Other(text.to_owned()));
@@ -94,6 +96,38 @@ impl Loader for Sources {
     }
 }
 
+/// Compiles the state files that an image names, and says what is wrong with any of them by the places where they lie
+/// here: before anything is downloaded for them.
+///
+/// # Errors
+/// When one has mistakes: all of all of them.
+pub fn check(image: &Path, state: &State) -> Result<(), Error> {
+    let beside = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut wrong = Vec::new();
+    for file in std::iter::once(&state.file).chain(&state.others) {
+        let host = beside.join(file);
+        let directory = host.parent().unwrap_or(Path::new(".")).to_path_buf();
+        let directory = fs::canonicalize(&directory).map_err(Error::io("read", &directory))?;
+        let name = host.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let called = directory.display().to_string();
+        let entry = format!("{called}/{name}");
+        let mut sources = Sources { directory, called, read: BTreeSet::new(), contents: Vec::new() };
+        let compiled = units::compile(&entry, &mut sources);
+        if compiled.manifest.is_none() {
+            let mistakes =
+                compiled.diagnostics.iter().map(|d| units::diagnostic::render(d, &compiled.sources));
+            wrong.push((host, mistakes.collect::<Vec<_>>().join("\n")));
+        }
+    }
+    match wrong.first() {
+        None => Ok(()),
+        Some((first, _)) => {
+            let said: Vec<&str> = wrong.iter().map(|(_, said)| said.as_str()).collect();
+            Err(Error::input(first, format!("\n{}", said.join("\n"))))
+        }
+    }
+}
+
 /// Compiles the state files that an image names. The first becomes what the machine boots from; the others are
 /// checked, and lie beside it in the machine.
 ///
@@ -105,7 +139,8 @@ pub fn install(tree: &mut Tree, image: &Path, state: &State) -> Result<(), Error
         let host = beside.join(file);
         let directory = host.parent().unwrap_or(Path::new(".")).to_path_buf();
         let name = host.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut sources = Sources { directory, read: BTreeSet::new(), contents: Vec::new() };
+        let called = SOURCES.to_owned();
+        let mut sources = Sources { directory, called, read: BTreeSet::new(), contents: Vec::new() };
         let entry = stack::From::Files(format!("{SOURCES}/{name}"));
         let Stacked { compiled, archive } = stack::compile(vec![(MAIN.to_owned(), entry)], &mut sources);
         let said: String =
@@ -180,5 +215,27 @@ mod tests {
             said.contains("outside the directory") && said.contains("/etc/holdfast/state.toml:3"),
             "{said}"
         );
+    }
+
+    /// Before anything is fetched, and by the names that they have here.
+    #[test]
+    fn mistakes_of_all_states_are_told_where_they_lie() {
+        let here = tempfile::tempdir().unwrap();
+        fs::write(here.path().join("site.html"), "x").unwrap();
+        fs::write(here.path().join("good.toml"), "[file.\"/x\"]\nsource = \"site.html\"\n").unwrap();
+        fs::write(here.path().join("one.toml"), "[fiel.\"/y\"]\n").unwrap();
+        fs::write(here.path().join("two.toml"), "[service.a]\nexce = [\"a\"]\n").unwrap();
+        let image = here.path().join("image.toml");
+        let state = |file: &str, others: &[&str]| State {
+            file: file.into(),
+            others: others.iter().map(PathBuf::from).collect(),
+        };
+        check(&image, &state("good.toml", &[])).unwrap();
+        let said = check(&image, &state("good.toml", &["one.toml", "two.toml"])).unwrap_err().to_string();
+        let directory = fs::canonicalize(here.path()).unwrap();
+        for part in ["one.toml:1", "two.toml:2", "did you mean `exec`"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(said.contains(&format!("{}/two.toml:2", directory.display())), "{said}");
     }
 }
