@@ -278,6 +278,13 @@ fn links(r: &mut Reader<'_, '_>) -> Vec<Link> {
 fn address(said: &str) -> Result<Address, (String, String)> {
     let Some((word, rest)) = said.split_once(':') else {
         let kind = if said.starts_with('/') { "file" } else { "service" };
+        // As systemd writes it.
+        if let Some((name, kind)) = said.rsplit_once('.').and_then(|(n, k)| Some((n, Kind::from_word(k)?)))
+            && !name.is_empty()
+        {
+            let help = format!("here the kind comes first: `{}:{name}`", kind.word());
+            return Err((format!("`{said}` is no unit"), help));
+        }
         return Err((format!("`{said}` is no unit"), format!("write the kind too, as in `{kind}:{said}`")));
     };
     let Some(kind) = Kind::from_word(word) else {

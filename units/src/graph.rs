@@ -103,6 +103,12 @@ impl<'d> Index<'d> {
     }
 
     fn suggest(&self, to: &Address) -> Option<String> {
+        // As systemd writes it, and with the kind all the same.
+        if let Some((name, word)) = to.name.rsplit_once('.')
+            && Kind::from_word(word).is_some_and(|kind| self.find(kind, name).is_some())
+        {
+            return Some(format!("did you mean `{word}:{name}`?"));
+        }
         let same = self.units.iter().filter(|u| u.address.kind == to.kind).map(|u| u.address.name.as_str());
         if let Some(name) = nearest(&to.name, same) {
             return Some(format!("did you mean `{}:{name}`?", to.kind));

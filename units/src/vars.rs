@@ -128,8 +128,10 @@ impl Vars {
         if self.get(name).is_some() {
             return d.help(format!("write `${{vars.{name}}}`"));
         }
+        // A variable of the environment is none of these, and set by another name it would not be found either.
+        let write = if reference == name { format!(" and write `${{vars.{name}}}`") } else { String::new() };
         d.help(format!(
-            "set `{name}` in `[vars]`, or write `$${{{reference}}}` for a literal `${{{reference}}}`"
+            "set `{name}` in `[vars]`{write}, or write `$${{{reference}}}` for a literal `${{{reference}}}`"
         ))
     }
 

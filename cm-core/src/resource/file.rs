@@ -21,6 +21,8 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
     let path = spec.path.as_str();
     world.mount_present(path)?;
     let mut want = Want::declared(&spec.attributes);
+    // What a secret is made with; one that is there keeps what it has.
+    let mode = want.mode.or(spec.secret.then_some(0o600));
     let mut content = spec.content;
     let mut others = Vec::new();
     match &context.backing {
@@ -38,12 +40,12 @@ pub fn check(world: &mut World, spec: &File, context: &Context) -> Result<Findin
     }
     let mut finding = Finding::default();
     if context.cleared {
-        return missing(finding, path, content, want, others);
+        return missing(finding, path, content, Want { mode: want.mode.or(mode), ..want }, others);
     }
     let place = match world.places.entry(path) {
         Ok(place) => place,
         Err(PlaceError::Missing(_)) => {
-            return missing(finding, path, content, want, others);
+            return missing(finding, path, content, Want { mode: want.mode.or(mode), ..want }, others);
         }
         Err(PlaceError::NotDirectory(what)) => {
             finding.wrong.push(format!("{what} is not a directory"));

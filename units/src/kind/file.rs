@@ -65,7 +65,7 @@ pub static TABLE: Table = Table {
             "secret",
             Type::Flag,
             Without::Is("false"),
-            "Whether its content is kept out of plans, diffs and logs.",
+            "Whether its content is kept out of plans, diffs and logs. Without `mode` it is created with 0600.",
         ),
     ],
     notes: "At most one of `content` and `source` may be there. Without both the content is left alone, and only the \

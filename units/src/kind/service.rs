@@ -358,6 +358,11 @@ content = "events {}\n"
 "#,
 };
 
+/// What the names of a cgroup's files begin with (the kernel's admin-guide/cgroup-v2).
+#[cfg(feature = "language")]
+const CONTROLLERS: [&str; 11] =
+    ["cgroup", "cpu", "cpuset", "dmem", "hugetlb", "io", "irq", "memory", "misc", "pids", "rdma"];
+
 /// Reads the table.
 #[cfg(feature = "language")]
 pub(crate) fn read(r: &mut crate::reader::Reader<'_, '_>) -> Service {
@@ -375,6 +380,14 @@ pub(crate) fn read(r: &mut crate::reader::Reader<'_, '_>) -> Service {
         if !known || name.split('.').count() < 2 || name.split('.').any(str::is_empty) {
             return Err(ValueError::new(format!("`{name}` is no setting of a cgroup"))
                 .help("write it as the file is called, quoted: `\"memory.max\" = \"64M\"`"));
+        }
+        let controller = name.split('.').next().unwrap_or_default();
+        if !CONTROLLERS.contains(&controller) {
+            let error = ValueError::new(format!("`{name}` is no setting of a cgroup"));
+            return Err(match crate::nearest::nearest(controller, CONTROLLERS) {
+                Some(near) => error.help(format!("did you mean `{near}{}`?", &name[controller.len()..])),
+                None => error.help(format!("the controllers are `{}`", CONTROLLERS.join("`, `"))),
+            });
         }
         match text.contains('\n') {
             true => Err(ValueError::new("a line break cannot stand here")),

@@ -30,7 +30,7 @@ pub struct User {
     pub system: bool,
     /// Whether the home directory is made (0700) when missing.
     pub create_home: bool,
-    /// Whether the entry is removed (instead of locked) when it is no longer declared.
+    /// Whether the entry is removed (instead of locked) when it is no longer declared; a return always locks.
     pub purge: bool,
 }
 
@@ -102,7 +102,7 @@ pub static TABLE: Table = Table {
             "purge",
             Type::Flag,
             Without::Is("false"),
-            "Whether the entry is removed, instead of locked, when it is no longer declared.",
+            "Whether the entry is removed, instead of locked, when it is no longer declared. A return locks it in any case.",
         ),
     ],
     notes: "Only what is said is owned. A user leaves a group that is no longer named, if Holdfast has put him in. Managed groups of a user are required by it without being named.\n\nA home that is made is empty: nothing of /etc/skel is copied, since nobody could say later whose a file in it is. Declare what it shall hold: a `[directory]` with a `source`, or files with `ownership = \"seed\"`, which are made once and then left to the user.",
