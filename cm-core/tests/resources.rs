@@ -132,6 +132,26 @@ fn users_that_go_are_locked_and_their_number_is_not_given_again() {
     assert!(passwd.contains("eve:x:1001:"), "{passwd}");
 }
 
+/// Who comes back is ours as before: he is locked, or purged, each time that he goes.
+#[test]
+fn a_user_who_came_back_is_locked_again_and_can_be_purged() {
+    let mut bench = with_accounts();
+    let (with, without) = (users(&[user("bob")]), Decl::new());
+    let (mut last, _) = bench.apply(None, &with);
+    for _ in 0..3 {
+        let (gone, results) = bench.apply(Some((last, &with)), &without);
+        assert_eq!(results.first().map(|r| r.outcome), Some(Outcome::Removed), "{results:?}");
+        assert!(bench.read("/etc/passwd").contains("bob:x:1000:1000::/home/bob:/usr/sbin/nologin\n"));
+        last = bench.apply(Some((gone, &without)), &with).0;
+        assert!(bench.read("/etc/passwd").contains("bob:x:1000:1000::/home/bob:/bin/sh\n"));
+    }
+    let (gone, _) = bench.apply(Some((last, &with)), &without);
+    let purged = users(&[User { purge: true, ..user("bob") }]);
+    let (last, _) = bench.apply(Some((gone, &without)), &purged);
+    bench.apply(Some((last, &purged)), &without);
+    assert!(!bench.read("/etc/passwd").contains("bob") && !bench.read("/etc/group").contains("bob"));
+}
+
 #[test]
 fn only_the_group_that_came_with_a_user_goes_with_him() {
     let mut bench = with_accounts();

@@ -510,6 +510,8 @@ impl Engine {
             Outcome::Changed => self.publish(node, "restored"),
             Outcome::Left => {
                 self.publish(node, "left in place");
+            // What stays is told: it was not there before.
+            Outcome::Removed if detail.starts_with("locked") => self.publish(node, "locked"),
                 self.look_above(node);
             }
             Outcome::MountAbsent if self.u(node).want == Want::Absent => return self.defer(node, &detail),

@@ -104,7 +104,7 @@ fn leave(
             };
             let mut leaving = Leaving::removed(What::Account(account), name);
             if !user.purge {
-                leaving.detail = "locked; its number is not given again".to_owned();
+                leaving.detail = user::LOCKED.to_owned();
             }
             Ok(leaving)
         }
@@ -203,6 +203,9 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
     on_the_way.sort_by_key(|u| std::cmp::Reverse(u.thing.len()));
     for entry in things.into_iter().chain(on_the_way) {
         leaving.ops.extend(put_back(world, unit, entry)?);
+    }
+    if leaving.ops.iter().any(|op| matches!(op.what, What::Account(Account::Lock { .. }))) {
+        leaving.detail = user::LOCKED.to_owned();
     }
     Ok(leaving)
 }

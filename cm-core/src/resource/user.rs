@@ -12,6 +12,9 @@ use super::tree::{self, Found};
 use super::world::World;
 use crate::store::record;
 
+/// What is told of a user who goes and is not purged.
+pub const LOCKED: &str = "locked; its number is not given again";
+
 /// Shell of a user who declares none.
 fn shell(spec: &User) -> &str {
     spec.shell.as_deref().unwrap_or(if spec.system { "/usr/sbin/nologin" } else { "/bin/sh" })
@@ -70,8 +73,7 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
                     password = true;
                 }
             }
-            let by_us = |s: &crate::store::Store| s.index().retired.values().any(|n| n == name);
-            if is_locked(&world.accounts, name) && world.store.as_ref().is_some_and(by_us) {
+            if is_locked_by_us(world, name) {
                 finding.wrong.push("is locked".to_owned());
                 password = true;
             }
@@ -216,6 +218,12 @@ fn no_group(who: &str) -> Trouble {
 /// Whether [`lock`] was done to a user: expired on the first day, whatever the password.
 fn is_locked(accounts: &Accounts, name: &str) -> bool {
     accounts.shadow.field(name, 7) == Some("1")
+}
+
+/// Whether a user is one of ours that was not declared for a while: who declares him again has made him, too.
+pub fn is_locked_by_us(world: &World, name: &str) -> bool {
+    let retired = |s: &crate::store::Store| s.index().retired.iter().any(|((g, _), n)| !*g && n == name);
+    is_locked(&world.accounts, name) && world.store.as_ref().is_some_and(retired)
 }
 
 /// Nobody can log in as this user any more: no password, no shell, expired. The entry stays, so that files do not

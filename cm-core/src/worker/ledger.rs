@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::batch::Batch;
 use crate::proto::{Action, Intent};
-use crate::resource::op::{Op, OwnChange, Trouble, What};
+use crate::resource::op::{Account, Op, OwnChange, Trouble, What};
 use crate::resource::world::World;
-use crate::resource::{execute, line, links, retire, tree};
+use crate::resource::{execute, line, links, retire, tree, user};
 use crate::store::disk::now;
 use crate::store::index::PARENT;
 use crate::store::record::{Why, is_membership, names_of};
@@ -211,8 +211,11 @@ impl Ledger {
             OwnChange::Drop => None,
             OwnChange::Back(own) => own.clone(),
             OwnChange::Take { digest } => {
+                let comes_back = matches!(&op.what, What::Account(Account::User { spec, .. })
+                    if user::is_locked_by_us(world, &spec.name));
                 let made = match &prior {
                     Prior::Absent => true,
+                    Prior::Entries(_) if comes_back => true,
                     Prior::Entries(lines) => lines.is_empty(),
                     Prior::Edit(edit) => edit.inserted.is_some() && edit.removed.is_empty(),
                     Prior::Untouched => is_membership(&op.thing),

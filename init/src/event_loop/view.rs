@@ -62,7 +62,7 @@ pub fn told(engine: &Engine, node: Node, text: &str) -> (State, Option<Outcome>)
         "down",
     ];
     match text {
-        "gone" | "removed" | "restored" => (State::Down, None),
+        "gone" | "removed" | "restored" | "locked" => (State::Down, None),
         word if WORDS.contains(&word) => words(word, true),
         _ => {
             let glance = engine.glance(node);
