@@ -96,6 +96,19 @@ impl Engine {
             }
             Swap::Apply | Swap::Rollback | Swap::Boot | Swap::First => {}
         }
+        if let Some(apply) = &mut self.apply
+            && kind == Swap::Rollback
+            && !apply.kind.boots()
+            && apply.from.1 == generation
+            && matches!(apply.phase, ApplyPhase::Changing | ApplyPhase::Stable)
+        {
+            // It is given up: its return is what is asked for, and has failed in nothing.
+            let given_up = std::mem::replace(&mut apply.request, request);
+            apply.failed = None;
+            self.answer(given_up, Verdict::Superseded, "a rollback came".to_owned());
+            self.begin_return();
+            return;
+        }
         let waiting = self.apply.as_ref().is_some_and(|a| {
             matches!(
                 a.phase,
@@ -460,8 +473,11 @@ impl Engine {
             },
             ApplyPhase::Recording { token: t, complete } if t == token => {
                 let why = apply.failed.clone().unwrap_or_default();
-                let complete = complete && error.is_none();
-                let verdict = if complete { Verdict::Returned } else { Verdict::ReturnIncomplete };
+                let verdict = match complete && error.is_none() {
+                    true if asked => Verdict::Done,
+                    true => Verdict::Returned,
+                    false => Verdict::ReturnIncomplete,
+                };
                 self.finish(verdict, why);
             }
             ApplyPhase::Preparing { .. }
@@ -477,7 +493,11 @@ impl Engine {
         self.timers.clear(NOBODY, Timer::Stable);
         let Some(apply) = &mut self.apply else { return };
         apply.phase = ApplyPhase::Returning;
-        let (from, why) = (apply.from, apply.failed.clone().unwrap_or_default());
+        let from = apply.from;
+        let (level, why) = match &apply.failed {
+            Some(why) => (Level::Error, why.clone()),
+            None => (Level::Notice, "asked for".to_owned()),
+        };
         self.globals_changed = true;
         self.log(Level::Error, None, format!("returning to generation {}: {why}", from.1));
         let marked = self.lists.marked.iter().copied();
@@ -487,6 +507,7 @@ impl Engine {
         self.hold_again(true);
         self.switch_to(from.0, from.1, true);
         for node in broken {
+                let asked = apply.failed.is_none();
             // Its specification may be the same in both generations, and only what it needs another.
             self.m(node).set(bits::BOUNCE, true);
             self.enqueue(node);

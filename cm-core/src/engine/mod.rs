@@ -663,6 +663,11 @@ impl Engine {
     }
 
     /// The process that belongs to a serial, as (unit, job).
+    /// The generation that the apply under way returns to; none for a boot.
+    pub fn returns_to(&self) -> Option<u64> {
+        self.apply.as_ref().filter(|a| !a.kind.boots()).map(|a| a.from.1)
+    }
+
     pub fn job(&self, serial: u64) -> Option<(Node, Job)> {
         self.serials.get(&serial).copied()
     }

@@ -31,7 +31,7 @@ fn ends(records: &[Record]) -> BTreeMap<u64, &'static str> {
     for record in records {
         match record {
             Record::Prepared { generation, .. } => {
-                ends.entry(*generation).or_insert("unfinished");
+                ends.entry(*generation).or_insert("superseded");
             }
             Record::Committed { generation } => {
                 ends.insert(*generation, "kept");
@@ -199,6 +199,6 @@ mod tests {
             prepared(3),
         ];
         let ends: Vec<_> = ends(&records).into_iter().collect();
-        assert_eq!(ends, [(1, "kept"), (2, "returned"), (3, "unfinished")]);
+        assert_eq!(ends, [(1, "kept"), (2, "returned"), (3, "superseded")]);
     }
 }

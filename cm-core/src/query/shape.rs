@@ -106,7 +106,7 @@ pub struct Generation {
     pub number: u64,
     /// When it was made, in nanoseconds since 1970.
     pub time: u64,
-    /// `current`, `kept`, `returned` or `unfinished`.
+    /// `current`, `kept`, `returned`, `superseded` or `unfinished`.
     pub state: Word,
     /// How many units it has.
     pub units: usize,

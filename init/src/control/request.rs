@@ -73,7 +73,7 @@ impl Apply {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rollback {
-    /// Which; the one before the current without.
+    /// Which. Without: the current one while an apply is under way, which is given up; else the one before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }

@@ -261,6 +261,8 @@ impl Shell {
             let text = self.no_store("roll back");
             return self.refuse(call, &Failure::Unavailable { text });
         }
+        // The generation of an apply under way is not the current one yet.
+        let generation = generation.or_else(|| self.engine.returns_to());
         let token = self.own_token();
         self.await_flow(token, Flow::Load { call });
         self.ask_store(token, StoreOp::Load { generation });

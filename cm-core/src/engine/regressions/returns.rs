@@ -351,3 +351,28 @@ fn another_generation_of_the_same_units_is_recorded() {
         assert_eq!(s.engine.desired().1, generation);
     }
 }
+
+/// A rollback to the generation that an apply under way came from gives that up: whoever asked hears of a good end, and
+/// whoever applied that something else came.
+#[test]
+fn a_rollback_gives_up_the_apply_under_way() {
+    let never = || Units::new().plain("web").service("late", |s| s.ready = Ready::Notify);
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    s.runs("web");
+    assert_eq!(s.engine.returns_to(), None);
+    let out = s.swap(never(), Swap::Apply);
+    let token =
+        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
+    s.tell(Event::Recorded { token: token.unwrap(), error: None });
+    s.runs("late");
+    assert_eq!((s.state("late"), s.engine.returns_to()), ("starting", Some(1)));
+
+    let manifest = s.engine.install(Units::new().plain("web").finish());
+    let kind = Swap::Rollback;
+    let mut out = s.tell(Event::Swapped { request: 7, manifest, generation: 1, kind, release: false });
+    assert_eq!(answered(&out, 102), Some(Verdict::Superseded));
+    out.extend(s.ends("late"));
+    assert_eq!(s.until_answered(out, 7), Verdict::Done);
+    assert_eq!((s.state("late"), s.state("web"), s.engine.desired().1), ("absent", "ready", 1));
+}

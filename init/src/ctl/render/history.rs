@@ -15,7 +15,7 @@ pub fn generations(list: &[Generation], clock: &Clock, style: Style) -> String {
     for g in list {
         let state = match &*g.state {
             "current" => g.state.green(style),
-            "returned" | "unfinished" => g.state.yellow(style),
+            "returned" | "superseded" | "unfinished" => g.state.yellow(style),
             _ => g.state.to_string(),
         };
         let mut row = vec![
