@@ -13,6 +13,9 @@ const NOT_MOUNTED: i32 = 3;
 /// The exit code with which the mount helper says that it is mounted, but the kernel does not take all options.
 const NOT_TAKEN: i32 = 4;
 
+/// What a mount's helper says once its device is late begins with this.
+pub const DEVICE_LATE: &str = "waiting: for the device";
+
 impl Engine {
     fn mount(&self, node: Node) -> Option<Mount> {
         match &self.u(node).state {
@@ -132,6 +135,27 @@ impl Engine {
         }
         let serial = self.spawn(node, Job::Mount, (self.desired, id), "wanted up");
         self.set_phase(node, MountPhase::Mounting { serial });
+    }
+
+    /// A helper says why it fails, or for what it still waits.
+    pub(crate) fn helper_explained(&mut self, node: Node, why: String) {
+        self.set_detail(node, why);
+        if self.awaits_device(node) {
+            self.publish(node, "waiting");
+        }
+    }
+
+    /// Whether a mount has waited so long for its device that nobody can tell whether that comes.
+    pub(crate) fn awaits_device(&self, node: Node) -> bool {
+        matches!(self.mount(node), Some(Mount { phase: MountPhase::Mounting { .. }, .. }))
+            && self.details.get(&node).is_some_and(|d| d.starts_with(DEVICE_LATE))
+    }
+
+    /// Whether nothing is under way but that these mounts wait for devices.
+    pub fn only_awaits_devices(&self, mounting: impl Iterator<Item = Node>) -> bool {
+        let waiting = mounting.filter(|n| self.awaits_device(*n)).count();
+        let idle = self.runnable.is_empty() && self.batch.is_none() && !self.awaits_record();
+        idle && waiting > 0 && self.busy as usize == waiting
     }
 
     /// The helper ended.

@@ -95,7 +95,7 @@ impl Engine {
     pub(crate) fn explained(&mut self, serial: u64, why: String) {
         let Some((node, job)) = self.serials.get(&serial).copied() else { return };
         match job {
-            Job::Mount | Job::Unmount | Job::Module => self.set_detail(node, why),
+            Job::Mount | Job::Unmount | Job::Module => self.helper_explained(node, why),
             Job::Exec | Job::Undo => self.command_explained(node, why),
             Job::Main | Job::Reload | Job::Stop | Job::AwaitPath | Job::Unless => {}
         }

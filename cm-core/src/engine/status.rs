@@ -156,6 +156,7 @@ impl Engine {
             State::Mount(m) => match m.phase {
                 MountPhase::Down => "down",
                 MountPhase::Waiting => "waiting",
+                MountPhase::Mounting { .. } if self.awaits_device(node) => "waiting",
                 MountPhase::Mounting { .. } => "starting",
                 MountPhase::Up if m.repaired && unit.want == Want::Up => "repaired",
                 MountPhase::Up | MountPhase::Remounting { .. } => "ready",

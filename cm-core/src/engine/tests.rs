@@ -449,12 +449,34 @@ fn a_mount_that_waits_for_its_device_says_which() {
     let swapped =
         Event::Swapped { request: 0, manifest: number, generation: 0, kind: Swap::Boot, release: false };
     engine.step(Mono(1), swapped, &mut out);
-    let cause = |path: &str| {
-        let node = engine.node(&Address::new(Kind::Mount, path)).unwrap();
-        (engine.status(node).state, engine.status(node).cause)
+    let node = |engine: &Engine, path: &str| engine.node(&Address::new(Kind::Mount, path)).unwrap();
+    let cause = |engine: &Engine, path: &str| {
+        let status = engine.status(node(engine, path));
+        (status.state, status.cause)
     };
-    assert_eq!(cause("/var"), ("starting", "mounting LABEL=data, once that is there".to_owned()));
-    assert_eq!(cause("/tmp"), ("starting", String::new()));
+    assert_eq!(cause(&engine, "/var"), ("starting", "mounting LABEL=data, once that is there".to_owned()));
+    assert_eq!(cause(&engine, "/tmp"), ("starting", String::new()));
+
+    // Its helper has waited for a while: once nothing else is under way, nobody can tell when the machine converges.
+    let mounting = [node(&engine, "/var"), node(&engine, "/tmp")];
+    let serial = |path: &str, out: &[Effect]| {
+        let of = node(&engine, path);
+        let spawn = |e: &Effect| match e {
+            Effect::Spawn { node, serial, .. } if *node == of => Some(*serial),
+            _ => None,
+        };
+        out.iter().find_map(spawn).unwrap()
+    };
+    let (var, tmp) = (serial("/var", &out), serial("/tmp", &out));
+    let why = format!("{DEVICE_LATE} LABEL=data, which is not there");
+    engine.step(Mono(2), Event::Explained { serial: var, why: why.clone() }, &mut out);
+    assert_eq!(cause(&engine, "/var"), ("waiting", why));
+    assert!(!engine.only_awaits_devices(mounting.into_iter()), "the other one is being mounted");
+    engine.step(Mono(3), Event::Exited { serial: tmp, exit: Exit::Code(0) }, &mut out);
+    assert!(engine.only_awaits_devices(mounting.into_iter()));
+    engine.step(Mono(4), Event::Exited { serial: var, exit: Exit::Code(0) }, &mut out);
+    assert_eq!(cause(&engine, "/var"), ("ready", String::new()));
+    assert!(!engine.only_awaits_devices(mounting.into_iter()));
 }
 
 /// The counters are kept by telling the neighbours: an engine that tells nobody is found out by the audit.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cm_core::engine::Node;
-use cm_core::engine::effect::{Level, Tally, Verdict};
+use cm_core::engine::effect::{Job, Level, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Verb};
 use serde::{Deserialize, Serialize};
 use units::Address;
@@ -353,9 +353,18 @@ impl Shell {
         matches!(self.boot, BootStage::Done | BootStage::Refused)
     }
 
+    /// Whether all that could still happen is that a device appears.
+    fn only_awaits_devices(&self) -> bool {
+        let mounting = self.spawns.iter().filter(|s| s.record.job == Job::Mount && !s.record.exited);
+        (self.is_booted() || self.boot == BootStage::AwaitsStore)
+            && self.flows.is_empty()
+            && self.engine.only_awaits_devices(mounting.map(|s| s.record.node))
+    }
+
     /// Whether nothing is under way any more.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.is_booted() && self.engine.is_converged() && self.flows.is_empty()
+        (self.is_booted() && self.engine.is_converged() && self.flows.is_empty())
+            || self.only_awaits_devices()
     }
 
     /// A client wants to know something of the store: a process of its own answers, one at a time.

@@ -375,21 +375,22 @@ impl Shell {
                 }
             }
         }
-        if (seen || !open)
-            && let Some(pipe) = spawn.ready.take()
-        {
+        // A helper that waits says so, and how it ends later.
+        let over = if explains { !open } else { seen || !open };
+        if over && let Some(pipe) = spawn.ready.take() {
             spawn.record.ready = None;
             self.deregister(pipe.as_raw_fd());
         }
         if seen {
             self.hear_stage(serial);
             self.queue.push_back(if explains {
-                Event::Explained { serial, why: String::from_utf8_lossy(&why).trim_end().to_owned() }
+                let why = String::from_utf8_lossy(&why);
+                Event::Explained { serial, why: why.lines().last().unwrap_or_default().to_owned() }
             } else {
                 Event::Ready { serial }
             });
         }
-        if more && open && !seen { Turn::More } else { Turn::Drained }
+        if more && open && (explains || !seen) { Turn::More } else { Turn::Drained }
     }
 
     /// Notifications of a service.

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cm_core::engine::DEVICE_LATE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::time::{ClockId, clock_gettime};
@@ -50,9 +51,15 @@ pub fn main(arguments: &[String]) -> i32 {
             text.lines().for_each(say);
         }
     };
+    let late = |text: &str| {
+        if let Some(number) = why {
+            // Who cannot be told finds it on the console.
+            drop(explain(number, text));
+        }
+    };
     let result = match words {
         ["mount", source, path, fstype, options, limit] => {
-            match do_mount(source, path, fstype, options, limit) {
+            match do_mount(source, path, fstype, options, limit, late) {
                 Ok(Some(missing)) => {
                     tell(&missing);
                     return NOT_TAKEN;
@@ -126,6 +133,7 @@ fn do_mount(
     fstype: &str,
     options: &str,
     limit: &str,
+    tell_late: impl FnOnce(&str),
 ) -> Result<Option<String>, String> {
     let cannot = |why: &dyn std::fmt::Display| format!("cannot mount \"{source}\" on \"{path}\": {why}");
     let limit = match limit.parse::<u64>() {
@@ -138,7 +146,10 @@ fn do_mount(
         return Err(cannot(&"loop devices are not set up here; name the device"));
     }
     unmount::dead(path).map_err(|e| cannot(&format!("cannot take away what is dead there: {e}")))?;
-    let late = || say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
+    let late = || {
+        say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
+        tell_late(&format!("{DEVICE_LATE} {source}, which is not there"));
+    };
     let device = device::await_source(source, limit, PATIENCE, late).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
         _ => cannot(&format!("cannot wait for the device: {e}")),

@@ -201,6 +201,18 @@ impl Rig {
         run(self.initctl_command(words))
     }
 
+    /// Runs `initctl` with these words, and presses Ctrl-C after two seconds.
+    ///
+    /// # Errors
+    /// When it cannot be run, or takes too long.
+    pub fn interrupted(&self, words: &[&str]) -> Result<Said> {
+        let initctl = self.initctl_command(words);
+        let mut command = Command::new("timeout");
+        command.args(["--signal", "INT", "--preserve-status", "2"]).arg(initctl.get_program());
+        command.args(initctl.get_args()).stdin(Stdio::null());
+        run(command)
+    }
+
     /// Runs `initctl` and wants exit code 0.
     ///
     /// # Errors

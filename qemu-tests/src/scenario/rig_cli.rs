@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
-use crate::rig::{Rig, Setup};
+use crate::rig::{Rig, Setup, word};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -18,6 +18,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 
 /// See the module.
 pub const ALL: &[Scenario] = &[
+    scenario("rig-apply-given-up", given_up),
     scenario("rig-cli-store-comes-late", store_comes_late),
     scenario("rig-cli-store-in-run", store_in_run),
     scenario("rig-cli-history", history),
@@ -46,6 +47,37 @@ once    = "boot"
 "#;
 
 const MOTD: &str = "[file.\"/srv/motd\"]\ncontent = \"one\\n\"\n";
+
+/// An apply that waits for a device which never comes: `wait` says so instead of waiting as well, and a rollback gives the
+/// apply up, to the generation that it came from and not to one before.
+fn given_up(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup { first: Some(MOTD), ..Setup::default() })?;
+    rig.apply(&MOTD.replace("one", "two"))?;
+    let more = "[mount.\"/srv/disk\"]\nsource = \"LABEL=nope\"\nfstype = \"ext4\"\n";
+    let path = rig.state_file("late.toml", &format!("{}{more}", MOTD.replace("one", "three")))?;
+    let mut applying = rig.follow(&["apply", &path])?;
+    let begun = |s: &Value| word(s, "state") == "starting";
+    rig.until_true("begun", || rig.status("mount:/srv/disk").is_ok_and(|s| begun(&s)))?;
+    let waited = rig.initctl(&["wait", "--timeout", "60s"])?;
+    let listed = waited.out.contains("mount:/srv/disk is waiting (for the device LABEL=nope");
+    want(waited.code == 1 && listed, &format!("wait: {waited:?}"), &rig)?;
+    let status = rig.initctl(&["status"])?.out;
+    want(status.contains(", not converged"), &status, &rig)?;
+    // Who follows an apply may go; the apply stays.
+    let gone = rig.interrupted(&["apply", &path])?;
+    let told = gone.err.contains("what was begun goes on");
+    want(gone.code == 130 && told, &format!("Ctrl-C: {gone:?}"), &rig)?;
+    let back = rig.initctl(&["rollback"])?;
+    let good = back.code == 0 && back.out.contains("\ngeneration 1: ");
+    want(good && back.out.starts_with("returning to generation 1\n"), &format!("rollback: {back:?}"), &rig)?;
+    let code = applying.end(LIMIT)?.code();
+    want(code == Some(4), &format!("the apply that was given up ended with {code:?}"), &rig)?;
+    want(std::fs::read_to_string(rig.inside("/srv/motd")?)? == "two\n", "another content is there", &rig)?;
+    let list = rig.ok(&["generations"])?;
+    let state = |line: &str| ["current", "returned", "kept"].into_iter().find(|w| line.contains(w));
+    let states: Vec<&str> = list.lines().filter_map(state).collect();
+    want(states == ["returned", "current"], &list, &rig)
+}
 
 /// `apply` right after boot waits until the store can be opened, says for what, and goes on by itself; with a time
 /// limit it ends, and has begun nothing.
