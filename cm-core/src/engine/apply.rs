@@ -125,6 +125,13 @@ impl Engine {
             self.globals_changed = true;
             return;
         }
+        // Who applies wants what is declared, whoever else does not.
+        let contested: Vec<Node> = self.fights.keys().copied().filter(|n| self.is_contested(*n)).collect();
+        for node in contested.into_iter().filter(|_| matches!(kind, Swap::Apply | Swap::Rollback)) {
+            if !self.holds.contains_key(&node) {
+                self.retry_now(node);
+            }
+        }
         // Layers that hide each other may differ in what no unit shows: that is another generation, and a record says so.
         let recorded = generation == self.generation || kind.boots();
         let same = recorded && self.manifest_of(self.desired).is_some_and(|m| *m == new);

@@ -8,7 +8,7 @@ use super::event::Verb;
 use super::graph::hard;
 use super::status::{Hold, HoldKind};
 use super::timer::Timer;
-use super::unit::{Phase, State, Want, Work, bits};
+use super::unit::{Phase, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 
 /// Somebody waits for a unit.
@@ -110,6 +110,9 @@ impl Engine {
                 None
             }
             Verb::Resume | Verb::Release => {
+                if self.is_contested(node) {
+                    self.retry_now(node);
+                }
                 self.lift(node);
                 None
             }
@@ -188,7 +191,13 @@ impl Engine {
         self.users_look(node);
     }
 
-    fn retry_now(&mut self, node: Node) {
+    /// Tries again what waits to be tried again. Whoever asks for that begins anew: a contest is over.
+    pub(crate) fn retry_now(&mut self, node: Node) {
+        self.fights.remove(&node);
+        if self.is_contested(node) {
+            self.clear_detail(node);
+            self.with_latch(node, |l| l.shown = Shown::Unknown);
+        }
         if let Some(latch) = self.latch(node)
             && !matches!(latch.work, Work::Batch | Work::Job { .. })
         {

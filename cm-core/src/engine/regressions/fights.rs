@@ -37,3 +37,36 @@ fn a_contest_goes_on_when_what_it_lies_on_comes_back() {
     looked_at(&mut s, out, Outcome::Changed);
     assert_eq!(s.state("/f"), "contested", "it was put right, and is left alone from here on");
 }
+
+/// A file that somebody changes again and again is left alone.
+fn contested() -> Story {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/f", 1, ""));
+    looked_at(&mut s, out, Outcome::Changed);
+    let node = s.node("/f");
+    for _ in 0..FIGHT_REPAIRS {
+        let out = s.tell(Event::Touched { nodes: vec![node] });
+        looked_at(&mut s, out, Outcome::Changed);
+    }
+    assert_eq!(s.state("/f"), "contested");
+    s
+}
+
+/// Whoever asks for it by hand, or applies, has it tried anew: one repair is no fight.
+#[test]
+fn a_contest_ends_when_somebody_asks_for_another_try() {
+    for verb in [Verb::Release, Verb::Start, Verb::Restart] {
+        let mut s = contested();
+        let out = s.ask(1, verb, "/f");
+        looked_at(&mut s, out, Outcome::Changed);
+        assert_eq!((s.state("/f"), s.engine.tally().not_kept), ("repaired", 0), "{verb:?}");
+    }
+    let mut s = contested();
+    let out = s.swap(Units::new().file("/f", 1, ""), Swap::Apply);
+    looked_at(&mut s, out, Outcome::Changed);
+    assert_eq!((s.state("/f"), s.engine.tally().not_kept), ("repaired", 0));
+    let mut s = contested();
+    s.ask(1, Verb::Hold, "/f");
+    s.swap(Units::new().file("/f", 1, ""), Swap::Apply);
+    assert_eq!(s.state("/f"), "contested", "who holds it wants it left alone");
+}
