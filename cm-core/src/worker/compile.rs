@@ -36,13 +36,14 @@ use units::stack::{self, Stacked};
 use super::channel::{self, Channel};
 use super::confine;
 use super::opener::open_sources;
+use super::rights::somebody_else;
 use crate::proto::LayerChange;
 use crate::store::pack::{self, Packer};
 use crate::store::{Digest, hex};
 use crate::sys::{self, Forked, fork};
 
 /// The user that the compiler is.
-const NOBODY: u32 = 65_534;
+pub(super) const NOBODY: u32 = 65_534;
 /// Largest source that is read into memory at once.
 const MAX_SOURCE: u64 = 64 << 20;
 /// Memory that the compiler may have.
@@ -349,21 +350,6 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<File> {
     file.seek(SeekFrom::Start(0))?;
     seal(&file)?;
     Ok(file)
-}
-
-/// Whether there is another user to become: an ordinary user's container has one only, and so may a user namespace.
-fn somebody_else() -> bool {
-    let mapped = |map: &str| {
-        fs::read_to_string(map).is_ok_and(|text| {
-            text.lines().any(|line| {
-                let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
-                let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
-                matches!((first, count), (Some(Ok(first)), Some(Ok(count)))
-                    if first <= NOBODY && NOBODY - first < count)
-            })
-        })
-    };
-    geteuid().is_root() && mapped("/proc/self/uid_map") && mapped("/proc/self/gid_map")
 }
 
 /// An empty directory that belongs to nobody.

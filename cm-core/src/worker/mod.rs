@@ -14,5 +14,6 @@ mod ledger;
 mod leftovers;
 pub mod named;
 mod opener;
+mod rights;
 pub mod serve;
 pub mod watches;

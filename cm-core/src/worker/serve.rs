@@ -550,7 +550,7 @@ impl Worker {
                         return Ok(self.channel.send(&reply, &[])?);
                     }
                 }
-                let shown = compiled.sources.len().min(20);
+                let shown = compiled.sources.len().min(3);
                 let names = compiled.sources.get(..shown).unwrap_or_default().join(", ");
                 let more = compiled.sources.len() - shown;
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
