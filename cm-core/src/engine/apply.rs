@@ -357,6 +357,27 @@ impl Engine {
         }
     }
 
+    /// What an apply does that no unit tells of.
+    pub fn apply_news(&self) -> Option<String> {
+        let apply = self.apply.as_ref()?;
+        match (apply.phase, &apply.failed) {
+            (ApplyPhase::Stable, _) => {
+                Some(format!("all is as declared: done after {} s of quiet", STABLE_MS / 1000))
+            }
+            (ApplyPhase::Returning, Some(why)) => {
+                Some(format!("returning to generation {}: {why}", apply.from.1))
+            }
+            (ApplyPhase::Returning, None) => Some(format!("returning to generation {}", apply.from.1)),
+            (
+                ApplyPhase::Preparing { .. }
+                | ApplyPhase::Changing
+                | ApplyPhase::Committing { .. }
+                | ApplyPhase::Recording { .. },
+                _,
+            ) => None,
+        }
+    }
+
     fn prove(&mut self, service_step: bool) {
         let generation = self.apply.as_ref().map_or(0, |a| a.generation);
         if service_step {
@@ -479,6 +500,7 @@ impl Engine {
                 }
             },
             ApplyPhase::Recording { token: t, complete } if t == token => {
+                let asked = apply.failed.is_none();
                 let why = apply.failed.clone().unwrap_or_default();
                 let verdict = match complete && error.is_none() {
                     true if asked => Verdict::Done,
@@ -506,7 +528,7 @@ impl Engine {
             None => (Level::Notice, "asked for".to_owned()),
         };
         self.globals_changed = true;
-        self.log(Level::Error, None, format!("returning to generation {}: {why}", from.1));
+        self.log(level, None, format!("returning to generation {}: {why}", from.1));
         let marked = self.lists.marked.iter().copied();
         let was_bad: Vec<Node> = marked.filter(|n| self.u(*n).has(bits::WAS_BAD)).collect();
         let broken: Vec<Node> = self.all().filter(|n| self.fell_under_apply(*n)).collect();
@@ -514,7 +536,6 @@ impl Engine {
         self.hold_again(true);
         self.switch_to(from.0, from.1, true);
         for node in broken {
-                let asked = apply.failed.is_none();
             // Its specification may be the same in both generations, and only what it needs another.
             self.m(node).set(bits::BOUNCE, true);
             self.enqueue(node);

@@ -96,8 +96,7 @@ impl Engine {
                     }
                     Some(Goal::Loaded)
                 } else {
-                    self.answer(request, Verdict::Failed, "it is not running".to_owned());
-                    return;
+                    return self.has_no_process(request, node);
                 }
             }
             Verb::Pause => {
@@ -110,10 +109,10 @@ impl Engine {
                 None
             }
             Verb::Resume | Verb::Release => {
+                self.lift(node);
                 if self.is_contested(node) {
                     self.retry_now(node);
                 }
-                self.lift(node);
                 None
             }
             Verb::Kill(signal) => match self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
@@ -121,10 +120,7 @@ impl Engine {
                     self.out.push(Effect::Signal { serial, signal });
                     None
                 }
-                None => {
-                    self.answer(request, Verdict::Failed, "it is not running".to_owned());
-                    return;
-                }
+                None => return self.has_no_process(request, node),
             },
         };
         self.rethink_want(node);
@@ -133,6 +129,11 @@ impl Engine {
             Some(goal) => self.asks.push(Ask { request, node, goal }),
             None => self.answer(request, Verdict::Done, String::new()),
         }
+    }
+
+    fn has_no_process(&mut self, request: u64, node: Node) {
+        let why = if self.svc(node).is_some() { "it is not running" } else { "only services have processes" };
+        self.answer(request, Verdict::Failed, format!("{}: {why}", self.address(node)));
     }
 
     fn hold(&mut self, node: Node, kind: HoldKind, why: String, until: Option<Mono>) {
@@ -295,12 +296,17 @@ impl Engine {
                         self.m(ask.node).set(bits::BOUNCE, false);
                         self.enqueue(ask.node);
                     }
-                    self.answer(ask.request, verdict, text);
+                    self.answer(ask.request, verdict, self.about(ask.node, text));
                 }
                 None => open.push(ask),
             }
         }
         self.asks = open;
+    }
+
+    /// A reason with the unit that it is about: a command may have been about several.
+    fn about(&self, node: Node, why: String) -> String {
+        if why.is_empty() { why } else { format!("{}: {why}", self.address(node)) }
     }
 
     /// Whether somebody waits for a mount to be mounted anew.
@@ -316,7 +322,7 @@ impl Engine {
         self.globals_changed |= !failed.is_empty();
         self.asks = rest;
         for ask in failed {
-            self.answer(ask.request, Verdict::Failed, why.to_owned());
+            self.answer(ask.request, Verdict::Failed, self.about(ask.node, why.to_owned()));
         }
     }
 

@@ -397,8 +397,12 @@ impl Engine {
 
     /// It could not be made right; it is tried again later, ever more rarely.
     pub(crate) fn not_kept(&mut self, node: Node, why: String) {
-        let text = format!("{} is not kept: {why}", self.address(node));
-        self.log(Level::Error, Some(node), text);
+        let again = self.latch(node).is_some_and(|l| l.shown == Shown::NotKept);
+        if !again || self.details.get(&node) != Some(&why) {
+            // A try that fails as the one before says nothing new.
+            let text = format!("{} is not kept: {why}", self.address(node));
+            self.log(Level::Error, Some(node), text);
+        }
         self.set_detail(node, why.clone());
         let fails = self.latch(node).map_or(1, |l| l.fails.saturating_add(1));
         let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
@@ -506,12 +510,12 @@ impl Engine {
             // What it is now is looked at next.
             Outcome::Removed | Outcome::Kept | Outcome::Changed | Outcome::Left | Outcome::MountAbsent
                 if back => {}
+            // What stays is told: it was not there before.
+            Outcome::Removed if detail.starts_with("locked") => self.publish(node, "locked"),
             Outcome::Removed | Outcome::Kept => self.publish(node, "removed"),
             Outcome::Changed => self.publish(node, "restored"),
             Outcome::Left => {
                 self.publish(node, "left in place");
-            // What stays is told: it was not there before.
-            Outcome::Removed if detail.starts_with("locked") => self.publish(node, "locked"),
                 self.look_above(node);
             }
             Outcome::MountAbsent if self.u(node).want == Want::Absent => return self.defer(node, &detail),

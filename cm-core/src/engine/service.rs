@@ -70,8 +70,9 @@ impl Engine {
     /// A process could not be started.
     pub(crate) fn spawn_failed(&mut self, serial: u64, stage: &str, errno: i32) {
         let Some((node, job)) = self.serials.get(&serial).copied() else { return };
-        // The shell's words for it may name the number already.
-        let why = if stage.ends_with(')') { stage.to_owned() } else { format!("{stage} (errno {errno})") };
+        // Where the shell has words for it, a number says nothing to anybody.
+        let told = stage.ends_with(')') || stage.contains(": ");
+        let why = if told { stage.to_owned() } else { format!("{stage} (errno {errno})") };
         let text = format!("cannot start {}: {why}", self.address(node));
         self.log(Level::Error, Some(node), text);
         self.set_detail(node, why);

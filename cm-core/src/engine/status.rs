@@ -6,7 +6,7 @@ use units::{Address, EdgeKind, UnitId};
 
 use super::event::Exit;
 use super::graph::{hard, soft};
-use super::unit::{Latch, Mount, MountPhase, Phase, Shown, State, Want, Work, bits};
+use super::unit::{Latch, Mount, MountPhase, Phase, Service, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 use crate::proto::ManifestRef;
 
@@ -186,7 +186,13 @@ impl Engine {
                 Some(detail) if matches!(unit.state, State::Mount(_)) && hold.kind == HoldKind::Stopped => {
                     detail.clone()
                 }
-                _ => format!("held: {}", hold.why),
+                _ => match self.how_ended(node) {
+                    // It is left as it ended.
+                    Some(how) if hold.kind == HoldKind::Held && self.state_word(node) != "waiting" => {
+                        format!("{how}, and held: {}", hold.why)
+                    }
+                    _ => format!("held: {}", hold.why),
+                },
             };
         }
         let waiting = match &unit.state {
@@ -244,20 +250,25 @@ impl Engine {
         {
             return format!("stale: waiting for {} ({})", self.address(blocker), self.state_word(blocker));
         }
-        if let State::Service(s) = &unit.state
-            && !matches!(s.phase, Phase::Ready | Phase::Reloading { .. } | Phase::Starting)
-            && let Some(exit) = s.exit
-        {
-            return match exit {
-                Exit::Code(code) => format!("exited with {code}"),
-                Exit::Signal(signal) => format!("killed by signal {signal}"),
-                Exit::Unknown => "ended, nobody knows how".to_owned(),
-            };
+        if let Some(how) = self.how_ended(node) {
+            return how;
         }
         if unit.want == Want::Down && unit.id.is_some() && self.down.is_none() {
             return "not wanted".to_owned();
         }
         String::new()
+    }
+
+    /// How the process of a service has ended that does not run.
+    fn how_ended(&self, node: Node) -> Option<String> {
+        let down =
+            |s: &&Service| !matches!(s.phase, Phase::Ready | Phase::Reloading { .. } | Phase::Starting);
+        let exit = self.svc(node).filter(down)?.exit?;
+        Some(match exit {
+            Exit::Code(code) => format!("exited with {code}"),
+            Exit::Signal(signal) => format!("killed by signal {signal}"),
+            Exit::Unknown => "ended, nobody knows how".to_owned(),
+        })
     }
 
     /// What a mount's helper may have to wait for.

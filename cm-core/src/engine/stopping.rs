@@ -170,6 +170,10 @@ impl Engine {
         if let Some(service) = self.svc_mut(node) {
             service.restarts += 1;
         }
+        if let Some(exit) = self.svc(node).and_then(|s| s.exit) {
+            let text = format!("{} {exit}, and is restarted", self.address(node));
+            self.log(Level::Warning, Some(node), text);
+        }
         let delay = if tries == 1 {
             0
         } else {

@@ -87,8 +87,14 @@ fn nearest(text: &str, all: impl Iterator<Item = Address>) -> Option<String> {
     let length = text.chars().count();
     let most = (length / 3).max(if length < 4 { 1 } else { 2 });
     let mut best: Option<(usize, String)> = None;
+    let mut last = None;
     for address in all {
         let candidate = address.to_string();
+        // Of a path people remember the end.
+        if last.is_none() && !text.is_empty() && address.name.rsplit_once('/').is_some_and(|(_, l)| l == text)
+        {
+            last = Some(candidate.clone());
+        }
         let compared = if whole { candidate.as_str() } else { address.name.as_str() };
         let limit = best.as_ref().map_or(most, |(d, _)| d.saturating_sub(1));
         if let Some(d) = distance(text, compared, limit) {
@@ -99,7 +105,7 @@ fn nearest(text: &str, all: impl Iterator<Item = Address>) -> Option<String> {
             }
         }
     }
-    best.map(|(_, address)| address)
+    last.or(best.map(|(_, address)| address))
 }
 
 /// Edit distance (insert, delete, replace) where it is at most `limit`.
@@ -172,6 +178,7 @@ mod tests {
             "servise:nginx",
             "/etc/mtd",
             "postgresql",
+            "motd",
             "module:virtio-rng",
             "virtio-rng",
             "/etc//motd/",
@@ -194,6 +201,7 @@ mod tests {
             servise:nginx -> no such unit: servise:nginx; did you mean service:nginx?
             /etc/mtd -> no such unit: /etc/mtd; did you mean file:/etc/motd?
             postgresql -> no such unit: postgresql
+            motd -> no such unit: motd; did you mean file:/etc/motd?
             module:virtio-rng -> module:virtio_rng
             virtio-rng -> module:virtio_rng
             /etc//motd/ -> file:/etc/motd

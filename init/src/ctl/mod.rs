@@ -71,9 +71,28 @@ impl Environment {
 
 /// All of `initctl`.
 pub fn main() -> std::process::ExitCode {
+    end_with_a_word();
     let environment = Environment::of_process();
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
     run(by_name(std::env::args_os()), &environment, &mut out, &mut err).into()
+}
+
+/// Who presses Ctrl-C in the middle of an apply is told that this ends the telling and not the apply.
+fn end_with_a_word() {
+    use nix::sys::signal::{SigSet, Signal};
+    let changes = std::env::args().any(|a| a == "apply" || a == "rollback");
+    let mut interrupt = SigSet::empty();
+    interrupt.add(Signal::SIGINT);
+    if changes && interrupt.thread_block().is_ok() {
+        std::thread::spawn(move || {
+            if interrupt.wait().is_ok() {
+                let text = "\ninitctl: what was begun goes on: `initctl wait` waits for it, `initctl rollback` gives it up\n";
+                // Not by way of std, whose lock the other thread has; who is left to be told that this fails?
+                let _ = nix::unistd::write(std::io::stderr(), text.as_bytes());
+                std::process::exit(128 + Signal::SIGINT as i32);
+            }
+        });
+    }
 }
 
 /// The names by which a machine has been switched off for ever: they stand for the verb of the same name.

@@ -40,7 +40,7 @@ fn status_shows_the_machine() {
               service:redis  stopped by root 40s ago, until boot: memory test
 
             UNIT            STATE    FOR    DETAIL
-            service:db      failed   5s     exit code 1, restart limit reached; 5 restarts
+            service:db      failed   5s     exit code 1, restart limit reached; 5 restarts; see: initctl logs service:db
             service:app     waiting  1m     service:db
             service:nginx   ready    2m 3s  pid 812
             service:redis   down     40s    stopped by hand
@@ -220,15 +220,16 @@ fn apply_shows_what_it_does_and_how_it_ended() {
         "apply --if-generation 3 state.toml",
         Exit::Returned,
         &expect![[r#"
-        changed   file:/etc/nginx/nginx.conf  content differs
-        reloading service:nginx  file:/etc/nginx/nginx.conf changed
-        ready     service:nginx
-        not kept  file:/proc/x  cannot open /proc/x: read-only
-        generation 4: 7 kept, 1 changed, 0 repaired, 1 not kept, 1 held
-        left alone, since held by hand: service:redis
-        not kept: file:/proc/x, service:db
-        returned to the old generation: file:/proc/x could not be kept
-    "#]],
+            changed   file:/etc/nginx/nginx.conf  content differs
+            reloading service:nginx  file:/etc/nginx/nginx.conf changed
+            ready     service:nginx
+            not kept  file:/proc/x  cannot open /proc/x: read-only
+            generation 4: 7 kept, 1 changed, 0 repaired, 1 not kept, 1 held
+            left alone, since held by hand: service:redis
+            not kept: file:/proc/x, service:db
+            returned to the old generation: file:/proc/x could not be kept
+            what it has written: initctl logs service:db
+        "#]],
     );
 }
 
@@ -246,6 +247,7 @@ fn apply_on_a_terminal_draws_its_last_line_again() {
         left alone, since held by hand: service:redis
         not kept: file:/proc/x, service:db
         ^[[33mreturned to the old generation^[[0m: file:/proc/x could not be kept
+        what it has written: initctl logs service:db
     "#]].assert_eq(&text.replace('\x1b', "^[").replace('\r', "^M"));
 }
 
@@ -625,6 +627,11 @@ fn news_that_say_nothing_new_are_not_shown() {
             progress("target:old", Some(State::Down), None, "gone"),
             progress("file:/etc/theirs", Some(State::Down), None, "restored"),
             progress("file:/etc/theirs", Some(State::Down), None, "gone"),
+            progress("user:erin", Some(State::Down), None, "locked"),
+            progress("user:erin", Some(State::Down), None, "gone"),
+            // What is told of a return is told, although the same words were said on the way there.
+            progress("", None, None, "returning to generation 3: exec:x: exit code 1"),
+            progress("file:/etc/a", Some(State::Ready), Some(Outcome::Changed), "changed"),
         ] {
             server.progress(incoming.call, &step);
         }
@@ -634,14 +641,17 @@ fn news_that_say_nothing_new_are_not_shown() {
         "rollback 2",
         Exit::Done,
         &expect![[r#"
-        stopping  service:web  it is restarted
-        starting  service:web
-        ready     service:web
-        changed   file:/etc/a
-        removed   target:old
-        restored  file:/etc/theirs
-        generation 4: 0 kept, 0 changed, 0 repaired, 0 not kept
-    "#]],
+            stopping  service:web  it is restarted
+            starting  service:web
+            ready     service:web
+            changed   file:/etc/a
+            removed   target:old
+            restored  file:/etc/theirs
+            locked    user:erin  the entry and its group stay, so that nobody is given its numbers
+            returning to generation 3: exec:x: exit code 1
+            changed   file:/etc/a
+            generation 4: 0 kept, 0 changed, 0 repaired, 1 removed, 0 not kept
+        "#]],
     );
 }
 
@@ -657,18 +667,17 @@ fn help_is_there_however_it_is_asked_for() {
 
 #[test]
 fn a_unit_without_output_is_not_said_to_be_none() {
-    let host = Host::quiet();
-    let parameters = json!({"unit": "service:nginx", "nearest": null});
-    host.script(
-        "control.logs",
-        vec![json!({"error": "io.holdfast.Logs.NoSuchUnit", "parameters": parameters})],
-    );
-    host.shows(
-        "logs nginx",
-        Exit::Usage,
-        &expect![[r#"
-        [stderr]
-        initctl: no output of service:nginx is kept: it has written none, or there is no such unit
-    "#]],
-    );
+    for (unit, exit, said) in [
+        ("nginx", Exit::Done, "service:nginx has written nothing that is kept"),
+        ("nobody", Exit::Usage, "no such unit: service:nobody"),
+    ] {
+        let host = Host::quiet();
+        let parameters = json!({"unit": format!("service:{unit}"), "nearest": null});
+        host.script(
+            "control.logs",
+            vec![json!({"error": "io.holdfast.Logs.NoSuchUnit", "parameters": parameters})],
+        );
+        let (ended, text) = host.run(&format!("logs {unit}"));
+        assert!(ended == exit && text.contains(said), "{ended:?}: {text}");
+    }
 }

@@ -327,6 +327,15 @@ impl Shell {
         }
     }
 
+    /// Tells who waits for an apply what no unit tells.
+    pub(super) fn tell_of_apply(&mut self, text: &str) {
+        let progress = Progress { unit: String::new(), state: None, outcome: None, text: text.to_owned() };
+        let Some(server) = &mut self.server else { return };
+        for call in self.swapped_calls.iter().filter(|c| **c != 0) {
+            server.progress(*call, &progress);
+        }
+    }
+
     /// Tells listeners something that is about no unit.
     pub(super) fn announce(&mut self, about: &str, text: &str) {
         if let Some(server) = self.server.as_mut().filter(|s| s.has_listeners()) {

@@ -72,7 +72,12 @@ impl Shell {
         let mut effects = Vec::new();
         let boots = self.boots(&event);
         self.fault_in_step(&event);
+        let told = self.engine.apply_news();
         self.engine.step(moment, event, &mut effects);
+        if let Some(news) = self.engine.apply_news().filter(|news| told.as_ref() != Some(news)) {
+            // ORDER: before what units tell of it.
+            self.tell_of_apply(&news);
+        }
         for node in self.engine.departed() {
             // Its number is the next unit's, which has said nothing yet.
             self.texts.remove(&node);

@@ -25,6 +25,7 @@ pub fn stays(progress: &Progress) -> bool {
 fn word(progress: &Progress, style: Style) -> Option<(&'static str, String)> {
     match (progress.outcome, progress.state) {
         _ if progress.text == "restored" => Some(("restored", "restored".to_owned())),
+        _ if progress.text == "locked" => Some(("locked", "locked".yellow(style))),
         _ if is_gone(progress) => Some(("removed", "removed".to_owned())),
         (Some(outcome), _) => Some((outcome.word(), style::outcome(outcome, style))),
         (None, Some(state)) => Some((state.word(), style::state(state, style))),
@@ -32,15 +33,18 @@ fn word(progress: &Progress, style: Style) -> Option<(&'static str, String)> {
     }
 }
 
-/// Nobody declares it any more; `restored`: what was there before it is there again.
-fn is_gone(progress: &Progress) -> bool {
-    matches!(progress.text.as_str(), "gone" | "removed" | "restored")
+/// Nobody declares it any more; `restored`: what was there before it is there again; `locked`: a user whose entry stays.
+pub fn is_gone(progress: &Progress) -> bool {
+    matches!(progress.text.as_str(), "gone" | "removed" | "restored" | "locked")
 }
 
 /// What the line says beside that word.
 fn beside(progress: &Progress) -> String {
     let text = one_line(&progress.text);
     match word(progress, Style::Plain) {
+        Some(_) if progress.text == "locked" => {
+            "the entry and its group stay, so that nobody is given its numbers".to_owned()
+        }
         Some(_) if is_gone(progress) => String::new(),
         Some((word, _)) => match text.strip_prefix(word) {
             Some("") => String::new(),
@@ -55,7 +59,7 @@ fn beside(progress: &Progress) -> String {
 pub fn repeats(progress: &Progress, before: &Progress) -> bool {
     let word = |p| word(p, Style::Plain).map(|(word, _)| word);
     let text = beside(progress);
-    if before.text == "restored" && is_gone(progress) {
+    if matches!(before.text.as_str(), "restored" | "locked") && is_gone(progress) {
         return true;
     }
     word(progress) == word(before) && (text.is_empty() || text == beside(before))
@@ -152,6 +156,8 @@ pub struct Names {
     pub stale: Vec<String>,
     /// Not kept.
     pub wrong: Vec<String>,
+    /// How many are gone, which nobody counts that is there.
+    pub removed: usize,
 }
 
 /// The last lines: what was done, and why it is not what was asked.
@@ -160,6 +166,9 @@ pub fn finished(end: &Finished, names: &Names, style: Style) -> String {
     let mut parts = vec![format!("{} kept", t.kept)];
     parts.push(format!("{} changed", t.changed));
     parts.push(format!("{} repaired", t.repaired));
+    if names.removed > 0 && end.verdict == Verdict::Done {
+        parts.push(format!("{} removed", names.removed));
+    }
     let not_kept = format!("{} not kept", t.not_kept);
     parts.push(if t.not_kept > 0 { not_kept.red(style) } else { not_kept });
     if t.held > 0 {
@@ -169,7 +178,7 @@ pub fn finished(end: &Finished, names: &Names, style: Style) -> String {
         parts.push(format!("{} waiting", t.waiting).yellow(style));
     }
     let mut out = format!("generation {}: {}\n", end.generation, parts.join(", "));
-    let Names { held, stale, wrong } = names;
+    let Names { held, stale, wrong, removed: _ } = names;
     for (what, names) in [
         ("left alone, since held by hand", held),
         ("with what was loaded before, until that is released", stale),
@@ -188,7 +197,16 @@ pub fn finished(end: &Finished, names: &Names, style: Style) -> String {
     };
     let text = one_line(&end.text);
     out.push_str(&if text.is_empty() { format!("{verdict}\n") } else { format!("{verdict}: {text}\n") });
+    let named = wrong.iter().map(String::as_str).chain(end.text.split([' ', ';']));
+    let services = named.map(|w| w.trim_end_matches(':')).filter(|w| is_service(w));
+    for service in services.collect::<BTreeSet<_>>().into_iter().take(3) {
+        out.push_str(&format!("what it has written: initctl logs {service}\n"));
+    }
     out
+}
+
+fn is_service(word: &str) -> bool {
+    word.strip_prefix("service:").is_some_and(|name| !name.is_empty())
 }
 
 /// The first twenty, and how many more.

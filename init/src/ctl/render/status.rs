@@ -188,6 +188,9 @@ fn detail(unit: &UnitStatus, style: Style) -> String {
     if unit.restarts > 0 {
         parts.push(count(usize::try_from(unit.restarts).unwrap_or_default(), "restart"));
     }
+    if unit.kind == "service" && is_wrong(unit) {
+        parts.push(format!("see: initctl logs {}", unit.unit));
+    }
     if !unit.unenforced.is_empty() {
         parts.push(format!("not enforced: {}", unit.unenforced.join(", ")).yellow(style));
     }
@@ -251,6 +254,9 @@ pub fn unit(unit: &UnitStatus, clock: &Clock, style: Style) -> String {
 /// What a person may do about drift, as far as it would do something now.
 fn ways(unit: &UnitStatus) -> Vec<String> {
     let name = &unit.unit;
+    if unit.kind == "service" && is_wrong(unit) {
+        return vec![format!("what it has written: initctl logs {name}")];
+    }
     // What runs has no other version, and a command is not made again by a patch.
     if matches!(unit.kind.as_str(), "service" | "target" | "exec" | "mount" | "module") {
         return Vec::new();
@@ -269,7 +275,11 @@ fn ways(unit: &UnitStatus) -> Vec<String> {
         Some(Outcome::NotKept)
             if unit.cause.starts_with("contested") || unit.detail.contains("contested") =>
         {
-            vec![adopt(), format!("to be left alone: initctl hold {name} --for 1h")]
+            vec![
+                adopt(),
+                format!("to be left alone: initctl hold {name} --for 1h"),
+                format!("to try again now: initctl release {name}"),
+            ]
         }
         Some(Outcome::NotKept | Outcome::Kept | Outcome::Changed) | None => Vec::new(),
     }

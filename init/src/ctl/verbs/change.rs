@@ -21,6 +21,7 @@ impl Run<'_, '_> {
         let mut steps: u32 = 0;
         let mut told: BTreeMap<String, Progress> = BTreeMap::new();
         let mut stopped = BTreeSet::new();
+        let (mut gone, mut stays) = (BTreeSet::new(), BTreeSet::new());
         client
             .stream(&request.frame(true), descriptor, |change: Change| {
                 for progress in &change.progress {
@@ -32,6 +33,14 @@ impl Run<'_, '_> {
                         wrong.insert(progress.unit.clone());
                     } else {
                         wrong.remove(&progress.unit);
+                    }
+                    if progress.unit.is_empty() {
+                        // What is told from here on is another stage, as of a return: it is told although it was before.
+                        told.retain(|unit, _| unit.is_empty());
+                    } else if matches!(progress.text.as_str(), "restored" | "locked" | "left in place") {
+                        stays.insert(progress.unit.clone());
+                    } else if render::change::is_gone(progress) && !stays.contains(&progress.unit) {
+                        gone.insert(progress.unit.clone());
                     }
                     let news = told.get(&progress.unit).is_none_or(|t| !render::change::repeats(progress, t));
                     if news || self.screen.json {
@@ -61,7 +70,7 @@ impl Run<'_, '_> {
             let text = self.commanded(&mut client, command, &finished, &told, &stopped);
             self.screen.put(&text)?;
         } else {
-            let names = names(&mut client, &finished, wrong);
+            let names = Names { removed: gone.len(), ..names(&mut client, &finished, wrong) };
             let text = render::change::finished(&finished, &names, self.screen.style);
             self.screen.put(&text)?;
         }

@@ -291,9 +291,17 @@ impl Run<'_, '_> {
         match streamed {
             // The log daemon knows of units only what they have written.
             Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { unit, .. }))) => {
-                let text =
-                    format!("no output of {unit} is kept: it has written none, or there is no such unit");
-                Err(Stop::Usage(text))
+                match self.resolved(&unit) {
+                    Some(Ok(unit)) => {
+                        let text = format!("initctl: {unit} has written nothing that is kept\n");
+                        self.screen.err.write_all(text.as_bytes()).map_err(Stop::Output)?;
+                        Ok(Exit::Done)
+                    }
+                    Some(Err(stop)) => Err(stop),
+                    None => Err(Stop::Usage(format!(
+                        "no output of {unit} is kept: it has written none, or there is no such unit"
+                    ))),
+                }
             }
             other if follow => followed(other),
             other => other.map(|()| Exit::Done),
