@@ -205,6 +205,8 @@ impl Shell {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use units::kind::directory::Directory;
     use units::manifest::{ManifestBuilder, NewUnit};
 
@@ -229,27 +231,28 @@ mod tests {
         let others = [line(136, "ramfs", "tmpfs"), line(137, "tmpfs", "tmpfs"), line(136, "tmpfs", "none")];
         let node = Node(3);
         let (gone, come) = (Event::Unmounted { node }, Event::Mounted { node });
+        let both = [gone.clone(), come.clone()];
         let nothing = BTreeSet::new();
         let mut mounts = Mounts::default();
         let look = |mounts: &Mounts, top: Option<&(u64, String)>| mounts.look(node, top, &nothing);
         assert_eq!(look(&mounts, None), []);
-        assert_eq!(look(&mounts, Some(&ours)), [come.clone()]);
+        assert_eq!(look(&mounts, Some(&ours)), from_ref(&come));
         mounts.answered(node, true, false);
         assert_eq!(look(&mounts, Some(&ours)), [], "its helper has put it there");
-        assert_eq!(look(&mounts, None), [gone.clone()], "and it is gone again");
+        assert_eq!(look(&mounts, None), from_ref(&gone), "and it is gone again");
         mounts.seen.insert(node, ours.0);
         assert_eq!(look(&mounts, Some(&ours)), []);
         for other in &others {
-            assert_eq!(look(&mounts, Some(other)), [gone.clone(), come.clone()]);
+            assert_eq!(look(&mounts, Some(other)), both);
         }
         mounts.answered(node, true, true);
-        assert_eq!(look(&mounts, Some(&others[0])), [gone.clone(), come.clone()]);
+        assert_eq!(look(&mounts, Some(&others[0])), both);
 
         // An init that has taken over knows what was listed.
         let after = Mounts::default();
         let before = BTreeSet::from([ours.clone()]);
-        assert_eq!(after.look(node, Some(&ours), &before), [come.clone()]);
-        assert_eq!(after.look(node, Some(&others[0]), &before), [gone, come]);
+        assert_eq!(after.look(node, Some(&ours), &before), from_ref(&come));
+        assert_eq!(after.look(node, Some(&others[0]), &before), both);
     }
 
     #[test]
