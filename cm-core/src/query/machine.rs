@@ -251,6 +251,14 @@ impl Machine {
         }
     }
 
+    /// Whether anything is at a path; where that cannot be told, it is.
+    pub fn is_there(&mut self, path: &str) -> bool {
+        match self.world.places.entry(path) {
+            Ok(place) => !matches!(place.stat(), Ok(None)),
+            Err(e) => !matches!(e, resource::place::PlaceError::Missing(_)),
+        }
+    }
+
     /// What a file on the machine holds.
     pub fn theirs(&mut self, path: &str) -> Body {
         match self.world.places.entry(path).map(|p| tree::find(&p)) {

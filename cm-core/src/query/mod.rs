@@ -25,6 +25,7 @@ pub mod generations;
 pub mod history;
 pub mod live;
 pub mod machine;
+mod missing;
 pub mod planning;
 pub mod server;
 pub mod shape;

@@ -13,6 +13,7 @@ use units::{Manifest, UnitId};
 use super::answer::{Asked, Replies, Stop, confine};
 use super::difference::{Body, Difference, between};
 use super::machine::Machine;
+use super::missing::missing;
 use super::shape::{Check, Plan, PlanSummary, PlannedChange, Source};
 use super::wire::{self, Fault};
 use super::{Options, describe, live};
@@ -171,10 +172,19 @@ fn change(
         (Subject::Leaving(_), Verb::Nothing) if !stays => Verb::Remove,
         (_, verb) => verb,
     };
+    let mut reason = planned.reason.clone();
+    if let (Subject::Declared(id), Verb::Create | Verb::Change | Verb::Start | Verb::Restart) =
+        (planned.subject, planned.verb)
+        && let Some(spec) = desired.spec(id)
+    {
+        for what in missing(machine, desired, &spec) {
+            reason.push_str(&format!("; {what}"));
+        }
+    }
     PlannedChange {
         unit: manifest.address(id).to_string(),
         verb,
-        reason: planned.reason.clone(),
+        reason,
         diff: difference.text,
         diff_cut: difference.cut,
         one_way: planned.one_way,
