@@ -149,12 +149,21 @@ impl Engine {
             self.answer_with(request, verdict, text, tally);
             return;
         }
+        // What the one that it supersedes has started is still to be proven.
+        let service_step = self.apply.as_ref().is_some_and(|a| a.service_step && !a.kind.boots());
         let from = match self.apply.take() {
             Some(earlier) => {
                 self.timers.clear(NOBODY, Timer::Stable);
                 self.answer(earlier.request, Verdict::Superseded, "a newer apply came".to_owned());
                 self.release(earlier.manifest);
-                earlier.from
+                if earlier.kind.boots() {
+                    // A boot is never taken back, however far it has come: nobody wants the machine before it.
+                    self.retain(self.desired);
+                    self.release(earlier.from.0);
+                    (self.desired, self.generation)
+                } else {
+                    earlier.from
+                }
             }
             None => {
                 self.retain(self.desired);
@@ -176,7 +185,7 @@ impl Engine {
             release,
             from,
             phase,
-            service_step: false,
+            service_step,
             failed: None,
             record_lost: false,
         });
@@ -413,6 +422,18 @@ impl Engine {
             apply.phase = ApplyPhase::Changing;
             apply.service_step = true;
         }
+    }
+
+    /// A unit that the apply answers for was lost when all had to be quiet: the time begins anew once it is there again.
+    pub(crate) fn disturbed(&mut self, node: Node) {
+        if !self.is_to_blame(node) || self.holds.contains_key(&node) {
+            return;
+        }
+        let Some(apply) = self.apply.as_mut().filter(|a| a.phase == ApplyPhase::Stable) else { return };
+        apply.phase = ApplyPhase::Changing;
+        apply.service_step = true;
+        self.timers.clear(NOBODY, Timer::Stable);
+        self.globals_changed = true;
     }
 
     /// The record that the apply waits for.

@@ -175,6 +175,14 @@ impl Engine {
                     }
                     self.clear_detail(node);
                     self.set_phase(node, MountPhase::Up);
+                } else if self.u(node).want != Want::Up && !self.may_stop(node) {
+                    // It was lost, and who ran on it before still does.
+                    self.go_down(node);
+                    self.set_phase(node, MountPhase::Down);
+                } else if self.u(node).want != Want::Up {
+                    // It was ended because nobody wants the mount any more, perhaps just after it had mounted.
+                    let serial = self.spawn(node, Job::Unmount, self.unit_of(node), "not wanted");
+                    self.set_phase(node, MountPhase::Unmounting { serial });
                 } else {
                     self.mount_failed(node, exit);
                 }
@@ -320,6 +328,7 @@ impl Engine {
                 self.log(Level::Warning, Some(node), text);
                 self.go_down(node);
                 self.set_phase(node, MountPhase::Waiting);
+                self.disturbed(node);
             }
             // The helper finds nothing there, and mounts it: its end decides.
             MountPhase::Remounting { serial } => self.set_phase(node, MountPhase::Mounting { serial }),

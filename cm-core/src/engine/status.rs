@@ -99,6 +99,8 @@ pub struct Glance {
     pub stale: bool,
     /// It is about to stop, because it or what it requires is not wanted.
     pub going: bool,
+    /// How often it was restarted.
+    pub restarts: u64,
 }
 
 impl Engine {
@@ -113,6 +115,7 @@ impl Engine {
             held: self.holds.contains_key(&node),
             stale: self.is_stale(node),
             going: unit.has(bits::GOING),
+            restarts: self.svc(node).map_or(0, |s| s.restarts.into()),
         }
     }
 

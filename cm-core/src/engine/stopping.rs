@@ -174,6 +174,7 @@ impl Engine {
             let text = format!("{} {exit}, and is restarted", self.address(node));
             self.log(Level::Warning, Some(node), text);
         }
+        self.disturbed(node);
         let delay = if tries == 1 {
             0
         } else {

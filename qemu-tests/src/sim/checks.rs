@@ -78,6 +78,8 @@ pub enum Invariant {
     LoadsOnce,
     /// An apply returns only because of what it changes and what depends on that.
     BlameIsRight,
+    /// An apply is committed when nothing that it answers for had to be restarted in the quiet time before.
+    TrialIsQuiet,
     /// To each unit is done what the plan promised, and the plan right after the apply is empty.
     PlanIsKept,
     /// A hold lasts until its time is over, somebody lifts it, or the machine goes down.
@@ -90,7 +92,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every one.
-    pub const ALL: [Invariant; 29] = [
+    pub const ALL: [Invariant; 30] = [
         Invariant::StartsInOrder,
         Invariant::StopsInOrder,
         Invariant::DirtyEnds,
@@ -116,6 +118,7 @@ impl Invariant {
         Invariant::ClaimsInOrder,
         Invariant::LoadsOnce,
         Invariant::BlameIsRight,
+        Invariant::TrialIsQuiet,
         Invariant::PlanIsKept,
         Invariant::HoldsSurvive,
         Invariant::FightsBounded,
@@ -182,6 +185,8 @@ pub struct Checks {
     batch: Option<(u64, Intent, StepsByUnit)>,
     loads: BTreeMap<Node, changes::Load>,
     desired: Option<ManifestRef>,
+    /// What was desired after the step before, and its number.
+    stood: Option<(u64, [u8; 32])>,
     returns: bool,
     blame: blame::Blame,
     signalled: Option<Node>,
@@ -298,7 +303,7 @@ impl Checks {
             Event::Unmounted { node } => {
                 self.mounted.remove(&slot_of(&engine.address(*node)));
             }
-            Event::Swapped { manifest, .. } => self.swapped(engine, world, *manifest),
+            Event::Swapped { manifest, kind, .. } => self.swapped(engine, world, *manifest, *kind),
             _ => {}
         }
     }
@@ -368,7 +373,7 @@ impl Checks {
             self.effect(engine, world, effect, &causes)?;
         }
         self.contained(engine, world, event, effects, &causes)?;
-        self.blamed_rightly(engine, effects)?;
+        self.blamed_rightly(engine, now, effects)?;
         self.state(engine, world, now, event)
     }
 
@@ -478,7 +483,12 @@ impl Checks {
             return broken(Invariant::OneAnswer, text);
         }
         if let Some((generation, digest, kind)) = asked.swap {
-            let stands = verdict == Verdict::Failed && (kind.boots() || !refused);
+            let stands = match verdict {
+                Verdict::Failed => kind.boots() || !refused,
+                // A boot that has begun is never taken back, however far it has come.
+                Verdict::Superseded => kind.boots() && self.stood == Some((generation, digest)),
+                Verdict::Done | Verdict::Returned | Verdict::ReturnIncomplete => false,
+            };
             if verdict == Verdict::Done || stands {
                 self.accepted = Some((generation, digest));
             }
@@ -651,6 +661,8 @@ impl Checks {
         self.hands(engine, world, now)?;
         let sizes = engine.sizes();
         self.most_units = self.most_units.max(sizes.units);
+        let (manifest, generation) = engine.desired();
+        self.stood = engine.manifest(manifest).map(|m| (generation, m.digest()));
         self.last_apply(engine)
     }
 

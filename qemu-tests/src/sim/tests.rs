@@ -6,7 +6,7 @@ use std::any::type_name_of_val;
 use cm_core::engine::effect::{Effect, Job, Verdict};
 use cm_core::engine::event::{Down, Event, Swap, Verb};
 use cm_core::engine::{Engine, Mono};
-use cm_core::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
+use cm_core::proto::{Action, Intent, ManifestRef, Outcome, Step, StoreOp, UnitResult};
 use units::EdgeKind;
 use units::kind::Spec;
 use units::kind::service::{Ready, Restart};
@@ -500,6 +500,24 @@ fn plan_is_kept_can_fail() {
     // The signal is lost: the engine counts the service as reloaded.
     breaks(Invariant::PlanIsKept, &history, |_, effects, _| {
         effects.retain(|e| !matches!(e, Effect::Signal { signal: 1, .. }));
+    });
+}
+
+#[test]
+fn trial_is_quiet_can_fail() {
+    let first = chain(&[(Sort::Plain, false)]);
+    let mut second = first.clone();
+    if let Some(Spec::Service(s)) = second.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.exec.push("other".to_owned());
+    }
+    let apply = (100, Act::Swap(second, Swap::Apply));
+    let history = script(vec![boot(first), apply, (4_000, Act::Crash(0, 1))]);
+    // It is committed in the step in which the quiet time begins anew.
+    breaks(Invariant::TrialIsQuiet, &history, |engine, effects, _| {
+        let begins = has(effects, |e| matches!(e, Effect::Store { op: StoreOp::Trial { .. }, .. }));
+        if begins && engine.nodes().any(|n| engine.glance(n).restarts == 1) {
+            effects.push(Effect::Store { token: 999, op: StoreOp::Commit { generation: 2 } });
+        }
     });
 }
 

@@ -131,8 +131,9 @@ fn a_reload_by_signal_is_part_of_the_record_of_an_apply() {
     };
     s.boot(web());
     s.runs("web");
-    for _ in 0..2 {
-        s.swap(more(), Swap::Apply);
+    // An apply owes what it supersedes the proof of its steps; a boot does not.
+    for kind in [Swap::Boot, Swap::Apply] {
+        s.swap(more(), kind);
         let token = s.engine.next_token - 1;
         s.tell(Event::Recorded { token, error: None });
         if s.state("db") == "starting" {

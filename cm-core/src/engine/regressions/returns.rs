@@ -376,3 +376,127 @@ fn a_rollback_gives_up_the_apply_under_way() {
     assert_eq!(s.until_answered(out, 7), Verdict::Done);
     assert_eq!((s.state("late"), s.state("web"), s.engine.desired().1), ("absent", "ready", 1));
 }
+
+/// What is quiet only when somebody looks is not quiet: a service that comes up and falls again is no good, however long it
+/// takes to fall.
+#[test]
+fn who_falls_while_all_has_to_be_quiet_is_waited_for_anew() {
+    const SECOND: u64 = 1_000_000_000;
+    // It stays up for so many of the five seconds, and falls so often.
+    for (up, falls, verdict) in [(2, 9, Verdict::Returned), (4, 9, Verdict::Returned), (4, 2, Verdict::Done)]
+    {
+        let mut s = Story::new();
+        s.boot(Units::new().plain("other"));
+        s.runs("other");
+        let flaky =
+            Units::new().plain("other").service("flaky", |f| (f.restart_limit, f.restart_delay) = (0, 0));
+        let mut open = s.swap(flaky, Swap::Apply);
+        let request = 100 + s.generation;
+        let (mut fallen, mut ready_at) = (0, None);
+        let found = loop {
+            assert!(s.now < 100 * SECOND, "it comes to no end");
+            if open.iter().any(|e| matches!(e, Effect::Signal { signal: 15, .. })) {
+                open.extend(s.ends("flaky"));
+            }
+            if let Some(verdict) = answered(&open, request) {
+                break verdict;
+            }
+            let tokens: Vec<u64> = open
+                .iter()
+                .filter_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None })
+                .collect();
+            let known = open.len();
+            let all = s.work(std::mem::take(&mut open));
+            let mut next = all[known..].to_vec();
+            for serial in started(&all) {
+                next.extend(s.tell(Event::Spawned { serial }));
+                ready_at = Some(s.now);
+            }
+            for token in tokens {
+                next.extend(s.tell(Event::Recorded { token, error: None }));
+            }
+            if next.is_empty() {
+                let falls_at = ready_at.filter(|_| fallen < falls).map(|at| at + up * SECOND);
+                match (falls_at, s.engine.next_deadline()) {
+                    (Some(at), Some(due)) if due.0 > at => {
+                        s.now = at;
+                        (fallen, ready_at) = (fallen + 1, None);
+                        next = s.ends("flaky");
+                    }
+                    _ => next = s.tick(),
+                }
+            }
+            open = next;
+        };
+        assert_eq!((found, fallen), (verdict, falls.min(3)), "up for {up} s");
+        let quiet = ready_at.map(|at| (s.now - at) / SECOND);
+        assert_eq!(quiet.is_some_and(|q| q >= 5), verdict == Verdict::Done, "{quiet:?}");
+    }
+}
+
+#[test]
+fn a_mount_that_is_lost_while_all_has_to_be_quiet_is_waited_for_anew() {
+    let mut s = Story::new();
+    s.boot(Units::new());
+    let units = Units::new().mount("/m").plain("web").edge("web", EdgeKind::Requires, "/m");
+    let out = s.swap(units, Swap::Apply);
+    let token = |out: &[Effect]| {
+        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None })
+    };
+    s.tell(Event::Recorded { token: token(&out).unwrap(), error: None });
+    mount_ends(&mut s);
+    let out = s.runs("web");
+    assert!(token(&out).is_some(), "the record of the trial");
+    let due = s.engine.next_deadline().unwrap();
+    s.now += 4_000_000_000;
+    let node = s.node("/m");
+    s.tell(Event::Unmounted { node });
+    mount_ends(&mut s);
+    assert!(s.engine.next_deadline().unwrap().0 >= due.0 + 4_000_000_000);
+}
+
+/// A boot is never taken back: an apply that came before it was through, and is no good, returns to what was booted.
+#[test]
+fn what_was_booted_stays_although_the_boot_was_superseded() {
+    for kind in [Swap::Boot, Swap::First] {
+        let mut s = Story::new();
+        let booted = || Units::new().plain("alive").service("slow", |s| s.ready = Ready::Notify);
+        s.swap(booted(), kind);
+        s.runs("alive");
+        s.runs("slow");
+        assert!(!s.engine.is_converged());
+        let bad = booted().service("bad", |b| b.restart = Restart::Never);
+        let mut out = s.swap(bad, Swap::Apply);
+        let token =
+            out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
+        out = s.tell(Event::Recorded { token: token.unwrap(), error: None });
+        assert_eq!(started(&out).len(), 1);
+        s.runs("bad");
+        let serial = s.serial("bad");
+        s.tell(Event::CgroupEmpty { serial });
+        let out = s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+        assert!(!out.iter().any(|e| matches!(e, Effect::Signal { .. })), "{out:?}");
+        assert_eq!((s.state("alive"), s.state("slow"), s.state("bad")), ("ready", "starting", "absent"));
+        assert_eq!(s.engine.desired().1, 1);
+    }
+}
+
+/// What waits for a device that never comes is ended, and that is no failure of the apply that takes it out.
+#[test]
+fn a_mount_that_is_not_declared_any_more_is_not_waited_for() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web").mount("/m"));
+    s.runs("web");
+    let out = s.swap(Units::new().plain("web"), Swap::Apply);
+    let token =
+        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
+    let out = s.tell(Event::Recorded { token: token.unwrap(), error: None });
+    let killed = out.iter().find_map(|e| if let Effect::Kill { serial } = e { Some(*serial) } else { None });
+    let out = s.tell(Event::Exited { serial: killed.unwrap(), exit: Exit::Signal(9) });
+    // It may have been mounted in the last moment.
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let serial = s.engine.next_serial - 1;
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(3) });
+    assert!(out.iter().any(|e| matches!(e, Effect::Store { op: StoreOp::Commit { .. }, .. })), "{out:?}");
+    assert_eq!((s.state("/m"), s.engine.desired().1), ("absent", 2));
+}

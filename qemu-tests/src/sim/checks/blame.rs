@@ -1,5 +1,8 @@
-//! An apply returns only because of what it changes, and of what depends on that.
+//! An apply returns only because of what it changes, and of what depends on that; and it is committed only when none of
+//! that had to be restarted in the quiet time before.
 
+use cm_core::engine::STABLE_MS;
+use cm_core::proto::StoreOp;
 use units::Manifest;
 
 use super::*;
@@ -11,11 +14,25 @@ pub(super) struct Blame {
     units: BTreeSet<String>,
     /// The manifest that was desired after the step before.
     desired: Option<Manifest>,
+    /// When each was last restarted.
+    restarted: BTreeMap<String, Mono>,
+    /// Those of them that an apply or a rollback changes: a boot is never undone.
+    guilty: BTreeSet<String>,
+    /// What kind of swap brought each manifest.
+    kinds: BTreeMap<ManifestRef, Swap>,
+    /// Who was bad before the apply, which therefore does not answer for it.
+    excused: BTreeSet<String>,
+    /// The apply has come to the time in which all has to be quiet.
+    trial: bool,
 }
+
+/// Who was restarted in the minute before an apply may be one that is restarted again and again.
+const LATELY_MS: u64 = 60_000;
 
 impl Checks {
     /// A manifest is about to become the desired one, or waits for that.
-    pub(super) fn swapped(&mut self, engine: &Engine, world: &World, manifest: ManifestRef) {
+    pub(super) fn swapped(&mut self, engine: &Engine, world: &World, manifest: ManifestRef, kind: Swap) {
+        self.blame.kinds.insert(manifest, kind);
         let old = engine.manifest(engine.desired().0);
         if let (Some(old), Some(new)) = (old, world.manifests.get(&manifest)) {
             let units = blamable(engine, old, new);
@@ -24,15 +41,21 @@ impl Checks {
     }
 
     /// Who is named as the reason of a return is changed by the apply, or depends on what is.
-    pub(super) fn blamed_rightly(&mut self, engine: &Engine, effects: &[Effect]) -> Found {
+    pub(super) fn blamed_rightly(&mut self, engine: &Engine, now: Mono, effects: &[Effect]) -> Found {
         let desired = engine.manifest(engine.desired().0);
+        let mut other = false;
         if let (Some(old), Some(new)) = (&self.blame.desired, desired)
             && old != new
         {
             let units = blamable(engine, old, new);
+            if self.blame.kinds.get(&engine.desired().0).is_some_and(|kind| !kind.boots()) {
+                self.blame.guilty.extend(units.iter().cloned());
+            }
             self.blame.units.extend(units);
+            other = true;
         }
         self.blame.desired = desired.cloned();
+        self.quiet_before(engine, now, effects, other)?;
         for effect in effects {
             let Effect::Answer { verdict: Verdict::Returned | Verdict::ReturnIncomplete, text, .. } = effect
             else {
@@ -50,6 +73,54 @@ impl Checks {
         }
         if engine.applying().is_none() {
             self.blame.units.clear();
+            self.blame.guilty.clear();
+            self.blame.excused.clear();
+            self.blame.trial = false;
+        }
+        Ok(())
+    }
+
+    /// Nobody whom the apply answers for was restarted for as long as all has to be quiet before it is committed.
+    fn quiet_before(&mut self, engine: &Engine, now: Mono, effects: &[Effect], other: bool) -> Found {
+        for (node, (_, before)) in &self.before {
+            let after = engine.glance(*node);
+            let address = || engine.address(*node).to_string();
+            if after.restarts > before.restarts {
+                self.blame.restarted.insert(address(), now);
+            }
+            let lately = || {
+                let last = self.blame.restarted.get(&address());
+                last.is_some_and(|at| now < at.after_ms(LATELY_MS))
+            };
+            if other && (!before.ready || after.held || lately()) {
+                self.blame.excused.insert(address());
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Store { op: StoreOp::Trial { .. }, .. } => self.blame.trial = true,
+                Effect::Store { op: StoreOp::Commit { .. }, .. } if self.blame.trial => {
+                    let blame = &self.blame;
+                    let counts = |unit: &String| {
+                        let held = || {
+                            engine
+                                .nodes()
+                                .any(|n| engine.glance(n).held && engine.address(n).to_string() == *unit)
+                        };
+                        blame.guilty.contains(unit) && !blame.excused.contains(unit) && !held()
+                    };
+                    let fallen = blame
+                        .restarted
+                        .iter()
+                        .find(|(unit, at)| now < at.after_ms(STABLE_MS) && counts(unit));
+                    if let Some((unit, at)) = fallen {
+                        let before = (now.0 - at.0) / 1_000_000;
+                        let text = format!("committed {before} ms after {unit} had to be restarted");
+                        return broken(Invariant::TrialIsQuiet, text);
+                    }
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
