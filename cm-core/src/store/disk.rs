@@ -118,6 +118,12 @@ pub struct Store {
     /// Contents written since the last barrier: file and directory.
     unsynced: BTreeSet<(PathBuf, PathBuf)>,
     journal_dirty: bool,
+    /// Contents of these that this very store has written.
+    fresh: BTreeSet<PathBuf>,
+    /// Length of the journal at the last barrier.
+    durable: u64,
+    /// Whether something that is not durable may pass for it from now on.
+    broken: bool,
     temporary: u64,
     /// From which length on a look at whether compaction pays is worth its while.
     compact_from: u64,
@@ -180,6 +186,9 @@ impl Store {
             index,
             unsynced: BTreeSet::new(),
             journal_dirty: false,
+            fresh: BTreeSet::new(),
+            durable: replayed.valid_len as u64,
+            broken: false,
             temporary: 0,
             compact_from: COMPACT_FROM,
             row_of_new: false,
@@ -216,6 +225,9 @@ impl Store {
             index,
             unsynced: BTreeSet::new(),
             journal_dirty: false,
+            fresh: BTreeSet::new(),
+            durable: replayed.valid_len as u64,
+            broken: false,
             temporary: 0,
             compact_from: COMPACT_FROM,
             row_of_new: false,
@@ -295,6 +307,7 @@ impl Store {
             }
             records.into_iter().for_each(|record| self.index.take(record));
             self.length += more.valid_len as u64;
+            self.durable = self.length;
             self.encoder = more.encoder;
             if more.valid_len < bytes.len() {
                 at("cut", &path, self.journal.set_len(self.length))?;
@@ -306,6 +319,7 @@ impl Store {
         self.journal_ino = at("stat", &path, journal.metadata())?.ino();
         self.journal = journal;
         self.length = replayed.valid_len as u64;
+        self.durable = self.length;
         self.encoder = replayed.encoder;
         self.index = index;
         // Whoever compacted it has thrown away what nobody names.
@@ -349,6 +363,38 @@ impl Store {
     /// # Errors
     /// When the disk says no; nothing may be built on the records then.
     pub fn sync(&mut self) -> Result<(), StoreError> {
+        if self.broken {
+            let lost =
+                io::Error::other("its disk has lost what was written; the next worker looks what is there");
+            return at("use", &self.dir, Err(lost));
+        }
+        let synced = self.sync_all();
+        match synced {
+            Ok(()) => {
+                self.fresh.clear();
+                self.durable = self.length;
+            }
+            Err(_) => self.distrust(),
+        }
+        synced
+    }
+
+    /// After an error that is told once only: fsync(2) would find nothing to write the next time, though what memory has is
+    /// on no disk. What nobody was promised yet is taken back, so that it is written anew.
+    fn distrust(&mut self) {
+        for path in std::mem::take(&mut self.fresh) {
+            let _ = fs::remove_file(path);
+        }
+        self.packs = packed::Packs::default();
+        if self.journal_dirty {
+            let journal = OpenOptions::new().write(true).open(self.dir.join("journal"));
+            let cut = journal.and_then(|journal| journal.set_len(self.durable));
+            self.broken = cut.is_err() || self.refresh().is_err();
+            self.journal_dirty = false;
+        }
+    }
+
+    fn sync_all(&mut self) -> Result<(), StoreError> {
         if self.unsynced.len() > FSYNC_LIMIT {
             at("sync", &self.dir, nix::unistd::syncfs(&self.lock).map_err(io::Error::from))?;
             self.unsynced.clear();

@@ -119,6 +119,39 @@ fn after_a_failed_sync_nothing_passes_for_durable() {
 }
 
 #[test]
+fn what_could_not_be_made_durable_is_taken_back_and_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let own = |thing: &str| Record::Disown { thing: thing.to_owned() };
+    let prepared =
+        |generation| Record::Prepared { generation, digest: [1; 32], when: 1, note: String::new() };
+    store.record(&[prepared(1), own("/a")]).unwrap();
+    let sound = fs::read(dir.path().join("journal")).unwrap();
+    store.append(&[prepared(2)]).unwrap();
+    // fdatasync(2) of this one fails.
+    let journal = std::mem::replace(&mut store.journal, File::open("/dev/null").unwrap());
+    store.sync().unwrap_err();
+    drop(journal);
+    assert_eq!(fs::read(dir.path().join("journal")).unwrap(), sound);
+    assert!(store.index.generations.contains_key(&1) && !store.index.generations.contains_key(&2));
+    store.record(&[prepared(3)]).unwrap();
+    let again = Store::open(dir.path()).unwrap();
+    assert_eq!(again.index.generations.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    // A content that was durable before stays; what was written since is not trusted.
+    let before = store.save(&mut "before".as_bytes()).unwrap().digest;
+    store.sync().unwrap();
+    let text = store.save(&mut "text".as_bytes()).unwrap().digest;
+    let gone = (dir.path().join("gone"), dir.path().to_owned());
+    store.unsynced.insert(gone.clone());
+    store.sync().unwrap_err();
+    assert!(store.content(&before).is_some() && store.content(&text).is_none());
+    store.save(&mut "text".as_bytes()).unwrap();
+    store.unsynced.remove(&gone);
+    store.sync().unwrap();
+    assert!(store.content(&text).is_some());
+}
+
+#[test]
 fn a_generation_that_was_left_keeps_its_number_and_one_that_led_here_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();

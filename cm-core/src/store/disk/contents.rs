@@ -186,6 +186,7 @@ impl Store {
         if self.unsynced.len() < FSYNC_LIMIT {
             crate::sys::begin_writing(&file);
         }
+        self.fresh.insert(path.clone());
         self.unsynced.insert((path, dir));
         Ok(())
     }
@@ -196,6 +197,7 @@ impl Store {
             self.unsynced.insert((dir.to_owned(), self.dir.join("blobs")));
         }
         at("rename", temporary, fs::rename(temporary, path))?;
+        self.fresh.insert(path.to_owned());
         self.unsynced.insert((path.to_owned(), dir.to_owned()));
         Ok(())
     }
@@ -283,6 +285,7 @@ impl Store {
         let directory = self.dir.join(packed::DIRECTORY);
         let path = at("read", &directory, packed::free_name(&directory))?;
         at("write", &path, pack.finish(&path))?;
+        self.fresh.insert(path);
         self.named_pack();
         at("read", &directory, self.packs.refresh(&directory))
     }
