@@ -41,11 +41,12 @@ impl Accelerator {
     }
 }
 
-/// A disk, and where every write to it is written down, if it is.
+/// A disk, where every write to it is written down, if it is, and how many bytes a second it takes, if not all.
 #[derive(Debug, Clone)]
 struct Disk {
     file: PathBuf,
     log: Option<PathBuf>,
+    pace: Option<u64>,
 }
 
 /// A machine that is not yet started.
@@ -105,13 +106,19 @@ impl Machine {
 
     /// Adds a virtio disk (`/dev/vda`, then `/dev/vdb` …) with this raw file as its content.
     pub fn disk(mut self, file: &Path) -> Machine {
-        self.disks.push(Disk { file: file.to_path_buf(), log: None });
+        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: None });
+        self
+    }
+
+    /// Adds such a disk that takes no more than so many bytes a second.
+    pub fn slow_disk(mut self, file: &Path, pace: u64) -> Machine {
+        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: Some(pace) });
         self
     }
 
     /// Adds such a disk, and writes down in `log` every write to it ([`crate::write_log`]).
     pub fn recorded_disk(mut self, file: &Path, log: &Path) -> Machine {
-        self.disks.push(Disk { file: file.to_path_buf(), log: Some(log.to_path_buf()) });
+        self.disks.push(Disk { file: file.to_path_buf(), log: Some(log.to_path_buf()), pace: None });
         self
     }
 
@@ -168,10 +175,16 @@ impl Machine {
         c.arg("-append").arg(&self.command_line);
         c.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
         for (n, disk) in self.disks.iter().enumerate() {
-            let Disk { file, log } = disk;
-            match log {
-                None => c.arg("-blockdev").arg(file_node(&format!("disk{n}"), file)),
-                Some(log) => {
+            let Disk { file, log, pace } = disk;
+            match (log, pace) {
+                (None, None) => c.arg("-blockdev").arg(file_node(&format!("disk{n}"), file)),
+                (None, Some(pace)) => {
+                    c.arg("-object").arg(format!("throttle-group,id=pace{n},x-bps-write={pace}"));
+                    c.arg("-blockdev").arg(file_node(&format!("file{n}"), file));
+                    c.arg("-blockdev")
+                        .arg(format!("driver=throttle,node-name=disk{n},file=file{n},throttle-group=pace{n}"))
+                }
+                (Some(log), _) => {
                     c.arg("-blockdev").arg(file_node(&format!("file{n}"), file));
                     c.arg("-blockdev").arg(file_node(&format!("log{n}"), log));
                     c.arg("-blockdev").arg(format!(

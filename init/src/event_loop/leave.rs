@@ -23,7 +23,7 @@ const REPORT_MS: u64 = 5_000;
 const LOGS_MS: u64 = 3_000;
 /// Between SIGTERM and SIGKILL to what belongs to no unit.
 const STRAY_MS: u64 = 2_000;
-/// For each of unmounting and syncing.
+/// For each of unmounting and syncing, as long as nothing is written.
 const DISK_MS: u64 = 20_000;
 /// Most signals in one turn.
 const SIGNALS: usize = 256;
@@ -65,6 +65,8 @@ pub struct Leaving {
     since: Mono,
     due: Mono,
     helper: Option<i32>,
+    /// KiB that were still to be written when it was last asked.
+    unwritten: u64,
     container_logs: Option<i32>,
 }
 
@@ -72,6 +74,17 @@ impl Leaving {
     /// When something is due.
     pub fn deadline(&self) -> Option<Mono> {
         Some(self.due)
+    }
+
+    /// A helper has ended: whether it is the one that is waited for. One that was given up ends late.
+    fn awaited(&mut self, pid: i32) -> bool {
+        self.helper.take_if(|helper| *helper == pid).is_some()
+    }
+
+    /// Whether a slow disk has taken something since it was last asked.
+    fn writes_on(&mut self, unwritten: u64) -> bool {
+        let before = std::mem::replace(&mut self.unwritten, unwritten);
+        matches!(self.phase, Phase::Unmount | Phase::Sync) && unwritten < before
     }
 }
 
@@ -136,6 +149,7 @@ impl Shell {
             since: at,
             due: at.after_ms(REPORT_MS),
             helper: None,
+            unwritten: 0,
             container_logs: None,
         });
     }
@@ -224,7 +238,8 @@ impl Shell {
     pub(super) fn leaving_deadline(&mut self, at: Mono) {
         let Some(leaving) = &mut self.leaving else { return };
         let seconds = at.0.saturating_sub(leaving.since.0) / 1_000_000_000;
-        match leaving.phase {
+        let phase = leaving.phase;
+        match phase {
             Phase::Units => {
                 leaving.due = at.after_ms(REPORT_MS);
                 let waits: Vec<String> = self
@@ -238,7 +253,13 @@ impl Shell {
                 let text = format!("going down for {seconds} s, waiting for {}", waits.join(", "));
                 self.say(Level::Notice, None, &text);
             }
-            phase => {
+            _ if leaving.writes_on(unwritten()) => {
+                leaving.due = at.after_ms(DISK_MS);
+                let text =
+                    format!("going down for {seconds} s, {} KiB are still to be written", leaving.unwritten);
+                self.say(Level::Notice, None, &text);
+            }
+            _ => {
                 self.say(
                     Level::Warning,
                     None,
@@ -297,6 +318,7 @@ impl Shell {
         if let Some(leaving) = &mut self.leaving {
             leaving.phase = phase;
             leaving.due = now().after_ms(DISK_MS);
+            leaving.unwritten = unwritten();
         }
         let mut argv = vec!["holdfast-helper".to_owned()];
         argv.extend(words.iter().map(|w| (*w).to_owned()));
@@ -361,8 +383,8 @@ impl Shell {
                 true
             }
             Some(Helper::Last) => {
-                if let Some(leaving) = &mut self.leaving {
-                    leaving.helper = None;
+                if !self.leaving.as_mut().is_some_and(|l| l.awaited(pid)) {
+                    return true;
                 }
                 if status != ExitStatus::Code(0) {
                     self.say(Level::Warning, None, &format!("going down: the helper {status}"));
@@ -376,6 +398,19 @@ impl Shell {
             }
         }
     }
+}
+
+/// KiB that the disks have not got yet. /proc/meminfo is the kernel's memory, and waits for none of them.
+fn unwritten() -> u64 {
+    std::fs::read_to_string("/proc/meminfo").map_or(0, |text| of_meminfo(&text))
+}
+
+fn of_meminfo(text: &str) -> u64 {
+    let of = |line: &str| {
+        let (name, size) = line.split_once(':')?;
+        matches!(name, "Dirty" | "Writeback").then(|| size.split_whitespace().next()?.parse::<u64>().ok())?
+    };
+    text.lines().filter_map(of).sum()
 }
 
 /// Whether any process is there that is neither the kernel's nor among `own`. Of what is in /proc only `stat` never
@@ -400,4 +435,39 @@ pub fn power_down(down: Down) {
     };
     let Err(e) = reboot(mode);
     crate::sys::stdio::complain(&format!("cannot go down ({down:?}): {e}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaving(phase: Phase) -> Leaving {
+        let at = Mono(0);
+        let (helper, down) = (Some(7), Down::Poweroff);
+        Leaving { down, phase, since: at, due: at, helper, unwritten: 90, container_logs: None }
+    }
+
+    #[test]
+    fn the_end_of_a_helper_that_was_given_up_is_no_step() {
+        let mut leaving = leaving(Phase::Unmount);
+        assert!(!leaving.awaited(6));
+        assert!(leaving.awaited(7));
+        assert!(!leaving.awaited(7), "it ends once");
+    }
+
+    #[test]
+    fn a_slow_disk_has_time_as_long_as_it_takes_something() {
+        let mut leaving = leaving(Phase::Sync);
+        assert!(leaving.writes_on(80) && leaving.writes_on(20));
+        assert!(!leaving.writes_on(20), "nothing was written");
+        leaving.phase = Phase::Strays;
+        assert!(!leaving.writes_on(10), "it is not the disk that is waited for");
+    }
+
+    #[test]
+    fn what_is_unwritten_is_dirty_or_on_its_way() {
+        let text =
+            "MemFree: 900 kB\nDirty:   120 kB\nWriteback:  30 kB\nWritebackTmp: 5 kB\nHugePages_Total: 0\n";
+        assert_eq!(of_meminfo(text), 150);
+    }
 }

@@ -1,14 +1,17 @@
 //! The way down on the real kernel: order, stuck services, busy and clean file systems, and each way to end.
 
+use std::time::Duration;
+
 use super::{Scenario, minutes};
 use crate::Result;
 use crate::context::Context;
-use crate::guest::{DISK, Guest, demand, left_clean};
+use crate::guest::{DISK, Guest, demand, left_clean, same};
 
 /// See the module.
 pub const ALL: &[Scenario] = &[
     Scenario { name: "qemu-shutdown", group: "qemu", limit: minutes(5), run: shutdown },
     Scenario { name: "qemu-shutdown-busy", group: "qemu", limit: minutes(4), run: busy },
+    Scenario { name: "qemu-shutdown-slow", group: "qemu", limit: minutes(8), run: slow },
 ];
 
 /// A service that says when it ends, a moment after it was asked to.
@@ -95,4 +98,31 @@ fn busy(context: &Context) -> Result {
     vm.power_off()?;
     left_clean(&disk)?;
     left_clean(&data)
+}
+
+/// The power is not cut while a slow disk still takes what was written before: here that lasts longer than both the
+/// unmounting and the syncing would have if nothing happened. Nobody has declared the mount, so that it is unmounted last.
+fn slow(context: &Context) -> Result {
+    const MIB: u32 = 48;
+    const MOUNT: &str = "mkdir -p /srv/slow && mount -t ext4 /dev/vdb /srv/slow";
+    let guest = Guest::new(context, DISK, &[])?;
+    let (disk, data) = (guest.disk("disk", 32)?, guest.disk("data", 128)?);
+    let machine = guest.machine(context)?.disk(&disk).slow_disk(&data, 600_000);
+    let mut vm = machine.limit(Duration::from_secs(150)).start()?;
+    vm.converged()?;
+    // Nothing of it is written by itself before.
+    let lazy = "cd /proc/sys/vm && echo 90 > dirty_ratio && echo 80 > dirty_background_ratio && echo 90000 > dirty_expire_centisecs";
+    vm.ok(&format!("{MOUNT} && {lazy}"))?;
+    vm.ok(&format!("dd if=/dev/zero of=/srv/slow/big bs=1048576 count={MIB} 2>&1"))?;
+    vm.type_power("poweroff")?;
+    vm.wait_for("KiB are still to be written")?;
+    vm.wait_for("reboot: Power down")?;
+    vm.wait_for_power_off()?;
+    demand(!vm.console.text().contains("took too long"), "the disk was given up")?;
+    left_clean(&data)?;
+    let mut vm = guest.machine(context)?.disk(&disk).disk(&data).start()?;
+    vm.converged()?;
+    vm.ok(MOUNT)?;
+    same("the file's size", &(MIB << 20).to_string(), vm.ok("stat -c %s /srv/slow/big")?.trim())?;
+    vm.power_off()
 }
