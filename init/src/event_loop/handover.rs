@@ -318,7 +318,8 @@ impl Shell {
         let worker = worker.map(|w| format!("worker {}, which does not read", w.link.pid));
         let log = self.log_daemon.as_ref().filter(|d| d.link.has_queue());
         let log = log.map(|d| format!("log daemon {}, which does not read", d.pid));
-        flow.or(helper).or(worker).or(log)
+        let shell = self.emergency.is_due().then(|| "the console".to_owned());
+        flow.or(helper).or(shell).or(worker).or(log)
     }
 
     /// Whether a re-exec that was asked for takes place now.

@@ -368,7 +368,7 @@ impl Shell {
             self.next_phase();
             return true;
         }
-        if self.query_ended(pid, status) || self.emergency_ended(pid, status) {
+        if self.query_ended(pid, status) || self.emergency_ended(pid) {
             return true;
         }
         match self.helpers.remove(&pid) {

@@ -210,6 +210,7 @@ impl Shell {
                     self.coldplug_if_due();
                 }
                 self.advance_logs();
+                self.advance_emergency();
                 self.remove_left_cgroups();
                 self.rescan_if_due();
                 self.forget_watches_if_due();
@@ -248,6 +249,7 @@ impl Shell {
             self.background_deadline(),
             self.log_again.deadline(),
         ]
+            self.emergency.deadline(at),
         .into_iter()
         .flatten()
         .min()?;

@@ -56,6 +56,9 @@ impl Shell {
         };
         if job == Job::Main {
             self.texts.remove(&node);
+            if self.emergency.shell().is_some() && self.on_console().contains(&node) {
+                self.end_emergency();
+            }
             self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
         }
         let cgroup = launch::cgroup_name(&address, job);

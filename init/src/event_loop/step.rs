@@ -104,6 +104,10 @@ impl Shell {
         }
         self.effects_done = None;
         if boots {
+            // What was refused is replaced by hand, perhaps that of who sits at the shell.
+            if self.boot != BootStage::Refused {
+                self.end_emergency();
+            }
             self.set_boot(BootStage::Done);
         }
         // A step that asked for nothing can be repeated by the next PID 1.

@@ -435,6 +435,8 @@ impl Shell {
             if !absent {
                 let (why, mistakes) = why_not(&plan.name, failure);
                 self.emergency(&why, &mistakes);
+            } else if !self.store_open && !self.options.container {
+                self.emergency(&format!("the store cannot be opened, and there is no {}", plan.name), "");
             } else if empty && !self.options.container {
                 self.emergency(&format!("nothing to run: no generation, and no {}", plan.name), "");
             } else if empty {
@@ -494,8 +496,8 @@ impl Shell {
         {
             return;
         }
-        if self.store_waits().is_some() {
-            return;
+        if let Some(mount) = self.store_waits() {
+            return self.store_is_late(mount);
         }
         self.set_boot(BootStage::Opens);
         let token = self.own_token();

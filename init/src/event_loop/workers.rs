@@ -330,6 +330,7 @@ impl Shell {
     pub(super) fn stranger_ended(&mut self, pid: i32, status: ExitStatus) {
         if let Some(Status::Failed(failure)) = self.own_stages.remove(&pid).map(|mut s| s.read()) {
             self.say(Level::Error, None, &failure.to_string());
+            self.emergency.not_executed(pid);
         }
         let worker = self.workers.values().any(|w| w.link.pid == pid);
         if worker {

@@ -9,6 +9,7 @@ pub mod machine;
 pub mod qemu_boot;
 pub mod qemu_change;
 pub mod qemu_down;
+pub mod qemu_emergency;
 pub mod qemu_faults;
 pub mod qemu_full;
 pub mod qemu_load;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Scenario> {
         qemu_boot::ALL,
         qemu_change::ALL,
         qemu_down::ALL,
+        qemu_emergency::ALL,
         qemu_load::ALL,
         qemu_faults::ALL,
         qemu_full::ALL,
