@@ -351,7 +351,7 @@ fn a_terminal_becomes_controlling() {
 fn notify_from_a_child() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
-    let socket = NotifySocket::bind(&path).unwrap();
+    let socket = NotifySocket::bind(&path, false).unwrap();
     let program = "import os,socket\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\n\
                    s.sendto(b'READY=1\\nMAINPID=%d' % os.getpid(), os.environ['NOTIFY_SOCKET'])";
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

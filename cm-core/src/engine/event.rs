@@ -147,6 +147,11 @@ pub enum Event {
         /// Of which spawn.
         serial: u64,
     },
+    /// `WATCHDOG=trigger` was seen: it says itself that it is broken.
+    Broken {
+        /// Of which spawn.
+        serial: u64,
+    },
     /// `EXTEND_TIMEOUT_USEC=` was seen: what it does now takes longer.
     Extended {
         /// Of which spawn.

@@ -356,6 +356,7 @@ impl Engine {
             Event::Ready { serial } => self.fact(serial, service::Fact::Ready),
             Event::Reloading { serial } => self.fact(serial, service::Fact::Reloading),
             Event::Watchdog { serial } => self.fact(serial, service::Fact::Watchdog),
+            Event::Broken { serial } => self.fact(serial, service::Fact::Broken),
             Event::Extended { serial, ms } => self.fact(serial, service::Fact::Extended(ms)),
             Event::WatchdogSet { serial, ms } => self.fact(serial, service::Fact::WatchdogSet(ms)),
             Event::CgroupEmpty { serial } => self.cgroup_empty(serial),

@@ -25,6 +25,8 @@ pub(crate) enum Fact {
     Watchdog,
     /// It did not give one in time.
     WatchdogMissed,
+    /// It says that it is broken.
+    Broken,
     /// It asked for more time: so many milliseconds from now.
     Extended(u64),
     /// It gave its watchdog another interval, in milliseconds.
@@ -261,12 +263,16 @@ impl Engine {
 
             (Fact::Watchdog, Phase::Ready | Phase::Reloading { .. }) => self.arm_watchdog(node),
             (Fact::Watchdog, Phase::Starting | Phase::Stopping { .. }) => {}
-            (Fact::WatchdogMissed, Phase::Ready | Phase::Reloading { .. }) => {
-                let text = format!("{} gave no sign of life in time", self.address(node));
-                self.log(Level::Error, Some(node), text);
+            (Fact::WatchdogMissed, Phase::Ready | Phase::Reloading { .. })
+            | (Fact::Broken, Phase::Starting | Phase::Ready | Phase::Reloading { .. }) => {
+                let broken = fact == Fact::Broken;
+                let what = if broken { "says that it is broken" } else { "gave no sign of life in time" };
+                self.log(Level::Error, Some(node), format!("{} {what}", self.address(node)));
                 let next = self.after_failure(node);
-                self.stop_with(node, next, Some(SIGABRT), "no sign of life in time");
+                let why = if broken { "it says that it is broken" } else { "no sign of life in time" };
+                self.stop_with(node, next, Some(SIGABRT), why);
             }
+            (Fact::Broken, Phase::Stopping { .. }) => {}
             (
                 Fact::WatchdogMissed,
                 Phase::Starting
@@ -398,6 +404,7 @@ impl Engine {
                 | Fact::Ready
                 | Fact::Reloading
                 | Fact::Watchdog
+                | Fact::Broken
                 | Fact::Extended(_)
                 | Fact::WatchdogSet(_)
                 | Fact::Exited(_)

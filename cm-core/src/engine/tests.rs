@@ -404,6 +404,23 @@ fn a_service_sets_its_own_watchdog_until_its_process_ends() {
 }
 
 #[test]
+fn a_service_that_says_it_is_broken_is_stopped_though_it_survives_the_abort() {
+    let (mut w, _) = one_service(|_| ());
+    tell(&mut w, Event::Spawned { serial: 1 });
+    let out = tell(&mut w, Event::Broken { serial: 1 });
+    assert!(out.iter().any(|e| matches!(e, Effect::Signal { signal: 6, .. })), "{out:?}");
+    assert_eq!(w.state(Kind::Service, "web"), "stopping");
+    w.now = w.engine.next_deadline().unwrap().0;
+    let out = tell(&mut w, Event::Tick);
+    assert!(out.iter().any(|e| matches!(e, Effect::Kill { serial: 1 })), "{out:?}");
+    tell(&mut w, Event::Exited { serial: 1, exit: Exit::Signal(9) });
+    tell(&mut w, Event::CgroupEmpty { serial: 1 });
+    assert_eq!(w.state(Kind::Service, "web"), "starting", "it counts as a bad exit");
+    tell(&mut w, Event::Broken { serial: 2 });
+    assert_eq!(w.state(Kind::Service, "web"), "stopping", "also before it is ready");
+}
+
+#[test]
 fn a_service_without_its_user_fails_and_starts_when_the_user_is_declared() {
     let with = |user: bool| {
         let mut b = ManifestBuilder::new();

@@ -509,7 +509,7 @@ impl Shell {
         // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
         let lost = found_main.is_err();
         let pidfd = found_main.ok().flatten();
-        let mut spawn = Spawn { record, pidfd, stage, notify, ready, clean: false };
+        let mut spawn = Spawn { record, pidfd, stage, notify, ready, strangers: Vec::new(), clean: false };
         spawn.note_descriptors();
         self.watch_spawn(&spawn);
         if let Some(pidfd) = &spawn.pidfd {

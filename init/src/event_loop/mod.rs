@@ -25,6 +25,7 @@ pub mod manifests;
 mod modules;
 mod mounts;
 mod names;
+mod notified;
 mod processes;
 mod queue;
 mod sockets;
@@ -209,8 +210,8 @@ impl Shell {
                     self.advance_boot();
                     self.coldplug_if_due();
                 }
-                self.advance_logs();
                 self.advance_emergency();
+                self.advance_logs();
                 self.remove_left_cgroups();
                 self.rescan_if_due();
                 self.forget_watches_if_due();
@@ -248,8 +249,8 @@ impl Shell {
             watches,
             self.background_deadline(),
             self.log_again.deadline(),
-        ]
             self.emergency.deadline(at),
+        ]
         .into_iter()
         .flatten()
         .min()?;

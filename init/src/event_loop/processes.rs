@@ -16,15 +16,13 @@ use super::launch;
 use super::spawns::{Record, Spawn};
 use super::token::{Token, Turn};
 use crate::control::output::MARK;
-use crate::sys::notify::{Message, NotifySocket};
+use crate::sys::notify::NotifySocket;
 use crate::sys::reap::{self, ExitStatus, ProcessId};
 use crate::sys::spawn::{self, Launch, OWN_PROGRAM, Output, Status};
 use crate::sys::{cgroup, helper, inherit, raw};
 
 /// Most ended children that one turn buries, so that a storm of orphans does not keep services waiting.
 const BURIALS: usize = 512;
-/// Most notifications of one service in one turn.
-const NOTIFICATIONS: usize = 64;
 /// Most turns that a service's notifications get before its end: as many as were queued then, up to a queue longer
 /// than kernels have by default. Others of the service may still be sending.
 const LAST_WORDS: usize = 64;
@@ -56,10 +54,10 @@ impl Shell {
         };
         if job == Job::Main {
             self.texts.remove(&node);
+            self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
             if self.emergency.shell().is_some() && self.on_console().contains(&node) {
                 self.end_emergency();
             }
-            self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
         }
         let cgroup = launch::cgroup_name(&address, job);
         let clean = command.service.as_deref().is_some_and(|s| s.cgroup.is_empty());
@@ -72,7 +70,8 @@ impl Shell {
         let mut notify_path = None;
         if command.notify {
             let path = self.notify_path(&address);
-            match NotifySocket::bind(&path) {
+            // Its child gives it to the user that is declared.
+            match NotifySocket::bind(&path, command.user.is_none()) {
                 Ok(socket) => (notify, notify_path) = (Some(socket), path.to_str().map(str::to_owned)),
                 Err(e) => {
                     let text = format!("cannot bind the notify socket \"{}\": {e}", path.display());
@@ -175,6 +174,7 @@ impl Shell {
             stage: Some(spawned.status),
             notify,
             ready: pipe.map(|(_, reader, _)| reader),
+            strangers: Vec::new(),
             clean,
         };
         if let Some(stage) = &entry.stage
@@ -396,75 +396,7 @@ impl Shell {
         if more && open && (explains || !seen) { Turn::More } else { Turn::Drained }
     }
 
-    /// Notifications of a service.
-    pub(super) fn hear_notify(&mut self, serial: u64) -> Turn {
-        let mut messages = Vec::new();
-        let Some(spawn) = self.spawns.get(serial) else { return Turn::Drained };
-        let Some(socket) = &spawn.notify else { return Turn::Drained };
-        let more = socket.drain(NOTIFICATIONS, &mut messages).unwrap_or(false);
-        for message in messages {
-            self.notified(serial, message);
-        }
-        if more { Turn::More } else { Turn::Drained }
-    }
-
-    fn notified(&mut self, serial: u64, message: Message) {
-        let Some(spawn) = self.spawns.get(serial) else { return };
-        let said = message.notification;
-        let address = spawn.record.address.clone();
-        let node = spawn.record.node;
-        // The socket lies where anybody can reach it: only root and the service itself are believed.
-        // A child that only notifies may be gone by now, so that its user is all that is known of it.
-        if let Some(sender) = message.sender
-            && sender.uid != 0
-            && self.service_user(serial) != Some(sender.uid)
-            && !self.is_member(serial, sender.pid)
-        {
-            let text = format!("ignored a notification from process {} of user {}", sender.pid, sender.uid);
-            return self.say(Level::Warning, Some(&address), &text);
-        }
-        if let Some(pid) = said.main_pid {
-            self.adopt_main(serial, pid);
-        }
-        if let Some(status) = said.status {
-            self.texts.insert(node, status);
-        }
-        let in_time = said.extend_timeout_usec.is_some() || said.watchdog_usec.is_some();
-        if said.ready || said.reloading || said.watchdog || said.watchdog_trigger || in_time {
-            // Its program runs, or it could not speak.
-            self.hear_stage(serial);
-        }
-        if said.reloading {
-            self.queue.push_back(Event::Reloading { serial });
-        }
-        // ORDER: before READY=1, which ends the phase whose time is extended.
-        if let Some(microseconds) = said.extend_timeout_usec {
-            self.queue.push_back(Event::Extended { serial, ms: microseconds.div_ceil(1000) });
-        }
-        if let Some(microseconds) = said.watchdog_usec {
-            self.queue.push_back(Event::WatchdogSet { serial, ms: microseconds.div_ceil(1000) });
-        }
-        if said.ready {
-            self.queue.push_back(Event::Ready { serial });
-        }
-        if said.watchdog {
-            self.queue.push_back(Event::Watchdog { serial });
-        }
-        if said.watchdog_trigger {
-            self.say(Level::Error, Some(&address), "says that it is broken (WATCHDOG=trigger)");
-            self.signal(serial, libc::SIGABRT);
-        }
-    }
-
-    /// The user that the main process of a spawn runs as; a process that hides from others counts as root's. Of
-    /// /proc only the owner is asked for, which never waits for the process.
-    fn service_user(&self, serial: u64) -> Option<u32> {
-        use std::os::unix::fs::MetadataExt;
-        let record = &self.spawns.get(serial).filter(|s| !s.record.exited)?.record;
-        Some(std::fs::metadata(format!("/proc/{}", record.main)).ok()?.uid())
-    }
-
-    fn is_member(&self, serial: u64, pid: i32) -> bool {
+    pub(super) fn is_member(&self, serial: u64, pid: i32) -> bool {
         let Some(spawn) = self.spawns.get(serial) else { return false };
         if pid == spawn.record.main {
             return true;

@@ -28,6 +28,8 @@ pub struct Spawn {
     pub notify: Option<NotifySocket>,
     /// Its readiness pipe.
     pub ready: Option<OwnedFd>,
+    /// Users who are none of its own, and how many messages of theirs came to its notify socket.
+    pub strangers: Vec<(u32, u32)>,
     /// Its cgroup is as good as a new one once it is empty: nothing was set in it, and nobody killed in it.
     pub clean: bool,
 }
@@ -238,7 +240,15 @@ mod tests {
             ready: None,
             stage: None,
         };
-        Spawn { record, pidfd: None, stage: None, notify: None, ready: None, clean: false }
+        Spawn {
+            record,
+            pidfd: None,
+            stage: None,
+            notify: None,
+            ready: None,
+            strangers: Vec::new(),
+            clean: false,
+        }
     }
 
     #[test]

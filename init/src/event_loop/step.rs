@@ -230,6 +230,7 @@ impl Shell {
             | Event::Ready { serial }
             | Event::Reloading { serial }
             | Event::Watchdog { serial }
+            | Event::Broken { serial }
             | Event::Extended { serial, .. }
             | Event::WatchdogSet { serial, .. }
             | Event::Explained { serial, .. }

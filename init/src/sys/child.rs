@@ -77,6 +77,8 @@ pub(super) struct Plan {
     pub sources: Vec<RawFd>,
     /// Where they stand once they are out of the way; filled by the child, room reserved.
     pub moved: Vec<RawFd>,
+    /// The notify socket, which becomes the user's.
+    pub notify: Option<CString>,
     /// Standard input: index into `sources`, else `/dev/null`.
     pub input: Option<usize>,
     /// Standard output and error.
@@ -217,6 +219,13 @@ fn steps(plan: &mut Plan, birth: Birth, maps: &mut Maps) -> Step {
     // to be its own.
     if let (OutputPlan::Source(_), Some(uid), None) = (plan.output, identity.uid, &plan.tty) {
         give_pipe(uid);
+    }
+    if let (Some(path), Some(uid)) = (&plan.notify, identity.uid) {
+        let uid = usize::try_from(uid).unwrap_or(usize::MAX);
+        // SAFETY: chown(2) reads a C string that lives across the call; the group stays.
+        let _stays_roots = unsafe {
+            direct::call(libc::SYS_chown, [path.as_ptr().expose_provenance(), uid, usize::MAX, 0, 0, 0])
+        };
     }
     ids(&identity)?;
     // ORDER: as the user, so that it is the user who must be able to go there.

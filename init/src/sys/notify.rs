@@ -26,8 +26,6 @@ pub struct Notification {
     pub ready: bool,
     /// `RELOADING=1`.
     pub reloading: bool,
-    /// `STOPPING=1`.
-    pub stopping: bool,
     /// `WATCHDOG=1`: still alive.
     pub watchdog: bool,
     /// `WATCHDOG=trigger`: it found itself to be broken.
@@ -36,16 +34,10 @@ pub struct Notification {
     pub watchdog_usec: Option<u64>,
     /// `EXTEND_TIMEOUT_USEC=`: the running deadline moves, in microseconds from now.
     pub extend_timeout_usec: Option<u64>,
-    /// `MONOTONIC_USEC=`, sent along with `RELOADING=1`.
-    pub monotonic_usec: Option<u64>,
     /// `MAINPID=`.
     pub main_pid: Option<i32>,
     /// `STATUS=`, control characters replaced, at most [`MAX_STATUS`] bytes.
     pub status: Option<String>,
-    /// `ERRNO=`.
-    pub errno: Option<i32>,
-    /// `BARRIER=1`: the sender waits until its descriptor is closed.
-    pub barrier: bool,
 }
 
 /// Reads the lines of a datagram. Unknown and broken lines are left out, as the protocol asks.
@@ -58,20 +50,16 @@ pub fn parse(datagram: &[u8]) -> Notification {
         match key {
             b"READY" => out.ready |= value == b"1",
             b"RELOADING" => out.reloading |= value == b"1",
-            b"STOPPING" => out.stopping |= value == b"1",
             b"WATCHDOG" => {
                 out.watchdog |= value == b"1";
                 out.watchdog_trigger |= value == b"trigger";
             }
             b"WATCHDOG_USEC" => out.watchdog_usec = number().or(out.watchdog_usec),
             b"EXTEND_TIMEOUT_USEC" => out.extend_timeout_usec = number().or(out.extend_timeout_usec),
-            b"MONOTONIC_USEC" => out.monotonic_usec = number().or(out.monotonic_usec),
             b"MAINPID" => {
                 let pid = number().and_then(|n| i32::try_from(n).ok()).filter(|p| *p > 0);
                 out.main_pid = pid.or(out.main_pid);
             }
-            b"ERRNO" => out.errno = number().and_then(|n| i32::try_from(n).ok()).or(out.errno),
-            b"BARRIER" => out.barrier |= value == b"1",
             b"STATUS" => out.status = Some(printable(value)),
             _ => {}
         }
@@ -110,12 +98,12 @@ pub struct NotifySocket {
 }
 
 impl NotifySocket {
-    /// Binds the socket at `path`, replacing what was there. Its mode is 0666: that a sender may reach it is up
-    /// to the directory, and its pid and user come with every message.
+    /// Binds the socket at `path`, replacing what was there; for `everybody`, since who starts as root may become
+    /// somebody else before it says anything, or for the owner only. The sender's pid and user come with every message.
     ///
     /// # Errors
     /// What socket(2), bind(2), chmod(2) or setsockopt(2) said; the path may have some 100 bytes.
-    pub fn bind(path: &Path) -> io::Result<NotifySocket> {
+    pub fn bind(path: &Path, everybody: bool) -> io::Result<NotifySocket> {
         use std::os::unix::fs::PermissionsExt;
         let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_NONBLOCK, None)?;
         setsockopt(&fd, PassCred, &true)?;
@@ -124,7 +112,10 @@ impl NotifySocket {
             _ => {}
         }
         bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+        std::fs::set_permissions(
+            path,
+            std::fs::Permissions::from_mode(if everybody { 0o666 } else { 0o600 }),
+        )?;
         Ok(NotifySocket { fd })
     }
 
@@ -184,16 +175,12 @@ mod tests {
         let want = Notification {
             ready: true,
             reloading: true,
-            stopping: true,
             watchdog: true,
             watchdog_trigger: false,
             watchdog_usec: Some(20),
             extend_timeout_usec: Some(8),
-            monotonic_usec: Some(9),
             main_pid: Some(77),
             status: Some("up \u{fffd}[31m".to_owned()),
-            errno: Some(5),
-            barrier: true,
         };
         assert_eq!(n, want);
     }
@@ -230,7 +217,7 @@ mod tests {
     fn a_flood_is_read_in_turns_and_barriers_end_when_handled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n");
-        let socket = NotifySocket::bind(&path).unwrap();
+        let socket = NotifySocket::bind(&path, true).unwrap();
         let client = UnixDatagram::unbound().unwrap();
         client.connect(&path).unwrap();
         client.set_nonblocking(true).unwrap();
@@ -253,7 +240,7 @@ mod tests {
         messages.clear();
         assert!(!socket.drain(9, &mut messages).unwrap());
         assert_eq!(messages.len(), 1, "the oversized one is dropped");
-        assert!(messages[0].notification.barrier);
+        assert_eq!(messages[0].descriptors.len(), 1);
         messages.clear();
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
@@ -262,8 +249,8 @@ mod tests {
     fn binding_again_replaces() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n");
-        let first = NotifySocket::bind(&path).unwrap();
-        let second = NotifySocket::bind(&path).unwrap();
+        let first = NotifySocket::bind(&path, true).unwrap();
+        let second = NotifySocket::bind(&path, true).unwrap();
         UnixDatagram::unbound().unwrap().send_to(b"READY=1", &path).unwrap();
         let mut out = Vec::new();
         first.drain(3, &mut out).unwrap();

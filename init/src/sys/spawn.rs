@@ -551,6 +551,7 @@ fn prepare(launch: &Launch<'_>, status: RawFd) -> Result<(Plan, Names), SpawnErr
             "the OOM score",
         )?,
         tty: optional(tty.as_deref(), &program, "the terminal")?,
+        notify: optional(launch.notify_socket, &program, "the notify socket")?,
         moved: Vec::with_capacity(sources.len()),
         sources,
         input,

@@ -59,6 +59,12 @@ pub fn play(what: &str) -> Result {
             notify("READY=1\nWATCHDOG_USEC=300000")?;
             forever()
         }
+        // Says that it is broken, and goes on.
+        "broken" => {
+            notify("READY=1")?;
+            notify("WATCHDOG=trigger")?;
+            forever()
+        }
         // Says it is ready, and then more than anybody can hear: what is right, what is wrong, and as much as fits.
         "notify-flood" => {
             let path = std::env::var_os("NOTIFY_SOCKET").ok_or("there is no NOTIFY_SOCKET")?;

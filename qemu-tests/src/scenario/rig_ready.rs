@@ -30,6 +30,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-ready-path-of-an-earlier-run", old_path),
     scenario("rig-notify-extend-timeout", extend_timeout),
     scenario("rig-notify-watchdog", watchdog),
+    scenario("rig-notify-trigger", trigger),
 ];
 
 /// Starts a state in which `good` becomes ready and `behind` requires it, and `never` stays silent.
@@ -116,8 +117,8 @@ fn notify_from_child(context: &Context) -> Result {
     want(word(&rig.status("service:never")?, "state") != "ready", "a stranger made it ready", &rig)
 }
 
-/// Says READY=1 to a service as somebody who is none of it.
-fn tell(rig: &Rig, service: &str, user: &str) -> Result {
+/// Says READY=1 to a service as somebody who is none of it; whether that could be sent.
+fn tell(rig: &Rig, service: &str, user: &str) -> Result<bool> {
     let find = format!("grep -o '/[^ ]*service:{service}$' /proc/net/unix | head -n 1");
     let socket = rig.run(&["sh", "-c", &find])?.out.trim().to_owned();
     want(!socket.is_empty(), &format!("service:{service} has no notify socket"), rig)?;
@@ -125,15 +126,18 @@ fn tell(rig: &Rig, service: &str, user: &str) -> Result {
     let socket = format!("NOTIFY_SOCKET={socket}");
     let stranger = ["setpriv", "--reuid", user, "--clear-groups", "env", &socket];
     let words = [&stranger[..], &[program.as_str(), "--service", "notify-once"]].concat();
-    println!("as {user}: {:?}", rig.run(&words)?);
-    Ok(())
+    let told = rig.run(&words)?;
+    println!("as {user}: {told:?}");
+    Ok(told.code == 0)
 }
 
 /// Of what comes to a notify socket only root's and the service's own user's, or its processes', is believed; and a
-/// process that is none of its own cannot become its main one.
+/// process that is none of its own cannot become its main one. Where the user is declared others cannot even reach it;
+/// where they can, they fill no log.
 fn notify_trust(context: &Context) -> Result {
     let state = format!(
         "[service.own]\nexec = {SILENT}\nready = \"notify\"\nuser = \"daemon\"\n\
+         [service.plain]\nexec = {SILENT}\nready = \"notify\"\n\
          [service.other]\nexec = [\"sh\", \"-c\", \"echo $$ > /srv/pid; exec sleep infinity\"]\n\
          ready = \"path=/srv/pid\"\n\
          [service.liar]\nexec = {}\nready = \"notify\"\nrequires = [\"service:other\"]\n",
@@ -141,10 +145,21 @@ fn notify_trust(context: &Context) -> Result {
     );
     let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
     rig.until_state("service:own", "starting")?;
-    tell(&rig, "own", "nobody")?;
-    rig.until_said("ignored a notification from process")?;
+    want(!tell(&rig, "own", "nobody")?, "a stranger reaches it", &rig)?;
     want(word(&rig.status("service:own")?, "state") == "starting", "a stranger made it ready", &rig)?;
-    tell(&rig, "own", "daemon")?;
+    want(tell(&rig, "own", "daemon")?, "its own user does not reach it", &rig)?;
+
+    rig.until_state("service:plain", "starting")?;
+    for _ in 0..70 {
+        want(tell(&rig, "plain", "nobody")?, "it is not everybody's", &rig)?;
+    }
+    rig.until_said("no more is heard of that user")?;
+    want(word(&rig.status("service:plain")?, "state") == "starting", "a stranger made it ready", &rig)?;
+    let lines = rig.init_said().matches("ignored a notification").count();
+    want(lines == 2, &format!("it is told {lines} times"), &rig)?;
+    want(tell(&rig, "plain", "root")?, "root does not reach it", &rig)?;
+    rig.until_state("service:plain", "ready")?;
+
     rig.until_state("service:own", "ready")?;
 
     rig.until_state("service:liar", "ready")?;
@@ -330,6 +345,19 @@ fn watchdog(context: &Context) -> Result {
     rig.until_state("service:dog", "ready")?;
     rig.until_said("service:dog gave no sign of life in time")?;
     rig.until("service:dog", "running again", |s| {
+        s.get("restarts").and_then(Value::as_i64).is_some_and(|n| n >= 1)
+    })?;
+    Ok(())
+}
+
+/// WATCHDOG=trigger ends a service that takes no notice of SIGABRT.
+fn trigger(context: &Context) -> Result {
+    let program = std::env::current_exe()?.to_string_lossy().into_owned();
+    let exec = format!("[\"sh\", \"-c\", \"trap '' ABRT; exec {program} --service broken\"]");
+    let state = format!("[service.broken]\nexec = {exec}\nready = \"notify\"\nstop-timeout = \"300ms\"\n");
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until_said("service:broken says that it is broken")?;
+    rig.until("service:broken", "started again", |s| {
         s.get("restarts").and_then(Value::as_i64).is_some_and(|n| n >= 1)
     })?;
     Ok(())

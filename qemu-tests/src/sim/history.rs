@@ -158,7 +158,7 @@ impl Script {
                 }
                 37 => Act::Overflow,
                 38..=47 => Act::Crash(slot, dice.pick(&[-11, -9, 1, 0, 0])),
-                48..=51 => Act::Chatter(slot, u8::try_from(dice.below(5)).unwrap_or(0)),
+                48..=51 => Act::Chatter(slot, u8::try_from(dice.below(6)).unwrap_or(0)),
                 52..=55 => Act::Unmount(slot),
                 56..=79 => Act::Ask(
                     slot,
@@ -364,6 +364,7 @@ impl Player<'_> {
                     0 => Told::Ready(serial),
                     1 => Told::Reloading(serial),
                     3 => Told::Extended(serial, 4_000),
+                    5 => Told::Broken(serial),
                     _ => Told::Watchdog(serial),
                 }),
                 None => Ok(()),

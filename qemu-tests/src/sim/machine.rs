@@ -136,6 +136,7 @@ impl Machine {
             Told::Ready(serial) => Event::Ready { serial },
             Told::Reloading(serial) => Event::Reloading { serial },
             Told::Watchdog(serial) => Event::Watchdog { serial },
+            Told::Broken(serial) => Event::Broken { serial },
             Told::Extended(serial, ms) => Event::Extended { serial, ms },
             Told::WatchdogSet(serial, ms) => Event::WatchdogSet { serial, ms },
             Told::Exited(serial, exit) => Event::Exited { serial, exit },
@@ -308,6 +309,7 @@ impl Machine {
             Event::Ready { serial } => format!("says ready {}", of(serial)),
             Event::Reloading { serial } => format!("says reloading {}", of(serial)),
             Event::Watchdog { serial } => format!("sign of life {}", of(serial)),
+            Event::Broken { serial } => format!("says that it is broken {}", of(serial)),
             Event::CgroupEmpty { serial } => format!("cgroup empty {}", of(serial)),
             Event::Results { batch, results } => {
                 let words: Vec<String> = results

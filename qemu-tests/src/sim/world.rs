@@ -73,6 +73,8 @@ pub enum Told {
     Reloading(u64),
     /// `Watchdog`.
     Watchdog(u64),
+    /// `Broken`.
+    Broken(u64),
     /// `Extended`.
     Extended(u64, u64),
     /// `WatchdogSet`.
