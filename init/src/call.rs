@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::boot;
 use crate::early;
-use crate::event_loop::{FAULT, Fault, Found, LIVE, Left, Options, Shell};
+use crate::event_loop::{FAULT, Fault, Found, FoundError, LIVE, Left, Options, Shell};
 use crate::sys::crash;
 use crate::sys::stdio::{self, complain};
 
@@ -187,16 +187,10 @@ pub fn main(arguments: Vec<String>) -> i32 {
 }
 
 /// What the init before this one left, if this one was executed by it.
-fn predecessor() -> Option<Found> {
+fn predecessor() -> Option<Result<Found, FoundError>> {
     let number = std::env::var(LIVE).ok()?.parse().ok()?;
     // Not for services: the variable is the business of one exec only. One thread, so nobody reads meanwhile.
-    match Found::read(number) {
-        Ok(found) => Some(found),
-        Err(e) => {
-            complain(&format!("cannot take over: {e}"));
-            None
-        }
-    }
+    Some(Found::read(number))
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ pub enum FoundError {
     #[error(transparent)]
     Live(#[from] super::live::LiveError),
     /// It lacks the shell's part.
-    #[error("cannot take over: the live table is incomplete")]
+    #[error("the live table is incomplete")]
     Incomplete,
 }
 
@@ -142,6 +142,10 @@ impl Found {
         // The empty manifest that an engine starts with has no descriptor.
         if !list.iter().any(|(n, _)| *n == ManifestRef(0)) {
             list.push((ManifestRef(0), units::Manifest::empty()));
+        }
+        // One that is left out would be a process that runs on and is nobody's.
+        if self.decoded::<Record>(Class::Spawn).len() != self.of(Class::Spawn).count() {
+            return Err("the record of a process is damaged".to_owned());
         }
         let globals = self.records.get(&ENGINE).ok_or("the engine's record is missing")?;
         let nodes =

@@ -13,7 +13,7 @@ use mio::Poll;
 use nix::sys::inotify::{InitFlags, Inotify};
 
 use super::fault::Fault;
-use super::handover::Found;
+use super::handover::{Found, FoundError};
 use super::live::Live;
 use super::queue::Queue;
 use super::step::{Obituary, Progress};
@@ -27,8 +27,8 @@ use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
 use crate::sys::cgroup::{EmptyWatch, Tree};
-use crate::sys::inherit;
 use crate::sys::signals::Signals;
+use crate::sys::{inherit, raw};
 
 /// How PID 1 was called, and what it found.
 #[derive(Debug, Clone)]
@@ -103,27 +103,31 @@ fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 }
 
 impl Shell {
-    /// A shell with everything open, and the first events queued. With `found` it goes on where that ended.
+    /// A shell with everything open, and the first events queued. With `found` it goes on where that ended; where that
+    /// cannot be read, what ran is ended, since it would run beside what is started now.
     ///
     /// # Errors
     /// When there is no epoll, signalfd, inotify or memfd to be had.
-    pub fn new(mut options: Options, found: Option<Found>) -> Result<Shell, StartError> {
+    pub fn new(mut options: Options, found: Option<Result<Found, FoundError>>) -> Result<Shell, StartError> {
         if options.socket.as_os_str().is_empty() {
             options.socket = options.run.join(SOCKET);
         }
         let mut complaints = Vec::new();
         let mut restored = None;
         let mut lost = false;
-        if let Some(mut found) = found {
-            match found.engine() {
-                Ok(engine) => restored = Some((found, engine)),
-                Err(e) => {
-                    lost = true;
-                    // With it goes what was open, so that its worker and log daemon see that nobody is there.
-                    drop(found);
-                    complaints.push(format!("cannot take over from the init before: {e}; starting anew"));
-                }
+        // With what cannot be read goes what was open, so that its worker and log daemon see that nobody is there.
+        let read = |found: Result<Found, FoundError>| {
+            let mut found = found.map_err(|e| e.to_string())?;
+            let engine = found.engine()?;
+            Ok::<_, String>((found, engine))
+        };
+        match found.map(read) {
+            Some(Ok(found)) => restored = Some(found),
+            Some(Err(e)) => {
+                lost = true;
+                complaints.push(format!("cannot take over from the init before: {e}; starting anew"));
             }
+            None => {}
         }
         let handed = restored.as_ref().map(|(f, _)| f.handed.clone()).unwrap_or_default();
         let mut taken = |number| restored.as_mut().and_then(|(found, _)| found.take(number));
@@ -310,7 +314,13 @@ pub(super) fn make_directories(options: &Options) -> Result<(), String> {
 
 /// What an earlier init started and nobody can say anything of any more would run beside what is started now.
 fn end_strays(tree: Option<&Tree>) {
-    let Some(tree) = tree else { return };
+    let Some(tree) = tree else {
+        // kill(2): -1 is every process but this one.
+        if std::process::id() == 1 {
+            drop(raw::kill(-1, libc::SIGKILL));
+        }
+        return;
+    };
     for unit in tree.units().unwrap_or_default() {
         if !unit.starts_with("holdfast.") {
             drop(tree.kill(&unit));

@@ -18,6 +18,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 pub const ALL: &[Scenario] = &[
     scenario("rig-reexec-streams", streams),
     scenario("rig-reexec-set-up", set_up),
+    scenario("rig-reexec-unreadable", unreadable),
     scenario("rig-half-call", half_call),
     scenario("rig-sockets-removed", sockets_removed),
 ];
@@ -78,6 +79,32 @@ fn set_up(context: &Context) -> Result {
     let status = rig.until_state("service:missing", "failed")?;
     let cause = word(&status, "cause");
     want(cause.contains("cannot execute \"/nowhere/at/all\""), &format!("the cause is {cause:?}"), &rig)
+}
+
+/// What init leaves of itself cannot be read by the next one, which is of another version: everything is started anew,
+/// and nothing of before runs beside it.
+fn unreadable(context: &Context) -> Result {
+    let state = "[service.steady]\nexec = [\"sleep\", \"infinity\"]\n";
+    let rig = Rig::start(context, &Setup { first: Some(state), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let before = rig.main_pid("service:steady")?;
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", rig.pid()?))?.flatten() {
+        if std::fs::read_link(entry.path())?.to_string_lossy().contains("memfd:holdfast-live") {
+            let live = std::fs::File::options().write(true).open(entry.path())?;
+            std::os::unix::fs::FileExt::write_all_at(&live, &u32::MAX.to_le_bytes(), 8)?;
+            damaged += 1;
+        }
+    }
+    want(damaged > 0, "init has no live table", &rig)?;
+    rig.signal(libc::SIGSEGV)?;
+    rig.until_said("starting anew")?;
+    rig.until("service:steady", "another process", |s| {
+        word(s, "state") == "ready"
+            && s.get("pid").and_then(serde_json::Value::as_i64) != Some(i64::from(before))
+    })?;
+    let kill = rig.run(&["kill", "-0", &before.to_string()])?;
+    want(kill.code != 0, "the process of before still runs", &rig)
 }
 
 /// Who begins a call and does not end it is dropped; who only waits is not.
