@@ -21,6 +21,8 @@ pub const WORKER_FD: i32 = 3;
 pub const INOTIFY_FD: i32 = 4;
 /// A second inotify instance, for directories into which others than root may write.
 pub const PUBLIC_INOTIFY_FD: i32 = 5;
+/// A memfd in which a worker leaves at which step it is, as a [`Position`]: PID 1 reads it when the worker is lost.
+pub const POSITION_FD: i32 = 6;
 
 /// A manifest that both sides hold, by the number PID 1 gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,6 +57,32 @@ pub struct Step {
     pub unit: UnitId,
     /// What is done.
     pub action: Action,
+}
+
+/// At which step of its batch a worker is, as it stands in the memory that it shares with PID 1: who hangs can say nothing
+/// any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position(pub Option<(ManifestRef, UnitId)>);
+
+impl Position {
+    /// Bytes of one.
+    pub const SIZE: usize = 12;
+
+    /// As it is written.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let (manifest, unit) = self.0.map_or((0, 0), |(manifest, unit)| (manifest.0, unit.0));
+        let words = [u32::from(self.0.is_some()), manifest, unit].map(u32::to_le_bytes);
+        std::array::from_fn(|i| words.as_flattened().get(i).copied().unwrap_or_default())
+    }
+
+    /// As it is read.
+    pub fn from_bytes(bytes: [u8; Self::SIZE]) -> Position {
+        let word = |at: usize| {
+            let four = bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
+            u32::from_le_bytes(four.unwrap_or_default())
+        };
+        Position((word(0) != 0).then(|| (ManifestRef(word(4)), UnitId(word(8)))))
+    }
 }
 
 /// Why a batch is done; it decides between the outcomes *changed* and *repaired*.
@@ -369,4 +397,17 @@ pub enum Reply {
         /// The text.
         text: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_back() {
+        for position in [None, Some((ManifestRef(0), UnitId(0))), Some((ManifestRef(u32::MAX), UnitId(7)))] {
+            assert_eq!(Position::from_bytes(Position(position).to_bytes()), Position(position));
+        }
+        assert_eq!(Position::from_bytes([0; Position::SIZE]), Position(None), "nobody has written yet");
+    }
 }

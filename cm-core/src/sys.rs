@@ -320,6 +320,19 @@ pub fn lock_file(file: &File, exclusive: bool) -> io::Result<()> {
     }
 }
 
+/// The same without waiting: whether it was to be had.
+///
+/// # Errors
+/// Whatever flock(2) reports.
+pub fn try_lock_file(file: &File) -> io::Result<bool> {
+    // SAFETY: only a descriptor number is passed.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
 /// Lets go of [`lock_file`].
 pub fn unlock_file(file: &File) {
     // SAFETY: only a descriptor number is passed; it cannot fail for an open file.

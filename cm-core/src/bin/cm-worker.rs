@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use cm_core::proto::{INOTIFY_FD, PUBLIC_INOTIFY_FD, WORKER_FD};
+use cm_core::proto::{INOTIFY_FD, POSITION_FD, PUBLIC_INOTIFY_FD, WORKER_FD};
 use cm_core::query;
 use cm_core::sys::inherited;
 use cm_core::worker::batch::Confinement;
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
     };
     let inotify = inherited(INOTIFY_FD).ok().zip(inherited(PUBLIC_INOTIFY_FD).ok());
     let root = std::env::var_os("HOLDFAST_ROOT").unwrap_or_default().into();
-    let start = serve::Start { socket, inotify, root, confinement: Confinement::Full };
+    let position = inherited(POSITION_FD).ok().map(Into::into);
+    let start = serve::Start { socket, inotify, position, root, confinement: Confinement::Full };
     match serve::serve(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

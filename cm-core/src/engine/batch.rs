@@ -5,18 +5,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use units::UnitId;
 use units::address::Class;
+use units::kind::Spec;
+use units::{Kind, UnitId};
 
 use super::effect::{Effect, Level};
 use super::graph::{hard, soft};
 use super::timer::Timer;
-use super::unit::{ExecStep, NOBODY, State, Want, Work, bits};
-use super::{BATCH_MS, Engine, Node};
+use super::unit::{ExecStep, Lost, NOBODY, State, Want, Work, bits};
+use super::{BATCH_MS, Engine, Node, SUSPECT_MS};
 use crate::proto::{Action, Intent, ManifestRef, Step, UnitResult};
 
 /// Most steps of one batch: what is beyond goes into the next.
 const MOST: usize = 20_000;
+
+/// So many workers that are lost in a row, each with a quarter of the steps, and no step is to blame.
+const LOST_MOST: u8 = 8;
 
 /// The batch that is with the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +43,10 @@ impl Batch {
 impl Engine {
     /// Sends what is in line, if the worker is free.
     pub(crate) fn form_batch(&mut self) {
-        if self.batch.is_some() || self.runnable.is_empty() {
+        if self.batch.is_some() {
+            return self.hurry();
+        }
+        if self.runnable.is_empty() {
             return;
         }
         let intended = self.runnable.iter().any(|n| self.u(*n).has(bits::INTENDED));
@@ -48,7 +55,10 @@ impl Engine {
             (true, false) => Intent::Apply,
             (false, _) => Intent::Correct,
         };
-        let order = self.batch_order(intended);
+        let order = match self.suspect_in_turn(intended, intent) {
+            Some(suspect) => vec![suspect],
+            None => self.batch_order(intended),
+        };
         let mut steps = Vec::with_capacity(order.len());
         let mut open = BTreeMap::new();
         for node in order {
@@ -70,6 +80,37 @@ impl Engine {
         // What is put back is what was there in the generation that is returned to.
         let generation = self.undoing.filter(|_| intent == Intent::Return).unwrap_or(self.generation);
         self.out.push(Effect::Batch { batch: number, generation, intent, steps });
+    }
+
+    /// Whether a worker was lost upon it, and it has had no result since.
+    pub(crate) fn is_suspect(&self, node: Node) -> bool {
+        self.latch(node).is_some_and(|l| l.lost == Lost::Suspect)
+    }
+
+    /// The suspect that is the next batch: when nothing else is in line, for it may take a minute and more. But what
+    /// goes makes room for what comes, and an apply that cannot succeed shall know soon.
+    fn suspect_in_turn(&self, intended: bool, intent: Intent) -> Option<Node> {
+        let in_line = || self.runnable.iter().copied().filter(|n| self.u(*n).has(bits::INTENDED) == intended);
+        let suspects = || in_line().filter(|n| self.is_suspect(*n));
+        let goes = suspects().find(|n| self.u(*n).want == Want::Absent);
+        let first =
+            || suspects().next().filter(|_| intent == Intent::Apply || in_line().all(|n| self.is_suspect(n)));
+        goes.or_else(first)
+    }
+
+    /// A suspect step does not keep others waiting for as long as the worker may take for them.
+    fn hurry(&mut self) {
+        let Some(batch) = &self.batch else { return };
+        // One that has given all its results has one thing left, which depends on none of them.
+        let suspect = !batch.open.is_empty() && batch.open.values().all(|(node, _)| self.is_suspect(*node));
+        if !suspect || !(self.awaits_record() || self.runnable.iter().any(|n| !self.is_suspect(*n))) {
+            return;
+        }
+        let due = self.now.after_ms(SUSPECT_MS);
+        if self.timers.get(NOBODY, Timer::Batch).is_none_or(|at| at > due) {
+            self.timers.set(NOBODY, Timer::Batch, due);
+            self.globals_changed = true;
+        }
     }
 
     fn action(&self, node: Node) -> Action {
@@ -96,11 +137,14 @@ impl Engine {
         let mut order = Vec::new();
         let mut left: BTreeMap<Node, u32> = BTreeMap::new();
         // What goes makes room for what comes, also where that lies elsewhere: inside of it, or around it.
-        let in_line = || self.runnable.iter().copied().filter(|n| self.u(*n).has(bits::INTENDED) == intended);
+        let fits = |n: &Node| self.u(*n).has(bits::INTENDED) == intended && !self.is_suspect(*n);
+        let in_line = || self.runnable.iter().copied().filter(fits);
         let goes = |node: &Node| self.u(*node).want == Want::Absent;
+        // What a worker can be lost upon without being at any of its steps in particular may be how many they are.
+        let most = MOST >> self.lost_workers.saturating_mul(2).min(14);
         let mut next: VecDeque<Node> = in_line().filter(goes).chain(in_line().filter(|n| !goes(n))).collect();
         while let Some(node) = next.pop_front() {
-            if order.len() >= MOST {
+            if order.len() >= most {
                 break;
             }
             order.push(node);
@@ -151,6 +195,7 @@ impl Engine {
             && unit.blocked == 0
             && unit.has(bits::INTENDED) == intended
             && !self.holds.contains_key(&node)
+            && latch.lost != Lost::Suspect
             && (latch.work == Work::Waiting || idle)
     }
 
@@ -161,6 +206,9 @@ impl Engine {
         }
         self.globals_changed = true;
         self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
+        if !results.is_empty() {
+            self.lost_workers = 0;
+        }
         for result in results {
             let Some(batch) = &mut self.batch else { return };
             let intent = batch.intent;
@@ -232,26 +280,81 @@ impl Engine {
         Some(batch)
     }
 
-    /// The worker died. What it had not answered is sent once more; after that it is not kept.
-    pub(crate) fn worker_lost(&mut self) {
+    /// The worker died or was given up, perhaps at this step, on this mount.
+    pub(crate) fn worker_lost(&mut self, at: Option<((ManifestRef, UnitId), Option<String>)>) {
         self.record_lost();
         let Some(batch) = self.end_batch() else { return };
-        self.log(Level::Warning, None, "the worker was lost: what it had is sent once more".to_owned());
-        for (node, _) in batch.open.into_values() {
-            let Some(latch) = self.latch(node).filter(|l| l.work == Work::Batch) else { continue };
-            if latch.lost {
-                self.not_kept(node, "the worker was lost twice while at it".to_owned());
-            } else {
-                // What is to be done may be another thing by now: it takes its place in line again.
-                self.with_latch(node, |l| l.lost = true);
-                self.set_work(node, Work::Waiting);
+        self.lost_workers = self.lost_workers.saturating_add(1);
+        let known = at.filter(|(key, _)| batch.open.contains_key(key) && self.lost_workers < LOST_MOST);
+        let text = "the worker was lost: what it had is sent once more";
+        let text = match known.as_ref().and_then(|(key, _)| batch.open.get(key)) {
+            Some((node, _)) => format!("{text}, {}, which it was at, by itself", self.address(*node)),
+            None => text.to_owned(),
+        };
+        self.log(Level::Warning, None, text);
+        let with_worker: Vec<((ManifestRef, UnitId), Node)> =
+            (batch.open.iter().map(|(key, (node, _))| (*key, *node)))
+                .filter(|(_, node)| self.latch(*node).is_some_and(|l| l.work == Work::Batch))
+                .collect();
+        // What is to be done may be another thing by now: they take their places in line again.
+        for (_, node) in &with_worker {
+            self.set_work(*node, Work::Waiting);
+        }
+        let lost = |engine: &Engine, node| engine.latch(node).is_some_and(|l| l.lost != Lost::No);
+        match known {
+            None => {
+                for (_, node) in with_worker {
+                    if lost(self, node) || self.lost_workers >= LOST_MOST {
+                        self.not_kept(node, "the worker was lost twice while at it".to_owned());
+                    } else {
+                        self.with_latch(node, |l| l.lost = Lost::Among);
+                    }
+                }
+            }
+            Some((key, mount)) => {
+                let beside =
+                    |engine: &Engine, node| mount.as_ref().is_some_and(|m| engine.lies_below(node, m));
+                for (step, node) in with_worker {
+                    if step == key && lost(self, node) {
+                        self.with_latch(node, |l| l.lost = Lost::Suspect);
+                        self.not_kept(node, "the worker was lost twice while at it".to_owned());
+                        // They would take as long, one after the other.
+                        let in_line: Vec<Node> = self.runnable.iter().copied().collect();
+                        for other in in_line {
+                            if self.is_suspect(other) && beside(self, other) {
+                                self.not_kept(other, "what it lies on does not answer".to_owned());
+                            }
+                        }
+                    } else if step == key || beside(self, node) {
+                        self.with_latch(node, |l| l.lost = Lost::Suspect);
+                    }
+                }
             }
         }
     }
 
+    /// The path of what a unit owns, if that is at one path.
+    pub fn path_of(&self, at: (ManifestRef, UnitId)) -> Option<String> {
+        let manifest = self.manifest_of(at.0)?;
+        match manifest.kind(at.1) {
+            Kind::File | Kind::Directory | Kind::Symlink => Some(manifest.name(at.1).to_owned()),
+            Kind::Line | Kind::User => match manifest.spec(at.1)? {
+                Spec::Line(line) => Some(line.path),
+                Spec::User(user) if user.create_home => Some(user.home_directory().into_owned()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn lies_below(&self, node: Node, mount: &str) -> bool {
+        let path = self.path_of(self.unit_of(node));
+        path.is_some_and(|path| units::value::path::is_within(&path, mount))
+    }
+
     pub(crate) fn batch_timer(&mut self) {
         if self.batch.is_some() || self.awaits_record() {
-            self.log(Level::Error, None, "the worker has not answered in time: it is killed".to_owned());
+            self.log(Level::Error, None, "the worker has not answered in time: it is given up".to_owned());
             self.timers.set(NOBODY, Timer::Batch, self.now.after_ms(BATCH_MS));
             self.out.push(Effect::KillWorker);
         }

@@ -128,7 +128,8 @@ pub enum Effect {
         /// The steps, each after what it depends on.
         steps: Vec<Step>,
     },
-    /// The worker has not answered in time: kill it. Answered by `WorkerLost`.
+    /// The worker has not answered in time: give it up, whether it can be killed or not. Answered by `WorkerLostAt`, or
+    /// by `WorkerLost` where nobody knows what it was at.
     KillWorker,
     /// Write a store record; answered by `Recorded`.
     Store {

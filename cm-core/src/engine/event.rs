@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use units::UnitId;
 use units::value::signal;
 
 use crate::proto::{ManifestRef, UnitResult};
@@ -183,7 +184,7 @@ pub enum Event {
         /// Which batch.
         batch: u64,
     },
-    /// The worker is gone, with whatever it was doing.
+    /// The worker is gone or given up, with whatever it was doing; nobody knows what that was.
     WorkerLost,
     /// A store record is durable, or could not be made so.
     Recorded {
@@ -254,5 +255,14 @@ pub enum Event {
         serial: u64,
         /// In words.
         why: String,
+    },
+    /// The worker is gone or given up, and this is what it was at.
+    WorkerLostAt {
+        /// In which manifest the unit stands.
+        manifest: ManifestRef,
+        /// The unit.
+        unit: UnitId,
+        /// The mount on which what it owns lies, unless that is the root: what hangs may be all of it.
+        mount: Option<String>,
     },
 }

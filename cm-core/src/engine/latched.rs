@@ -9,10 +9,10 @@ use super::effect::{Effect, Job, Level};
 use super::event::Exit;
 use super::graph::hard;
 use super::timer::Timer;
-use super::unit::{ExecStep, Latch, Shown, State, Want, Work, bits};
+use super::unit::{ExecStep, Latch, Lost, Shown, State, Want, Work, bits};
 use super::{
     CONTEST_FIRST_MS, CONTEST_MAX_MS, Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Mono, Node, RETRY_FIRST_MS,
-    RETRY_MAX_MS,
+    RETRY_MAX_MS, SUSPECT_MAX_MS,
 };
 use crate::proto::{Action, Intent, Outcome};
 
@@ -405,10 +405,12 @@ impl Engine {
         }
         self.set_detail(node, why.clone());
         let fails = self.latch(node).map_or(1, |l| l.fails.saturating_add(1));
-        let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
+        let suspect = self.is_suspect(node);
+        let most = if suspect { SUSPECT_MAX_MS } else { RETRY_MAX_MS };
+        let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, most));
         self.with_latch(node, |l| {
             l.fails = fails;
-            l.lost = false;
+            l.lost = if suspect { Lost::Suspect } else { Lost::No };
             l.again = false;
             l.step = ExecStep::Guard;
             l.shown = Shown::NotKept;
@@ -432,7 +434,7 @@ impl Engine {
         if latch.work != Work::Batch {
             return;
         }
-        self.with_latch(node, |l| l.lost = false);
+        self.with_latch(node, |l| l.lost = Lost::No);
         match action {
             Action::Remove | Action::Restore => self.removed(node, outcome, detail),
             Action::Guard(_) => self.guarded(node, outcome, detail),

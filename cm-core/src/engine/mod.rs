@@ -66,7 +66,11 @@
 //!   they go as well.
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
 //!   is down (`follow`), so that the running edges of several generations never form a cycle.
-//! - What a lost worker had takes its place in line again, once; a record that it had is written once more.
+//! - What a lost worker had takes its place in line again; a record that it had is written once more. What it was at is
+//!   suspect, with all that lies on the same mount: such a unit goes into batches of its own, after the others, until it
+//!   has had a result. Lost upon it once more, it is not kept, and neither is what is suspect beside it. Where nobody
+//!   knows what a worker was at, a second loss is the end for all that it had; and so it is where workers are lost one
+//!   after another although each got fewer steps.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
 //!   and does not return because of one that was so before.
 //! - Who is only ordered after what an apply changes does not depend on it, and cannot fail the apply.
@@ -167,6 +171,11 @@ pub const RETRY_MAX_MS: u64 = 300_000;
 /// A batch without any result for this long means that the worker hangs: 60 s.
 pub const BATCH_MS: u64 = 60_000;
 
+/// How long a step on which a worker was lost may keep others waiting: 5 s.
+pub const SUSPECT_MS: u64 = 5_000;
+/// Longest wait between retries of what workers are lost on: one hour. Each may leave a process that nobody can kill.
+pub const SUSPECT_MAX_MS: u64 = 3_600_000;
+
 /// Room that the queues keep when nothing is to be done.
 const AT_REST: usize = 64;
 
@@ -200,6 +209,8 @@ pub struct Engine {
     pub(crate) outdated: VecDeque<Node>,
     pub(crate) runnable: BTreeSet<Node>,
     pub(crate) batch: Option<batch::Batch>,
+    /// Workers that were lost since one has had a result.
+    pub(crate) lost_workers: u8,
     pub(crate) timers: Timers,
     pub(crate) apply: Option<apply::Apply>,
     /// A swap that came while a record of the one before was on its way to the disk.
@@ -263,6 +274,7 @@ impl Engine {
             outdated: VecDeque::new(),
             runnable: BTreeSet::new(),
             batch: None,
+            lost_workers: 0,
             timers: Timers::default(),
             apply: None,
             next_swap: None,
@@ -362,7 +374,10 @@ impl Engine {
             Event::CgroupEmpty { serial } => self.cgroup_empty(serial),
             Event::Results { batch, results } => self.results(batch, results),
             Event::BatchDone { batch } => self.batch_done(batch),
-            Event::WorkerLost => self.worker_lost(),
+            Event::WorkerLost => self.worker_lost(None),
+            Event::WorkerLostAt { manifest, unit, mount } => {
+                self.worker_lost(Some(((manifest, unit), mount)));
+            }
             Event::Recorded { token, error } => self.recorded(token, error),
             Event::StoreOpened => self.store_opened(),
             Event::Touched { nodes } => {

@@ -43,6 +43,7 @@ struct Globals {
     next_batch: u64,
     /// Number, intent and manifests of the batch; its steps stand with their units.
     batch: Option<(u64, Intent, Vec<ManifestRef>)>,
+    lost_workers: u8,
     timers: Vec<(Timer, Mono)>,
     apply: Option<Apply>,
     next_swap: Option<Next>,
@@ -108,6 +109,7 @@ impl Engine {
             next_token: self.next_token,
             next_batch: self.next_batch,
             batch: self.batch.as_ref().map(|b| (b.number, b.intent, b.manifests())),
+            lost_workers: self.lost_workers,
             timers: self.timers.of(NOBODY).collect(),
             apply: self.apply.clone(),
             next_swap: self.next_swap,
@@ -174,6 +176,7 @@ impl Engine {
         engine.next_serial = globals.next_serial;
         engine.next_token = globals.next_token;
         engine.next_batch = globals.next_batch;
+        engine.lost_workers = globals.lost_workers;
         engine.batch = globals.batch.map(|(number, intent, manifests)| Batch {
             number,
             intent,

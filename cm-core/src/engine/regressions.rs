@@ -5,6 +5,7 @@ mod downs;
 mod ends;
 mod fights;
 mod holds;
+mod lost;
 mod modules;
 mod mounts;
 mod plans;

@@ -272,14 +272,25 @@ pub(crate) struct Latch {
     pub right: bool,
     /// Something happened to it while it was being worked on.
     pub again: bool,
-    /// A worker died with it.
-    pub lost: bool,
+    /// Whether workers were lost with it since it had its last result.
+    pub lost: Lost,
     pub work: Work,
     pub shown: Shown,
     /// For execs: what the next or current piece of work is.
     pub step: ExecStep,
     /// Failures in a row.
     pub fails: u8,
+}
+
+/// Whether it may be what a worker hangs or dies upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Lost {
+    /// No worker was lost with it.
+    No,
+    /// One was, and nobody knows with which of its steps.
+    Among,
+    /// One was while it was at this, or at what lies on the same file system: it goes alone.
+    Suspect,
 }
 
 /// What is being done about a latched unit.
@@ -408,7 +419,7 @@ impl Latch {
         Latch {
             right: false,
             again: false,
-            lost: false,
+            lost: Lost::No,
             work: Work::Waiting,
             shown: Shown::Unknown,
             step: ExecStep::Guard,

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::accounts::{Accounts, Database};
 use super::op::Trouble;
 use super::place::{Places, is_below};
+use crate::proto::{Position, Step};
 use crate::store::disk::packed::Stored;
 use crate::store::index::{FirstTouches, PARENT};
 use crate::store::quick::Names;
@@ -200,6 +202,8 @@ impl Default for Spared {
 pub struct World {
     /// Who hears of progress.
     pub pulse: Pulse,
+    /// Where it stands at which step this is, for when nobody hears anything any more.
+    pub position: Option<File>,
     beat: Option<Instant>,
     /// Directories below the root.
     pub places: Places,
@@ -254,6 +258,7 @@ impl World {
             spared: Spared::default(),
             setup,
             pulse: Pulse::None,
+            position: None,
             beat: None,
             linked: BTreeMap::new(),
             private: Vec::new(),
@@ -313,6 +318,14 @@ impl World {
     pub fn wait(&mut self, is_waiting: bool) {
         if let Pulse::Pipe(fd) = &self.pulse {
             let _ = nix::unistd::write(fd, if is_waiting { &WAITS } else { &GOES_ON });
+        }
+    }
+
+    /// From now on it is about this step, or about none.
+    pub fn at(&self, step: Option<&Step>) {
+        if let Some(position) = &self.position {
+            let bytes = Position(step.map(|s| (s.manifest, s.unit))).to_bytes();
+            let _ = position.write_all_at(&bytes, 0);
         }
     }
 

@@ -23,6 +23,7 @@ use crate::sys;
 
 mod contents;
 mod layered;
+mod lock;
 pub mod packed;
 pub use contents::Saved;
 
@@ -161,18 +162,7 @@ impl Store {
             make_dir(&dir.join(sub))?;
         }
         let lock_path = dir.join("lock");
-        let lock = at(
-            "open",
-            &lock_path,
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&lock_path),
-        )?;
-        at("lock", &lock_path, sys::lock_file(&lock, true))?;
+        let lock = at("lock", &lock_path, lock::take_new(&lock_path))?;
         let journal_path = dir.join("journal");
         let (journal, replayed, index) = Store::read_journal(dir, &journal_path)?;
         let ino = at("stat", &journal_path, journal.metadata())?.ino();
@@ -274,7 +264,7 @@ impl Store {
     /// When the lock or the journal cannot be read.
     pub fn lock(&mut self) -> Result<(), StoreError> {
         let path = self.dir.join("lock");
-        at("lock", &path, sys::lock_file(&self.lock, true))?;
+        at("lock", &path, lock::take(&mut self.lock, &path))?;
         self.refresh()
     }
 

@@ -157,10 +157,12 @@ pub fn check(world: &mut World, manifests: &Manifests, batch: &Batch) -> Plan {
     let mut plan = Plan { slots: Vec::with_capacity(batch.steps.len()), ..Plan::default() };
     for (at, step) in batch.steps.iter().enumerate() {
         world.alive();
+        world.at(Some(step));
         let slot = check_step(world, manifests, batch, step, &position, &mut plan);
         plan.slots.push(slot);
         position.insert((step.manifest, step.unit.0), at);
     }
+    world.at(None);
     spare_wanted(&mut plan);
     plan
 }
@@ -391,6 +393,7 @@ fn ran(world: &mut World, manifest: &Manifest, work: &Work, inputs: u64) -> Resu
 fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas, domain: &mut Domain) {
     for slot in &mut plan.slots {
         let Slot::Todo(work) = slot else { continue };
+        world.at(Some(&work.step));
         let mut failed = None;
         for op in &mut work.ops {
             let (path, stages) = match &op.what {
@@ -454,6 +457,7 @@ fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas, domain: &mut D
             *slot = Slot::Done(trouble(&step, &e));
         }
     }
+    world.at(None);
     for area in areas.iter() {
         domain.beneath(&area.fd);
     }

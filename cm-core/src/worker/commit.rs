@@ -111,6 +111,7 @@ pub fn run(
             *f = true;
         }
     }
+    world.at(None);
     facts.extend(claims_given_up(world, &steps, &touched, &facts));
     facts.extend(steps.iter().filter(|s| s.failure.is_some() && !s.executed).flat_map(|s| s.not_replaced(0)));
     let facts = latest(facts);
@@ -130,6 +131,7 @@ pub fn run(
     world.places.forget();
     world.stamps.clear();
     let results = steps.iter().map(|s| read_back(world, s)).collect();
+    world.at(None);
     world.written.clear();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
 }
@@ -213,7 +215,8 @@ fn claims_given_up(world: &World, steps: &[Running], touched: &Touched, facts: &
 /// Writes every new content beside its place.
 fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now: bool) {
     let contents = steps.iter().flat_map(|s| &s.work.ops).filter(|o| stages(o)).count();
-    for step in steps {
+    for step in steps.iter_mut() {
+        world.at(Some(&step.work.step));
         for op in &mut step.work.ops {
             let What::Put { path, put, staged: Some(staged), .. } = &mut op.what else { continue };
             let (content, want) = match put {
@@ -251,6 +254,7 @@ fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now:
             }
         }
     }
+    world.at(None);
 }
 
 fn stages(op: &Op) -> bool {
@@ -266,6 +270,7 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
     }
     let mut ledger = Ledger::new(transition_of(world, batch), batch);
     for step in steps.iter_mut().filter(|s| s.failure.is_none()) {
+        world.at(Some(&step.work.step));
         for (at, op) in step.work.ops.iter().enumerate() {
             failpoint::point();
             world.alive();
@@ -287,6 +292,7 @@ fn save(world: &mut World, batch: &Batch, steps: &mut [Running]) -> Result<(), S
         }
     }
     failpoint::point();
+    world.at(None);
     world.wait(true);
     let kept = world.store.as_mut().map_or(Ok(()), |store| {
         // Contents before the records that name them.
@@ -366,6 +372,7 @@ fn change(
     transition: Option<u64>,
 ) {
     step.executed = true;
+    world.at(Some(&step.work.step));
     for (at, op) in step.work.ops.iter().enumerate() {
         failpoint::point();
         world.alive();
@@ -463,6 +470,7 @@ fn discard(areas: &Areas, steps: &[Running]) {
 
 fn read_back(world: &mut World, step: &Running) -> (Outcome, String) {
     world.alive();
+    world.at(Some(&step.work.step));
     if let Some(failure) = &step.failure {
         return failure.clone();
     }

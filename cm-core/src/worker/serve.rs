@@ -63,6 +63,8 @@ pub struct Start {
     pub socket: OwnedFd,
     /// The two inotify instances, if there are any.
     pub inotify: Option<(OwnedFd, OwnedFd)>,
+    /// The memory in which it leaves at which step it is, if somebody looks at that.
+    pub position: Option<fs::File>,
     /// Another root than `/`.
     pub root: PathBuf,
     /// How the committer is confined.
@@ -109,6 +111,7 @@ pub fn serve(start: Start) -> Result<(), ServeError> {
     private.extend(start.inotify.iter().flat_map(|(a, b)| [a.as_raw_fd(), b.as_raw_fd()]));
     let mut world = World::new(setup).map_err(ServeError::Root)?;
     world.private = private;
+    world.position = start.position;
     let mut worker = Worker {
         channel,
         world,
@@ -304,6 +307,8 @@ impl Worker {
             }
             let spec = self.manifests.get(&step.manifest).and_then(|(_, m)| m.spec(step.unit));
             let Some(spec) = spec else { continue };
+            // To open a directory is what waits for a file system that does not answer.
+            self.world.at(Some(step));
             let found = watcher.watch(&mut self.world, step.manifest, step.unit, &spec);
             watches.extend(found.watches.into_iter().chain(found.missing));
             held.extend(found.held);
@@ -317,6 +322,7 @@ impl Worker {
                 self.hand_over(std::mem::take(&mut held))?;
             }
         }
+        self.world.at(None);
         self.announce(watches)?;
         self.hand_over(held)?;
         self.watcher = Some(watcher);

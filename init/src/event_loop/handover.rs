@@ -440,7 +440,8 @@ impl Shell {
                 self.register(fd.as_raw_fd(), Token::Worker(worker.number));
                 let (manifests, tasks) = (worker.manifests.clone(), worker.tasks.clone());
                 let link = Link::adopted(worker.number, worker.pid, fd, manifests, tasks);
-                self.workers.insert(worker.number, Worker { link, role: worker.role, stage: None });
+                self.workers
+                    .insert(worker.number, Worker { link, role: worker.role, stage: None, position: None });
             }
         }
         for (_, record) in found.decoded(Class::Spawn) {

@@ -57,6 +57,19 @@ pub enum Task {
     Mark(u64),
 }
 
+impl Task {
+    /// What a request asks for, if it has an answer.
+    pub fn of(request: &Request) -> Option<Task> {
+        match request {
+            Request::Batch { batch, .. } => Some(Task::Batch(*batch)),
+            Request::Store { token, .. } => Some(Task::Store(*token)),
+            Request::Compile { token, .. } => Some(Task::Compile(*token)),
+            Request::Mark { token, .. } => Some(Task::Mark(*token)),
+            Request::Hello { .. } | Request::Manifest { .. } | Request::Forget { .. } => None,
+        }
+    }
+}
+
 /// A connected worker.
 #[derive(Debug)]
 pub struct Link {
@@ -143,15 +156,20 @@ impl Link {
     /// Queues a request; [`Link::flush`] sends it.
     pub fn ask(&mut self, request: &Request, fds: Vec<Rc<OwnedFd>>) {
         self.changed = true;
+        self.tasks.extend(Task::of(request));
         match request {
-            Request::Batch { batch, .. } => self.tasks.insert(Task::Batch(*batch)),
-            Request::Store { token, .. } => self.tasks.insert(Task::Store(*token)),
-            Request::Compile { token, .. } => self.tasks.insert(Task::Compile(*token)),
-            Request::Mark { token, .. } => self.tasks.insert(Task::Mark(*token)),
-            Request::Manifest { manifest, .. } => self.manifests.insert(*manifest),
-            Request::Forget { manifest } => self.manifests.remove(manifest),
-            Request::Hello { .. } => false,
-        };
+            Request::Manifest { manifest, .. } => {
+                self.manifests.insert(*manifest);
+            }
+            Request::Forget { manifest } => {
+                self.manifests.remove(manifest);
+            }
+            Request::Hello { .. }
+            | Request::Batch { .. }
+            | Request::Store { .. }
+            | Request::Compile { .. }
+            | Request::Mark { .. } => {}
+        }
         if let Ok(bytes) = postcard::to_allocvec(request) {
             if !self.second && !matches!(request, Request::Hello { .. }) {
                 self.unheard.push((request.clone(), fds.clone()));

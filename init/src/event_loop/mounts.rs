@@ -8,6 +8,7 @@ use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use units::kind::Spec;
+use units::value::path::is_within;
 use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
@@ -64,6 +65,12 @@ fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
 }
 
 impl Mounts {
+    /// The mount point that a path lies on, as the kernel has listed them last.
+    pub(super) fn holding(&self, path: &str) -> Option<String> {
+        let points = self.listed.iter().flatten().map(|(_, point)| point);
+        points.filter(|point| is_within(path, point)).max_by_key(|point| point.len()).cloned()
+    }
+
     /// What is listed, so that the next PID 1 sees what changes between the two.
     pub(super) fn listed(&self) -> Option<&BTreeSet<(u64, String)>> {
         self.listed.as_ref()

@@ -251,6 +251,7 @@ impl Shell {
             Event::Swapped { .. }
             | Event::BatchDone { .. }
             | Event::WorkerLost
+            | Event::WorkerLostAt { .. }
             | Event::Recorded { .. }
             | Event::StoreOpened
             | Event::Overflowed

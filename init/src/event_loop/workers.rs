@@ -1,13 +1,15 @@
 //! Workers: started when there is something to do, talked to without waiting, missed when they are gone.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
-use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
-
+use cm_core::proto::{self, Intent, ManifestRef, Position, Reply, Request, Step, StoreOp};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use units::UnitId;
 
 use super::Shell;
@@ -40,6 +42,8 @@ pub struct Worker {
     pub role: Role,
     /// How its start went, until that is known.
     pub stage: Option<StatusPipe>,
+    /// The memory in which it leaves at which step it is; not of one that an earlier PID 1 started.
+    pub position: Option<File>,
 }
 
 impl Shell {
@@ -64,6 +68,7 @@ impl Shell {
             Some(tree) => Some(tree.create(name).map_err(|e| e.to_string())?),
             None => None,
         };
+        let position = memfd_create(c"holdfast-position", MFdFlags::empty()).map_err(|e| failed(e.into()))?;
         let argv = ["cm-worker".to_owned()];
         // Looked up in the child: PID 1 opens no path on a disk.
         let environment = [("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory))];
@@ -71,6 +76,7 @@ impl Shell {
             (proto::WORKER_FD, theirs.as_fd()),
             (proto::INOTIFY_FD, self.inotify.as_fd()),
             (proto::PUBLIC_INOTIFY_FD, self.public_inotify.as_fd()),
+            (proto::POSITION_FD, position.as_fd()),
         ];
         let launch = Launch {
             argv: &argv,
@@ -93,7 +99,10 @@ impl Shell {
             boot_contents: text(&self.options.boot_contents),
         };
         link.ask(&hello, Vec::new());
-        self.workers.insert(number, Worker { link, role, stage: Some(spawned.status) });
+        self.workers.insert(
+            number,
+            Worker { link, role, stage: Some(spawned.status), position: Some(position.into()) },
+        );
         self.shell_changed = true;
         Ok(number)
     }
@@ -187,15 +196,12 @@ impl Shell {
         }
     }
 
-    /// [`cm_core::engine::effect::Effect::KillWorker`]; its end of the socket then tells that it is gone.
+    /// [`cm_core::engine::effect::Effect::KillWorker`]: nobody waits for its end, which may never come. Who is in a call
+    /// upon a disk or a server that does not answer cannot even be killed.
     pub(super) fn kill_worker(&mut self) {
-        match self.workers.values_mut().find(|w| w.role == Role::Committer) {
-            Some(worker) => {
-                // What it hangs upon is for the engine to try again or not.
-                drop(worker.link.take_unheard());
-                let pid = worker.link.pid;
-                self.say(Level::Error, None, "the worker does not answer: killing it");
-                drop(crate::sys::raw::kill(pid, libc::SIGKILL));
+        match self.workers.iter().find(|(_, w)| w.role == Role::Committer).map(|(number, _)| *number) {
+            Some(number) => {
+                self.lose_worker(number, "the worker does not answer: another one takes its place", true)
             }
             None => self.queue.push_back(Event::WorkerLost),
         }
@@ -210,7 +216,7 @@ impl Shell {
             }
         }
         for (number, text) in lost {
-            self.lose_worker(number, &text);
+            self.lose_worker(number, &text, false);
         }
     }
 
@@ -222,11 +228,11 @@ impl Shell {
                 Ok(Heard::Nothing) => return Turn::Drained,
                 Ok(Heard::Reply(reply, fds)) => self.reply(*reply, fds),
                 Ok(Heard::End) => {
-                    self.lose_worker(number, "");
+                    self.lose_worker(number, "", false);
                     return Turn::Drained;
                 }
                 Err(e) => {
-                    self.lose_worker(number, &e.to_string());
+                    self.lose_worker(number, &e.to_string(), false);
                     return Turn::Drained;
                 }
             }
@@ -266,29 +272,37 @@ impl Shell {
         if let Some(worker) = self.workers.get_mut(&number) {
             drop(worker.link.take_unheard());
         }
-        self.lose_worker(number, why);
+        self.lose_worker(number, why, false);
     }
 
-    /// A worker has gone, or is of no use: what it was asked has no answer.
-    fn lose_worker(&mut self, number: u64, why: &str) {
+    /// A worker has gone, or is of no use: what it was asked has no answer. A batch that it `hangs` upon is for the
+    /// engine to try again or not; what waited behind that is asked of the next worker.
+    fn lose_worker(&mut self, number: u64, why: &str, hangs: bool) {
         let Some(mut worker) = self.workers.remove(&number) else { return };
         self.shell_changed = true;
         self.deregister(worker.link.as_raw_fd());
         if !why.is_empty() {
             drop(crate::sys::raw::kill(worker.link.pid, libc::SIGKILL));
         }
-        let tasks = worker.link.tasks().clone();
+        let mut tasks = worker.link.tasks().clone();
         if tasks.is_empty() && why.is_empty() {
             self.work_is_over = self.workers.is_empty();
             return;
         }
-        let unheard = worker.link.take_unheard();
+        let mut unheard = worker.link.take_unheard();
+        if hangs {
+            unheard.retain(|(request, _)| !matches!(request, Request::Batch { .. }));
+        }
         if !tasks.is_empty() && !unheard.is_empty() {
             let held = |m: &ManifestRef| self.manifests.get(*m).map(|h| (*m, h.generation, Rc::clone(&h.fd)));
             let known: Vec<_> = worker.link.manifests().iter().filter_map(held).collect();
+            let asked: Vec<Task> = unheard.iter().filter_map(|(request, _)| Task::of(request)).collect();
             if let Ok(fresh) = self.worker(worker.role) {
                 fresh.link.succeed(known, unheard);
-                return;
+                tasks.retain(|task| !asked.contains(task));
+                if tasks.is_empty() {
+                    return;
+                }
             }
         }
         let why = match worker.stage.as_mut().map(StatusPipe::read) {
@@ -316,8 +330,21 @@ impl Shell {
             }
         }
         if batch {
-            self.queue.push_back(Event::WorkerLost);
+            let lost = self.lost_at(worker.position.as_ref());
+            self.queue.push_back(lost);
         }
+    }
+
+    /// What the engine is told of a worker that had a batch.
+    fn lost_at(&self, position: Option<&File>) -> Event {
+        let mut bytes = [0; Position::SIZE];
+        let read = position.is_some_and(|file| file.read_exact_at(&mut bytes, 0).is_ok());
+        let Some((manifest, unit)) = Position::from_bytes(bytes).0.filter(|_| read) else {
+            return Event::WorkerLost;
+        };
+        let path = self.engine.path_of((manifest, unit));
+        let mount = path.and_then(|path| self.mounts.holding(&path)).filter(|point| point != "/");
+        Event::WorkerLostAt { manifest, unit, mount }
     }
 
     /// A process of PID 1's own was started: the pipe on which that is reported is kept until it ends.

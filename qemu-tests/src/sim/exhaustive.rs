@@ -325,7 +325,7 @@ fn take(
         }
         Choice::WorkerDies => match machine.world.fire(now, &Happening::WorkerDies) {
             Some(told) => machine.tell(told),
-            None => machine.tell(Told::WorkerLost),
+            None => machine.tell(Told::WorkerLost(None)),
         },
         Choice::Shutdown => machine.step(Event::ShutdownAsked { down: Down::Poweroff }),
     }

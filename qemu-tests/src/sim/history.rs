@@ -99,7 +99,9 @@ impl Script {
         let mut dice = Dice::of(&[seed, 1]);
         let universe = Universe::new(&mut dice);
         let mut faults = fault::ALL;
-        for (bit, _) in fault::NAMES.into_iter().filter(|(bit, _)| *bit != fault::ECHO) {
+        // These two came later, and leave the histories of the seeds before as they were.
+        let later = fault::ECHO | fault::HANG;
+        for (bit, _) in fault::NAMES.into_iter().filter(|(bit, _)| *bit & later == 0) {
             if dice.chance(300) {
                 faults &= !bit;
             }
@@ -107,9 +109,12 @@ impl Script {
         if dice.chance(100) {
             faults = 0;
         }
-        faults &= !fault::ECHO;
+        faults &= !later;
         if Dice::of(&[seed, 4]).chance(700) {
             faults |= fault::ECHO;
+        }
+        if Dice::of(&[seed, 5]).chance(200) {
+            faults |= fault::HANG;
         }
         let mut entries = Vec::new();
         let mut graph = graph::random(&mut dice, &universe);

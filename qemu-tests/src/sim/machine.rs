@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use cm_core::engine::effect::Effect;
 use cm_core::engine::event::{Event, Swap};
 use cm_core::engine::{Engine, Mono, Node};
+use cm_core::proto::Step;
 
 use super::checks::{Checks, Invariant, Violation};
 use super::coverage::Coverage;
@@ -143,7 +144,10 @@ impl Machine {
             Told::Empty(serial) => Event::CgroupEmpty { serial },
             Told::Results(batch, results) => Event::Results { batch, results },
             Told::BatchDone(batch) => Event::BatchDone { batch },
-            Told::WorkerLost => Event::WorkerLost,
+            Told::WorkerLost(None) => Event::WorkerLost,
+            Told::WorkerLost(Some(Step { manifest, unit, .. })) => {
+                Event::WorkerLostAt { manifest, unit, mount: None }
+            }
             Told::Recorded(token, good) => {
                 Event::Recorded { token, error: (!good).then(|| "no space".to_owned()) }
             }

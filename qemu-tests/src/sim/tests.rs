@@ -18,7 +18,7 @@ use super::history::{Act, Entry, Script};
 use super::large;
 use super::machine::{Machine, Tamper};
 use super::plans;
-use super::world::{Happening, Thing, World};
+use super::world::{Happening, Thing, Told, World};
 
 /// Units of these sorts, each requiring the one before where it says so.
 fn chain(sorts: &[(Sort, bool)]) -> Graph {
@@ -621,6 +621,38 @@ fn a_planner_that_does_not_know_the_engine_is_found_out() {
         let broken = plans::trial(&mut machine, &second, 2, planner, rest).unwrap_err();
         assert_eq!(broken.invariant, Invariant::PlanIsKept, "{broken}");
     }
+}
+
+/// A world whose worker cannot be killed: one file of three lies where nothing answers, from the boot on.
+#[test]
+fn what_a_worker_hangs_upon_stops_nothing_else() {
+    let mut world = World::new(1, 0);
+    world.hangs.insert(1);
+    let mut machine = Machine::new(world, false);
+    let file = (Sort::File, false);
+    machine.apply(&chain(&[file, file, file]), 1, Swap::Boot).unwrap();
+    let wait = |machine: &mut Machine, ms| {
+        let end = machine.now.after_ms(ms);
+        super::history::until(machine, Some(end)).unwrap();
+        machine.now = end;
+    };
+    let state = |machine: &Machine, slot| machine.engine.status(machine.node(slot).unwrap()).state;
+    wait(&mut machine, 90_000);
+    assert_eq!((state(&machine, 0), state(&machine, 2)), ("repaired", "repaired"));
+    // Whatever the worker is at, a repair has to wait for seconds at most.
+    for pause in [0, 3_000, 50_000, 300_000, 4_000_000] {
+        wait(&mut machine, pause);
+        machine.world.things.get_mut(&0).unwrap().drifted = true;
+        machine.tell(Told::Touched(0)).unwrap();
+        wait(&mut machine, 6_000);
+        assert!(!machine.world.things[&0].drifted, "after {pause} ms");
+    }
+    assert_eq!(machine.world.deeds.get(&1).map_or(0, |d| d.written), 0);
+    // The server is back.
+    machine.world.hangs.clear();
+    machine.tell(Told::Touched(1)).unwrap();
+    wait(&mut machine, 120_000);
+    assert_eq!(state(&machine, 1), "repaired");
 }
 
 #[test]

@@ -87,8 +87,8 @@ pub enum Told {
     Results(u64, Vec<UnitResult>),
     /// `BatchDone`.
     BatchDone(u64),
-    /// `WorkerLost`.
-    WorkerLost,
+    /// `WorkerLost`, or `WorkerLostAt` this step.
+    WorkerLost(Option<Step>),
     /// `Recorded`.
     Recorded(u64, bool),
     /// `Mounted`.
@@ -216,6 +216,10 @@ pub struct World {
     pub vandals: BTreeMap<u8, u32>,
     /// What the worker is at.
     pub work: Option<Work>,
+    /// Slots upon which a worker hangs, and cannot even be killed.
+    pub hangs: BTreeSet<u8>,
+    /// At which step the worker is, as far as its memory says.
+    position: Option<Step>,
     records: Vec<u64>,
     /// The manifests that the worker holds.
     pub manifests: BTreeMap<ManifestRef, Manifest>,
@@ -227,6 +231,12 @@ fn foreign(seed: u64, faults: u32) -> BTreeMap<u8, Thing> {
     let mut dice = Dice::of(&[seed, 28]);
     let there = (0..13).filter(|_| dice.chance(250)).filter(|_| faults & fault::FOREIGN != 0);
     there.map(|slot| (slot, Thing { like: Some([0xff; 16]), adopted: true, ..Thing::default() })).collect()
+}
+
+/// What lies where nothing answers.
+fn hanging(seed: u64, faults: u32) -> BTreeSet<u8> {
+    let mut dice = Dice::of(&[seed, 31]);
+    (0..13).filter(|_| dice.chance(150)).filter(|_| faults & fault::HANG != 0).collect()
 }
 
 const STOP: i32 = 15;
@@ -251,6 +261,8 @@ impl World {
             things: foreign(seed, faults),
             vandals: BTreeMap::new(),
             work: None,
+            hangs: hanging(seed, faults),
+            position: None,
             records: Vec::new(),
             manifests: BTreeMap::new(),
             tries: BTreeMap::new(),
@@ -351,9 +363,10 @@ impl World {
                 let corrects = *intent == cm_core::proto::Intent::Correct;
                 self.begin(now, *batch, steps.clone(), corrects);
             }
+            // Nobody waits for its end, which may never come.
             Effect::KillWorker => {
                 self.forget_worker();
-                self.soon(now, 2_000, Happening::WorkerDies);
+                self.soon(now, 0, Happening::WorkerDies);
             }
             Effect::Store { token, op } => self.store(now, *token, op),
             Effect::Forget { manifest } => {
@@ -414,7 +427,20 @@ impl World {
     fn begin(&mut self, now: Mono, number: u64, steps: Vec<Step>, corrects: bool) {
         let mut dice = self.fate(0, 22);
         let count = steps.len();
+        self.position = None;
+        if !self.kind && !self.hangs.is_empty() {
+            // All of it is looked at before the first answer.
+            let hangs = |step: &&Step| self.hangs.contains(&self.slot(step.manifest, step.unit));
+            self.position = steps.iter().find(hangs).copied();
+        } else if self.can(fault::WORKER) && self.fate(0, 32).chance(500) {
+            self.position = steps.first().copied();
+        }
+        let hangs =
+            !self.kind && self.position.is_some_and(|s| self.hangs.contains(&self.slot(s.manifest, s.unit)));
         self.work = Some(Work { number, steps, next: 0, failed: BTreeSet::new(), corrects });
+        if hangs {
+            return;
+        }
         let mut at = 0;
         let mut left = count;
         while left > 0 {
@@ -528,11 +554,12 @@ impl World {
             Happening::Done(number) => {
                 self.work.as_ref().filter(|w| w.number == number)?;
                 self.work = None;
+                self.position = None;
                 Some(Told::BatchDone(number))
             }
             Happening::WorkerDies => {
                 self.forget_worker();
-                Some(Told::WorkerLost)
+                Some(Told::WorkerLost(self.position.take()))
             }
             Happening::Writes(token, good) => {
                 self.records.retain(|t| *t != token);

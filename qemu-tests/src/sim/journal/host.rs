@@ -200,7 +200,7 @@ impl Host {
             Run::Traced(log, _) => Some(Arc::clone(log)),
         };
         let work = move |socket: OwnedFd, confinement: Confinement| {
-            serve(Start { socket, inotify: None, root: top, confinement })
+            serve(Start { socket, inotify: None, position: None, root: top, confinement })
         };
         let thread = match run {
             Run::Here => std::thread::spawn(move || drop(work(theirs, Confinement::None))),

@@ -26,10 +26,12 @@ pub const WATCHDOG: u32 = 1024;
 pub const FOREIGN: u32 = 2048;
 /// Not a fault: the events of what the worker itself has written arrive like those of anybody else.
 pub const ECHO: u32 = 4096;
+/// Paths upon which a worker hangs, so that it cannot be killed either.
+pub const HANG: u32 = 8192;
 /// All of them.
-pub const ALL: u32 = 8191;
+pub const ALL: u32 = 16383;
 /// With their names, for stories.
-pub const NAMES: [(u32, &str); 13] = [
+pub const NAMES: [(u32, &str); 14] = [
     (SPAWN, "spawn"),
     (READY, "ready"),
     (CRASH, "crash"),
@@ -43,4 +45,5 @@ pub const NAMES: [(u32, &str); 13] = [
     (WATCHDOG, "watchdog"),
     (FOREIGN, "foreign"),
     (ECHO, "echo"),
+    (HANG, "hang"),
 ];

@@ -1,0 +1,144 @@
+//! Stories of workers that are lost upon one path: what has nothing to do with that goes on.
+
+use super::*;
+
+/// The paths of the first batch in these effects, with its number.
+fn batch(s: &Story, effects: &[Effect]) -> Option<(u64, Vec<String>)> {
+    effects.iter().find_map(|e| match e {
+        Effect::Batch { batch, steps, .. } => {
+            let name = |step: &Step| s.engine.manifest(step.manifest).map(|m| m.name(step.unit).to_owned());
+            Some((*batch, steps.iter().filter_map(name).collect()))
+        }
+        _ => None,
+    })
+}
+
+fn paths(s: &Story, effects: &[Effect]) -> Vec<String> {
+    batch(s, effects).map(|(_, paths)| paths).unwrap_or_default()
+}
+
+/// The worker hangs upon this file until its time is over, and is given up.
+fn lost_at(s: &mut Story, name: &str, mount: Option<&str>) -> Vec<Effect> {
+    let asked = s.tick();
+    assert!(asked.iter().any(|e| matches!(e, Effect::KillWorker)), "{asked:?}");
+    let (manifest, unit) = s.engine.unit_of(s.node(name));
+    s.tell(Event::WorkerLostAt { manifest, unit, mount: mount.map(str::to_owned) })
+}
+
+/// The worker does this batch and no other.
+fn done(s: &mut Story, effects: &[Effect]) -> Vec<Effect> {
+    let (batch, steps) = effects
+        .iter()
+        .find_map(|e| match e {
+            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
+            _ => None,
+        })
+        .unwrap();
+    let result = |s: &Step| {
+        let (manifest, unit, detail) = (s.manifest, s.unit, String::new());
+        UnitResult { manifest, unit, outcome: Outcome::Changed, detail }
+    };
+    let mut out = s.tell(Event::Results { batch, results: steps.iter().map(result).collect() });
+    out.extend(s.tell(Event::BatchDone { batch }));
+    out
+}
+
+fn files(paths: &[&str], version: u64) -> Units {
+    paths.iter().fold(Units::new(), |units, path| units.file(path, version, ""))
+}
+
+/// Of a review: three files, of which one lies on a server that does not answer. The others were never kept.
+#[test]
+fn only_what_a_worker_hangs_upon_is_not_kept() {
+    let mut s = Story::new();
+    let out = s.boot(files(&["/aaa", "/nfs/f", "/zzz"], 1));
+    assert_eq!(paths(&s, &out), ["/aaa", "/nfs/f", "/zzz"]);
+    let out = lost_at(&mut s, "/nfs/f", None);
+    assert_eq!(paths(&s, &out), ["/aaa", "/zzz"], "the others first");
+    let out = done(&mut s, &out);
+    assert_eq!((s.state("/aaa"), s.state("/zzz")), ("repaired", "repaired"));
+    assert_eq!(paths(&s, &out), ["/nfs/f"], "by itself");
+
+    // Somebody edits another file meanwhile: it waits for seconds and not for a minute.
+    let node = s.node("/aaa");
+    s.tell(Event::Touched { nodes: vec![node] });
+    assert!(s.engine.next_deadline().unwrap() <= Mono(s.now).after_ms(SUSPECT_MS));
+    let out = lost_at(&mut s, "/nfs/f", None);
+    assert_eq!(s.state("/nfs/f"), "not kept");
+    assert_eq!(paths(&s, &out), ["/aaa"]);
+    done(&mut s, &out);
+    assert_eq!(s.state("/aaa"), "repaired");
+
+    // From here on each try costs one worker, and is made ever more rarely; what it finds right ends that.
+    let out = s.tick();
+    assert_eq!(paths(&s, &out), ["/nfs/f"]);
+    let out = s.tell(Event::Touched { nodes: vec![node] });
+    assert_eq!(steps(&out), 0, "it comes next");
+    let out = lost_at(&mut s, "/nfs/f", None);
+    let out = done(&mut s, &out);
+    assert_eq!(steps(&out), 0);
+    let out = s.tick();
+    done(&mut s, &out);
+    assert_eq!(s.state("/nfs/f"), "repaired");
+    let both = vec![node, s.node("/nfs/f")];
+    let out = s.tell(Event::Touched { nodes: both });
+    assert_eq!(paths(&s, &out).len(), 2, "it is suspect no more");
+}
+
+/// Each of a thousand files on a dead server would take a minute.
+#[test]
+fn what_lies_on_the_same_mount_is_suspect_and_not_kept_together() {
+    let mut s = Story::new();
+    s.boot(files(&["/nfs/a", "/nfs/b", "/nfs/c", "/nfsx"], 1));
+    let out = lost_at(&mut s, "/nfs/b", Some("/nfs"));
+    assert_eq!(paths(&s, &out), ["/nfsx"]);
+    let out = done(&mut s, &out);
+    assert_eq!(paths(&s, &out), ["/nfs/a"]);
+    let out = done(&mut s, &out);
+    assert_eq!((s.state("/nfs/a"), paths(&s, &out)), ("repaired", vec!["/nfs/b".to_owned()]));
+    let out = lost_at(&mut s, "/nfs/b", Some("/nfs"));
+    assert_eq!((s.state("/nfs/b"), s.state("/nfs/c"), steps(&out)), ("not kept", "not kept", 0));
+}
+
+#[test]
+fn an_apply_that_hangs_returns_after_two_workers() {
+    let mut s = Story::new();
+    let out = s.boot(files(&["/aaa", "/nfs/f"], 1));
+    s.work(out);
+    let manifest = s.engine.install(files(&["/aaa", "/nfs/f"], 2).finish());
+    let swapped = Event::Swapped { request: 7, manifest, generation: 2, kind: Swap::Apply, release: false };
+    let out = s.tell(swapped);
+    let token =
+        out.iter().find_map(|e| if let Effect::Store { token, .. } = e { Some(*token) } else { None });
+    let out = s.tell(Event::Recorded { token: token.unwrap(), error: None });
+    assert_eq!(paths(&s, &out), ["/aaa", "/nfs/f"]);
+    let out = lost_at(&mut s, "/nfs/f", None);
+    assert_eq!(paths(&s, &out), ["/nfs/f"], "what the others do would have to be undone");
+    let out = lost_at(&mut s, "/nfs/f", None);
+    let returning = |e: &Effect| matches!(e, Effect::Log { text, .. } if text.starts_with("returning"));
+    assert!(out.iter().any(returning), "{out:?}");
+    let returns = |e: &Effect| matches!(e, Effect::Batch { intent: Intent::Return, .. });
+    assert!(out.iter().any(returns), "{out:?}");
+}
+
+/// Workers that are lost one after another, whatever they are at, are not a matter of the units.
+#[test]
+fn workers_that_are_always_lost_get_fewer_steps_and_are_given_up_in_the_end() {
+    let mut s = Story::new();
+    let names: Vec<String> = (0..40).map(|n| format!("/{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut out = s.boot(files(&names, 1));
+    let mut sizes = Vec::new();
+    for _ in 0..8 {
+        let next = paths(&s, &out);
+        sizes.push(next.len());
+        out = lost_at(&mut s, &next[0], None);
+    }
+    assert_eq!(sizes, [40, 39, 38, 37, 36, 19, 4, 1]);
+    let kept = names.iter().filter(|name| s.state(name) == "repaired").count();
+    assert_eq!(kept, 0);
+    assert!(
+        out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.contains("is not kept"))),
+        "{out:?}"
+    );
+}
