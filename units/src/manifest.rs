@@ -6,8 +6,12 @@
 //! never in it: they are named by digest.
 //!
 //! Layout, all numbers little endian: header of 80 bytes (magic, version, unit count, edge count, then
-//! offset and length of the specification and string areas, then the SHA-256 of everything after the header),
-//! unit records, edges sorted by (from, to, kind), reverse edges, specifications, strings.
+//! offset and length of the specification and string areas, how much of the strings is declared, then a SHA-256), unit
+//! records, edges sorted by (from, to, kind), reverse edges, specifications, strings.
+//!
+//! The digest is of what is declared: where that stands in which file comes last among the strings, and is left out with
+//! what points there; the last 8 bytes of the header are a checksum of both. In version 1 the digest is of everything after
+//! the header.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,11 +24,15 @@ use crate::kind::Spec;
 /// First bytes of every manifest.
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 /// Version of the layout below; readers also read the version before.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The version in which the digest was of origins too.
+const WITH_ORIGINS: u32 = 1;
 /// Bytes of the header.
 const HEADER: usize = 80;
 /// Bytes of a unit record.
 const UNIT: usize = 88;
+/// Where in a unit record its origin is pointed to.
+const ORIGIN: std::ops::Range<usize> = 56..64;
 /// Bytes of an edge record.
 const EDGE: usize = 16;
 /// Largest manifest that is accepted: 256 MiB, some 2 million units.
@@ -211,7 +219,7 @@ impl Manifest {
         }
         let word = |at| u32_at(b, at).ok_or(Damaged("header")).map(|v| v as usize);
         let version = u32_at(b, 8).ok_or(Damaged("header"))?;
-        if version != VERSION {
+        if version != VERSION && version != WITH_ORIGINS {
             return Err(ManifestError::Version(version));
         }
         let (units, edges) = (word(12)?, word(16)?);
@@ -296,7 +304,7 @@ impl Manifest {
         (*self.bytes).as_ref()
     }
 
-    /// SHA-256 of everything after the header: the identity of a generation.
+    /// SHA-256 of what is declared: the identity of a generation.
     pub fn digest(&self) -> [u8; 32] {
         let mut out = [0; 32];
         if let Some(d) = self.as_bytes().get(40..72) {
@@ -308,7 +316,15 @@ impl Manifest {
     /// Whether the digest in the header is that of the bytes.
     pub fn verify_digest(&self) -> bool {
         let body = self.as_bytes().get(HEADER..).unwrap_or_default();
-        Sha256::digest(body).as_slice() == self.digest()
+        let word = |at| u32_at(self.as_bytes(), at).unwrap_or_default();
+        if word(8) == WITH_ORIGINS {
+            return Sha256::digest(body).as_slice() == self.digest();
+        }
+        let end = (self.strings.0 - HEADER).saturating_add(word(36) as usize);
+        let Some((declared, origins)) = body.split_at_checked(end) else { return false };
+        let checksum = self.as_bytes().get(72..HEADER).unwrap_or_default();
+        digest_of(declared, self.len()) == self.digest()
+            && checksum == checksum_of(declared, origins, self.len())
     }
 
     /// Number of units.
@@ -472,7 +488,7 @@ pub struct NewUnit {
     pub layer: String,
     /// `file:line` of its declaration.
     pub origin: String,
-    /// What a person wrote about it; empty for nothing. Not part of the digest.
+    /// What a person wrote about it; empty for nothing. Not part of the unit's digest.
     pub description: String,
 }
 
@@ -525,7 +541,7 @@ impl ManifestBuilder {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut strings = Strings::default();
+        let (mut strings, mut origins) = (Strings::default(), Strings::default());
         // They come in order, mostly: a look at each, where a tree would look at forty for each.
         let mut units: Vec<&NewUnit> = self.units.iter().collect();
         units.sort_by(|a, b| a.address.cmp(&b.address));
@@ -583,7 +599,7 @@ impl ManifestBuilder {
             }
             records.extend_from_slice(&[0; 4]);
             records.extend_from_slice(&claim_number(&unit.claim).to_le_bytes());
-            for (a, b) in [strings.add(&unit.layer), strings.append(&unit.origin)] {
+            for (a, b) in [strings.add(&unit.layer), origins.append(&unit.origin)] {
                 records.extend_from_slice(&a.to_le_bytes());
                 records.extend_from_slice(&b.to_le_bytes());
             }
@@ -591,6 +607,14 @@ impl ManifestBuilder {
             let (at, length) = strings.add(&unit.description);
             records.extend_from_slice(&at.to_le_bytes());
             records.extend_from_slice(&length.to_le_bytes());
+        }
+        let declared = length(strings.text.as_bytes());
+        for record in records.chunks_mut(UNIT) {
+            if let Some(slot) = record.get_mut(ORIGIN.start..ORIGIN.start + 4)
+                && let Some(at) = u32_at(slot, 0)
+            {
+                slot.copy_from_slice(&at.saturating_add(declared).to_le_bytes());
+            }
         }
         let mut body = records;
         for (_, unit, kind, reason) in forward.iter().chain(&backward) {
@@ -603,16 +627,20 @@ impl ManifestBuilder {
         body.extend_from_slice(&specs);
         let strings_at = HEADER + body.len();
         body.extend_from_slice(strings.text.as_bytes());
+        let digest = digest_of(&body, units.len());
+        let checksum = checksum_of(&body, origins.text.as_bytes(), units.len());
+        body.extend_from_slice(origins.text.as_bytes());
 
         let mut out = Vec::with_capacity(HEADER + body.len());
         out.extend_from_slice(MAGIC);
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
         out.extend_from_slice(&VERSION.to_le_bytes());
-        for n in [units.len(), forward.len(), specs_at, specs.len(), strings_at, strings.text.len()] {
+        let text = strings.text.len() + origins.text.len();
+        for n in [units.len(), forward.len(), specs_at, specs.len(), strings_at, text, strings.text.len()] {
             out.extend_from_slice(&number(n));
         }
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(Sha256::digest(&body).as_slice());
+        out.extend_from_slice(&digest);
+        out.extend_from_slice(&checksum);
         out.resize(HEADER, 0);
         out.extend_from_slice(&body);
         out
@@ -634,6 +662,30 @@ impl Manifest {
             strings: (end, 0),
         }
     }
+}
+
+/// The digest of what comes after the header, up to the last string that is declared.
+fn digest_of(declared: &[u8], units: usize) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let (records, rest) = declared.split_at(units.saturating_mul(UNIT).min(declared.len()));
+    for record in records.chunks(UNIT) {
+        hash.update(record.get(..ORIGIN.start).unwrap_or_default());
+        hash.update(record.get(ORIGIN.end..).unwrap_or_default());
+    }
+    hash.update(rest);
+    hash.finalize().into()
+}
+
+/// Of the origins, which the digest leaves out.
+fn checksum_of(declared: &[u8], origins: &[u8], units: usize) -> [u8; 8] {
+    let mut hash = Sha256::new();
+    for record in declared.chunks(UNIT).take(units) {
+        hash.update(record.get(ORIGIN).unwrap_or_default());
+    }
+    hash.update(origins);
+    let mut out = [0; 8];
+    out.copy_from_slice(hash.finalize().as_slice().get(..8).unwrap_or(&[0; 8]));
+    out
 }
 
 /// A claim as a number: never 0 for a text that is not empty.
