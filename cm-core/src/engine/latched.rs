@@ -12,7 +12,7 @@ use super::timer::Timer;
 use super::unit::{ExecStep, Latch, Lost, Shown, State, Want, Work, bits};
 use super::{
     CONTEST_FIRST_MS, CONTEST_MAX_MS, Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Mono, Node, RETRY_FIRST_MS,
-    RETRY_MAX_MS, SUSPECT_MAX_MS,
+    RETRY_MAX_MS, RETRY_TOUCHED_MS, SUSPECT_MAX_MS,
 };
 use crate::proto::{Action, Intent, Outcome};
 
@@ -240,7 +240,8 @@ impl Engine {
             None => 0,
         };
         match latch.work {
-            Work::Idle | Work::Backoff { .. } => self.begin_settling(node, settle),
+            Work::Idle => self.begin_settling(node, settle),
+            Work::Backoff { until } => self.look_sooner(node, latch, until, settle),
             Work::Settling { since } => {
                 let until = self.now.after_ms(settle).min(since.after_ms(settle * SETTLE_AT_MOST));
                 self.timers.set(node, Timer::State, until);
@@ -248,6 +249,24 @@ impl Engine {
             }
             Work::Batch | Work::Job { .. } => self.with_latch(node, |l| l.again = true),
             Work::Waiting | Work::Queued | Work::Contested { .. } | Work::Deferred => {}
+        }
+    }
+
+    /// Something happened to what could not be kept: perhaps it can be now. But who keeps it from being kept may make as
+    /// many events as he likes, and a worker that is lost on it may be one more process that nobody can kill.
+    fn look_sooner(&mut self, node: Node, latch: Latch, until: Mono, settle: u64) {
+        // Once between two looks.
+        if latch.again || latch.lost == Lost::Suspect {
+            return;
+        }
+        self.with_latch(node, |l| l.again = true);
+        let wait = doubled(RETRY_FIRST_MS, latch.fails, RETRY_MAX_MS);
+        let sooner =
+            until.before_ms(wait).after_ms(wait.min(RETRY_TOUCHED_MS)).max(self.now.after_ms(settle));
+        if sooner < until {
+            self.set_work(node, Work::Backoff { until: sooner });
+            self.timers.set(node, Timer::State, sooner);
+            self.globals_changed = true;
         }
     }
 

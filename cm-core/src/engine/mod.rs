@@ -66,6 +66,8 @@
 //!   they go as well.
 //! - A unit that stays up takes over the edges of a new generation only once what it will depend on has them too or
 //!   is down (`follow`), so that the running edges of several generations never form a cycle.
+//! - What is not kept, and touched, is looked at within ten seconds and not at once, and goes on being tried more rarely:
+//!   who keeps it from being kept may touch it all the time.
 //! - What a lost worker had takes its place in line again; a record that it had is written once more. What it was at is
 //!   suspect, with all that lies on the same mount: such a unit goes into batches of its own, after the others, until it
 //!   has had a result. Lost upon it once more, it is not kept, and neither is what is suspect beside it. Where nobody
@@ -133,6 +135,11 @@ pub use swap::exec_inputs;
 pub struct Mono(pub u64);
 
 impl Mono {
+    /// So many milliseconds before this moment.
+    pub const fn before_ms(self, ms: u64) -> Mono {
+        Mono(self.0.saturating_sub(ms.saturating_mul(1_000_000)))
+    }
+
     /// This moment and so many milliseconds.
     pub const fn after_ms(self, ms: u64) -> Mono {
         Mono(self.0.saturating_add(ms.saturating_mul(1_000_000)))
@@ -168,6 +175,8 @@ pub const CONTEST_MAX_MS: u64 = 3_600_000;
 pub const RETRY_FIRST_MS: u64 = 1_000;
 /// Longest wait between retries: five minutes.
 pub const RETRY_MAX_MS: u64 = 300_000;
+/// The longest wait between retries where something happens to it all the time: ten seconds.
+pub const RETRY_TOUCHED_MS: u64 = 10_000;
 /// A batch without any result for this long means that the worker hangs: 60 s.
 pub const BATCH_MS: u64 = 60_000;
 

@@ -651,7 +651,7 @@ fn what_a_worker_hangs_upon_stops_nothing_else() {
     // The server is back.
     machine.world.hangs.clear();
     machine.tell(Told::Touched(1)).unwrap();
-    wait(&mut machine, 120_000);
+    wait(&mut machine, 3_600_000);
     assert_eq!(state(&machine, 1), "repaired");
 }
 

@@ -70,3 +70,36 @@ fn a_contest_ends_when_somebody_asks_for_another_try() {
     s.swap(Units::new().file("/f", 1, ""), Swap::Apply);
     assert_eq!(s.state("/f"), "contested", "who holds it wants it left alone");
 }
+
+/// Of a review: who owns the directory puts a pipe where the file should be, and touches it eight times a second.
+#[test]
+fn what_cannot_be_kept_is_looked_at_ever_more_rarely_however_often_it_is_touched() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/f", 1, ""));
+    looked_at(&mut s, out, Outcome::NotKept);
+    let node = s.node("/f");
+    let mut looks = Vec::new();
+    for _ in 0..600 * 8 {
+        s.now += 125_000_000;
+        let mut out = s.tell(Event::Touched { nodes: vec![node] });
+        out.extend(s.tell(Event::Tick));
+        if steps(&out) > 0 {
+            looks.push(s.now / 1_000_000_000);
+            looked_at(&mut s, out, Outcome::NotKept);
+        }
+    }
+    let soon = looks.iter().filter(|at| **at <= 60).count();
+    assert!(
+        (5..=10).contains(&soon) && looks.len() <= 66,
+        "{soon} in the first minute, {} in ten",
+        looks.len()
+    );
+    // Nobody touches it any more, or it is touched once: ten seconds at most, as it may be right by now.
+    let last = s.now;
+    let out = s.tick();
+    assert!(s.now - last <= RETRY_TOUCHED_MS * 1_000_000);
+    looked_at(&mut s, out, Outcome::Kept);
+    assert_eq!(s.state("/f"), "kept");
+    let out = s.tell(Event::Touched { nodes: vec![node] });
+    assert_eq!(steps(&out), 1, "at once, from here on");
+}
