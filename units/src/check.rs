@@ -8,10 +8,11 @@ use crate::diagnostic::Diagnostic;
 use crate::graph::{Edge, Index};
 use crate::kind::Spec;
 use crate::kind::file::{File, Ownership};
+use crate::kind::line::Line;
 use crate::kind::service::{Ready, Start};
 use crate::manifest::EdgeKind;
 use crate::report::Report;
-use crate::value::path::{ancestors, is_within};
+use crate::value::path::{ancestors, canonical, is_within};
 
 /// What a unit must not share with another one, as text; empty for nothing.
 pub fn claim(spec: &Spec) -> String {
@@ -35,6 +36,8 @@ pub fn check(index: &Index<'_>, units: &[Declared], edges: &[Edge], report: &mut
     paths(index, units, report);
     writes(units, report);
     purges(units, report);
+    lines(units, report);
+    aliases(index, units, report);
     user_database(index, units, report);
     by_hand(index, edges, report);
 }
@@ -132,6 +135,104 @@ fn writes(units: &[Declared], report: &mut Report<'_>) {
             }
         }
     }
+}
+
+/// Two lines of a file must not take each other away: each repair of one would break the other.
+fn lines(units: &[Declared], report: &mut Report<'_>) {
+    let mut of: BTreeMap<&str, Vec<(&Declared, &Line)>> = BTreeMap::new();
+    for unit in units {
+        if let Spec::Line(line) = &unit.spec {
+            of.entry(&line.path).or_default().push((unit, line));
+        }
+    }
+    for (path, lines) in of.into_iter().filter(|(_, lines)| lines.len() > 1) {
+        let hitting = lines.iter().filter(|(_, l)| l.matches.is_some() || !l.present);
+        for (unit, line) in hitting {
+            let pattern = line.matches.as_ref().and_then(|p| regex_lite::Regex::new(p).ok());
+            let takes = |other: &Line| {
+                let same = other.line == line.line;
+                let hit = same || pattern.as_ref().is_some_and(|p| p.is_match(&other.line));
+                other.present && hit && !(same && line.present)
+            };
+            for (other, _) in lines.iter().filter(|(_, other)| takes(other)) {
+                let text = format!("{} takes away the line of {} in {path}", unit.address, other.address);
+                let key = if line.matches.is_some() { "matches" } else { "line" };
+                let d = Diagnostic::error("owned-twice", unit.at(key), text);
+                let d = d.label(other.at("line"), format!("{} says so here", other.address));
+                report.add(d.help("give it a `matches` that no line of another unit matches"));
+                if report.is_full() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Behind a declared link a path is another one, which two units must not want otherwise.
+fn aliases(index: &Index<'_>, units: &[Declared], report: &mut Report<'_>) {
+    if !units.iter().any(|u| u.address.kind == Kind::Symlink) {
+        return;
+    }
+    for unit in units {
+        let Some(path) = claim(&unit.spec).strip_prefix("path:").map(str::to_owned) else { continue };
+        let (real, link) = behind_links(index, &path);
+        // A link that leads round to itself is no way to anything.
+        let Some(link) = link.filter(|_| real != path) else { continue };
+        let there =
+            [Kind::File, Kind::Directory, Kind::Symlink].into_iter().find_map(|k| index.find(k, &real));
+        let Some(other) = there.and_then(|n| index.unit(n)) else { continue };
+        if says_the_same(&unit.spec, &other.spec) {
+            continue;
+        }
+        let text = format!(
+            "{} is {real} behind {}, which {} declares otherwise",
+            unit.address, link.address, other.address
+        );
+        let d = Diagnostic::error("claimed-twice", unit.header, text);
+        let d = d.label(other.header, format!("{} is declared here", other.address));
+        report.add(d.label(link.header, "the link"));
+        if report.is_full() {
+            return;
+        }
+    }
+}
+
+/// Whether two units that are one path want the same there.
+fn says_the_same(one: &Spec, other: &Spec) -> bool {
+    match (one, other) {
+        (Spec::File(a), Spec::File(b)) => a.differing(b) == ["path"],
+        (Spec::Directory(a), Spec::Directory(b)) => a.differing(b) == ["path"],
+        (Spec::Symlink(a), Spec::Symlink(b)) => a.differing(b) == ["path"],
+        _ => false,
+    }
+}
+
+/// Most links on the way to one path.
+const LINKS: usize = 40;
+
+/// What a path is when the declared links above it are followed, and the last of these.
+fn behind_links<'d>(index: &Index<'d>, path: &str) -> (String, Option<&'d Declared>) {
+    let (mut path, mut last) = (path.to_owned(), None);
+    for _ in 0..LINKS {
+        let link = |above: &str| {
+            let unit = index.find(Kind::Symlink, above).and_then(|n| index.unit(n))?;
+            if let Spec::Symlink(link) = &unit.spec { Some((unit, link)) } else { None }
+        };
+        // The outermost first, as the kernel goes.
+        let mut above: Vec<&str> = ancestors(&path).collect();
+        above.reverse();
+        let Some((unit, link)) = above.into_iter().find_map(link) else { break };
+        let beside = link.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let target = if link.target.starts_with('/') {
+            link.target.clone()
+        } else {
+            format!("{beside}/{}", link.target)
+        };
+        let rest = path.strip_prefix(link.path.as_str()).unwrap_or_default();
+        let Ok(next) = canonical(&format!("{target}{rest}")) else { break };
+        (path, last) = (next, Some(unit));
+    }
+    (path, last)
 }
 
 /// A directory that is purged must not lie where a service writes: what that makes there is declared by nobody.
