@@ -18,6 +18,7 @@ usage: cargo mutate [--only FILE] [--from N] [--again] [--histories N] [--jobs N
            what is known, without trying any
        cargo mutate --forget
            what is known is forgotten first
+--of DIR takes the sources of another checkout, so that this one can be worked on.
 
 Results are kept beside what is built, below target/…/holdfast/mutate, as soon as there are any.";
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
 
 fn mutate() -> Result {
     let mut wish = Wish { histories: 400, jobs: 1, ..Wish::default() };
+    let mut of = None;
     let (mut list, mut report, mut forget) = (false, false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -43,6 +45,7 @@ fn mutate() -> Result {
             "--histories" => wish.histories = value()?.parse()?,
             "--jobs" => wish.jobs = value()?.parse()?,
             "--again" => wish.again = true,
+            "--of" => of = Some(value()?),
             "--list" => list = true,
             "--report" => report = true,
             "--forget" => forget = true,
@@ -53,7 +56,10 @@ fn mutate() -> Result {
             other => return Err(format!("unknown option {other}\n{USAGE}").into()),
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace")?;
+    let root = match &of {
+        Some(other) => Path::new(other),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace")?,
+    };
     let folder = Context::new(false)?.scratch("mutate");
     if forget && let Err(e) = std::fs::remove_file(folder.join("results.tsv")) {
         eprintln!("nothing to forget: {e}");

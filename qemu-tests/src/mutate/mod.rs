@@ -11,39 +11,36 @@
 //! - [`look`]: one mutant against histories, in the copy.
 //! - [`run`]: every mutant, and what came of it.
 
+use std::path::Path;
+
+use crate::Result;
+
 pub mod look;
 pub mod run;
 pub mod schema;
 pub mod scratch;
 pub mod sites;
 
-/// Files whose mutants are looked for, below the root of the repository. `engine/audit.rs` is not among them: it is
-/// what finds mutants.
-pub const FILES: &[&str] = &[
-    "cm-core/src/engine/apply.rs",
-    "cm-core/src/engine/batch.rs",
-    "cm-core/src/engine/byhand.rs",
-    "cm-core/src/engine/claims.rs",
-    "cm-core/src/engine/effect.rs",
-    "cm-core/src/engine/event.rs",
-    "cm-core/src/engine/follow.rs",
-    "cm-core/src/engine/graph.rs",
-    "cm-core/src/engine/latched.rs",
-    "cm-core/src/engine/mod.rs",
-    "cm-core/src/engine/mount.rs",
-    "cm-core/src/engine/record.rs",
-    "cm-core/src/engine/running.rs",
-    "cm-core/src/engine/service.rs",
-    "cm-core/src/engine/status.rs",
-    "cm-core/src/engine/stopping.rs",
-    "cm-core/src/engine/swap.rs",
-    "cm-core/src/engine/tally.rs",
-    "cm-core/src/engine/timer.rs",
-    "cm-core/src/engine/unit.rs",
-    "cm-core/src/plan.rs",
-    "cm-core/src/plan/course.rs",
-    "cm-core/src/plan/service.rs",
-];
+/// Files whose mutants are looked for, below the root of the repository: the engine and the planner. Tests are not
+/// among them, nor is `engine/audit.rs`, which is what finds mutants.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn files(root: &Path) -> Result<Vec<String>> {
+    let mut files = vec!["cm-core/src/plan.rs".to_owned()];
+    for folder in ["cm-core/src/engine", "cm-core/src/plan"] {
+        let entries =
+            std::fs::read_dir(root.join(folder)).map_err(|e| format!("cannot read {folder}: {e}"))?;
+        for entry in entries {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".rs") && !["audit.rs", "regressions.rs", "tests.rs"].contains(&name.as_str()) {
+                files.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
 
 /// Something that could be written otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]

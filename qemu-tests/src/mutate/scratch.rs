@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::sites::{self, Form, Site};
-use super::{FILES, Mutant, schema};
+use super::{Mutant, files, schema};
 use crate::Result;
 
 /// The switch, which every mutant asks. It lies in the crate that all others use.
@@ -80,7 +80,7 @@ pub struct Programs {
 }
 
 struct Source {
-    file: &'static str,
+    file: String,
     text: String,
     sites: Vec<Site>,
     first: u32,
@@ -92,13 +92,14 @@ struct Source {
 /// When something cannot be read or written, or does not build even without its mutants.
 pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
     let tree = folder.join("tree");
-    copy(root, &tree)?;
+    let files = files(root)?;
+    copy(root, &tree, &files)?;
     let mut sources = Vec::new();
     let mut next = 1;
     let mut mutants = BTreeMap::new();
-    for file in FILES {
+    for file in files {
         let text =
-            std::fs::read_to_string(root.join(file)).map_err(|e| format!("cannot read {file}: {e}"))?;
+            std::fs::read_to_string(root.join(&file)).map_err(|e| format!("cannot read {file}: {e}"))?;
         let sites = sites::find(&text).map_err(|e| format!("cannot read {file}: {e}"))?;
         let first = next;
         let mut same: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -106,7 +107,7 @@ pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
             for other in &site.others {
                 let again = same.entry((site.function.clone(), other.change.clone())).or_default();
                 let mutant = Mutant {
-                    file: (*file).to_owned(),
+                    file: file.clone(),
                     line: site.line,
                     function: site.function.clone(),
                     change: other.change.clone(),
@@ -150,8 +151,8 @@ fn what_does_not_compile(
         let mut written = BTreeMap::new();
         for source in sources {
             let schema = schema::write(&source.text, &source.sites, source.first, &out, "units::mutant");
-            write(&tree.join(source.file), &schema.text)?;
-            written.insert(source.file, schema);
+            write(&tree.join(&source.file), &schema.text)?;
+            written.insert(source.file.as_str(), schema);
         }
         let (good, messages) = cargo_says(tree, folder, &["check", "-p", "cm-core", "--lib"])?;
         if good {
@@ -296,7 +297,7 @@ fn executable(messages: &[Value], target: &str) -> Result<PathBuf> {
 }
 
 /// Every file that git knows or would, and nothing else.
-fn copy(root: &Path, tree: &Path) -> Result {
+fn copy(root: &Path, tree: &Path, files: &[String]) -> Result {
     let mut git = Command::new("git");
     git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let listed = git.output().map_err(|e| format!("cannot run git: {e}"))?;
@@ -309,9 +310,9 @@ fn copy(root: &Path, tree: &Path) -> Result {
     remove_others(tree, &wanted)?;
     for name in listed.split_terminator('\0') {
         // What is written with mutants in it is not written twice: that would be built again.
-        let ours = FILES.contains(&name) || name == "units/src/lib.rs";
+        let ours = files.iter().any(|f| f == name);
         let from = root.join(name);
-        if (ours && tree.join(name).exists() && name != "units/src/lib.rs") || !from.is_file() {
+        if (ours && tree.join(name).exists()) || !from.is_file() {
             continue;
         }
         let mut content = std::fs::read(&from).map_err(|e| format!("cannot read {name}: {e}"))?;

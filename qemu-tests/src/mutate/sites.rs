@@ -77,6 +77,9 @@ const PAIRS: &[(&str, &str)] = &[
     ("pop_front", "pop_back"),
 ];
 
+/// Of those, what says the opposite of the other one, whatever it is asked.
+const OPPOSITES: &[&str] = &["is_some", "is_none", "is_ok", "is_err"];
+
 /// Methods whose closure says yes or no.
 const ASKING: &[&str] = &[
     "all",
@@ -169,6 +172,10 @@ impl<'s> Finder<'s> {
         let at = block.brace_token.span.open().byte_range().end;
         let line = block.brace_token.span.open().start().line;
         for value in answers(returns) {
+            if value.is_empty() && block.stmts.len() == 1 {
+                // Its only statement is left out by itself.
+                continue;
+            }
             let change = format!("the whole function → {}", if value.is_empty() { "nothing" } else { value });
             let text = format!("return {value};");
             self.add(at..at, Form::Body, line, Other { text, change });
@@ -229,11 +236,55 @@ impl<'s> Finder<'s> {
             self.chain(e);
             return;
         }
-        if !matches!(e, Expr::Lit(_)) {
+        self.constant(e);
+        self.asked(e);
+    }
+
+    /// What says yes or no could always say one of them. Where a narrower alternative differs in fewer cases, whatever
+    /// breaks that breaks this one too, and it is not tried.
+    fn constant(&mut self, e: &Expr) {
+        let (yes, no) = match e {
+            Expr::Lit(_) => (false, false),
+            Expr::Paren(p) => return self.constant(&p.expr),
+            // These are added with their parts.
+            Expr::Binary(b) if matches!(b.op, BinOp::And(_) | BinOp::Or(_)) => (false, false),
+            Expr::Binary(b) if matches!(b.op, BinOp::Lt(_) | BinOp::Gt(_)) => (false, true),
+            Expr::Binary(b) if matches!(b.op, BinOp::Le(_) | BinOp::Ge(_)) => (true, false),
+            _ => (true, true),
+        };
+        if yes {
             self.value(e, "true".to_owned());
+        }
+        if no {
             self.value(e, "false".to_owned());
         }
-        self.expr(e, false);
+    }
+
+    /// What is in an expression whose opposite need not be tried, since that it always says yes or no is.
+    fn asked(&mut self, e: &Expr) {
+        match e {
+            Expr::Paren(p) => self.asked(&p.expr),
+            Expr::Unary(u) if matches!(u.op, UnOp::Not(_)) => self.asked(&u.expr),
+            Expr::Binary(b) => {
+                if !matches!(b.op, BinOp::Eq(_) | BinOp::Ne(_)) {
+                    self.binary(b);
+                }
+                self.parts(b);
+            }
+            Expr::MethodCall(call) => self.call(call, true),
+            _ => self.expr(e, false),
+        }
+    }
+
+    /// Both sides.
+    fn parts(&mut self, b: &syn::ExprBinary) {
+        for side in [&b.left, &b.right] {
+            if matches!(b.op, BinOp::And(_) | BinOp::Or(_)) {
+                self.asked(side)
+            } else {
+                self.expr(side, false)
+            }
+        }
     }
 
     /// The parts of a condition with `let`: each that has none could be missing.
@@ -246,7 +297,7 @@ impl<'s> Finder<'s> {
             Expr::Let(l) => self.expr(&l.expr, false),
             _ => {
                 self.value(e, "true".to_owned());
-                self.expr(e, false);
+                self.asked(e);
             }
         }
     }
@@ -275,10 +326,10 @@ impl<'s> Finder<'s> {
             // Only reached inside a chain that is no condition of `if`.
             Expr::Let(l) => self.expr(&l.expr, false),
             Expr::Repeat(r) => self.expr(&r.expr, false),
-            Expr::MethodCall(call) => self.call(call),
+            Expr::MethodCall(call) => self.call(call, false),
             Expr::Binary(b) => {
                 self.binary(b);
-                visit::visit_expr_binary(self, b);
+                self.parts(b);
             }
             Expr::Unary(u) => {
                 if matches!(u.op, UnOp::Not(_)) {
@@ -293,7 +344,6 @@ impl<'s> Finder<'s> {
                     && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
                 {
                     self.value(e, format!("({name} * 2)"));
-                    self.value(e, format!("({name} / 2)"));
                 }
             }
             Expr::Call(c) => {
@@ -329,7 +379,7 @@ impl<'s> Finder<'s> {
         }
     }
 
-    fn call(&mut self, call: &syn::ExprMethodCall) {
+    fn call(&mut self, call: &syn::ExprMethodCall, asked: bool) {
         let name = call.method.to_string();
         let (whole, method) = (call.span().byte_range(), call.method.span().byte_range());
         let other = PAIRS.iter().find_map(|(a, b)| match () {
@@ -337,7 +387,8 @@ impl<'s> Finder<'s> {
             () if name == *b => Some(*a),
             () => None,
         });
-        if let Some(other) = other {
+        let opposite = OPPOSITES.contains(&name.as_str());
+        if let Some(other) = other.filter(|_| !(asked && opposite)) {
             let text = format!(
                 "{}{other}{}",
                 &self.source[whole.start..method.start],
@@ -345,7 +396,7 @@ impl<'s> Finder<'s> {
             );
             let change = format!("{} → .{other}(…)", short(self.text(call)));
             self.add(whole, Form::Value, call.method.span().start().line, Other { text, change });
-        } else if name == "is_empty" {
+        } else if name == "is_empty" && !asked {
             self.value(call, format!("!{}", self.text(call)));
         }
         self.expr(&call.receiver, false);
@@ -361,22 +412,20 @@ impl<'s> Finder<'s> {
         let (left, right) = (self.text(&b.left), self.text(&b.right));
         let others: &[&str] = match b.op {
             BinOp::And(_) | BinOp::Or(_) => {
-                let whole = Expr::Binary(b.clone());
-                if has_let(&whole) {
+                if has_let(&Expr::Binary(b.clone())) {
                     return;
                 }
-                let other = if matches!(b.op, BinOp::And(_)) { "||" } else { "&&" };
-                self.value(b, format!("({left}) {other} ({right})"));
                 self.value(b, left.to_owned());
                 self.value(b, right.to_owned());
+                self.value(b, matches!(b.op, BinOp::Or(_)).to_string());
                 return;
             }
             BinOp::Eq(_) => &["!="],
             BinOp::Ne(_) => &["=="],
-            BinOp::Lt(_) => &["<=", "!=", ">="],
-            BinOp::Le(_) => &["<", "==", ">"],
-            BinOp::Gt(_) => &[">=", "!=", "<="],
-            BinOp::Ge(_) => &[">", "==", "<"],
+            BinOp::Lt(_) => &["<=", "!="],
+            BinOp::Le(_) => &["<", "=="],
+            BinOp::Gt(_) => &[">=", "!="],
+            BinOp::Ge(_) => &[">", "=="],
             BinOp::Add(_) => &["-"],
             BinOp::Sub(_) => &["+"],
             BinOp::Mul(_) => &["+", "/"],
@@ -387,10 +436,6 @@ impl<'s> Finder<'s> {
             BinOp::BitXor(_) => &["|"],
             BinOp::Shl(_) => &[">>"],
             BinOp::Shr(_) => &["<<"],
-            BinOp::AddAssign(_) => &["-="],
-            BinOp::SubAssign(_) => &["+="],
-            BinOp::BitAndAssign(_) => &["|="],
-            BinOp::BitOrAssign(_) => &["&="],
             _ => &[],
         };
         for other in others {
@@ -404,7 +449,7 @@ impl<'s> Finder<'s> {
             Lit::Int(n) => {
                 let Ok(value) = n.base10_parse::<u128>() else { return };
                 self.value(e, format!("{}{}", value.saturating_add(1), n.suffix()));
-                if value > 0 {
+                if value == 1 {
                     self.value(e, format!("{}{}", value - 1, n.suffix()));
                 }
             }
@@ -486,7 +531,7 @@ fn answers(returns: &ReturnType) -> &'static [&'static str] {
                 "bool" => &["true", "false"],
                 "Option" => &["None"],
                 "Vec" | "VecDeque" | "BTreeMap" | "BTreeSet" | "String" => &["Default::default()"],
-                "u8" | "u16" | "u32" | "u64" | "usize" => &["0", "1"],
+                "u8" | "u16" | "u32" | "u64" | "usize" => &["0"],
                 _ => &[],
             }
         }

@@ -16,19 +16,16 @@ fn changes(result: &str, body: &str) -> Vec<String> {
 
 #[test]
 fn comparisons_and_arithmetic() {
-    assert_eq!(
-        changes("X", "n < 3"),
-        ["n < 3 → n <= 3", "n < 3 → n != 3", "n < 3 → n >= 3", "3 → 4", "3 → 2"]
-    );
+    assert_eq!(changes("X", "n < 3"), ["n < 3 → n <= 3", "n < 3 → n != 3", "3 → 4"]);
     assert_eq!(changes("X", "n == m"), ["n == m → n != m"]);
     assert_eq!(changes("X", "n + m"), ["n + m → n - m"]);
-    assert_eq!(changes("()", "n += m;"), ["without n += m;", "n += m → n -= m"]);
-    assert_eq!(changes("X", "STABLE_MS"), ["STABLE_MS → (STABLE_MS * 2)", "STABLE_MS → (STABLE_MS / 2)"]);
+    assert_eq!(changes("()", "n += m;"), ["without n += m;"]);
+    assert_eq!(changes("X", "STABLE_MS"), ["STABLE_MS → (STABLE_MS * 2)"]);
 }
 
 #[test]
 fn yes_and_no() {
-    assert_eq!(changes("X", "a && b"), ["a && b → (a) || (b)", "a && b → a", "a && b → b"]);
+    assert_eq!(changes("X", "a && b"), ["a && b → a", "a && b → b", "a && b → false"]);
     assert_eq!(changes("X", "!a"), ["!a → a"]);
     assert_eq!(changes("X", "true"), ["true → false"]);
     assert_eq!(changes("X", "x.is_some()"), ["x.is_some() → .is_none(…)"]);
@@ -39,13 +36,23 @@ fn yes_and_no() {
 #[test]
 fn conditions() {
     assert_eq!(changes("X", "if a { x } else { y }"), ["a → true", "a → false"]);
+    assert_eq!(changes("X", "if a || b { x } else { y }"), ["a || b → a", "a || b → b", "a || b → true"]);
+    // What breaks whenever another one does is not tried: the opposite, and a constant beside a neighbour.
+    assert_eq!(
+        changes("X", "if n < m { x } else { y }"),
+        ["n < m → false", "n < m → n <= m", "n < m → n != m"]
+    );
+    assert_eq!(
+        changes("X", "if !x.is_some() { x } else { y }"),
+        ["!x.is_some() → true", "!x.is_some() → false"]
+    );
     // A `let` cannot be replaced, but what stands beside it can, and it can fail as a whole.
     assert_eq!(
         changes("X", "if a && let Some(x) = y { x } else { y }"),
         ["a && let Some(x) = y → false", "a → true"]
     );
     assert_eq!(changes("()", "while a { x.pop(); }"), ["a → true", "a → false", "without x.pop();"]);
-    assert_eq!(changes("X", "let Some(x) = y else { return 7 }; x"), ["y → None", "7 → 8", "7 → 6"]);
+    assert_eq!(changes("X", "let Some(x) = y else { return 7 }; x"), ["y → None", "7 → 8"]);
 }
 
 #[test]
@@ -95,7 +102,7 @@ fn what_is_no_code_that_ships_has_no_mutants() {
 
 #[test]
 fn a_schema_is_the_source_with_something_around_it() {
-    let source = "fn f(a: bool) {\n    if !a {\n        g(3);\n    }\n}\n";
+    let source = "fn f(a: bool) {\n    if !a {\n        g(3, 4);\n    }\n    h();\n}\n";
     let sites = find(source).expect("Rust");
     let numbered: Vec<(u32, String)> =
         (1..).zip(sites.iter().flat_map(|s| &s.others).map(|o| o.change.clone())).collect();
@@ -106,28 +113,29 @@ fn a_schema_is_the_source_with_something_around_it() {
             at(1, "the whole function → nothing"),
             at(2, "!a → true"),
             at(3, "!a → false"),
-            at(4, "!a → a"),
-            at(5, "without g(3);"),
-            at(6, "3 → 4"),
-            at(7, "3 → 2"),
+            at(4, "without g(3, 4);"),
+            at(5, "3 → 4"),
+            at(6, "4 → 5"),
+            at(7, "without h();"),
         ]
     );
-    let schema = write(source, &sites, 1, &BTreeSet::from([3, 6]), "m");
+    let schema = write(source, &sites, 1, &BTreeSet::from([3, 5]), "m");
     assert_eq!(
         schema.text,
         "fn f(a: bool) { if m::is(1) { return ; }\n    \
-         if (if m::is(2) { true } else if m::is(4) { a } else { !a }) {\n        \
-         if m::is(5) {} else { g((if m::is(7) { 2 } else { 3 })); }\n    }\n}\n"
+         if (if m::is(2) { true } else { !a }) {\n        \
+         if m::is(4) {} else { g(3, (if m::is(6) { 5 } else { 4 })); }\n    }\n    \
+         if m::is(7) {} else { h(); }\n}\n"
     );
     // An error is somebody's fault.
     let blame = |text: &str| {
         let start = schema.text.find(text).expect("there");
         schema.to_blame(&(start..start + text.len()))
     };
-    assert_eq!(blame("{ a }"), [4]);
-    assert_eq!(blame("{ !a }"), [2, 4]);
-    assert_eq!(blame("g("), [5]);
-    assert_eq!(blame("2 }"), [7]);
+    assert_eq!(blame("{ true }"), [2]);
+    assert_eq!(blame("{ !a }"), [2]);
+    assert_eq!(blame("g("), [4]);
+    assert_eq!(blame("5 }"), [6]);
     assert!(blame("fn f").is_empty());
 }
 
@@ -190,9 +198,9 @@ fn main() {
     assert_eq!(of("*n > most || found.is_some_and(|f| f <= *n) → true"), Some("none none"));
     assert_eq!(of("*n > most → *n >= most"), Some("5 none"));
     assert_eq!(of("n < 10 → false"), Some("many many"));
-    assert_eq!(of("n < 10 → true"), Some("5 30"));
+    assert_eq!(of("n < 10 → n != 10"), Some("5 30"));
     assert_eq!(of("without found = Some(*n);"), Some("none none"));
     assert_eq!(of("without the arm Some(_)"), Some("5 none"));
-    // Two that are equal to each other change nothing here: `<=` where the same comes twice is one.
+    // Where the same comes twice it is one either way.
     assert_eq!(of("f <= *n → f < *n"), Some("5 many"));
 }

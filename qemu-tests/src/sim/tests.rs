@@ -205,6 +205,11 @@ fn one_answer_can_fail() {
     breaks(Invariant::OneAnswer, &history, |_, effects, _| {
         effects.retain(|e| !matches!(e, Effect::Answer { .. }));
     });
+    // Who leaves has answered before.
+    let history = script(vec![boot(chain(&[(Sort::Plain, false)])), (50, Act::Shutdown)]);
+    breaks(Invariant::OneAnswer, &history, |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Answer { .. }));
+    });
 }
 
 #[test]

@@ -53,6 +53,8 @@ impl Checks {
 
     /// The machine is left: who still runs was asked, had its time, and was killed in vain.
     pub(super) fn leaves(&mut self, engine: &Engine, world: &World) -> Found {
+        // Whatever is asked for from here on goes unheard, and what was asked for before has been answered.
+        let open = self.unanswered();
         let down = &mut self.down;
         if std::mem::replace(&mut down.left, true) {
             return broken(Invariant::ShutdownLeaves, "left twice");
@@ -65,6 +67,9 @@ impl Checks {
                     format!("left, and {} (slot {}) had no time to end", engine.address(node), proc.slot);
                 return broken(Invariant::ShutdownLeaves, text);
             }
+        }
+        if open > 0 {
+            return broken(Invariant::OneAnswer, format!("it leaves without an answer to {open} requests"));
         }
         Ok(())
     }
