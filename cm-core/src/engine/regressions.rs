@@ -8,6 +8,7 @@ mod holds;
 mod lost;
 mod modules;
 mod mounts;
+mod noticed;
 mod plans;
 mod reloads;
 mod returns;
