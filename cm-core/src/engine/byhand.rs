@@ -8,7 +8,7 @@ use super::event::Verb;
 use super::graph::hard;
 use super::status::{Hold, HoldKind};
 use super::timer::Timer;
-use super::unit::{Phase, Shown, State, Want, Work, bits};
+use super::unit::{Latch, Phase, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 
 /// Somebody waits for a unit.
@@ -169,6 +169,8 @@ impl Engine {
 
     fn lift(&mut self, node: Node) {
         let Some(hold) = self.holds.remove(&node) else { return };
+        // What it had when it was held is nobody's wish any more.
+        self.m(node).set(bits::RESTORE, false);
         self.timers.clear(node, Timer::Hold);
         if hold.kind == HoldKind::Paused {
             self.thaw(node);
@@ -260,12 +262,37 @@ impl Engine {
     /// A later word on a unit than the hold that an apply has lifted; or nothing can return to that any more.
     fn forget_lifted_of(&mut self, node: Node) -> Option<Hold> {
         self.changed.insert(node);
+        self.enqueue(node);
         self.lifted.remove(&node)
     }
 
     /// The apply that lifted holds is over.
     pub(crate) fn forget_lifted(&mut self) {
-        self.changed.extend(std::mem::take(&mut self.lifted).into_keys());
+        for node in std::mem::take(&mut self.lifted).into_keys() {
+            self.changed.insert(node);
+            self.enqueue(node);
+        }
+    }
+
+    /// It has left, and with it would go the hold that the apply under way has lifted. Answers whether it stays for that.
+    pub(crate) fn stays_as_shade(&mut self, node: Node) -> bool {
+        if self.apply.is_none() || self.down.is_some() || !self.lifted.contains_key(&node) {
+            return false;
+        }
+        self.m(node).set(bits::SHADE, true);
+        self.publish(node, "gone");
+        self.go_down(node);
+        self.forget_claims(node);
+        if self.latch(node).is_some() {
+            self.set_work(node, Work::Idle);
+            self.with_latch(node, |l| *l = Latch { work: Work::Idle, ..Latch::new() });
+        }
+        true
+    }
+
+    /// Whether nothing but a hold is left of a unit, which a return may put back.
+    pub(crate) fn is_shade(&self, node: Node) -> bool {
+        self.u(node).has(bits::SHADE) && self.apply.is_some() && self.lifted.contains_key(&node)
     }
 
     fn freeze(&mut self, node: Node) {

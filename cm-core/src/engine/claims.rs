@@ -56,6 +56,7 @@ impl Engine {
     pub(crate) fn held_claim(&self, node: Node) -> u64 {
         match self.svc(node).filter(|s| s.running()).and_then(|s| s.run) {
             Some((manifest, unit)) => self.manifest_of(manifest).map_or(0, |m| m.claim(unit)),
+            None if self.u(node).has(bits::SHADE) => 0,
             None => self.claim_of(node),
         }
     }
@@ -65,7 +66,7 @@ impl Engine {
         let unit = self.u(node);
         match &unit.state {
             State::Service(s) if unit.id.is_none() => s.running(),
-            _ if unit.id.is_none() => !matches!(unit.state, State::Gone),
+            _ if unit.id.is_none() => !matches!(unit.state, State::Gone) && !unit.has(bits::SHADE),
             State::Service(s) => s.running() && self.held_claim(node) != self.claim_of(node),
             State::Latch(l) => unit.class() == Class::Committer && !l.right,
             State::Mount(_) | State::Target | State::Gone => false,

@@ -91,6 +91,7 @@ impl Engine {
                     self.remove(node);
                 }
             }
+            Want::Absent if unit.has(bits::SHADE) && !self.is_left_behind(node) => self.remove(node),
             Want::Absent => self.take_away(node),
             Want::Down => {
                 if up && self.may_stop(node) {
@@ -189,7 +190,8 @@ impl Engine {
     /// It is no longer declared.
     fn take_away(&mut self, node: Node) {
         if self.is_left_behind(node) {
-            // It keeps its claim, so that nothing takes its place, but nothing up or mounted.
+            // It keeps its claim, so that nothing takes its place, but nothing up or mounted; and it is left as it is.
+            self.m(node).set(bits::RESTORE, false);
             if self.may_stop(node) {
                 self.go_down(node);
             }
@@ -324,7 +326,11 @@ impl Engine {
                     self.log(Level::Error, Some(node), text);
                     self.apply_failure(node, "could not be undone");
                 }
-                if self.u(node).want == Want::Absent {
+                if self.is_left_behind(node) {
+                    // Somebody holds it since: nothing of it is left but that.
+                    self.with_latch(node, |l| l.right = false);
+                    self.set_work(node, Work::Waiting);
+                } else if self.u(node).want == Want::Absent {
                     self.set_work(node, Work::Idle);
                     self.remove(node);
                 } else {

@@ -178,7 +178,8 @@ impl Engine {
 
     /// No longer declared, but held: it is listed, and what is on the disk of it stays, until the hold ends.
     pub(crate) fn is_left_behind(&self, node: Node) -> bool {
-        self.u(node).want == Want::Absent && self.down.is_none() && self.holds.contains_key(&node)
+        let stays = self.holds.contains_key(&node) || self.is_shade(node);
+        self.u(node).want == Want::Absent && self.down.is_none() && stays
     }
 
     /// Frozen by hand.

@@ -133,6 +133,7 @@ impl Engine {
     pub(crate) fn state_word(&self, node: Node) -> &'static str {
         let unit = self.u(node);
         match &unit.state {
+            _ if unit.has(bits::SHADE) => "gone",
             State::Service(s) => match s.phase {
                 Phase::Down => "down",
                 Phase::Waiting => "waiting",

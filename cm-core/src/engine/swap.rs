@@ -317,6 +317,7 @@ impl Engine {
             Class::Service | Class::Committer | Class::Helper | Class::Mount | Class::Target => false,
         };
         let unit = self.m(node);
+        unit.set(bits::SHADE, false);
         unit.id = Some(id);
         unit.flags = after.flags(id);
         unit.set(bits::NEEDS_STORE, needs_store);
@@ -592,7 +593,7 @@ impl Engine {
 
     /// The unit is gone: from every manifest, list and counter.
     pub(crate) fn remove(&mut self, node: Node) {
-        if matches!(self.u(node).state, State::Gone) {
+        if matches!(self.u(node).state, State::Gone) || self.stays_as_shade(node) {
             return;
         }
         self.publish(node, "gone");

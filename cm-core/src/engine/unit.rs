@@ -49,6 +49,8 @@ pub(crate) mod bits {
     pub const RESTORE: u32 = 131_072;
     /// Of those who wait in a circle for each other to stop, this one goes first.
     pub const FIRST: u32 = 1 << 21;
+    /// Nothing of it is left: it is there for the hold that the apply under way has lifted, which the return puts back.
+    pub const SHADE: u32 = 1 << 22;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

@@ -492,6 +492,7 @@ impl Checks {
             if verdict == Verdict::Done || stands {
                 self.accepted = Some((generation, digest));
             }
+            self.lifts_end(verdict);
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ const MOST_STEPS: u64 = 20_000;
 pub enum Act {
     /// A manifest becomes the desired one.
     Swap(Graph, Swap),
+    /// The same, and every hold is lifted with it.
+    Release(Graph, Swap),
     /// The present manifest is applied once more.
     Again,
     /// Somebody touches what these slots own, and really changes it.
@@ -196,6 +198,14 @@ impl Script {
                 _ => Act::Overflow,
             };
             let announced = if let Act::Chatter(slot, 1) = act { Some(slot) } else { None };
+            let releases = Dice::of(&[seed, 6, at]).chance(250);
+            let act = match act {
+                Act::Swap(graph, kind @ (Swap::Apply | Swap::Rollback)) if releases => {
+                    Act::Release(graph, kind)
+                }
+                Act::Again if releases => Act::Release(graph.clone(), Swap::Apply),
+                act => act,
+            };
             entries.push(Entry { at, act });
             // What happens to a service that reloads would otherwise seldom be seen: it does so for a moment only.
             let mut dice = Dice::of(&[seed, 3, at]);
@@ -326,6 +336,11 @@ impl Player<'_> {
                 self.generation += 1;
                 self.graph = graph.clone();
                 self.machine.apply(graph, self.generation, *kind)
+            }
+            Act::Release(graph, kind) => {
+                self.generation += 1;
+                self.graph = graph.clone();
+                self.machine.apply_and(graph, self.generation, *kind, true)
             }
             Act::Again => {
                 let graph = self.graph.clone();
@@ -458,6 +473,7 @@ fn only_watchdogs(machine: &Machine) -> bool {
 fn words(act: &Act) -> String {
     match act {
         Act::Swap(graph, kind) => format!("{kind:?}:{}", graph.describe()),
+        Act::Release(graph, kind) => format!("{kind:?}, releasing what is held:{}", graph.describe()),
         other => format!("{other:?}"),
     }
 }

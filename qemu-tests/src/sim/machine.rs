@@ -104,6 +104,20 @@ impl Machine {
     /// # Errors
     /// When an invariant breaks.
     pub fn apply(&mut self, graph: &Graph, generation: u64, kind: Swap) -> Result<(), Violation> {
+        self.apply_and(graph, generation, kind, false)
+    }
+
+    /// The same; `release` lifts every hold with it.
+    ///
+    /// # Errors
+    /// When an invariant breaks.
+    pub fn apply_and(
+        &mut self,
+        graph: &Graph,
+        generation: u64,
+        kind: Swap,
+        release: bool,
+    ) -> Result<(), Violation> {
         let manifest = graph.manifest();
         let digest = manifest.digest();
         let number = self.engine.install(manifest.clone());
@@ -121,7 +135,7 @@ impl Machine {
                 self.request(Some((generation, digest, kind)))
             }
         };
-        self.step(Event::Swapped { request, manifest: number, generation, kind, release: false })
+        self.step(Event::Swapped { request, manifest: number, generation, kind, release })
     }
 
     /// One event from the world.

@@ -32,7 +32,7 @@ pub fn shrink(script: &Script, invariant: Invariant, mut plays: u32) -> Script {
 
 fn graphs(script: &mut Script) -> impl Iterator<Item = &mut Graph> {
     let swapped = script.entries.iter_mut().filter_map(|e| match &mut e.act {
-        Act::Swap(graph, _) => Some(graph),
+        Act::Swap(graph, _) | Act::Release(graph, _) => Some(graph),
         _ => None,
     });
     swapped.chain(&mut script.plans)

@@ -249,6 +249,156 @@ fn a_hold_is_lifted_by_an_apply_of_the_same() {
     assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
 }
 
+/// Seed 65001406 and others: what nobody declares any more is gone by the time of the return, and was held.
+#[test]
+fn a_hold_on_what_an_apply_has_dropped_is_back_after_its_return() {
+    let old = || Units::new().plain("web").file("/a", 1, "").plain("stays");
+    let mut s = Story::new();
+    let out = s.boot(old());
+    s.work(out);
+    s.runs("web");
+    s.runs("stays");
+    s.ask(7, Verb::Stop, "web");
+    s.ends("web");
+    s.ask(8, Verb::Hold, "/a");
+    let fails = Units::new().plain("stays").service("fails", |s| s.restart = Restart::Never);
+    let manifest = s.engine.install(fails.finish());
+    s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    s.work(out);
+    let hold = |s: &Story, name| s.engine.node(&address(name)).and_then(|n| s.engine.status(n).hold);
+    assert_eq!((hold(&s, "web"), hold(&s, "/a")), (None, None));
+    s.runs("fails");
+    let out = s.ends("fails");
+    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+    assert!(hold(&s, "/a").is_some());
+    assert_eq!(hold(&s, "web").map(|h| h.kind), Some(HoldKind::Stopped));
+    assert_eq!(s.state("web"), "down", "nobody starts what somebody has stopped");
+}
+
+/// The same apply succeeds: nothing of it is left.
+#[test]
+fn what_was_held_and_is_dropped_by_an_apply_that_releases_it_is_gone_with_that() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().plain("web").file("/a", 1, ""));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Stop, "web");
+    s.ends("web");
+    s.ask(8, Verb::Hold, "/a");
+    let manifest = s.engine.install(Units::new().target("all").finish());
+    let out =
+        s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
+    assert_eq!(s.until_answered(out, 9), Verdict::Done);
+    assert_eq!((s.state("web"), s.state("/a")), ("absent", "absent"));
+}
+
+/// Seed 65007329: the version of a generation that came and went is not what somebody holds.
+#[test]
+fn what_a_return_leaves_held_and_undeclared_is_left_as_it_is() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, "").plain("web"));
+    s.work(out);
+    s.runs("web");
+    s.ask(7, Verb::Hold, "/a");
+    s.boot(Units::new().plain("web"));
+    let with = |version| Units::new().file("/a", version, "").plain("web");
+    let fails = with(2).service("fails", |s| s.restart = Restart::Never);
+    let manifest = s.engine.install(fails.finish());
+    s.tell(Event::Swapped { request: 9, manifest, generation: 3, kind: Swap::Apply, release: true });
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    s.work(out);
+    s.runs("fails");
+    let out = s.ends("fails");
+    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+    let out = s.boot(with(2));
+    let actions = |e: &Effect| match e {
+        Effect::Batch { steps, .. } => steps.iter().map(|s| s.action).collect(),
+        _ => Vec::new(),
+    };
+    let done: Vec<Action> = out.iter().flat_map(actions).collect();
+    assert_eq!(done, [Action::Check], "it is only looked at");
+}
+
+/// Seed 68005402: what it lies on was not there, so that it could not be put back before the hold ended.
+#[test]
+fn what_nobody_holds_any_more_is_not_put_back_as_it_was_held() {
+    let old = || {
+        let manual = |s: &mut Service| s.start = units::kind::service::Start::Manual;
+        let units = Units::new().file("/a", 1, "").service("never", manual);
+        units.edge("/a", EdgeKind::Binds, "never")
+    };
+    let mut s = Story::new();
+    s.boot(old());
+    s.ask(7, Verb::Hold, "/a");
+    let fails = Units::new().file("/a", 1, "").service("fails", |s| s.restart = Restart::Never);
+    let manifest = s.engine.install(fails.finish());
+    s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    s.work(out);
+    s.runs("fails");
+    let out = s.ends("fails");
+    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+    s.ask(8, Verb::Release, "/a");
+    let out = s.boot(Units::new().file("/a", 1, ""));
+    let actions = |e: &Effect| match e {
+        Effect::Batch { steps, .. } => steps.iter().map(|s| s.action).collect(),
+        _ => Vec::new(),
+    };
+    let done: Vec<Action> = out.iter().flat_map(actions).collect();
+    assert_eq!(done, [Action::Converge]);
+}
+
+/// Seed 67026468: the command was being undone when it was declared and stopped, and is declared no more.
+#[test]
+fn a_hold_on_a_command_that_is_being_undone_outlives_that() {
+    let exec = units::kind::exec::Exec {
+        command: vec!["job".into()],
+        creates: Some("/made".into()),
+        unless: None,
+        once: None,
+        user: None,
+        group: None,
+        environment: vec![],
+        directory: None,
+        timeout: 0,
+        undo: Some(vec!["undo".into()]),
+    };
+    let with = || {
+        let mut units = Units::new();
+        units.0.unit(NewUnit::new(Kind::Exec, "job", Spec::Exec(Box::new(exec.clone()))));
+        units
+    };
+    let mut s = Story::new();
+    let out = s.boot(with());
+    let batch = out.iter().find_map(|e| match e {
+        Effect::Batch { batch, steps, .. } => Some((*batch, steps[0])),
+        _ => None,
+    });
+    let (batch, step) = batch.unwrap();
+    let (manifest, unit, outcome) = (step.manifest, step.unit, Outcome::Kept);
+    let results = vec![UnitResult { manifest, unit, outcome, detail: String::new() }];
+    s.tell(Event::Results { batch, results });
+    s.tell(Event::BatchDone { batch });
+    let out = s.swap(Units::new(), Swap::Rollback);
+    assert_eq!(spawned(&s, &out), []);
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    assert_eq!(spawned(&s, &out), [("job".to_owned(), Job::Undo)]);
+    let serial = s.engine.next_serial - 1;
+    s.boot(with());
+    let node = s.engine.node(&Address::new(Kind::Exec, "job")).unwrap();
+    s.tell(Event::Asked { request: 7, verb: Verb::Stop, node, note: "me".into(), until: None });
+    s.boot(Units::new());
+    s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    assert!(s.engine.status(node).hold.is_some(), "it is listed");
+    s.tell(Event::Asked { request: 8, verb: Verb::Release, node, note: "me".into(), until: None });
+    assert!(s.engine.is_gone(node));
+}
+
 /// Seed 50001759: what somebody holds keeps what it has done, whatever is declared of it meanwhile.
 #[test]
 fn what_has_run_and_is_held_is_done_until_the_hold_ends() {

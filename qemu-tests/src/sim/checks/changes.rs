@@ -43,7 +43,11 @@ impl Checks {
         let leaving = engine.nodes().filter(|n| {
             let (manifest, unit) = engine.unit_of(*n);
             let service = engine.address(*n).kind == Kind::Service;
-            engine.glance(*n).leaving && !service && claims(manifest, unit)
+            // Of some nothing but a hold is left, which a return puts back.
+            let slot = slot_of(&engine.address(*n));
+            let nothing = world.things.get(&slot).is_none_or(|thing| thing.adopted);
+            let gone = engine.glance(*n).state == "gone" && nothing;
+            engine.glance(*n).leaving && !service && !gone && claims(manifest, unit)
         });
         match running.chain(leaving).find(|n| engine.address(*n) != taker) {
             Some(other) => {

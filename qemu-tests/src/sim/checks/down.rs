@@ -25,7 +25,11 @@ impl Checks {
         let down = &mut self.down;
         down.now = now;
         if matches!(event, Event::ShutdownAsked { .. }) {
-            down.by.get_or_insert(now.after_ms(SHUTDOWN_MS + 1));
+            // Who was asked before that and is on its way has its time too.
+            let asked = down.time.iter().filter(|(serial, _)| engine.job(**serial).is_some());
+            let last = asked.map(|(_, at)| at.after_ms(KILLED_MS)).max();
+            let by = now.after_ms(SHUTDOWN_MS + 1);
+            down.by.get_or_insert(last.map_or(by, |last| last.max(by)));
         }
         let mut until = |serial: u64, at: Mono| {
             let time = down.time.entry(serial).or_default();

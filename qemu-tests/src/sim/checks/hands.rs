@@ -11,6 +11,12 @@ use super::*;
 pub(super) struct Hands {
     /// Slot → until when it is held (`None` is without end), and whether it was on its way out by then.
     holds: BTreeMap<u8, (Option<Mono>, bool)>,
+    /// Those that an apply under way has lifted: its return puts them back.
+    lifted: BTreeMap<u8, (Option<Mono>, bool)>,
+    /// Requests that lift them and have no answer yet.
+    releasing: BTreeSet<u64>,
+    /// What ended an apply in this step: whether it returned.
+    ended: Option<bool>,
     /// Slot → when it was repaired in the last minute.
     repairs: BTreeMap<u8, VecDeque<Mono>>,
     /// Repairs of this step.
@@ -37,6 +43,9 @@ impl Checks {
                 if engine.going_down().is_some() || engine.is_gone(*node) {
                     return;
                 }
+                if !matches!(verb, Verb::Reload | Verb::Kill(_)) {
+                    hands.lifted.remove(&slot);
+                }
                 match verb {
                     Verb::Stop | Verb::Pause | Verb::Hold => {
                         let open = world.work.iter().flat_map(super::super::world::Work::open);
@@ -52,7 +61,7 @@ impl Checks {
                     Verb::Reload | Verb::Kill(_) => {}
                 }
             }
-            Event::Swapped { release: true, .. } => hands.holds.clear(),
+            Event::Swapped { request, release: true, .. } => drop(hands.releasing.insert(*request)),
             Event::Results { batch, results } => {
                 let Some((_, Intent::Correct, _)) = self.batch.as_ref().filter(|(n, _, _)| n == batch) else {
                     return;
@@ -61,6 +70,16 @@ impl Checks {
                 hands.repaired = changed.map(|r| world.slot(r.manifest, r.unit)).collect();
             }
             _ => {}
+        }
+    }
+
+    /// A swap was answered: whether the holds that it has lifted are to be as before follows from how.
+    pub(super) fn lifts_end(&mut self, verdict: Verdict) {
+        match verdict {
+            // What it had lifted another one answers for.
+            Verdict::Superseded => {}
+            Verdict::Returned | Verdict::ReturnIncomplete => self.hands.ended = Some(true),
+            Verdict::Done | Verdict::Failed => self.hands.ended = Some(false),
         }
     }
 
@@ -74,7 +93,29 @@ impl Checks {
         }
         // What was about to be removed may be gone by the time that somebody holds it.
         let gone = |slot: &u8| engine.node_of_slot(*slot).is_none();
-        hands.holds.retain(|slot, (until, late)| until.is_none_or(|u| u > now) && !(*late && gone(slot)));
+        let lasts = |slot: &u8, (until, late): &(Option<Mono>, bool)| {
+            until.is_none_or(|u| u > now) && !(*late && gone(slot))
+        };
+        hands.holds.retain(|slot, hold| lasts(slot, hold));
+        hands.lifted.retain(|slot, hold| lasts(slot, hold));
+        if !hands.releasing.is_empty() {
+            let held = |slot: &u8| engine.node_of_slot(*slot).is_some_and(|n| engine.glance(n).held);
+            let (stand, lifted) =
+                std::mem::take(&mut hands.holds).into_iter().partition(|(slot, _)| held(slot));
+            hands.holds = stand;
+            hands.lifted.extend::<BTreeMap<_, _>>(lifted);
+        }
+        match hands.ended.take() {
+            Some(true) => {
+                // What was gone before it began, and is again, has nothing that could be held.
+                let there = |slot: &u8, _: &mut (Option<Mono>, bool)| engine.node_of_slot(*slot).is_some();
+                hands.lifted.retain(there);
+                hands.holds.append(&mut hands.lifted);
+            }
+            Some(false) => hands.lifted.clear(),
+            None => {}
+        }
+        hands.releasing.retain(|request| self.requests.get(request).is_none_or(|r| r.answer.is_none()));
         if engine.going_down().is_none() {
             for slot in hands.holds.keys() {
                 let held = engine.node_of_slot(*slot).is_some_and(|n| engine.glance(n).held);

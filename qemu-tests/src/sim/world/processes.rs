@@ -179,8 +179,10 @@ impl World {
                 }
             }
             Job::AwaitPath if end == 0 => {
+                // It may be one of an earlier specification whose helper has outlived it.
                 if let Some(main) = self.main_of(slot)
                     && let Some(proc) = self.procs.get_mut(&main)
+                    && matches!(proc.by, Some(Ready::Path(_)))
                 {
                     proc.ready = true;
                 }
