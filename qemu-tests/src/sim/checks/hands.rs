@@ -35,6 +35,10 @@ impl Checks {
     pub(super) fn by_hand(&mut self, engine: &Engine, world: &World, event: &Event) {
         let hands = &mut self.hands;
         hands.repaired.clear();
+        // Who applies has it tried anew, whatever comes of that.
+        if let Event::Swapped { kind: Swap::Apply | Swap::Rollback, .. } = event {
+            hands.repairs.clear();
+        }
         match event {
             Event::Asked { verb, node, until, .. } => {
                 let slot = slot_of(&engine.address(*node));
