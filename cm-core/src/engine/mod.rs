@@ -688,11 +688,6 @@ impl Engine {
         self.apply.as_ref().map(|a| (a.request, a.generation))
     }
 
-    /// The generation that the apply under way returns to; none for a boot.
-    pub fn returns_to(&self) -> Option<u64> {
-        self.apply.as_ref().filter(|a| !a.kind.boots()).map(|a| a.from.1)
-    }
-
     /// The process that belongs to a serial, as (unit, job).
     pub fn job(&self, serial: u64) -> Option<(Node, Job)> {
         self.serials.get(&serial).copied()
