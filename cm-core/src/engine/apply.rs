@@ -202,11 +202,6 @@ impl Engine {
         self.next_swap.map(|n| (n.manifest, n.generation)).or(coming).unwrap_or_else(|| self.desired())
     }
 
-    /// The generation that the apply under way returns to; none for a boot.
-    pub fn returns_to(&self) -> Option<u64> {
-        self.apply.as_ref().filter(|a| !a.kind.boots()).map(|a| a.from.1)
-    }
-
     fn begin_change(&mut self) {
         let Some(apply) = &mut self.apply else { return };
         apply.phase = ApplyPhase::Changing;

@@ -104,6 +104,11 @@ pub struct Glance {
 }
 
 impl Engine {
+    /// The generation that the apply under way returns to; none for a boot.
+    pub fn returns_to(&self) -> Option<u64> {
+        self.apply.as_ref().filter(|a| !a.kind.boots()).map(|a| a.from.1)
+    }
+
     /// A unit's state without words that have to be made.
     pub fn glance(&self, node: Node) -> Glance {
         let unit = self.u(node);
