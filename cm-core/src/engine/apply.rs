@@ -214,6 +214,10 @@ impl Engine {
             if let Some(service) = self.svc_mut(node) {
                 service.strikes = 0;
             }
+            if self.u(node).has(bits::RESTORE) {
+                // What could not be put back until now is as whoever declares it next finds it.
+                self.m(node).set(bits::RESTORE, false);
+            }
         }
         self.switch_to(manifest, generation, kind != Swap::Boot);
         // ORDER: nothing is done between the two, so that nothing is written twice.

@@ -322,34 +322,39 @@ fn what_a_return_leaves_held_and_undeclared_is_left_as_it_is() {
     assert_eq!(done, [Action::Check], "it is only looked at");
 }
 
-/// Seed 68005402: what it lies on was not there, so that it could not be put back before the hold ended.
+/// Seeds 68005402 and 8959: what it lies on was not there, so that it could not be put back before the hold ended, or
+/// before it was declared otherwise.
 #[test]
-fn what_nobody_holds_any_more_is_not_put_back_as_it_was_held() {
-    let old = || {
-        let manual = |s: &mut Service| s.start = units::kind::service::Start::Manual;
-        let units = Units::new().file("/a", 1, "").service("never", manual);
-        units.edge("/a", EdgeKind::Binds, "never")
-    };
-    let mut s = Story::new();
-    s.boot(old());
-    s.ask(7, Verb::Hold, "/a");
-    let fails = Units::new().file("/a", 1, "").service("fails", |s| s.restart = Restart::Never);
-    let manifest = s.engine.install(fails.finish());
-    s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
-    let token = s.engine.next_token - 1;
-    let out = s.tell(Event::Recorded { token, error: None });
-    s.work(out);
-    s.runs("fails");
-    let out = s.ends("fails");
-    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
-    s.ask(8, Verb::Release, "/a");
-    let out = s.boot(Units::new().file("/a", 1, ""));
-    let actions = |e: &Effect| match e {
-        Effect::Batch { steps, .. } => steps.iter().map(|s| s.action).collect(),
-        _ => Vec::new(),
-    };
-    let done: Vec<Action> = out.iter().flat_map(actions).collect();
-    assert_eq!(done, [Action::Converge]);
+fn what_could_not_be_put_back_in_time_is_left_as_it_is() {
+    for (released, action) in [(true, Action::Converge), (false, Action::Check)] {
+        let old = || {
+            let manual = |s: &mut Service| s.start = units::kind::service::Start::Manual;
+            let units = Units::new().file("/a", 1, "").service("never", manual);
+            units.edge("/a", EdgeKind::Binds, "never")
+        };
+        let mut s = Story::new();
+        s.boot(old());
+        s.ask(7, Verb::Hold, "/a");
+        let fails = Units::new().file("/a", 1, "").service("fails", |s| s.restart = Restart::Never);
+        let manifest = s.engine.install(fails.finish());
+        s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
+        let token = s.engine.next_token - 1;
+        let out = s.tell(Event::Recorded { token, error: None });
+        s.work(out);
+        s.runs("fails");
+        let out = s.ends("fails");
+        assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+        if released {
+            s.ask(8, Verb::Release, "/a");
+        }
+        let out = s.boot(Units::new().file("/a", 1, ""));
+        let actions = |e: &Effect| match e {
+            Effect::Batch { steps, .. } => steps.iter().map(|s| s.action).collect(),
+            _ => Vec::new(),
+        };
+        let done: Vec<Action> = out.iter().flat_map(actions).collect();
+        assert_eq!(done, [action]);
+    }
 }
 
 /// Seed 67026468: the command was being undone when it was declared and stopped, and is declared no more.
