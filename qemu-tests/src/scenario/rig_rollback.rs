@@ -256,7 +256,10 @@ fn cut(context: &Context) -> Result {
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     same(&rig, &before, &machine(&rig)?, &["second"])?;
     want(!rig.init_said().contains("repaired file:"), "something was repaired first", &rig)?;
-    // It is undone once, and not at the next boot again.
+    // It is undone once, and not at the next boot again. The record of that follows when all is converged.
+    rig.until_host(&rig.directory().join("store/journal"), "the return is written down", |_| {
+        rig.initctl(&["generations"]).is_ok_and(|g| g.code == 0 && !g.out.contains("unfinished"))
+    })?;
     rig.cut_power()?;
     rig.start_again(&Setup { etc: true, ..Setup::default() })?;
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
