@@ -1,6 +1,6 @@
 //! The way down: everything is wanted down, and what does not go is left when its time is used up.
 
-use super::effect::{Effect, Level};
+use super::effect::{Effect, Level, Verdict};
 use super::event::Down;
 use super::timer::Timer;
 use super::unit::{NOBODY, Next, Phase, bits};
@@ -73,6 +73,10 @@ impl Engine {
             self.left = true;
             self.globals_changed = true;
             self.timers.clear(NOBODY, Timer::Shutdown);
+            // What they wait for did not come in time.
+            for ask in std::mem::take(&mut self.asks) {
+                self.answer(ask.request, Verdict::Failed, "the machine goes down".to_owned());
+            }
             self.out.push(Effect::Leave { down });
         }
     }

@@ -2,6 +2,22 @@
 
 use super::*;
 
+/// Seed 14904: what should have come up or down did not until the machine was left.
+#[test]
+fn who_asked_is_answered_before_the_machine_is_left() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    let out = s.ask(7, Verb::Stop, "/m");
+    assert_eq!(answered(&out, 7), None);
+    let mut out = s.tell(Event::ShutdownAsked { down: Down::Poweroff });
+    while !out.iter().any(|e| matches!(e, Effect::Leave { .. })) {
+        out = s.tick();
+    }
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed));
+}
+
 /// Milliseconds that a story has taken.
 fn elapsed(s: &Story) -> u64 {
     s.now / 1_000_000

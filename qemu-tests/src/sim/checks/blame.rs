@@ -71,8 +71,19 @@ impl Checks {
                 return broken(Invariant::BlameIsRight, text);
             }
         }
-        if engine.applying().is_none() {
+        // One that has waited for that begins in the same step.
+        let ends = |effect: &Effect| match effect {
+            Effect::Answer { request, verdict, .. } => {
+                *verdict != Verdict::Superseded
+                    && self.requests.get(request).is_some_and(|asked| asked.swap.is_some())
+            }
+            _ => false,
+        };
+        let over = engine.applying().is_none();
+        if over {
             self.blame.units.clear();
+        }
+        if over || effects.iter().any(ends) {
             self.blame.guilty.clear();
             self.blame.excused.clear();
             self.blame.trial = false;

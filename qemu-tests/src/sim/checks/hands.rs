@@ -85,6 +85,8 @@ impl Checks {
             Verdict::Returned | Verdict::ReturnIncomplete => self.hands.ended = Some(true),
             Verdict::Done | Verdict::Failed => self.hands.ended = Some(false),
         }
+        // One that has waited for that begins, and has what is contested tried anew.
+        self.hands.repairs.clear();
     }
 
     /// After a step: what is held is held, what is fought over costs little, and what is not ours is there.
