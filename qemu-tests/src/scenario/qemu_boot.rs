@@ -167,6 +167,8 @@ fn store_late(context: &Context) -> Result {
     )?;
     demand(vm.ok("initctl restart service:steady")?.contains("restarted"), "a service cannot be restarted")?;
     vm.plug_in("late", &disk)?;
+    // Until the kernel has told of the disk, who waits is told that it is missing.
+    vm.until("initctl wait --ready mount:/var --timeout 60s")?;
     vm.converged_again()?;
     hostname(&mut vm, "usual")?;
     same("the managed file", "usual", &vm.ok("cat /var/site/which")?)?;
