@@ -1,7 +1,7 @@
 //! `init`: PID 1. Under other names the same executable is the log daemon or a helper, and before `--` stands what it is as the
 //! init of one command.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -9,6 +9,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = words.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     let name = arguments.first().map_or("", |a| a.rsplit('/').next().unwrap_or_default());
     let rest = words.get(1..).unwrap_or_default();
+    // Who was started as /proc/self/exe would be called `exe` by ps(1).
+    if let Ok(name) = CString::new(name)
+        && !name.is_empty()
+    {
+        let _as_it_was = nix::sys::prctl::set_name(&name);
+    }
     let code = match name {
         init::log::daemon::NAME => init::log::daemon::main(&arguments),
         init::sys::helper::NAME => init::sys::helper::main(&arguments),
