@@ -108,11 +108,13 @@ exec sleep infinity
 fn culprit_ourselves(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
     std::fs::write(rig.inside("/srv/shared")?, "other\n")?;
-    begin(&rig, TIRED)?;
+    // It settles for longer than the others take to fight.
+    let more = "[line.more]\npath = \"/srv/shared\"\nline = \"b=ours\"\nsettle = \"1s\"\n";
+    begin(&rig, &format!("{TIRED}\n{more}"))?;
     rig.until("line:fought", "contested", |s| cause(s).starts_with("contested"))?;
-    let state = format!("{TIRED}\n[line.more]\npath = \"/srv/shared\"\nline = \"b=ours\"\n");
-    begin(&rig, &state)?;
-    rig.until_state("line:more", "ready")?;
+    rig.until("line:more", "repaired", |s| s.get("outcome").and_then(Value::as_str) == Some("repaired"))?;
+    let text = std::fs::read_to_string(rig.inside("/srv/shared")?)?;
+    want(text.contains("b=ours"), &text, &rig)?;
     let status = rig.status("line:fought")?;
     println!("{}", cause(&status));
     want(cause(&status) == "contested: somebody keeps changing it", cause(&status), &rig)?;

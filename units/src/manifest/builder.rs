@@ -15,7 +15,7 @@ pub struct NewUnit {
     pub address: Address,
     /// Its checked form.
     pub spec: Spec,
-    /// See [`flags`].
+    /// See [`super::flags`].
     pub flags: u8,
     /// Milliseconds of quiet before a unit is looked at after an event.
     pub settle: u16,
