@@ -14,6 +14,7 @@ mod reloads;
 mod returns;
 
 use units::kind::Spec;
+use units::kind::exec::Exec;
 use units::kind::service::{Ready, Reload, Restart, Service, SwitchMethod};
 use units::manifest::{NewUnit, flags};
 use units::{EdgeKind, Kind, Manifest, ManifestBuilder};
@@ -293,6 +294,53 @@ fn started(effects: &[Effect]) -> Vec<u64> {
     effects.iter().filter_map(of).collect()
 }
 
+/// The record that these effects ask for.
+fn token(effects: &[Effect]) -> u64 {
+    let of = |e: &Effect| if let Effect::Store { token, .. } = e { Some(*token) } else { None };
+    effects.iter().find_map(of).unwrap()
+}
+
+fn batch(effects: &[Effect]) -> Option<(u64, Intent, u64, Vec<Step>)> {
+    effects.iter().find_map(|e| match e {
+        Effect::Batch { batch, generation, intent, steps } => {
+            Some((*batch, *intent, *generation, steps.clone()))
+        }
+        _ => None,
+    })
+}
+
+/// The worker's word on every step of the batch in these effects.
+fn result(s: &mut Story, effects: &[Effect], outcome: Outcome) -> Vec<Effect> {
+    let (batch, _, _, steps) = batch(effects).unwrap();
+    let results = steps
+        .iter()
+        .map(|s| UnitResult { manifest: s.manifest, unit: s.unit, outcome, detail: String::new() })
+        .collect();
+    let mut out = s.tell(Event::Results { batch, results });
+    out.extend(s.tell(Event::BatchDone { batch }));
+    out
+}
+
+fn actions(effects: &[Effect]) -> Vec<Action> {
+    batch(effects).map(|(.., steps)| steps.iter().map(|s| s.action).collect()).unwrap_or_default()
+}
+
+/// A command that has no guard yet.
+fn command(words: &[&str]) -> Exec {
+    Exec {
+        command: words.iter().map(|w| (*w).to_owned()).collect(),
+        creates: None,
+        unless: None,
+        once: None,
+        user: None,
+        group: None,
+        environment: vec![],
+        directory: None,
+        timeout: 0,
+        undo: None,
+    }
+}
+
 fn steps(effects: &[Effect]) -> usize {
     effects.iter().map(|e| if let Effect::Batch { steps, .. } = e { steps.len() } else { 0 }).sum()
 }
@@ -392,18 +440,7 @@ fn a_shutdown_does_not_wait_in_a_circle_of_two_generations() {
 #[test]
 fn why_a_command_was_killed_survives_a_reexec() {
     let mut s = Story::new();
-    let exec = units::kind::exec::Exec {
-        command: vec!["/bin/once".into()],
-        creates: Some("/made".into()),
-        unless: None,
-        once: None,
-        user: None,
-        group: None,
-        environment: vec![],
-        directory: None,
-        timeout: 1_000,
-        undo: None,
-    };
+    let exec = Exec { creates: Some("/made".into()), timeout: 1_000, ..command(&["/bin/once"]) };
     let mut units = Units::new();
     units.0.unit(NewUnit::new(Kind::Exec, "once", Spec::Exec(Box::new(exec))));
     let out = s.boot(units);

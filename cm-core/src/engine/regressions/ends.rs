@@ -114,18 +114,7 @@ fn an_apply_that_returns_says_why_its_service_failed() {
 /// A command's reason is that of its last run, and what was killed at its time limit is told so.
 #[test]
 fn a_command_fails_for_the_reason_of_its_last_run() {
-    let exec = units::kind::exec::Exec {
-        command: vec!["job".into()],
-        creates: None,
-        unless: None,
-        once: Some(units::kind::exec::Once::Boot),
-        user: None,
-        group: None,
-        environment: vec![],
-        directory: None,
-        timeout: 1000,
-        undo: None,
-    };
+    let exec = Exec { once: Some(units::kind::exec::Once::Boot), timeout: 1000, ..command(&["job"]) };
     let mut units = Units::new();
     units.0.unit(NewUnit::new(Kind::Exec, "job", Spec::Exec(Box::new(exec))));
     let mut s = Story::new();

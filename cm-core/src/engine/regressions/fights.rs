@@ -2,21 +2,15 @@
 
 use super::*;
 
-fn looked_at(s: &mut Story, effects: Vec<Effect>, outcome: Outcome) -> Vec<Effect> {
-    let (batch, steps) = effects
-        .iter()
-        .find_map(|e| match e {
-            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
-            _ => None,
-        })
-        .unwrap();
-    let result = |s: &Step| {
-        let (manifest, unit, detail) = (s.manifest, s.unit, String::new());
-        UnitResult { manifest, unit, outcome, detail }
-    };
-    let mut out = s.tell(Event::Results { batch, results: steps.iter().map(result).collect() });
-    out.extend(s.tell(Event::BatchDone { batch }));
-    out
+/// The worker does the batch that is in these effects, and somebody undoes it until that is a fight.
+fn fight(s: &mut Story, effects: &[Effect]) {
+    result(s, effects, Outcome::Changed);
+    let node = s.node("/f");
+    for _ in 0..FIGHT_REPAIRS {
+        let out = s.tell(Event::Touched { nodes: vec![node] });
+        result(s, &out, Outcome::Changed);
+    }
+    assert_eq!(s.state("/f"), "contested");
 }
 
 /// Seed 2970: the service that it is bound to was restarted, and the echo of the next repair ended the contest.
@@ -25,16 +19,10 @@ fn a_contest_goes_on_when_what_it_lies_on_comes_back() {
     let mut s = Story::new();
     s.boot(Units::new().plain("web").file("/f", 1, "").edge("/f", EdgeKind::Binds, "web"));
     let out = s.runs("web");
-    looked_at(&mut s, out, Outcome::Changed);
-    let node = s.node("/f");
-    for _ in 0..FIGHT_REPAIRS {
-        let out = s.tell(Event::Touched { nodes: vec![node] });
-        looked_at(&mut s, out, Outcome::Changed);
-    }
-    assert_eq!(s.state("/f"), "contested");
+    fight(&mut s, &out);
     s.ends("web");
     let out = s.runs("web");
-    looked_at(&mut s, out, Outcome::Changed);
+    result(&mut s, &out, Outcome::Changed);
     assert_eq!(s.state("/f"), "contested", "it was put right, and is left alone from here on");
 }
 
@@ -42,13 +30,7 @@ fn a_contest_goes_on_when_what_it_lies_on_comes_back() {
 fn contested() -> Story {
     let mut s = Story::new();
     let out = s.boot(Units::new().file("/f", 1, ""));
-    looked_at(&mut s, out, Outcome::Changed);
-    let node = s.node("/f");
-    for _ in 0..FIGHT_REPAIRS {
-        let out = s.tell(Event::Touched { nodes: vec![node] });
-        looked_at(&mut s, out, Outcome::Changed);
-    }
-    assert_eq!(s.state("/f"), "contested");
+    fight(&mut s, &out);
     s
 }
 
@@ -58,12 +40,12 @@ fn a_contest_ends_when_somebody_asks_for_another_try() {
     for verb in [Verb::Release, Verb::Start, Verb::Restart] {
         let mut s = contested();
         let out = s.ask(1, verb, "/f");
-        looked_at(&mut s, out, Outcome::Changed);
+        result(&mut s, &out, Outcome::Changed);
         assert_eq!((s.state("/f"), s.engine.tally().not_kept), ("repaired", 0), "{verb:?}");
     }
     let mut s = contested();
     let out = s.swap(Units::new().file("/f", 1, ""), Swap::Apply);
-    looked_at(&mut s, out, Outcome::Changed);
+    result(&mut s, &out, Outcome::Changed);
     assert_eq!((s.state("/f"), s.engine.tally().not_kept), ("repaired", 0));
     let mut s = contested();
     s.ask(1, Verb::Hold, "/f");
@@ -76,7 +58,7 @@ fn a_contest_ends_when_somebody_asks_for_another_try() {
 fn what_cannot_be_kept_is_looked_at_ever_more_rarely_however_often_it_is_touched() {
     let mut s = Story::new();
     let out = s.boot(Units::new().file("/f", 1, ""));
-    looked_at(&mut s, out, Outcome::NotKept);
+    result(&mut s, &out, Outcome::NotKept);
     let node = s.node("/f");
     let mut looks = Vec::new();
     for _ in 0..600 * 8 {
@@ -85,7 +67,7 @@ fn what_cannot_be_kept_is_looked_at_ever_more_rarely_however_often_it_is_touched
         out.extend(s.tell(Event::Tick));
         if steps(&out) > 0 {
             looks.push(s.now / 1_000_000_000);
-            looked_at(&mut s, out, Outcome::NotKept);
+            result(&mut s, &out, Outcome::NotKept);
         }
     }
     let soon = looks.iter().filter(|at| **at <= 60).count();
@@ -98,7 +80,7 @@ fn what_cannot_be_kept_is_looked_at_ever_more_rarely_however_often_it_is_touched
     let last = s.now;
     let out = s.tick();
     assert!(s.now - last <= RETRY_TOUCHED_MS * 1_000_000);
-    looked_at(&mut s, out, Outcome::Kept);
+    result(&mut s, &out, Outcome::Kept);
     assert_eq!(s.state("/f"), "kept");
     let out = s.tell(Event::Touched { nodes: vec![node] });
     assert_eq!(steps(&out), 1, "at once, from here on");

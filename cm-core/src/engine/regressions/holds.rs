@@ -249,6 +249,22 @@ fn a_hold_is_lifted_by_an_apply_of_the_same() {
     assert_eq!(steps(&out), 1, "it is looked at: {out:?}");
 }
 
+/// An apply of these, which lifts every hold, and of a service that will fail; the worker has done its part.
+fn releases(s: &mut Story, units: Units) {
+    let manifest = s.engine.install(units.service("fails", |s| s.restart = Restart::Never).finish());
+    s.tell(Event::Swapped { request: 9, manifest, generation: 9, kind: Swap::Apply, release: true });
+    let token = s.engine.next_token - 1;
+    let out = s.tell(Event::Recorded { token, error: None });
+    s.work(out);
+}
+
+/// It fails, and the apply returns.
+fn fails(s: &mut Story) {
+    s.runs("fails");
+    let out = s.ends("fails");
+    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+}
+
 /// Seed 65001406 and others: what nobody declares any more is gone by the time of the return, and was held.
 #[test]
 fn a_hold_on_what_an_apply_has_dropped_is_back_after_its_return() {
@@ -261,17 +277,10 @@ fn a_hold_on_what_an_apply_has_dropped_is_back_after_its_return() {
     s.ask(7, Verb::Stop, "web");
     s.ends("web");
     s.ask(8, Verb::Hold, "/a");
-    let fails = Units::new().plain("stays").service("fails", |s| s.restart = Restart::Never);
-    let manifest = s.engine.install(fails.finish());
-    s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
-    let token = s.engine.next_token - 1;
-    let out = s.tell(Event::Recorded { token, error: None });
-    s.work(out);
+    releases(&mut s, Units::new().plain("stays"));
     let hold = |s: &Story, name| s.engine.node(&address(name)).and_then(|n| s.engine.status(n).hold);
     assert_eq!((hold(&s, "web"), hold(&s, "/a")), (None, None));
-    s.runs("fails");
-    let out = s.ends("fails");
-    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+    fails(&mut s);
     assert!(hold(&s, "/a").is_some());
     assert_eq!(hold(&s, "web").map(|h| h.kind), Some(HoldKind::Stopped));
     assert_eq!(s.state("web"), "down", "nobody starts what somebody has stopped");
@@ -304,22 +313,10 @@ fn what_a_return_leaves_held_and_undeclared_is_left_as_it_is() {
     s.ask(7, Verb::Hold, "/a");
     s.boot(Units::new().plain("web"));
     let with = |version| Units::new().file("/a", version, "").plain("web");
-    let fails = with(2).service("fails", |s| s.restart = Restart::Never);
-    let manifest = s.engine.install(fails.finish());
-    s.tell(Event::Swapped { request: 9, manifest, generation: 3, kind: Swap::Apply, release: true });
-    let token = s.engine.next_token - 1;
-    let out = s.tell(Event::Recorded { token, error: None });
-    s.work(out);
-    s.runs("fails");
-    let out = s.ends("fails");
-    assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+    releases(&mut s, with(2));
+    fails(&mut s);
     let out = s.boot(with(2));
-    let actions = |e: &Effect| match e {
-        Effect::Batch { steps, .. } => steps.iter().map(|s| s.action).collect(),
-        _ => Vec::new(),
-    };
-    let done: Vec<Action> = out.iter().flat_map(actions).collect();
-    assert_eq!(done, [Action::Check], "it is only looked at");
+    assert_eq!(actions(&out), [Action::Check], "it is only looked at");
 }
 
 /// Seeds 68005402 and 8959: what it lies on was not there, so that it could not be put back before the hold ended, or
@@ -335,43 +332,20 @@ fn what_could_not_be_put_back_in_time_is_left_as_it_is() {
         let mut s = Story::new();
         s.boot(old());
         s.ask(7, Verb::Hold, "/a");
-        let fails = Units::new().file("/a", 1, "").service("fails", |s| s.restart = Restart::Never);
-        let manifest = s.engine.install(fails.finish());
-        s.tell(Event::Swapped { request: 9, manifest, generation: 2, kind: Swap::Apply, release: true });
-        let token = s.engine.next_token - 1;
-        let out = s.tell(Event::Recorded { token, error: None });
-        s.work(out);
-        s.runs("fails");
-        let out = s.ends("fails");
-        assert_eq!(s.until_answered(out, 9), Verdict::Returned);
+        releases(&mut s, Units::new().file("/a", 1, ""));
+        fails(&mut s);
         if released {
             s.ask(8, Verb::Release, "/a");
         }
         let out = s.boot(Units::new().file("/a", 1, ""));
-        let actions = |e: &Effect| match e {
-            Effect::Batch { steps, .. } => steps.iter().map(|s| s.action).collect(),
-            _ => Vec::new(),
-        };
-        let done: Vec<Action> = out.iter().flat_map(actions).collect();
-        assert_eq!(done, [action]);
+        assert_eq!(actions(&out), [action]);
     }
 }
 
 /// Seed 67026468: the command was being undone when it was declared and stopped, and is declared no more.
 #[test]
 fn a_hold_on_a_command_that_is_being_undone_outlives_that() {
-    let exec = units::kind::exec::Exec {
-        command: vec!["job".into()],
-        creates: Some("/made".into()),
-        unless: None,
-        once: None,
-        user: None,
-        group: None,
-        environment: vec![],
-        directory: None,
-        timeout: 0,
-        undo: Some(vec!["undo".into()]),
-    };
+    let exec = Exec { creates: Some("/made".into()), undo: Some(vec!["undo".into()]), ..command(&["job"]) };
     let with = || {
         let mut units = Units::new();
         units.0.unit(NewUnit::new(Kind::Exec, "job", Spec::Exec(Box::new(exec.clone()))));

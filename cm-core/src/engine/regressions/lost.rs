@@ -25,24 +25,6 @@ fn lost_at(s: &mut Story, name: &str, mount: Option<&str>) -> Vec<Effect> {
     s.tell(Event::WorkerLostAt { manifest, unit, mount: mount.map(str::to_owned) })
 }
 
-/// The worker does this batch and no other.
-fn done(s: &mut Story, effects: &[Effect]) -> Vec<Effect> {
-    let (batch, steps) = effects
-        .iter()
-        .find_map(|e| match e {
-            Effect::Batch { batch, steps, .. } => Some((*batch, steps.clone())),
-            _ => None,
-        })
-        .unwrap();
-    let result = |s: &Step| {
-        let (manifest, unit, detail) = (s.manifest, s.unit, String::new());
-        UnitResult { manifest, unit, outcome: Outcome::Changed, detail }
-    };
-    let mut out = s.tell(Event::Results { batch, results: steps.iter().map(result).collect() });
-    out.extend(s.tell(Event::BatchDone { batch }));
-    out
-}
-
 fn files(paths: &[&str], version: u64) -> Units {
     paths.iter().fold(Units::new(), |units, path| units.file(path, version, ""))
 }
@@ -55,7 +37,7 @@ fn only_what_a_worker_hangs_upon_is_not_kept() {
     assert_eq!(paths(&s, &out), ["/aaa", "/nfs/f", "/zzz"]);
     let out = lost_at(&mut s, "/nfs/f", None);
     assert_eq!(paths(&s, &out), ["/aaa", "/zzz"], "the others first");
-    let out = done(&mut s, &out);
+    let out = result(&mut s, &out, Outcome::Changed);
     assert_eq!((s.state("/aaa"), s.state("/zzz")), ("repaired", "repaired"));
     assert_eq!(paths(&s, &out), ["/nfs/f"], "by itself");
 
@@ -66,7 +48,7 @@ fn only_what_a_worker_hangs_upon_is_not_kept() {
     let out = lost_at(&mut s, "/nfs/f", None);
     assert_eq!(s.state("/nfs/f"), "not kept");
     assert_eq!(paths(&s, &out), ["/aaa"]);
-    done(&mut s, &out);
+    result(&mut s, &out, Outcome::Changed);
     assert_eq!(s.state("/aaa"), "repaired");
 
     // From here on each try costs one worker, and is made ever more rarely; what it finds right ends that.
@@ -75,10 +57,10 @@ fn only_what_a_worker_hangs_upon_is_not_kept() {
     let out = s.tell(Event::Touched { nodes: vec![node] });
     assert_eq!(steps(&out), 0, "it comes next");
     let out = lost_at(&mut s, "/nfs/f", None);
-    let out = done(&mut s, &out);
+    let out = result(&mut s, &out, Outcome::Changed);
     assert_eq!(steps(&out), 0);
     let out = s.tick();
-    done(&mut s, &out);
+    result(&mut s, &out, Outcome::Changed);
     assert_eq!(s.state("/nfs/f"), "repaired");
     let both = vec![node, s.node("/nfs/f")];
     let out = s.tell(Event::Touched { nodes: both });
@@ -92,9 +74,9 @@ fn what_lies_on_the_same_mount_is_suspect_and_not_kept_together() {
     s.boot(files(&["/nfs/a", "/nfs/b", "/nfs/c", "/nfsx"], 1));
     let out = lost_at(&mut s, "/nfs/b", Some("/nfs"));
     assert_eq!(paths(&s, &out), ["/nfsx"]);
-    let out = done(&mut s, &out);
+    let out = result(&mut s, &out, Outcome::Changed);
     assert_eq!(paths(&s, &out), ["/nfs/a"]);
-    let out = done(&mut s, &out);
+    let out = result(&mut s, &out, Outcome::Changed);
     assert_eq!((s.state("/nfs/a"), paths(&s, &out)), ("repaired", vec!["/nfs/b".to_owned()]));
     let out = lost_at(&mut s, "/nfs/b", Some("/nfs"));
     assert_eq!((s.state("/nfs/b"), s.state("/nfs/c"), steps(&out)), ("not kept", "not kept", 0));
