@@ -30,7 +30,11 @@ fn it_ends_when_nobody_is_there_and_not_before() {
     host.apply(FIRST);
     let mut client = host.connect();
     client.call("io.holdfast.Store.Generations", json!({})).unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
+    // Longer than an idle worker stays: an end of the stream, for which this waits, must not come.
+    client.stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+    let nothing = client.stream.read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    client.stream.set_read_timeout(None).unwrap();
     assert!(host.child.as_mut().unwrap().try_wait().unwrap().is_none());
     client.call("io.holdfast.Store.Generations", json!({})).unwrap();
     drop(client);
