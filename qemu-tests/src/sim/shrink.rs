@@ -11,11 +11,15 @@ use super::world::fault;
 
 /// A script that breaks the same invariant and from which nothing can be taken any more, within so many plays.
 pub fn shrink(script: &Script, invariant: Invariant, mut plays: u32) -> Script {
-    let mut best = script.clone();
-    let mut fails = |candidate: &Script| {
+    smallest(script, |candidate| {
         plays = plays.saturating_sub(1);
         plays > 0 && candidate.play(false, None).violation.is_some_and(|v| v.invariant == invariant)
-    };
+    })
+}
+
+/// A script that still fails and from which nothing can be taken any more.
+pub(super) fn smallest(script: &Script, mut fails: impl FnMut(&Script) -> bool) -> Script {
+    let mut best = script.clone();
     loop {
         let before = size(&best);
         entries(&mut best, &mut fails);

@@ -1,7 +1,6 @@
-//! Each invariant is shown to be able to fail, a small simulation runs with the other tests, and what is driven is
-//! shown to be what ships.
+//! Each invariant is shown to be able to fail.
 
-use std::any::type_name_of_val;
+mod histories;
 
 use cm_core::engine::effect::{Effect, Job, Verdict};
 use cm_core::engine::event::{Down, Event, Swap, Verb};
@@ -13,7 +12,7 @@ use units::kind::service::{Ready, Restart};
 
 use super::checks::Invariant;
 use super::exhaustive::{Bounds, Sort, search, unit};
-use super::graph::{Graph, service};
+use super::graph::Graph;
 use super::history::{Act, Entry, Script};
 use super::large;
 use super::machine::{Machine, Tamper};
@@ -259,36 +258,6 @@ fn bounded_work_can_fail() {
     breaks(Invariant::BoundedWork, &history, |engine, _, _| {
         (0..1000).for_each(|_| walks(engine, &Event::Touched { nodes: Vec::new() }));
     });
-}
-
-#[test]
-fn thousands_of_units_cost_what_changes() {
-    for (seed, units) in [(11, 300), (12, 2000)] {
-        let looks = large::run(seed, units, 60, None).unwrap();
-        assert!(looks.steps > 100 && looks.most > 0, "{looks:?}");
-    }
-}
-
-#[test]
-fn work_for_one_change_does_not_grow_with_the_machine() {
-    let work = |files: u16| {
-        let mut builder = units::ManifestBuilder::new();
-        for number in 0..files {
-            let mut new = unit(Sort::File, 0);
-            new.address.name = format!("/many/{number}");
-            builder.unit(new);
-        }
-        let mut engine = Engine::new();
-        let manifest = engine.install(builder.finish());
-        let mut out = Vec::new();
-        let swap = Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false };
-        engine.step(Mono(1), swap, &mut out);
-        let node = engine.nodes().next().unwrap();
-        let before = engine.work();
-        engine.step(Mono(2), Event::Touched { nodes: vec![node] }, &mut out);
-        engine.work() - before
-    };
-    assert_eq!(work(10), work(3000));
 }
 
 #[test]
@@ -603,122 +572,4 @@ fn every_invariant_is_shown_to_fail_and_described() {
         assert!(tests.contains(&test), "{name} has no test in which it fails");
         assert!(page.contains(&format!("| `{name}` |")), "docs/simulator.md does not describe {name}");
     }
-}
-
-#[test]
-fn a_planner_that_does_not_know_the_engine_is_found_out() {
-    let standins: [plans::Planner; 3] = [
-        |_, _, _| Vec::new(),
-        |running, desired, observe| {
-            let mut planned = plans::SHIPS(running, desired, observe);
-            planned.iter_mut().for_each(|p| p.verb = cm_core::plan::Verb::Nothing);
-            planned
-        },
-        // As if nothing had been looked at.
-        |_, desired, observe| plans::SHIPS(desired, desired, observe),
-    ];
-    for planner in standins {
-        let (first, second) = reloading();
-        let mut machine = Machine::new(World::new(1, 0), false);
-        machine.apply(&first, 1, Swap::Boot).unwrap();
-        super::history::until(&mut machine, None).unwrap();
-        let rest = |m: &mut Machine| super::history::until(m, None);
-        let broken = plans::trial(&mut machine, &second, 2, planner, rest).unwrap_err();
-        assert_eq!(broken.invariant, Invariant::PlanIsKept, "{broken}");
-    }
-}
-
-/// A world whose worker cannot be killed: one file of three lies where nothing answers, from the boot on.
-#[test]
-fn what_a_worker_hangs_upon_stops_nothing_else() {
-    let mut world = World::new(1, 0);
-    world.hangs.insert(1);
-    let mut machine = Machine::new(world, false);
-    let file = (Sort::File, false);
-    machine.apply(&chain(&[file, file, file]), 1, Swap::Boot).unwrap();
-    let wait = |machine: &mut Machine, ms| {
-        let end = machine.now.after_ms(ms);
-        super::history::until(machine, Some(end)).unwrap();
-        machine.now = end;
-    };
-    let state = |machine: &Machine, slot| machine.engine.status(machine.node(slot).unwrap()).state;
-    wait(&mut machine, 90_000);
-    assert_eq!((state(&machine, 0), state(&machine, 2)), ("repaired", "repaired"));
-    // Whatever the worker is at, a repair has to wait for seconds at most.
-    for pause in [0, 3_000, 50_000, 300_000, 4_000_000] {
-        wait(&mut machine, pause);
-        machine.world.things.get_mut(&0).unwrap().drifted = true;
-        machine.tell(Told::Touched(0)).unwrap();
-        wait(&mut machine, 6_000);
-        assert!(!machine.world.things[&0].drifted, "after {pause} ms");
-    }
-    assert_eq!(machine.world.deeds.get(&1).map_or(0, |d| d.written), 0);
-    // The server is back.
-    machine.world.hangs.clear();
-    machine.tell(Told::Touched(1)).unwrap();
-    wait(&mut machine, 3_600_000);
-    assert_eq!(state(&machine, 1), "repaired");
-}
-
-#[test]
-fn three_hundred_histories() {
-    for seed in 1..=300 {
-        let violation = Script::random(seed).play(false, None).violation;
-        assert!(
-            violation.is_none(),
-            "seed {seed}: {violation:?}; see `cargo sim --seed {seed} --histories 1`"
-        );
-    }
-}
-
-#[test]
-fn every_pair() {
-    let seen = search(&Bounds {
-        units: 2,
-        sorts: vec![Sort::Plain, Sort::File],
-        edges: vec![None, Some(EdgeKind::Requires)],
-        acts: 1,
-        limit: std::time::Duration::from_secs(600),
-    });
-    assert!(seen.violation.is_none(), "{:#?}", seen.violation);
-    assert!(seen.complete && seen.states > 500, "{seen:?}");
-}
-
-#[test]
-fn a_failing_history_is_shrunk() {
-    // What breaks here is the fault in the test; the shrunk script must be smaller, and break the same.
-    let script = Script::random(7);
-    let small = super::shrink::shrink(&script, Invariant::NoDefect, 50);
-    assert!(small.entries.len() <= script.entries.len());
-}
-
-/// What the simulator itself holds and calls, not what these tests name: a stand-in would have another name, or
-/// another answer to the probe.
-#[test]
-fn what_is_driven_is_what_ships() {
-    let machine = Machine::new(World::new(1, 0), false);
-    assert_eq!(type_name_of_val(&machine.engine), "cm_core::engine::Engine");
-    assert_eq!(plans::DRIVEN(), "cm_core::plan::plan");
-    let manifest = chain(&[(Sort::File, false)]).manifest();
-    assert_eq!(type_name_of_val(&manifest), "units::manifest::Manifest");
-    assert_eq!(
-        super::journal::host::SHIPS.map(|name| name()),
-        ["cm_core::worker::serve::serve", "cm_core::engine::Engine"]
-    );
-
-    let mut engine = Engine::new();
-    let manifest = engine.install(chain(&[(Sort::File, false), (Sort::Plain, true)]).manifest());
-    assert_eq!(manifest, ManifestRef(1));
-    let mut out = Vec::new();
-    engine.step(
-        Mono(1),
-        Event::Swapped { request: 1, manifest, generation: 1, kind: Swap::Boot, release: false },
-        &mut out,
-    );
-    // The file comes first, in a batch; its dependent waits and says so.
-    assert!(has(&out, |e| matches!(e, Effect::Batch { batch: 1, steps, .. } if steps.len() == 1)), "{out:?}");
-    assert!(!has(&out, is_main));
-    engine.step(Mono(2), Event::ShutdownAsked { down: Down::Halt }, &mut out);
-    assert!(has(&out, |e| matches!(e, Effect::Answer { request: 1, verdict: Verdict::Failed, .. })));
-    let _ = service(0);
 }
