@@ -104,6 +104,13 @@ fn merge(layers: &[Layer], declared: Vec<Declared>, report: &mut Report<'_>) -> 
             }
             Entry::Occupied(place) => place,
         };
+        if unit.lost {
+            continue;
+        }
+        if place.get().lost {
+            place.insert(unit);
+            continue;
+        }
         let other = place.get();
         let later = unit.layer > other.layer;
         if !(later && unit.overrides) {

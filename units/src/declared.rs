@@ -1,6 +1,6 @@
 //! Units as they were declared: checked one by one, not yet against each other.
 
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use crate::address::{Address, Kind};
 use crate::diagnostic::Diagnostic;
@@ -82,6 +82,8 @@ pub struct Declared {
     pub tree: Option<Tree>,
     /// The directory whose source it comes from.
     pub part_of: Option<Address>,
+    /// Whether its table's header is broken: it gives way to a sound one of its name.
+    pub lost: bool,
 }
 
 impl Declared {
@@ -141,20 +143,40 @@ pub fn read(report: &mut Report<'_>, file: &File<'_>, out: &mut Vec<Declared>) {
                 continue;
             }
             let header = span(file.number, value);
-            match unit_name(kind, said) {
-                Ok(name) => {
-                    let reader = Reader::new(report, Address::new(kind, name), header, table);
-                    out.push(unit(reader, file.layer));
-                }
-                Err(e) => {
-                    let mut d = Diagnostic::error("bad-name", at, e.message);
-                    d.help = e.help;
-                    report.add(d);
-                    // No manifest comes of it: what else is wrong with it, and with what it names, is said all the same.
-                    let reader = Reader::new(report, Address::new(kind, said), header, table);
-                    out.push(Declared { tree: None, ..unit(reader, file.layer) });
-                }
+            out.push(declare(report, kind, (said, Some(at)), (header, table), file.layer));
+        }
+    }
+    for section in &file.lost {
+        let Some(kind) = Kind::from_word(&section.word).filter(|_| !section.name.is_empty()) else {
+            continue;
+        };
+        // That its name is wrong has been said with the header.
+        let said = (section.name.as_str(), None);
+        let unit = declare(report, kind, said, (section.header, &section.table), file.layer);
+        out.push(Declared { lost: true, ..unit });
+    }
+}
+
+/// One unit, by its name and where that stands, and by its table and where that begins. Without a place nothing is said
+/// of the name.
+fn declare(
+    report: &mut Report<'_>,
+    kind: Kind,
+    (said, at): (&str, Option<Span>),
+    (header, table): (Span, &DeTable<'_>),
+    layer: usize,
+) -> Declared {
+    match unit_name(kind, said) {
+        Ok(name) => unit(Reader::new(report, Address::new(kind, name), header, table), layer),
+        Err(e) => {
+            if at.is_some() {
+                let mut d = Diagnostic::error("bad-name", at, e.message);
+                d.help = e.help;
+                report.add(d);
             }
+            // No manifest comes of it: what else is wrong with it, and with what it names, is said all the same.
+            let reader = Reader::new(report, Address::new(kind, said), header, table);
+            Declared { tree: None, ..unit(reader, layer) }
         }
     }
 }
@@ -216,6 +238,7 @@ fn unit(mut r: Reader<'_, '_>, layer: usize) -> Declared {
         links,
         tree,
         part_of: None,
+        lost: false,
         address: r.address,
     }
 }

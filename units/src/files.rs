@@ -44,6 +44,20 @@ pub struct File<'t> {
     pub layer: usize,
     /// What it holds.
     pub table: DeTable<'t>,
+    /// Sections whose header is broken, or stands a second time.
+    pub lost: Vec<LostSection<'t>>,
+}
+
+/// A section that is read for its mistakes only: no manifest comes of its file.
+pub struct LostSection<'t> {
+    /// First word of its header.
+    pub word: String,
+    /// The rest of its header.
+    pub name: String,
+    /// Where that stands.
+    pub header: Span,
+    /// What it holds.
+    pub table: DeTable<'t>,
 }
 
 /// A file that is still to be read.
@@ -78,22 +92,54 @@ pub fn load<'t>(
             report.add(Diagnostic::error("include", at, format!("more than {MAX_FILES} files are included")));
             return;
         }
-        let Some(text) = read(report, layer, &next.path, at) else { continue };
+        let Some(text) = read(report, layer, &next.path, at) else {
+            report.unread();
+            continue;
+        };
         let text: Arc<str> = text.into();
         let number = report.add_source(layer, Source::new(next.path.clone(), Arc::clone(&text)));
-        let (rest, broken) = syntax::parseable(&text);
-        for b in &broken {
-            report.syntax_error(number, b);
-        }
-        let text = rest.map_or(text, Arc::from);
-        let table = DeTable::parse(texts.add(text)).map(toml::Spanned::into_inner).unwrap_or_default();
+        let (table, lost) = parse(report, number, texts, text);
         version(report, number, &table);
-        variables(report, number, layer, &table);
+        let lost_variables = lost.iter().filter(|l| l.word == "vars" && l.name.is_empty()).map(|l| &l.table);
+        for vars in vars_of(report, number, &table).into_iter().chain(lost_variables) {
+            variables(report, number, layer, vars);
+        }
+        let errors = report.errors();
         let mut included = includes(report, number, &next, &table);
+        if report.errors() > errors {
+            report.unread();
+        }
         included.reverse();
         pending.append(&mut included);
-        files.push(File { number, layer, table });
+        files.push(File { number, layer, table, lost });
     }
+}
+
+/// What a text holds, as far as it parses; what does not is reported.
+fn parse<'t>(
+    report: &mut Report<'_>,
+    number: u32,
+    texts: &'t Texts,
+    text: Arc<str>,
+) -> (DeTable<'t>, Vec<LostSection<'t>>) {
+    if let Ok(table) = DeTable::parse(texts.add(Arc::clone(&text))) {
+        return (table.into_inner(), Vec::new());
+    }
+    let known = |word: &str| crate::Kind::from_word(word).is_some() || word == "vars";
+    let mut found = syntax::recover(&text, &known);
+    let rest = std::mem::take(&mut found.text);
+    let sections = std::mem::take(&mut found.lost);
+    report.syntax_errors(number, found);
+    let parsed = |text: String| {
+        DeTable::parse(texts.add(text.into())).map(toml::Spanned::into_inner).unwrap_or_default()
+    };
+    let lost = sections.into_iter().map(|l| LostSection {
+        header: syntax::span(number, &l.header),
+        word: l.word,
+        name: l.name,
+        table: parsed(l.text),
+    });
+    (parsed(rest), lost.collect())
 }
 
 fn include_cycle(closing: &Pending, from: usize) -> Diagnostic {
@@ -156,13 +202,17 @@ fn version(report: &mut Report<'_>, number: u32, table: &DeTable<'_>) {
     }
 }
 
-fn variables(report: &mut Report<'_>, number: u32, layer: usize, table: &DeTable<'_>) {
-    let Some(value) = table.get("vars") else { return };
+fn vars_of<'a, 't>(report: &mut Report<'_>, number: u32, table: &'a DeTable<'t>) -> Option<&'a DeTable<'t>> {
+    let value = table.get("vars")?;
     let DeValue::Table(vars) = value.get_ref() else {
         let d = Diagnostic::error("wrong-type", span(number, value), "`vars` is a table of variables");
         report.add(d.help("write `[vars]` and one `name = \"value\"` a line below it"));
-        return;
+        return None;
     };
+    Some(vars)
+}
+
+fn variables(report: &mut Report<'_>, number: u32, layer: usize, vars: &DeTable<'_>) {
     for (key, value) in vars {
         let (at, name) = (span(number, value), key.get_ref().as_ref());
         if name::unit(crate::address::Kind::Target, name).is_err() || name.contains('.') {

@@ -155,6 +155,9 @@ fn written(index: &Index<'_>, unit: &Declared, from: u32, report: &mut Report<'_
 }
 
 fn unknown(index: &Index<'_>, unit: &Declared, link: &crate::declared::Link, report: &mut Report<'_>) {
+    if report.may_have_lost(&link.to) {
+        return;
+    }
     let soft =
         matches!(link.key, LinkKey::Before | LinkKey::To(EdgeKind::After) | LinkKey::To(EdgeKind::Wants));
     let text =

@@ -39,7 +39,7 @@ pub mod source;
 #[cfg(feature = "language")]
 pub mod stack;
 #[cfg(feature = "language")]
-mod syntax;
+pub mod syntax;
 #[cfg(feature = "language")]
 mod tree;
 #[cfg(feature = "language")]

@@ -1,13 +1,14 @@
 //! What a compilation gathers while it reads: diagnostics, variables, contents.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
+use crate::Address;
 use crate::compile::Where;
 use crate::diagnostic::Diagnostic;
 use crate::kind::Content;
 use crate::load::{self, LoadError, Loader};
 use crate::source::{Source, Sources, Span};
-use crate::syntax::Broken;
+use crate::syntax::{self, Recovered};
 use crate::vars::Vars;
 
 /// Diagnostics that are kept; further ones are only counted.
@@ -42,12 +43,25 @@ pub struct Report<'l> {
     contents: BTreeMap<[u8; 32], (Content, Where)>,
     /// Sources that were digested already, by layer and path.
     digested: BTreeMap<usize, HashMap<String, Content>>,
-    /// Files with syntax errors.
-    broken: BTreeSet<u32>,
+    /// Statements that do not parse: nobody knows what they said.
+    lost: Vec<Span>,
+    /// Sections that hold such statements.
+    damaged: Vec<Span>,
+    /// Whether files, or the rest of one, could not be read at all.
+    unread: bool,
 }
 
-/// Mistakes that a syntax error elsewhere in the file may have caused: what was lost is not missing.
-const MAYBE_LOST: [&str; 3] = ["missing-key", "exec-without-guard", "seed-without-content"];
+/// Mistakes that a syntax error in the same section may have caused: what was lost is not missing.
+const MAYBE_LOST: [&str; 8] = [
+    "missing-key",
+    "exec-without-guard",
+    "seed-without-content",
+    "useless-key",
+    "duplicate-unit",
+    "claimed-twice",
+    "owned-twice",
+    "waits-for-a-person",
+];
 
 impl<'l> Report<'l> {
     /// An empty one.
@@ -63,7 +77,9 @@ impl<'l> Report<'l> {
             suggestions: 4_000_000,
             contents: BTreeMap::new(),
             digested: BTreeMap::new(),
-            broken: BTreeSet::new(),
+            lost: Vec::new(),
+            damaged: Vec::new(),
+            unread: false,
         }
     }
 
@@ -81,24 +97,49 @@ impl<'l> Report<'l> {
         }
     }
 
-    /// Adds a statement that does not parse.
-    pub fn syntax_error(&mut self, file: u32, broken: &Broken) {
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let at = Span { file, start: number(broken.range.0), end: number(broken.range.1) };
-        self.broken.insert(file);
-        let twice = broken.message.starts_with("duplicate key");
-        let d = if twice {
-            let key = self.sources.text(at);
-            let d = Diagnostic::error("duplicate-key", at, format!("`{key}` is there a second time"));
-            d.help("a key, and a table, stands once in a file; keep one of them")
-        } else {
-            let d = Diagnostic::error("syntax", at, &*broken.message);
-            match self.quoted(at) {
+    /// Adds what does not parse in a file.
+    pub fn syntax_errors(&mut self, file: u32, found: Recovered) {
+        for broken in &found.broken {
+            let d = broken.diagnostic(file, &self.sources);
+            let quoted = d.span.filter(|_| d.id == "syntax").and_then(|at| self.quoted(at));
+            self.add(match quoted {
                 Some(header) => d.help(format!("a name with such characters is quoted: `{header}`")),
                 None => d,
-            }
+            });
+        }
+        if found.cut {
+            let end = self.sources.get(file).map_or(0, |s| s.text().len());
+            let text = "there is so much that does not parse that the rest of the file was not looked at";
+            self.add(Diagnostic::error("syntax", syntax::span(file, &(end..end)), text));
+            self.unread = true;
+        }
+        self.lost.extend(found.unread.iter().map(|range| syntax::span(file, range)));
+        self.damaged.extend(found.damaged.iter().map(|range| syntax::span(file, range)));
+    }
+
+    /// A file could not be read: what it may declare is not unknown.
+    pub fn unread(&mut self) {
+        self.unread = true;
+    }
+
+    /// How many errors there are.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// Whether something of this name may stand where nobody could read it.
+    fn may_be_lost(&self, name: &str) -> bool {
+        self.unread || self.lost.iter().any(|at| self.sources.text(*at).contains(name))
+    }
+
+    /// Whether a unit may be declared where nobody could read it.
+    pub fn may_have_lost(&self, unit: &Address) -> bool {
+        // A directory's entries, and further files, are declared by one word.
+        let by_others = |at: &Span| {
+            let text = self.sources.text(*at);
+            text.contains("include") || text.contains("source") && unit.name.starts_with('/')
         };
-        self.add(d);
+        self.may_be_lost(&unit.name) || self.lost.iter().any(by_others)
     }
 
     /// The header of a unit's table in which a name should have been quoted.
@@ -112,11 +153,14 @@ impl<'l> Report<'l> {
 
     /// Whether a diagnostic is only the echo of a syntax error.
     fn is_echo(&self, d: &Diagnostic) -> bool {
-        // What is lost may have been named from any file.
-        if d.id == "unknown-unit" && !self.broken.is_empty() {
-            return true;
+        if d.id == "unknown-variable" {
+            let name = d.message.split('`').nth(1).map(|n| n.strip_prefix("vars.").unwrap_or(n));
+            return name.is_some_and(|n| self.may_be_lost(n));
         }
-        MAYBE_LOST.contains(&&*d.id) && d.span.is_some_and(|at| self.broken.contains(&at.file))
+        let in_damaged =
+            |at: Span| self.damaged.iter().any(|r| r.file == at.file && (r.start..r.end).contains(&at.start));
+        MAYBE_LOST.contains(&&*d.id)
+            && d.span.into_iter().chain(d.labels.iter().map(|l| l.span)).any(in_damaged)
     }
 
     /// Whether something keeps a manifest from being made.

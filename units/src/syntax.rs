@@ -1,59 +1,237 @@
-//! Parses TOML and finds every broken statement, not only the first: a statement that does not parse is reported,
-//! blanked out (offsets stay), and the rest is parsed again.
+//! Finds every broken statement of a TOML text, not only the first, and what is left without them.
 //!
-//! The parser's own recovery reports a single unclosed bracket once for every token up to the end of the file, and
-//! keeps all those errors in memory; this one reports it once, and says where the bracket is.
+//! The parser's own recovery reports a single unclosed bracket once for every token up to the end of the file. Here the
+//! text is cut into statements and sections, each is parsed by itself, and what does not parse is reported once and
+//! blanked out; offsets stay. A section whose header is broken keeps its keys, in a text of its own: under another header
+//! they would go to the table before.
+
+use std::ops::Range;
 
 use toml::de::{DeTable, Error};
 
+use crate::diagnostic::Diagnostic;
+use crate::source::{Sources, Span};
+
 /// Broken statements that are looked for in one file.
-const MAX_ERRORS: usize = 25;
-/// Bytes that may be parsed to find them: a large file is not parsed a hundred times.
-const MAX_WORK: usize = 48 << 20;
-/// Bytes that may be parsed to find where one of them begins.
-const MAX_SEARCH: usize = 2 << 20;
-/// Lines of one section that are searched for the beginning of a broken statement.
-const MAX_LINES: usize = 400;
+const MAX_ERRORS: usize = 100;
+/// Bytes that may be looked at to find them: a large file is not parsed a hundred times.
+const MAX_WORK: usize = 64 << 20;
 
 /// A broken statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
     /// What the parser says.
     pub message: String,
-    /// Where, as a range of bytes.
-    pub range: (usize, usize),
+    /// Where, in bytes.
+    pub range: Range<usize>,
 }
 
-/// What is left of a text when its broken statements are blanked out, and those statements. The text is empty when too
-/// much was broken.
-pub fn parseable(text: &str) -> (Option<String>, Vec<Broken>) {
-    let mut broken = Vec::new();
-    let mut masked: Option<String> = None;
-    let mut work = 0;
-    loop {
-        let current = masked.as_deref().unwrap_or(text);
-        let Err(error) = DeTable::parse(current) else { return (masked, broken) };
-        work += current.len();
-        let (found, blank) = examine(current, &error);
-        broken.push(found);
-        if broken.len() >= MAX_ERRORS || work > MAX_WORK {
-            return (Some(String::new()), broken);
+impl Broken {
+    /// What is said of it.
+    pub fn diagnostic(&self, file: u32, sources: &Sources) -> Diagnostic {
+        let at = span(file, &self.range);
+        if self.message.starts_with("duplicate key") {
+            let d = Diagnostic::error(
+                "duplicate-key",
+                at,
+                format!("`{}` is there a second time", sources.text(at)),
+            );
+            return d.help("a key, and a table, stands once in a file; keep one of them");
         }
-        masked = Some(blanked(current, blank));
+        Diagnostic::error("syntax", at, &*self.message)
     }
 }
 
-/// The text with a range of bytes replaced by spaces; line ends stay.
-fn blanked(text: &str, (start, end): (usize, usize)) -> String {
-    let bytes = text.bytes().enumerate();
-    let blank = |(at, b): (usize, u8)| if (start..end).contains(&at) && b != b'\n' { b' ' } else { b };
-    // Only whole lines are blanked, so characters are never cut; if they were, everything goes.
-    String::from_utf8(bytes.map(blank).collect()).unwrap_or_default()
+/// A section that has lost its header, or stands a second time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// First word of the header, as it was meant.
+    pub word: String,
+    /// The rest of it without quotes; empty where there is none.
+    pub name: String,
+    /// Where the header stands, in bytes.
+    pub header: Range<usize>,
+    /// Its keys, each where it stands in the file, after nothing but blanks.
+    pub text: String,
 }
 
-/// First byte of the line that holds a byte.
-fn line_start(text: &str, at: usize) -> usize {
-    text.get(..at).and_then(|t| t.rfind('\n')).map_or(0, |n| n + 1)
+/// What is left of a text with broken statements.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The text without them, and without the lost sections. It parses.
+    pub text: String,
+    /// What is broken.
+    pub broken: Vec<Broken>,
+    /// Sections that are read by themselves.
+    pub lost: Vec<Lost>,
+    /// Statements of which nobody knows what they said, in bytes.
+    pub unread: Vec<Range<usize>>,
+    /// Sections that may have said more, in bytes.
+    pub damaged: Vec<Range<usize>>,
+    /// Whether there was so much that the rest was not looked at.
+    pub cut: bool,
+}
+
+/// A stretch of bytes as a span.
+pub fn span(file: u32, range: &Range<usize>) -> Span {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Span { file, start: number(range.start), end: number(range.end) }
+}
+
+/// What a statement is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum What {
+    /// A key, a comment or nothing.
+    Inner,
+    /// A header: its parts, as far as they can be told.
+    Header(Vec<String>),
+}
+
+#[derive(Debug, Clone)]
+struct Statement {
+    range: Range<usize>,
+    what: What,
+    broken: bool,
+}
+
+/// The words that a header may begin with.
+type Known<'a> = &'a dyn Fn(&str) -> bool;
+
+/// What is left of a text that does not parse; `known` are the words that its headers begin with.
+pub fn recover(text: &str, known: Known<'_>) -> Recovered {
+    let mut out = Recovered::default();
+    let mut work = 0;
+    let mut statements = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        if out.broken.len() >= MAX_ERRORS || work > MAX_WORK {
+            out.cut = true;
+            break;
+        }
+        let (statement, broken) = statement(text, at, known, &mut work);
+        out.broken.extend(broken);
+        at = statement.range.end.max(at + 1);
+        statements.push(statement);
+    }
+    let mut kept = vec![b' '; text.len()];
+    for section in sections(&statements) {
+        match section.first().map(|s| (&s.what, s.broken)) {
+            Some((What::Header(path), true)) => {
+                if section.iter().skip(1).any(|s| s.broken) {
+                    out.damaged.push(extent(section));
+                }
+                out.lose(text, section, path, &mut work);
+            }
+            _ => {
+                section.iter().filter(|s| !s.broken).for_each(|s| copy(text, &s.range, &mut kept));
+                if section.iter().any(|s| s.broken) {
+                    out.damaged.push(extent(section));
+                }
+            }
+        }
+        out.unread.extend(section.iter().filter(|s| s.broken).map(|s| s.range.clone()));
+    }
+    // What is left goes together, but for what stands twice.
+    while let Some(error) = parse(&kept).err() {
+        work += text.len();
+        let place = place(text, &error).start;
+        let found = statements.iter().position(|s| s.range.contains(&place) && !s.broken);
+        let Some(found) = found.filter(|_| out.broken.len() < MAX_ERRORS && work <= MAX_WORK) else {
+            out.cut = true;
+            kept.clear();
+            break;
+        };
+        out.broken.push(Broken { message: error.message().to_owned(), range: self::place(text, &error) });
+        let section = sections(&statements).find(|s| extent(s).contains(&place)).unwrap_or_default().to_vec();
+        if let Some(s) = statements.get_mut(found) {
+            s.broken = true;
+            match &s.what {
+                What::Header(path) => {
+                    let range = extent(&section);
+                    kept.get_mut(range.clone()).unwrap_or_default().fill(b' ');
+                    // What it lacks, the first of its name may have.
+                    out.damaged.push(range);
+                    out.lose(text, &section, path, &mut work);
+                }
+                What::Inner => {
+                    kept.get_mut(s.range.clone()).unwrap_or_default().fill(b' ');
+                    out.unread.push(s.range.clone());
+                    out.damaged.push(extent(&section));
+                }
+            }
+        }
+    }
+    // A table below one that was lost makes it again, without its keys.
+    for section in sections(&statements) {
+        if let Some(Statement { what: What::Header(path), .. }) = section.first()
+            && let [word, name, _, ..] = path.as_slice()
+            && out.lost.iter().any(|l| l.word == *word && l.name == *name)
+        {
+            out.damaged.push(extent(section));
+        }
+    }
+    out.text = String::from_utf8(kept).unwrap_or_default();
+    out
+}
+
+impl Recovered {
+    /// Keeps a section whose header is broken, or stands a second time, by itself.
+    fn lose(&mut self, text: &str, section: &[Statement], path: &[String], work: &mut usize) {
+        let Some((header, body)) = section.split_first() else { return };
+        let mut kept = vec![b' '; extent(section).end];
+        body.iter().filter(|s| !s.broken).for_each(|s| copy(text, &s.range, &mut kept));
+        while let Some(error) = parse(&kept).err() {
+            *work += kept.len();
+            let place = place(text, &error);
+            let found = body.iter().find(|s| s.range.contains(&place.start));
+            let Some(found) = found.filter(|_| self.broken.len() < MAX_ERRORS && *work <= MAX_WORK) else {
+                self.cut = true;
+                return;
+            };
+            self.broken.push(Broken { message: error.message().to_owned(), range: place });
+            kept.get_mut(found.range.clone()).unwrap_or_default().fill(b' ');
+            self.unread.push(found.range.clone());
+            self.damaged.push(extent(section));
+        }
+        *work += kept.len();
+        let (word, name) = match path {
+            [word] => (word, String::new()),
+            [word, name] => (word, name.clone()),
+            // A table inside a unit, or nobody knows what.
+            _ => return self.unread.push(extent(section)),
+        };
+        let text = String::from_utf8(kept).unwrap_or_default();
+        self.lost.push(Lost { word: word.clone(), name, header: header.range.clone(), text });
+    }
+}
+
+fn copy(text: &str, range: &Range<usize>, to: &mut [u8]) {
+    if let (Some(from), Some(to)) = (text.as_bytes().get(range.clone()), to.get_mut(range.clone())) {
+        to.copy_from_slice(from);
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<(), Error> {
+    // Statements are whole lines: no character is cut.
+    DeTable::parse(std::str::from_utf8(bytes).unwrap_or_default()).map(|_| ())
+}
+
+/// The sections: what stands before the first header, and each header with what follows.
+fn sections(statements: &[Statement]) -> impl Iterator<Item = &[Statement]> {
+    statements.chunk_by(|_, next| next.what == What::Inner)
+}
+
+fn extent(section: &[Statement]) -> Range<usize> {
+    let start = section.first().map_or(0, |s| s.range.start);
+    start..section.last().map_or(start, |s| s.range.end)
+}
+
+/// The range of an error, cut to characters of the text.
+fn place(text: &str, error: &Error) -> Range<usize> {
+    let range = error.span().unwrap_or_default();
+    let clamp =
+        |n: usize| (0..=n.min(text.len())).rev().find(|n| text.is_char_boundary(*n)).unwrap_or_default();
+    clamp(range.start)..clamp(range.end.max(range.start))
 }
 
 /// One past the end of the line that holds a byte.
@@ -61,93 +239,157 @@ fn line_end(text: &str, at: usize) -> usize {
     text.get(at..).and_then(|t| t.find('\n')).map_or(text.len(), |n| at + n + 1)
 }
 
-/// Whether a line looks like the header of a table.
-fn is_header(line: &str) -> bool {
-    let line = line.split('#').next().unwrap_or_default().trim();
-    let inner = line.trim_start_matches('[');
-    let letter = |c: char| c.is_alphanumeric() || "._-/@:\"' ".contains(c);
-    line.starts_with('[') && line.ends_with(']') && inner.trim_end_matches(']').chars().all(letter)
+fn line(text: &str, at: usize) -> &str {
+    text.get(at..line_end(text, at)).unwrap_or_default()
 }
 
-/// Whether a line looks like the beginning of a statement.
-fn begins_statement(line: &str) -> bool {
-    let Some((key, _)) = line.split_once('=') else { return line.trim_start().starts_with('[') };
-    let key = key.trim();
-    !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "._-/@:\"'".contains(c))
-}
-
-/// The broken statement behind an error, and the lines to blank out.
-fn examine(text: &str, error: &Error) -> (Broken, (usize, usize)) {
-    let (start, end) = span(text, error);
-    let found = Broken { message: error.message().to_owned(), range: (start, end) };
-    // An error at the very end belongs to the last line that holds something.
-    let anchor = if start == text.len() { text.trim_end().len() } else { start };
-    let line = line_start(text, anchor);
-    let (section, statement) = beginning(text, line);
-    if statement == line && is_header(text.get(line..line_end(text, line)).unwrap_or_default()) {
-        // Without its header, what follows would go to the table before.
-        return (found, (line, section_end(text, line)));
-    }
-    // To the next line that looks like a statement, even inside what the parser took for one.
-    let mut end = line_end(text, statement);
-    while end < text.len() && !begins_statement(text.get(end..line_end(text, end)).unwrap_or_default()) {
-        end = line_end(text, end);
-    }
-    // What the parser says of the statement by itself is closer to the mistake: an unclosed bracket is only noticed in
-    // the lines after it, and a broken string after the brackets of the whole file.
-    let alone = text.get(section..end).and_then(|t| DeTable::parse(t).err().map(|e| (t, e)));
-    let found = match alone {
-        Some((part, e)) => {
-            let (start, stop) = span(part, &e);
-            let open = section + start >= section + part.trim_end().len();
-            let first = text.get(statement..line_end(text, statement)).unwrap_or_default();
-            let indent = first.len() - first.trim_start().len();
-            let whole = (statement + indent, statement + first.trim_end().len().max(indent));
-            let range =
-                if open || section + start < statement { whole } else { (section + start, section + stop) };
-            Broken { message: e.message().to_owned(), range }
-        }
-        None => found,
+/// The statement that begins with a line, and what is wrong with it.
+fn statement(text: &str, start: usize, known: Known<'_>, work: &mut usize) -> (Statement, Option<Broken>) {
+    let first = line(text, start);
+    let bare = first.trim_start_matches('\u{feff}').trim();
+    let scan = match bare.starts_with('[') {
+        true => Scan { end: start + first.len(), closed: true, ..Scan::default() },
+        false => scan(text, start),
     };
-    (found, (statement, end))
-}
-
-/// The range of an error, cut to characters of the text.
-fn span(text: &str, error: &Error) -> (usize, usize) {
-    let range = error.span().unwrap_or_default();
-    let clamp =
-        |n: usize| (0..=n.min(text.len())).rev().find(|n| text.is_char_boundary(*n)).unwrap_or_default();
-    (clamp(range.start), clamp(range.end.max(range.start)))
-}
-
-/// One past the last line of the section that begins with a header.
-fn section_end(text: &str, header: usize) -> usize {
-    let mut at = line_end(text, header);
-    while at < text.len() && !is_header(text.get(at..line_end(text, at)).unwrap_or_default()) {
-        at = line_end(text, at);
-    }
-    at
-}
-
-/// The beginnings of the section and of the statement that hold a line. The statement's is the last line before which
-/// everything from the section's header on parses.
-fn beginning(text: &str, line: usize) -> (usize, usize) {
-    let mut lines = vec![line];
-    let mut at = line;
-    while at > 0
-        && lines.len() < MAX_LINES
-        && !is_header(text.get(at..line_end(text, at)).unwrap_or_default())
+    *work += scan.end - start;
+    let whole = |end: usize| text.get(start..end).unwrap_or_default();
+    let good = |end, what| (Statement { range: start..end, what, broken: false }, None);
+    if scan.closed
+        && let Ok(table) = DeTable::parse(whole(scan.end))
     {
-        at = line_start(text, at - 1);
-        lines.push(at);
+        let what = match bare.starts_with('[') {
+            true => What::Header(path(table.get_ref())),
+            false => What::Inner,
+        };
+        return good(scan.end, what);
     }
-    let section = at;
-    let mut work = 0;
-    let complete = |l: &usize| {
-        work += l - section;
-        work < MAX_SEARCH && text.get(section..*l).is_some_and(|prefix| DeTable::parse(prefix).is_ok())
+    // It ends before the next line that begins another one, even inside what it seems to hold.
+    let mut end = start + first.len();
+    while end < scan.end {
+        let next = line(text, end);
+        if is_header(next, known) || scan.text_from.is_none_or(|from| end < from) && is_key(next) {
+            break;
+        }
+        end += next.len();
+    }
+    // What the parser says of it by itself is closer to the mistake than what it says of the file.
+    *work += end - start;
+    let Err(error) = DeTable::parse(whole(end)) else { return good(end, What::Inner) };
+    let told = place(whole(end), &error);
+    let indent = first.len() - first.trim_start().len();
+    let line = start + indent..start + first.trim_end().len().max(indent);
+    let unclosed = told.start >= whole(end).trim_end().len();
+    let range = if unclosed { line } else { start + told.start..start + told.end };
+    let broken = Broken { message: error.message().to_owned(), range };
+    let what = meant(bare, known).map_or(What::Inner, What::Header);
+    (Statement { range: start..end, what, broken: true }, Some(broken))
+}
+
+/// The parts of a header that parses.
+fn path(mut table: &DeTable<'_>) -> Vec<String> {
+    let mut out = Vec::new();
+    while let Some((key, value)) = table.iter().next() {
+        out.push(key.get_ref().to_string());
+        table = match value.get_ref() {
+            toml::de::DeValue::Table(inner) => inner,
+            _ => break,
+        };
+    }
+    out
+}
+
+/// The parts of a line that was meant to be a header.
+fn meant(line: &str, known: Known<'_>) -> Option<Vec<String>> {
+    let bracket = line.starts_with('[');
+    let inner = line.trim_start_matches('[');
+    let inner = inner.split_once(']').map_or(inner, |(inner, _)| inner).trim();
+    let (word, name) = match inner.split_once('.') {
+        Some((word, name)) => (word, Some(name)),
+        None => (inner, None),
     };
-    (section, lines.into_iter().find(complete).unwrap_or(line))
+    let quotes = |c: char| matches!(c, '"' | '\'' | ' ');
+    let parts: Vec<String> =
+        std::iter::once(word).chain(name).map(|p| p.trim_matches(quotes).to_owned()).collect();
+    let complete = parts.iter().all(|p| !p.is_empty());
+    // Without its first bracket it looks like a key that has no value.
+    let header = bracket || known(word) && !line.contains('=');
+    header.then_some(if complete { parts } else { Vec::new() })
+}
+
+/// Whether a line begins a section of a known kind, whatever comes behind that.
+fn is_header(line: &str, known: Known<'_>) -> bool {
+    let Some(inner) = line.trim().strip_prefix('[') else { return false };
+    let inner = inner.trim_start_matches('[').trim_start();
+    let end = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').unwrap_or(inner.len());
+    let (word, rest) = inner.split_at_checked(end).unwrap_or_default();
+    known(word) && (rest.is_empty() || rest.starts_with(['.', ']', ' ']))
+}
+
+/// Whether a line looks like a key and its value.
+fn is_key(line: &str) -> bool {
+    let Some((key, _)) = line.split_once('=') else { return false };
+    let key = key.trim();
+    let bare = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let quoted = |q: char| key.len() > 2 && key.starts_with(q) && key.ends_with(q);
+    !key.is_empty() && (key.chars().all(bare) || quoted('"') || quoted('\''))
+}
+
+/// How far a statement goes.
+#[derive(Debug, Default)]
+struct Scan {
+    end: usize,
+    /// Whether it ends there, and the text does not end before it.
+    closed: bool,
+    /// Where lines of text, or an inline table, begin in it: keys behind that begin no statement.
+    text_from: Option<usize>,
+}
+
+/// Follows strings and brackets to the line end that ends a statement.
+fn scan(text: &str, start: usize) -> Scan {
+    /// Where the scan is.
+    enum In {
+        Plain,
+        Comment,
+        /// In a string that this byte ends; three of them, if it may have line breaks.
+        Text(u8, bool),
+    }
+    let bytes = text.as_bytes();
+    let (mut at, mut depth, mut here) = (start, 0usize, In::Plain);
+    let mut text_from = None;
+    while let Some(&byte) = bytes.get(at) {
+        let three = |q: u8| bytes.get(at..at + 3).is_some_and(|b| b.iter().all(|c| *c == q));
+        let mut step = 1;
+        match (&here, byte) {
+            (In::Text(b'"', _), b'\\') if bytes.get(at + 1).is_some_and(|b| *b != b'\n') => step = 2,
+            (In::Text(q, true), b) if b == *q && three(b) => {
+                // Up to two quotes may stand before the three that end it.
+                let run = bytes.iter().skip(at).take_while(|c| **c == b).take(5).count();
+                (step, here) = (run, In::Plain);
+            }
+            (In::Text(_, true), _) => {}
+            (In::Text(q, false), b) if b == *q => here = In::Plain,
+            // No such string goes over a line: it is not closed, and what follows is looked at again.
+            (_, b'\n') if depth == 0 => return Scan { end: at + 1, closed: true, text_from },
+            (_, b'\n') => here = In::Plain,
+            (In::Text(..) | In::Comment, _) => {}
+            (In::Plain, b'#') => here = In::Comment,
+            (In::Plain, b @ (b'"' | b'\'')) if three(b) => {
+                text_from.get_or_insert(at);
+                (step, here) = (3, In::Text(b, true));
+            }
+            (In::Plain, b @ (b'"' | b'\'')) => here = In::Text(b, false),
+            (In::Plain, b'[') => depth += 1,
+            (In::Plain, b'{') => {
+                text_from.get_or_insert(at);
+                depth += 1;
+            }
+            (In::Plain, b']' | b'}') => depth = depth.saturating_sub(1),
+            (In::Plain, _) => {}
+        }
+        at += step;
+    }
+    let closed = depth == 0 && !matches!(here, In::Text(_, true));
+    Scan { end: text.len(), closed, text_from }
 }
 
 #[cfg(test)]
@@ -155,36 +397,68 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn known(word: &str) -> bool {
+        ["a", "b", "c", "service", "file"].contains(&word)
+    }
+
     fn lines(text: &str) -> Vec<usize> {
         let number = |at: usize| text[..at].matches('\n').count() + 1;
-        let mut lines: Vec<usize> = parseable(text).1.into_iter().map(|b| number(b.range.0)).collect();
+        let mut lines: Vec<usize> =
+            recover(text, &known).broken.into_iter().map(|b| number(b.range.start)).collect();
         lines.sort_unstable();
         lines
     }
 
     #[test]
     fn every_broken_statement_is_found_once() {
-        assert_eq!(lines("a = 1\n"), []);
-        assert_eq!(lines("a = [1\nb = 2\n[c]\nd = \"x\ne = 1\nf 3\n"), [1, 4, 6]);
-        assert_eq!(lines("[a]\nx = 1\n[a]\nx = 2\n[b]\ny = 1\ny = 2\n"), [3, 7]);
-        assert_eq!(lines("[a\nx = 1\n[b]\n= 2\n"), [1, 4]);
+        let cases: [(&str, &[usize]); 10] = [
+            ("a = 1\n", &[]),
+            ("a = [1\nb = 2\n[c]\nd = \"x\ne = 1\nf 3\n", &[1, 4, 6]),
+            ("[a]\nx = 1\n[a]\nx = 2\n[b]\ny = 1\ny = 2\n", &[3, 7]),
+            ("[a\nx = 1\n[b]\n= 2\n", &[1, 4]),
+            ("[a]\nx = \"\"\"open\n[b]\ny = 1\n[c]\nz = 2\n", &[2]),
+            ("[a]\nx = [\"open\n[b]\ny = [\"shut\"]\n[c]\nz = 2\n", &[2]),
+            ("[a]\nx = [\n  \"one\"\n  \"two\"\n]\ny = 1\n", &[4]),
+            ("[a]\nx = \"\"\"\n[Unit]\nkey = 1\n\"\"\" junk\ny = 1\n", &[5]),
+            ("[a]\nx = \"\"\"one\n[b]\nx = \"\"\"two\n\"\"\"\n", &[2]),
+            ("a]\nx = {\n b = 1,\n c 2\n}\n", &[1, 4]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(lines(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lost_section_keeps_its_keys_by_itself() {
+        let text = "[b]\ny = 1\n[file./etc/x]\nmode = 3\nmode = 4\n[a]\nz = 1\n";
+        let found = recover(text, &known);
+        let [lost] = found.lost.as_slice() else { panic!("{found:?}") };
+        assert_eq!((lost.word.as_str(), lost.name.as_str()), ("file", "/etc/x"));
+        assert_eq!(lost.text.find("mode"), text.find("mode"));
+        assert_eq!(found.broken.len(), 2, "{:?}", found.broken);
+        assert!(found.text.contains("y = 1") && found.text.contains("z = 1") && !found.text.contains("mode"));
     }
 
     #[test]
     fn garbage_is_given_up() {
-        let text = "a = \n".repeat(100_000);
-        let (rest, broken) = parseable(&text);
-        assert!(rest.is_some_and(|r| r.is_empty()) && broken.len() == MAX_ERRORS);
+        let found = recover(&"a = \n".repeat(20_000), &known);
+        assert!(found.cut && found.broken.len() == MAX_ERRORS);
+        let found = recover(&"a = [\n".repeat(20_000), &known);
+        assert!(found.cut && found.broken.len() <= MAX_ERRORS);
+        assert!(recover(&"a = 1\n".repeat(20_000), &known).cut);
     }
 
     proptest! {
         #[test]
         fn what_is_left_parses(text in "[a-c=\\[\\]\"'\n#. {},\u{e4}]{0,60}") {
-            let (rest, broken) = parseable(&text);
-            let rest = rest.unwrap_or_else(|| text.clone());
-            prop_assert!(DeTable::parse(&rest).is_ok());
-            prop_assert!(rest.is_empty() || rest.len() == text.len());
-            prop_assert!(broken.iter().all(|b| b.range.0 <= b.range.1 && b.range.1 <= text.len()));
+            let found = recover(&text, &known);
+            prop_assert!(DeTable::parse(&found.text).is_ok());
+            prop_assert!(found.text.is_empty() || found.text.len() == text.len());
+            prop_assert_eq!(found.broken.is_empty(), DeTable::parse(&text).is_ok(), "{:?}", found);
+            for lost in &found.lost {
+                prop_assert!(DeTable::parse(&lost.text).is_ok());
+            }
+            prop_assert!(found.broken.iter().all(|b| b.range.start <= b.range.end && b.range.end <= text.len()));
         }
     }
 }

@@ -143,6 +143,7 @@ fn add(root: &Declared, address: Address, spec: Spec, units: &mut Units, report:
         links: Vec::new(),
         tree: None,
         part_of: Some(root.address.clone()),
+        lost: root.lost,
     };
     units.insert((address.kind, address.name), unit);
 }
