@@ -13,6 +13,7 @@ use super::live;
 use super::wire::Fault;
 use super::{Options, live::Units};
 use crate::engine;
+use crate::mountinfo::Tree;
 use crate::plan::{self, Found, Observation};
 use crate::proto::Outcome;
 use crate::resource::op::Trouble;
@@ -303,10 +304,9 @@ fn trouble(trouble: Trouble) -> Found {
     Found::Trouble(trouble.to_string())
 }
 
-/// Mount points and types in the text of /proc/self/mountinfo; of several mounts at one place the last is seen.
+/// Mount points and types in the text of /proc/self/mountinfo, without what another mount hides.
 fn mounts(table: &str) -> BTreeMap<String, String> {
-    let points = resource::world::mount_points(table);
-    let types =
-        table.lines().map(|l| l.split_once(" - ").and_then(|(_, r)| r.split(' ').next()).unwrap_or_default());
-    points.zip(types.map(str::to_owned)).collect()
+    let fstype = |line: &str| Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned());
+    let seen = Tree::read(table).seen();
+    seen.into_iter().map(|(point, line)| (point, fstype(line).unwrap_or_default())).collect()
 }

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::accounts::{Accounts, Database};
 use super::op::Trouble;
 use super::place::{Places, is_below};
+use crate::mountinfo::Tree;
 use crate::proto::{Position, Step};
 use crate::store::disk::packed::Stored;
 use crate::store::index::{FirstTouches, PARENT};
@@ -280,7 +281,7 @@ impl World {
         self.mounted.clear();
         if !self.managed.is_empty() {
             let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-            self.mounted = mount_points(&table).collect();
+            self.mounted = Tree::read(&table).seen().into_keys().collect();
         }
     }
 
@@ -421,31 +422,6 @@ impl World {
     }
 }
 
-/// Mount points in the text of /proc/self/mountinfo.
-pub fn mount_points(table: &str) -> impl Iterator<Item = String> + use<'_> {
-    table.lines().filter_map(|line| line.split(' ').nth(4).map(unescape))
-}
-
-/// Octal escapes of proc_pid_mountinfo(5).
-fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
-        match octal.and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) if *first == b'\\' => {
-                out.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::attributes;
@@ -489,11 +465,5 @@ mod tests {
         assert!(!knows(1, stat_of(6, 10, 11)));
         assert!(!knows(2, stat_of(5, 10, 11)));
         assert!(!world.knows("/b", &[1; 32], || Some(stat_of(5, 10, 11))));
-    }
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        let table = "36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw\n1 1 0:1 / / rw - ext4 x rw\n";
-        assert_eq!(mount_points(table).collect::<Vec<_>>(), ["/mnt two", "/"]);
     }
 }

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
+use cm_core::mountinfo::{Tree, unescape};
 use units::kind::Spec;
 use units::value::path::is_within;
 use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
 use super::token::{Token, Turn};
-use crate::sys::cgroup::unescape;
 use crate::sys::{mount, remount};
 
 /// What was listed last.
@@ -48,6 +49,12 @@ fn mounts(mountinfo: &str) -> impl Iterator<Item = (u64, String)> {
             bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         Some((mark.max(1), unescape(own.nth(1)?)))
     })
+}
+
+/// Where mounts are declared that a path lies on.
+pub fn declared_above(manifest: &Manifest, path: &str) -> Vec<String> {
+    let above = Path::new(path).ancestors().skip(1).filter_map(Path::to_str);
+    above.filter(|p| manifest.find(Kind::Mount, p).is_some()).map(str::to_owned).collect()
 }
 
 /// Units whose paths are a mount point or lie below it. Units are in the order of kind and name, so that a mount
@@ -94,11 +101,18 @@ impl Mounts {
     }
 
     /// What is to be told of a unit at whose place this stands on top, if anything does. `before` is what was listed
-    /// before, for the first look of an init that took over.
-    fn look(&self, node: Node, top: Option<&(u64, String)>, before: &BTreeSet<(u64, String)>) -> Vec<Event> {
+    /// before, for the first look of an init that took over; so is whether it is `ready`, as far as the engine knows.
+    fn look(
+        &self,
+        node: Node,
+        top: Option<&(u64, String)>,
+        before: &BTreeSet<(u64, String)>,
+        ready: bool,
+    ) -> Vec<Event> {
         let (gone, come) = (Event::Unmounted { node }, Event::Mounted { node });
         match (self.seen.get(&node), top) {
             (Some(_), None) => vec![gone],
+            (None, None) if ready => vec![gone],
             // Covered, uncovered or exchanged: what is there now is somebody else's until its helper has looked.
             (Some(mark), Some((now, _))) if ![*now, ANY].contains(mark) => vec![gone, come],
             (Some(_), Some(_)) | (None, None) => Vec::new(),
@@ -163,14 +177,9 @@ impl Shell {
                 Some((self.engine.node_in(desired, id)?, manifest.name(id).to_owned(), options))
             })
             .collect();
-        let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else { return Turn::Drained };
-        let mut tops: BTreeMap<String, u64> = BTreeMap::new();
-        let mut listed: BTreeSet<(u64, String)> = BTreeSet::new();
-        for (mark, point) in mounts(&text) {
-            // The last one covers the others.
-            tops.insert(point.clone(), mark);
-            listed.insert((mark, point));
-        }
+        let Ok(text) = mount::table() else { return Turn::Drained };
+        let tree = Tree::read(&text);
+        let listed: BTreeSet<(u64, String)> = mounts(&text).collect();
         // What was there first has covered nothing that was looked at before.
         let before = self.mounts.listed.take().unwrap_or_else(|| listed.clone());
         let moved: BTreeSet<&str> = listed.symmetric_difference(&before).map(|(_, p)| p.as_str()).collect();
@@ -178,16 +187,18 @@ impl Shell {
         let nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
         let mut seen = BTreeMap::new();
         let known: BTreeSet<Node> = units.iter().map(|(node, _, _)| *node).collect();
-        let standing = mount::mounted(&text);
         for (node, path, options) in units {
-            let top = standing.iter().rev().find(|m| m.path == path);
-            let dead = top.is_some_and(mount::Mounted::is_dead);
-            let there = tops.get(&path).filter(|_| !dead).map(|mark| (*mark, path.clone()));
-            let (kind, source) = top.map(|m| (m.fstype.as_str(), m.source.as_str())).unwrap_or_default();
-            let news = self.mounts.look(node, there.as_ref(), &before);
-            let text = match news.as_slice() {
-                [_] if dead => Some(format!("its device {source} is gone")),
-                [_, _] => Some(format!("another mount is there now: type \"{kind}\", source \"{source}\"")),
+            let line = tree.at(&path);
+            let top = line.and_then(mount::read);
+            let dead = top.as_ref().is_some_and(mount::Mounted::is_dead);
+            let there = line.filter(|_| !dead).and_then(|line| mounts(line).next());
+            let news = self.mounts.look(node, there.as_ref(), &before, self.engine.glance(node).ready);
+            let words = |m: &mount::Mounted| format!("type \"{}\", source \"{}\"", m.fstype, m.source);
+            let text = match (news.as_slice(), &top) {
+                ([_], Some(top)) if dead => Some(format!("its device {} is gone", top.source)),
+                ([_, _], Some(top)) => Some(format!("another mount is there now: {}", words(top))),
+                ([_], None) => mount::hiding(&tree, &path, &[])
+                    .map(|m| format!("it is hidden by what is mounted at \"{}\" now: {}", m.path, words(&m))),
                 _ => None,
             };
             if let Some(text) = text {
@@ -195,7 +206,7 @@ impl Shell {
             }
             self.queue.extend(news);
             seen.extend(there.map(|(mark, _)| (node, mark)));
-            let missing = top.map(|m| remount::differing(m, &options)).unwrap_or_default();
+            let missing = top.map(|m| remount::differing(&m, &options)).unwrap_or_default();
             let missing = missing.into_iter().map(|d| d.option).collect();
             self.queue.extend(self.mounts.compare(node, missing));
         }
@@ -241,7 +252,7 @@ mod tests {
         let both = [gone.clone(), come.clone()];
         let nothing = BTreeSet::new();
         let mut mounts = Mounts::default();
-        let look = |mounts: &Mounts, top: Option<&(u64, String)>| mounts.look(node, top, &nothing);
+        let look = |mounts: &Mounts, top: Option<&(u64, String)>| mounts.look(node, top, &nothing, false);
         assert_eq!(look(&mounts, None), []);
         assert_eq!(look(&mounts, Some(&ours)), from_ref(&come));
         mounts.answered(node, true, false);
@@ -258,8 +269,10 @@ mod tests {
         // An init that has taken over knows what was listed.
         let after = Mounts::default();
         let before = BTreeSet::from([ours.clone()]);
-        assert_eq!(after.look(node, Some(&ours), &before), from_ref(&come));
-        assert_eq!(after.look(node, Some(&others[0]), &before), both);
+        assert_eq!(after.look(node, Some(&ours), &before, true), from_ref(&come));
+        assert_eq!(after.look(node, Some(&others[0]), &before, true), both);
+        assert_eq!(after.look(node, None, &before, true), from_ref(&gone), "it went between the two");
+        assert_eq!(after.look(node, None, &before, false), []);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use units::kind::service::{Log, Ready};
 
 use super::Shell;
 use super::launch;
+use super::mounts::declared_above;
 use super::spawns::{Record, Spawn};
 use super::token::{Token, Turn};
 use crate::control::output::MARK;
@@ -48,10 +49,15 @@ impl Shell {
     ) {
         let address = self.engine.address(node).to_string();
         let spec = self.engine.manifest(manifest).and_then(|m| m.spec(unit));
-        let command = match launch::command(spec.as_ref(), job, self.since(node)) {
+        let mut command = match launch::command(spec.as_ref(), job, self.since(node)) {
             Ok(command) => command,
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };
+        if job == Job::Mount
+            && let Some(m) = self.engine.manifest(manifest)
+        {
+            command.argv.extend(declared_above(m, m.name(unit)));
+        }
         if job == Job::Main {
             self.texts.remove(&node);
             self.say(Level::Info, Some(&address), &format!("starting: {cause}"));

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cm_core::mountinfo::unescape;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::raw;
@@ -73,29 +74,6 @@ pub fn find_mount(mountinfo: &str) -> Option<(PathBuf, String)> {
         }
     }
     found
-}
-
-/// The octal escapes of mountinfo: blank, tab, newline, backslash.
-pub fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        let (before, after) = rest.split_at(at);
-        out.push_str(before);
-        let code = after.get(1..4).and_then(|o| u8::from_str_radix(o, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(char::from(code));
-                rest = after.get(4..).unwrap_or_default();
-            }
-            None => {
-                out.push('\\');
-                rest = after.get(1..).unwrap_or_default();
-            }
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 /// The directory name of a unit: what the kernel or a path would misread is escaped as `%XX`.
@@ -623,11 +601,5 @@ mod tests {
         let (path, root) = find_mount(text).unwrap();
         assert_eq!((path.to_str(), root.as_str()), (Some("/sys/fs/cgroup/unified"), "/a b"));
         assert_eq!(find_mount("1 2 0:1 / / rw - ext4 /dev/sda rw\n"), None);
-    }
-
-    #[test]
-    fn escapes() {
-        assert_eq!(unescape("a\\040b\\134c\\01"), "a b\\c\\01");
-        assert_eq!(unescape("\\"), "\\");
     }
 }

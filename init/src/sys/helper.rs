@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cm_core::engine::DEVICE_LATE;
+use cm_core::mountinfo::Tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::time::{ClockId, clock_gettime};
 
 use super::module::Modules;
+use super::mount::Mounted;
 use super::unmount::UnmountError;
 use super::{device, mount, remount, unmount};
 
@@ -38,7 +40,7 @@ const WHY_MAX: usize = 4095;
 
 /// Runs a verb: `holdfast-helper [--why DESCRIPTOR] VERB ARG…`; returns the exit code.
 ///
-/// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS`, `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
+/// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS POINT…` (where mounts are declared on which it lies), `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
 /// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment, see [`tick`]), `read-pid PATH`.
 pub fn main(arguments: &[String]) -> i32 {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
@@ -58,8 +60,8 @@ pub fn main(arguments: &[String]) -> i32 {
         }
     };
     let result = match words {
-        ["mount", source, path, fstype, options, limit] => {
-            match do_mount(source, path, fstype, options, limit, late) {
+        ["mount", source, path, fstype, options, limit, above @ ..] => {
+            match do_mount(source, path, fstype, options, limit, above, late) {
                 Ok(Some(missing)) => {
                     tell(&missing);
                     return NOT_TAKEN;
@@ -133,6 +135,7 @@ fn do_mount(
     fstype: &str,
     options: &str,
     limit: &str,
+    above: &[&str],
     tell_late: impl FnOnce(&str),
 ) -> Result<Option<String>, String> {
     let cannot = |why: &dyn std::fmt::Display| format!("cannot mount \"{source}\" on \"{path}\": {why}");
@@ -160,6 +163,15 @@ fn do_mount(
             return Err(cannot(&other));
         }
         return Ok(remount::settle(&standing, options).map(|why| format!("\"{path}\" is mounted, but {why}")));
+    }
+    // On what somebody has mounted over it it would only be in the way of who takes that away again.
+    if !by_hand
+        && let Some(other) = mount::hiding(&Tree::read(&mount::table().unwrap_or_default()), path, above)
+    {
+        let Mounted { path: point, fstype: kind, source: from, .. } = other;
+        return Err(cannot(&format!(
+            "it is hidden by what is mounted at \"{point}\": type \"{kind}\", source \"{from}\""
+        )));
     }
     if !Path::new(path).exists() {
         make_directory(path).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use cm_core::mountinfo::{Tree, unescape};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 
@@ -112,23 +113,25 @@ pub struct Mounted {
     pub superblock: String,
 }
 
-/// The lines of a mountinfo text, in its order: later ones cover earlier ones.
+/// A line of a mountinfo text.
+pub fn read(line: &str) -> Option<Mounted> {
+    let (left, right) = line.split_once(" - ")?;
+    let (mut left, mut right) = (left.split(' ').skip(2), right.split(' '));
+    let device = left.next()?.to_owned();
+    Some(Mounted {
+        device,
+        path: unescape(left.nth(1)?),
+        options: left.next()?.to_owned(),
+        fstype: unescape(right.next()?),
+        source: unescape(right.next()?),
+        superblock: unescape(right.next().unwrap_or_default()),
+    })
+}
+
+/// The lines of a mountinfo text, in its order; which of them a path leads to, the tree of them tells
+/// ([`cm_core::mountinfo::Tree`]).
 pub fn mounted(mountinfo: &str) -> Vec<Mounted> {
-    let unescape = super::cgroup::unescape;
-    let line = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let (mut left, mut right) = (left.split(' ').skip(2), right.split(' '));
-        let device = left.next()?.to_owned();
-        Some(Mounted {
-            device,
-            path: unescape(left.nth(1)?),
-            options: left.next()?.to_owned(),
-            fstype: unescape(right.next()?),
-            source: unescape(right.next()?),
-            superblock: unescape(right.next().unwrap_or_default()),
-        })
-    };
-    mountinfo.lines().filter_map(line).collect()
+    mountinfo.lines().filter_map(read).collect()
 }
 
 /// Where the kernel lists its block devices by number; none without a sysfs, as in a container that has an empty `/sys`:
@@ -157,12 +160,30 @@ impl Mounted {
     }
 }
 
+/// The list of what is mounted now.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn table() -> io::Result<String> {
+    std::fs::read_to_string("/proc/self/mountinfo")
+}
+
 /// What is mounted now.
 ///
 /// # Errors
 /// When `/proc` is not there.
 pub fn now() -> io::Result<Vec<Mounted>> {
-    Ok(mounted(&std::fs::read_to_string("/proc/self/mountinfo")?))
+    Ok(mounted(&table()?))
+}
+
+/// The mount that hides what is mounted at a path, if there is such a thing and the hiding one's point is not among those
+/// `above` that are known to lie there.
+pub fn hiding(tree: &Tree<'_>, path: &str, above: &[&str]) -> Option<Mounted> {
+    if tree.at(path).is_some() || !tree.lists(path) {
+        return None;
+    }
+    let hiding = read(tree.holding(path)?)?;
+    (hiding.path != "/" && !above.contains(&hiding.path.as_str())).then_some(hiding)
 }
 
 /// Mounts with everything that one call of mount(2) cannot do.
@@ -221,6 +242,17 @@ mod tests {
             }]
         );
         assert!(now().unwrap().iter().any(|m| m.path == "/"));
+    }
+
+    #[test]
+    fn only_what_nobody_has_declared_hides() {
+        let text = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:2 / /a rw - tmpfs a rw\n3 2 0:3 / /a/b/c rw - tmpfs c rw\n\
+                    4 2 0:4 / /a/b rw - ramfs theirs rw\n5 1 0:5 / /d rw - tmpfs d rw\n";
+        let tree = Tree::read(text);
+        let by = |path: &str, above: &[&str]| hiding(&tree, path, above).map(|m| (m.path, m.source));
+        assert_eq!(by("/a/b/c", &["/a"]), Some(("/a/b".to_owned(), "theirs".to_owned())));
+        assert_eq!(by("/a/b/c", &["/a", "/a/b"]), None, "it is about to be mounted on that");
+        assert_eq!((by("/a/b", &[]), by("/a/b/x", &[]), by("/d", &[])), (None, None, None));
     }
 
     #[test]

@@ -7,10 +7,11 @@
 use std::io;
 use std::path::Path;
 
+use cm_core::mountinfo::Tree;
 use nix::mount::{MsFlags, mount};
 use units::kind::mount::WITHOUT_DEVICE;
 
-use super::mount::{Mounted, flag, now, options};
+use super::mount::{Mounted, flag, options, read, table};
 
 /// Flags that every mount has for itself, with the word that mountinfo has for each.
 const OF_MOUNT: [(MsFlags, &str); 4] = [
@@ -40,9 +41,9 @@ pub struct Difference {
     superblock: bool,
 }
 
-/// What is mounted there on top.
+/// What is mounted there, on top and not hidden by a mount further up.
 pub fn top(path: &str) -> Option<Mounted> {
-    now().unwrap_or_default().into_iter().rev().find(|m| m.path == path)
+    read(Tree::read(&table().unwrap_or_default()).at(path)?)
 }
 
 fn is_bind(declared: &str) -> bool {

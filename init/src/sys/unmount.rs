@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use cm_core::mountinfo::unescape;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::mount::{self, Mounted};
@@ -150,11 +151,7 @@ fn leaving(mounted: &[Mounted]) -> Vec<String> {
 
 /// The devices and files of `/proc/swaps`.
 fn swaps(text: &str) -> Vec<String> {
-    text.lines()
-        .skip(1)
-        .filter_map(|l| l.split_ascii_whitespace().next())
-        .map(super::cgroup::unescape)
-        .collect()
+    text.lines().skip(1).filter_map(|l| l.split_ascii_whitespace().next()).map(unescape).collect()
 }
 
 #[cfg(test)]

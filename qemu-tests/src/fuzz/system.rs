@@ -1,5 +1,6 @@
 //! Files of a machine that others write too.
 
+use cm_core::mountinfo::Tree;
 use cm_core::resource::accounts::Database;
 use cm_core::resource::line;
 use init::early::kernel_word;
@@ -61,6 +62,9 @@ pub const MOUNTINFO: Target = Target {
         vec![
             b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n".to_vec(),
             b"25 30 0:23 / /a\\040b\\134 rw shared:7 - tmpfs tmpfs rw,size=1k\n".to_vec(),
+            b"1 0 8:1 / / rw - ext4 x rw\n2 1 0:2 / /a rw - tmpfs a rw\n3 2 0:3 / /a/b rw - tmpfs b rw\n\
+              4 2 0:4 / /a rw - ramfs c rw\n"
+                .to_vec(),
             b"ro,nosuid,rshared,size=10%,bind".to_vec(),
         ]
     },
@@ -68,6 +72,10 @@ pub const MOUNTINFO: Target = Target {
     run: |bytes| {
         let text = lossy(bytes);
         let _ = (mount::mounted(&text), mount::options(&text));
+        let tree = Tree::read(&text);
+        for (point, line) in tree.seen() {
+            assert_eq!((tree.at(&point), tree.lists(&point)), (Some(line), true), "{point:?}");
+        }
     },
 };
 

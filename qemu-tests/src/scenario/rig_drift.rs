@@ -25,6 +25,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-drift-settings", settings),
     scenario("rig-drift-users", users),
     scenario("rig-drift-mount", mount),
+    scenario("rig-drift-mount-hidden", hidden_mount),
     scenario("rig-drift-mount-options", mount_options),
     scenario("rig-drift-overflow", overflow),
 ];
@@ -491,6 +492,50 @@ binds = ["mount:/srv/disk"]
     want(holds(&file, "on it\n"), "what was there before is not there", &rig)?;
     let table = rig.run(&["findmnt", "-n", "-o", "FSTYPE", "/srv/disk"])?;
     want(table.out.trim() == "tmpfs", &format!("mounted is {:?}", table.out), &rig)?;
+    in_peace(&rig, pid)
+}
+
+/// A mount further up hides what is mounted below: it is lost as long as that lasts, nothing of ours gets on what hides
+/// it, so that whoever put it there can take it away, and then everything is as it was.
+fn hidden_mount(context: &Context) -> Result {
+    let state = r#"
+[mount."/srv/a/disk"]
+fstype = "tmpfs"
+options = ["size=1m"]
+
+[file."/srv/a/disk/file"]
+content = "on it\n"
+
+[file."/srv/a/beside"]
+content = "beside\n"
+
+[service.bound]
+exec = ["sleep", "infinity"]
+binds = ["mount:/srv/a/disk"]
+"#;
+    let (rig, pid) = with_dependent(context, state, &[], false)?;
+    let (file, beside) = (rig.inside("/srv/a/disk/file")?, rig.inside("/srv/a/beside")?);
+    let number = std::fs::metadata(&file)?.ino();
+    for over in ["/srv/a", "/srv"] {
+        let cover = rig.run(&["mount", "-t", "ramfs", "theirs", over])?;
+        want(cover.code == 0, &cover.err, &rig)?;
+        rig.until("mount:/srv/a/disk", "lost", |s| {
+            let why = format!("hidden by what is mounted at \"{over}\": type \"ramfs\", source \"theirs\"");
+            word(s, "state") == "backoff" && word(s, "cause").contains(&why)
+        })?;
+        rig.until("service:bound", "stopped", |s| word(s, "state") == "waiting")?;
+        // What is not on the mount is drift like any other.
+        rig.until_true("what is beside is there again", || holds(&beside, "beside\n"))?;
+        want(!file.exists(), "a file was put on what somebody has mounted", &rig)?;
+        let uncover = rig.run(&["umount", over])?;
+        want(uncover.code == 0, &uncover.err, &rig)?;
+        rig.until_state("service:bound", "ready")?;
+        want(holds(&file, "on it\n"), "what was there before is not there", &rig)?;
+        want(std::fs::metadata(&file)?.ino() == number, "it is another file", &rig)?;
+    }
+    let table = rig.run(&["findmnt", "-n", "-o", "TARGET,SOURCE"])?;
+    let count = table.out.lines().filter(|l| l.contains("/srv/a/disk")).count();
+    want(count == 1, &format!("it is not mounted once: {}", table.out), &rig)?;
     in_peace(&rig, pid)
 }
 
