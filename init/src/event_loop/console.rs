@@ -3,14 +3,13 @@
 //! A console that takes nothing costs lines, which are counted, never time.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
 use cm_core::engine::effect::Level;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Shell;
+use super::quick::Quick;
 use crate::control::output;
 
 /// Longest line: a record of the kernel's log has 1024 bytes less its prefix; PIPE_BUF is 4096.
@@ -20,6 +19,7 @@ const LINE: usize = 900;
 #[derive(Debug)]
 pub struct Console {
     kernel: Option<File>,
+    other: Quick,
     lost: u64,
 }
 
@@ -27,7 +27,8 @@ impl Console {
     /// The kernel's log for the init of a machine, standard error in a container.
     pub fn open(machine: bool) -> Console {
         let open = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
-        Console { kernel: machine.then(open).and_then(Result::ok), lost: 0 }
+        let kernel = machine.then(open).and_then(Result::ok);
+        Console { kernel, other: Quick::standard_error(), lost: 0 }
     }
 
     /// Lines that a person wants to see below each other. In the kernel's log, which keeps no empty ones, each begins
@@ -60,24 +61,16 @@ impl Console {
         let text = text.get(..end).unwrap_or_default().replace('\n', " / ");
         let written = match &mut self.kernel {
             // The facility is that of daemons: 3 << 3.
-            Some(kernel) => kernel.write(format!("<{}>{name}{text}\n", 24 + level as u8).as_bytes()),
-            None => {
-                let stderr = io::stderr();
-                let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-                // poll(2), pipe(7): a pipe that is writable takes PIPE_BUF bytes without blocking.
-                match poll(&mut polled, PollTimeout::ZERO) {
-                    Ok(1) => stderr.lock().write(format!("{name}{text}\n").as_bytes()),
-                    _ => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            }
+            Some(kernel) => kernel.write_all(format!("<{}>{name}{text}\n", 24 + level as u8).as_bytes()),
+            None => self.other.line(format!("{name}{text}\n").as_bytes()),
         };
         match written {
             Err(_) => self.lost += 1,
-            Ok(_) if self.lost > 0 => {
+            Ok(()) if self.lost > 0 => {
                 let lost = std::mem::take(&mut self.lost);
                 self.line(Level::Warning, &format!("{lost} lines before this one were lost"));
             }
-            Ok(_) => {}
+            Ok(()) => {}
         }
     }
 }

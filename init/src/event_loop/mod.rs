@@ -28,6 +28,7 @@ mod names;
 mod notified;
 mod processes;
 mod queue;
+mod quick;
 mod sockets;
 pub mod spawns;
 mod start;
