@@ -98,6 +98,17 @@ impl Error {
         Error::Input { path: path.as_ref().to_path_buf(), message: message.into() }
     }
 
+    /// This, and another one, where both are mistakes in input files: one run names all of them.
+    #[must_use]
+    pub fn and(self, other: Error) -> Error {
+        match (self, other) {
+            (Error::Input { path, message }, Error::Input { message: more, .. }) => {
+                Error::Input { path, message: format!("{}\n{}", message, more.trim_start()) }
+            }
+            (first, _) => first,
+        }
+    }
+
     /// Damaged bytes.
     pub fn format(what: impl Into<String>, message: impl Into<String>) -> Error {
         Error::Format { what: what.into(), message: message.into() }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::apt::{Apt, hex};
 use crate::error::Error;
 use crate::lock::Lock;
-use crate::spec::{self, Base, Compression, Spec};
+use crate::spec::{Base, Compression, Spec};
 use crate::tree::{Node, Tree};
 use crate::{cpio, holdfast, kernel, root, state, tool};
 
@@ -57,10 +57,13 @@ pub fn cache() -> PathBuf {
 /// # Errors
 /// When an input is wrong, a package is not to be had, or a tool fails.
 pub fn build(request: &Request) -> Result<Built, Error> {
-    let spec = Spec::read(&request.image)?;
+    let (spec, wrong) = Spec::look(&request.image)?;
     // What takes no download first.
-    if let Some(wanted) = &spec.state {
-        state::check(&request.image, wanted)?;
+    let state = spec.state.as_ref().map_or(Ok(()), |wanted| state::check(&request.image, wanted));
+    match (wrong, state) {
+        (None, state) => state?,
+        (Some(wrong), Ok(())) => return Err(wrong),
+        (Some(wrong), Err(state)) => return Err(wrong.and(state)),
     }
     fs::create_dir_all(&request.cache).map_err(Error::io("create", &request.cache))?;
     let cache = fs::canonicalize(&request.cache).map_err(Error::io("read", &request.cache))?;
@@ -91,11 +94,10 @@ pub fn build(request: &Request) -> Result<Built, Error> {
     }
     let beside = request.image.parent().unwrap_or(Path::new("."));
     for (path, file) in &spec.files {
-        let mode = file.mode.as_deref().map(|m| spec::mode(m, path)).transpose()?;
         match (&file.source, &file.content) {
-            (Some(source), _) => holdfast::copy(&mut tree, &beside.join(source), path, mode)?,
+            (Some(source), _) => holdfast::copy(&mut tree, &beside.join(source), path, file.mode)?,
             (None, Some(text)) => {
-                tree.insert(path, Node::file(text.clone().into_bytes(), mode.unwrap_or(0o644)))?
+                tree.insert(path, Node::file(text.clone().into_bytes(), file.mode.unwrap_or(0o644)))?
             }
             (None, None) => {}
         }

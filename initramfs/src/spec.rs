@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::Error;
 
+mod reader;
+
 /// How packages become a file tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Base {
     /// A Debian system: the essential packages and those named, with dependencies, installed and configured.
     #[default]
@@ -19,8 +18,7 @@ pub enum Base {
 }
 
 /// How the initramfs is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
     /// zstd(1): small, and quick to unpack on a real processor.
     #[default]
@@ -30,104 +28,90 @@ pub enum Compression {
 }
 
 /// The kernel and its modules.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Kernel {
     /// Pattern of the package's name; `*` stands for any text. The highest version that matches is taken.
     pub package: String,
     /// Suites in the order of preference: the first that has a match is taken.
     pub suites: Vec<String>,
     /// Modules by name; what they depend on is added.
-    #[serde(default)]
     pub modules: Vec<String>,
 }
 
 /// The state that the machine boots to.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct State {
     /// The state file, beside `image.toml`. Its sources must lie in its directory.
     pub file: PathBuf,
     /// Further state files that lie beside it in the machine, ready to be applied.
-    #[serde(default)]
     pub others: Vec<PathBuf>,
 }
 
 /// A file that is in no package.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct ExtraFile {
     /// A file or directory beside `image.toml`; a directory is copied with all in it.
     pub source: Option<PathBuf>,
     /// Its content.
     pub content: Option<String>,
-    /// Permission bits in octal; those of the source without, or 0644.
-    pub mode: Option<String>,
+    /// Permission bits; those of the source without, or 0644.
+    pub mode: Option<u32>,
 }
 
 /// The whole file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Spec {
     /// Debian suite of the packages, such as `bookworm`.
     pub suite: String,
     /// Packages by name.
-    #[serde(default)]
     pub packages: Vec<String>,
     /// How they become a tree.
-    #[serde(default)]
     pub base: Base,
     /// Paths to leave out, beside documentation, translations and caches; patterns as in a shell, and `**` for any
     /// path.
-    #[serde(default)]
     pub remove: Vec<String>,
     /// How the result is compressed.
-    #[serde(default)]
     pub compression: Compression,
     /// The kernel; an image without one is only an initramfs.
     pub kernel: Option<Kernel>,
     /// The state; without one the machine boots to its emergency shell.
     pub state: Option<State>,
     /// Whether Holdfast's own programs are put in.
-    #[serde(default = "yes")]
     pub programs: bool,
     /// Extra files by absolute path.
-    #[serde(default, rename = "file")]
     pub files: BTreeMap<String, ExtraFile>,
     /// Extra symbolic links: absolute path, and what it points to.
-    #[serde(default)]
     pub symlinks: BTreeMap<String, String>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Spec {
     /// Reads an image file.
     ///
     /// # Errors
-    /// When it cannot be read or says something that is unknown.
+    /// When it cannot be read or has mistakes: all of them.
     pub fn read(path: &Path) -> Result<Spec, Error> {
-        Spec::parse(&std::fs::read_to_string(path).map_err(Error::io("read", path))?, path)
+        let (spec, wrong) = Spec::look(path)?;
+        wrong.map_or(Ok(spec), Err)
     }
 
-    /// The image file of this text; the path is for what is said of it.
+    /// What an image file says, as far as it can be read, and what is wrong with it.
     ///
     /// # Errors
-    /// When it says something that is unknown.
+    /// When the file itself cannot be read.
+    pub fn look(path: &Path) -> Result<(Spec, Option<Error>), Error> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let (spec, wrong) = reader::read(&text, path, &|file| beside.join(file).exists());
+        Ok((spec, mistakes(path, wrong)))
+    }
+
+    /// The image file of this text, whatever files it names; the path is for what is said of it.
+    ///
+    /// # Errors
+    /// When it has mistakes: all of them.
     pub fn parse(text: &str, path: &Path) -> Result<Spec, Error> {
-        let spec: Spec = toml::from_str(text).map_err(|e| Error::input(path, e.to_string()))?;
-        for (target, file) in &spec.files {
-            let wrong = |message: &str| Err(Error::input(path, format!("file {target:?}: {message}")));
-            if !target.starts_with('/') {
-                return wrong("the path must be absolute");
-            }
-            if file.source.is_some() == file.content.is_some() {
-                return wrong("exactly one of source and content is needed");
-            }
-        }
-        Ok(spec)
+        let (spec, wrong) = reader::read(text, path, &|_| true);
+        mistakes(path, wrong).map_or(Ok(spec), Err)
     }
 
     /// What decides which packages are chosen; kept in the lock file.
@@ -143,15 +127,8 @@ impl Spec {
     }
 }
 
-/// Octal permission bits.
-///
-/// # Errors
-/// When the text is no octal number up to 7777; the error names `path`.
-pub fn mode(text: &str, path: &str) -> Result<u32, Error> {
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o7777 => Ok(mode),
-        _ => Err(Error::input(path, format!("mode {text:?} is not octal, such as \"0644\""))),
-    }
+fn mistakes(path: &Path, wrong: String) -> Option<Error> {
+    (!wrong.is_empty()).then(|| Error::input(path, format!("\n{wrong}")))
 }
 
 #[cfg(test)]
@@ -166,11 +143,46 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
-        assert!(read("suite = \"bookworm\"\npakages = []").unwrap_err().to_string().contains("pakages"));
-        let both = "suite = \"bookworm\"\n[file.\"/x\"]\nsource = \"a\"\ncontent = \"b\"";
-        assert!(read(both).unwrap_err().to_string().contains("exactly one"));
-        assert!(mode("0999", "/x").is_err() && mode("17777", "/x").is_err());
+    fn every_mistake_is_told_with_its_place() {
+        let text = "\
+packages = \"nginx\"
+base = \"debain\"
+remove = [1]
+pakages = []
+programs = \"yes\"
+
+[kernel
+package = 6
+
+[state]
+file = \"nowhere.toml\"
+
+[file.\"relative\"]
+source = \"a\"
+content = \"b\"
+mode = 644
+
+[file./x]
+mode = \"0999\"
+
+[file.\"/y\"]
+content = \"open
+
+[symlinks]
+x = 1
+";
+        let said = read(text).unwrap_err().to_string();
+        let said = said.split_once('\n').unwrap().1;
+        let mut shown = String::new();
+        for line in said.lines() {
+            let line = match line.split_once(" --> ") {
+                Some((_, place)) => format!(" --> {}", place.rsplit('/').next().unwrap()),
+                None => line.to_owned(),
+            };
+            shown.push_str(&line);
+            shown.push('\n');
+        }
+        expect_test::expect_file!["spec/mistakes.txt"].assert_eq(&shown);
     }
 
     #[test]
@@ -180,24 +192,10 @@ mod tests {
         assert_eq!(a.request(), b.request());
     }
 
-    /// What may stand where an unknown key was found, as the parser says it.
-    fn keys(text: &str) -> Vec<String> {
-        let said = read(text).unwrap_err().to_string();
-        let expected = said.split_once("expected").map_or("", |(_, names)| names);
-        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-    }
-
     #[test]
     fn every_key_is_in_the_manual() {
         let manual = include_str!("../../docs/image.md");
-        let top = "suite = \"bookworm\"\n";
-        let mut all = keys("nothing = 1\n");
-        for table in ["kernel", "state", "file.\"/x\""] {
-            let more = keys(&format!("{top}[{table}]\nnothing = 1\n"));
-            assert!(more.len() > 1, "{table}: {more:?}");
-            all.extend(more);
-        }
-        assert!(all.len() >= 18, "{all:?}");
+        let all = [reader::TOP, reader::KERNEL, reader::STATE, reader::FILE].concat();
         for key in all {
             let known = [format!("| `{key}` |"), format!("`[{key}]`"), format!("`[{key}.")];
             assert!(known.iter().any(|k| manual.contains(k.as_str())), "{key}");

@@ -52,3 +52,5 @@ pub use address::{Address, Kind};
 #[cfg(feature = "language")]
 pub use compile::{Compiled, Layer, Where, compile, compile_layers};
 pub use manifest::{Edge, EdgeKind, Manifest, ManifestBuilder, UnitId, UnitView};
+#[cfg(feature = "language")]
+pub use reader::{found, span};
