@@ -15,6 +15,7 @@ mod effects;
 mod emergency;
 mod fault;
 mod flows;
+mod fnv;
 mod handover;
 pub mod launch;
 mod leave;

@@ -14,6 +14,7 @@ use units::value::path::is_within;
 use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
+use super::fnv::fnv;
 use super::token::{Token, Turn};
 use crate::sys::{mount, remount};
 
@@ -45,9 +46,7 @@ fn mounts(mountinfo: &str) -> impl Iterator<Item = (u64, String)> {
         let mut superblock = superblock.split(' ');
         let words = [number, device, superblock.next()?, superblock.next()?];
         let bytes = words.iter().flat_map(|w| w.bytes().chain([b' ']));
-        let mark =
-            bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        Some((mark.max(1), unescape(own.nth(1)?)))
+        Some((fnv(bytes).max(1), unescape(own.nth(1)?)))
     })
 }
 

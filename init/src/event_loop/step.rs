@@ -12,6 +12,7 @@ use cm_core::engine::event::{Event, Verb};
 use cm_core::engine::{Mono, Node};
 use serde::{Deserialize, Serialize};
 
+use super::fnv::fnv;
 use super::swap::BootStage;
 use super::{Shell, launch, now};
 use crate::sys::cgroup;
@@ -50,9 +51,7 @@ pub struct Obituary {
 }
 
 fn hash(event: &Event) -> u64 {
-    format!("{event:?}")
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    fnv(format!("{event:?}").bytes())
 }
 
 /// Whether carrying it out twice would be something else than once.
