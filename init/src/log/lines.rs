@@ -1,6 +1,6 @@
 //! Lines and time stamps: pure.
 
-/// Longest text of one line; longer ones are split. Less than a pipe holds, so that a full pipe always has a line.
+/// Longest text of one line; longer ones are split. Less than a usual pipe holds, so that a full one always has a line.
 pub const MAX_LINE: usize = 16 << 10;
 /// Bytes of a time stamp.
 pub const STAMP: usize = 27;
@@ -37,27 +37,28 @@ pub fn now() -> String {
 }
 
 /// Takes the next line from the front of `input`: its text, and the bytes to consume. `None` while it has no end;
-/// with `last`, the end of the input is one.
-pub fn next(input: &[u8], last: bool) -> Option<(&[u8], usize)> {
-    let window = input.get(..MAX_LINE + 1).unwrap_or(input);
+/// with `last`, the end of the input is one, and after `longest` bytes there is one in any case.
+pub fn next(input: &[u8], last: bool, longest: usize) -> Option<(&[u8], usize)> {
+    let window = input.get(..longest + 1).unwrap_or(input);
     if let Some(at) = window.iter().position(|b| *b == b'\n') {
         return Some((input.get(..at).unwrap_or_default(), at + 1));
     }
-    if input.len() > MAX_LINE {
+    if input.len() > longest {
         // A character is not split: at most three bytes of it can be before the cut.
         let boundary = |at: &usize| input.get(*at).is_none_or(|b| b & 0xc0 != 0x80);
-        let cut = (MAX_LINE - 3..=MAX_LINE).rev().find(boundary).unwrap_or(MAX_LINE);
+        let cut = (longest - 3..=longest).rev().find(boundary).unwrap_or(longest);
         return Some((input.get(..cut).unwrap_or_default(), cut));
     }
     (last && !input.is_empty()).then_some((input, input.len()))
 }
 
-/// Appends stamped lines of `input` to `out` until `out` has `room` bytes; returns the bytes of input consumed.
-pub fn stamp(input: &[u8], time: &str, last: bool, room: usize, out: &mut Vec<u8>) -> usize {
+/// Appends stamped lines of `input`, see [`next`], to `out` until `out` has `room` bytes; returns the bytes of input
+/// consumed.
+pub fn stamp(input: &[u8], time: &str, last: bool, longest: usize, room: usize, out: &mut Vec<u8>) -> usize {
     let mut consumed = 0;
     while out.len() < room {
         let rest = input.get(consumed..).unwrap_or_default();
-        let Some((text, length)) = next(rest, last) else { break };
+        let Some((text, length)) = next(rest, last, longest) else { break };
         out.extend_from_slice(time.as_bytes());
         out.push(b' ');
         out.extend_from_slice(text);
@@ -93,26 +94,26 @@ mod tests {
     #[test]
     fn whole_lines_only() {
         let mut out = Vec::new();
-        assert_eq!(stamp(b"a\n\nb", "T", false, 1000, &mut out), 3);
+        assert_eq!(stamp(b"a\n\nb", "T", false, MAX_LINE, 1000, &mut out), 3);
         assert_eq!(out, b"T a\nT \n");
         out.clear();
-        assert_eq!(stamp(b"a\n\nb", "T", true, 1000, &mut out), 4);
+        assert_eq!(stamp(b"a\n\nb", "T", true, MAX_LINE, 1000, &mut out), 4);
         assert_eq!(out, b"T a\nT \nT b\n");
-        assert_eq!(stamp(b"", "T", true, 1000, &mut out), 0);
+        assert_eq!(stamp(b"", "T", true, MAX_LINE, 1000, &mut out), 0);
         out.clear();
-        assert_eq!(stamp(b"a\nb\nc\n", "T", false, 5, &mut out), 4);
+        assert_eq!(stamp(b"a\nb\nc\n", "T", false, MAX_LINE, 5, &mut out), 4);
     }
 
     #[test]
     fn long_lines_are_split_between_characters() {
         let text = "é".repeat(MAX_LINE);
-        let (first, length) = next(text.as_bytes(), false).unwrap();
+        let (first, length) = next(text.as_bytes(), false, MAX_LINE).unwrap();
         assert_eq!((first.len(), length), (MAX_LINE, MAX_LINE));
         let text = format!("x{text}");
-        let (first, length) = next(text.as_bytes(), false).unwrap();
+        let (first, length) = next(text.as_bytes(), false, MAX_LINE).unwrap();
         assert_eq!((first.len(), length), (MAX_LINE - 1, MAX_LINE - 1));
         let exact = [vec![b'a'; MAX_LINE], b"\n".to_vec()].concat();
-        assert_eq!(next(&exact, false).unwrap().1, MAX_LINE + 1);
+        assert_eq!(next(&exact, false, MAX_LINE).unwrap().1, MAX_LINE + 1);
     }
 
     #[test]
@@ -128,7 +129,7 @@ mod tests {
         #[test]
         fn nothing_is_lost(input in proptest::collection::vec(proptest::sample::select(vec![b'a', b'\n', 0xc3, 0xa9]), 0..200)) {
             let mut out = Vec::new();
-            let used = stamp(&input, "T", true, usize::MAX, &mut out);
+            let used = stamp(&input, "T", true, MAX_LINE, usize::MAX, &mut out);
             assert_eq!(used, input.len());
             let mut back: Vec<u8> = Vec::new();
             for line in out.split_inclusive(|b| *b == b'\n') {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 
 use super::file::LogFile;
-use super::lines;
+use super::lines::{self, MAX_LINE};
 use super::words::{self, Words};
 
 /// Most bytes of one pipe in one turn: what a pipe of the usual size holds.
@@ -64,6 +64,16 @@ impl Scratch {
         };
         take(self.reader.as_fd(), &mut self.input, copied)?;
         Ok(Some(copied))
+    }
+
+    /// Longest line that this pipe can hold and that can be seen in it. Pipes of a user who has many hold two pages, and
+    /// anybody may make one smaller (pipe(7), F_SETPIPE_SZ): whose writer waits for room has to be relieved.
+    fn longest(&self, pipe: BorrowedFd<'_>) -> usize {
+        let size =
+            |fd| fcntl(fd, FcntlArg::F_GETPIPE_SZ).map_or(0, |n| usize::try_from(n).unwrap_or_default());
+        // Of the pages of a full pipe every second one may have but a byte: what does not fit behind what is there
+        // begins a page. Half of the rest is to spare.
+        (size(pipe).min(size(self.reader.as_fd())) / 4).clamp(1024, MAX_LINE)
     }
 }
 
@@ -138,11 +148,13 @@ impl Stream {
         }
         let last = (self.ended || self.flush) && copied < TURN;
         let input = scratch.input.get(..copied).unwrap_or_default();
+        let longest =
+            if last || input.contains(&b'\n') { MAX_LINE } else { scratch.longest(self.pipe.as_fd()) };
         let consumed = match sink {
             Sink::Files => {
                 scratch.output.clear();
                 let room = usize::try_from(self.file.room()?).unwrap_or(WRITE).min(WRITE);
-                let consumed = lines::stamp(input, &lines::now(), last, room, &mut scratch.output);
+                let consumed = lines::stamp(input, &lines::now(), last, longest, room, &mut scratch.output);
                 if consumed > 0 {
                     self.file.append(&scratch.output)?;
                 }
@@ -150,7 +162,8 @@ impl Stream {
             }
             Sink::Kernel(write) => {
                 let mut consumed = 0;
-                while let Some((text, length)) = lines::next(input.get(consumed..).unwrap_or_default(), last)
+                while let Some((text, length)) =
+                    lines::next(input.get(consumed..).unwrap_or_default(), last, longest)
                 {
                     write(&self.unit, text);
                     consumed += length;
@@ -193,5 +206,52 @@ impl AsFd for Stream {
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
         self.pipe.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+    use crate::log::link::LogPipe;
+
+    /// Writes until the pipe takes no more, then lets the stream have its turns.
+    fn filled(size: i32, chunks: &[usize]) -> (usize, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let LogPipe { reader, writer } = LogPipe::new().unwrap();
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(size)).unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut writer = File::from(writer);
+        let mut written = 0;
+        for chunk in chunks.iter().cycle() {
+            match writer.write(&vec![b'x'; *chunk]) {
+                Ok(taken) => written += taken,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        let file = LogFile::new(dir.path().join("service:x"), None, 1 << 20, 1);
+        let mut stream = Stream::new("service:x".to_owned(), file, reader);
+        let mut scratch = Scratch::new().unwrap();
+        while !matches!(stream.turn(&mut scratch, &mut Sink::Files).unwrap(), Turn::Idle) {}
+        // There is room now for who waited.
+        assert!(writer.write(b"x").is_ok(), "{size} {chunks:?}");
+        let text = crate::log::file::all(&dir.path().join("service:x"));
+        (written, text.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect())
+    }
+
+    #[test]
+    fn whatever_a_full_pipe_holds_its_writer_is_relieved() {
+        for size in [8192, 16_384, 65_536] {
+            for chunks in [&[1, 4096][..], &[7], &[2049], &[100_000]] {
+                let (written, text) = filled(size, chunks);
+                let arrived = text.matches('x').count();
+                assert!(arrived > 0 && arrived <= written, "{size} {chunks:?}: {arrived} of {written}");
+                // What is no line yet is less than one could be.
+                assert!(written - arrived <= MAX_LINE, "{size} {chunks:?}: {arrived} of {written}");
+            }
+        }
     }
 }
