@@ -21,7 +21,7 @@ use super::{Engine, Gen, Mono, Node};
 use crate::proto::{Action, Intent, ManifestRef};
 
 /// Longest detail that a record keeps, in bytes.
-const DETAIL: usize = 96;
+const DETAIL: usize = 512;
 
 /// What changed since it was last asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -110,7 +110,12 @@ impl Found {
     /// When it is no table, or one of another version.
     pub fn read(number: RawFd) -> Result<Found, FoundError> {
         let mut descriptors = inherit::all();
-        let (live, records) = Live::adopt(descriptors.remove(&number).ok_or(FoundError::Incomplete)?)?;
+        let table = descriptors.remove(&number).ok_or(FoundError::Incomplete)?;
+        Found::in_table(table, descriptors)
+    }
+
+    fn in_table(table: OwnedFd, descriptors: BTreeMap<RawFd, OwnedFd>) -> Result<Found, FoundError> {
+        let (live, records) = Live::adopt(table)?;
         let handed = records.get(&SHELL).and_then(|b| postcard::from_bytes(b).ok());
         Ok(Found { live, records, descriptors, handed: handed.ok_or(FoundError::Incomplete)? })
     }
@@ -125,7 +130,8 @@ impl Found {
         self.records.range(all).map(|(k, b)| (k.id, b))
     }
 
-    fn decoded<T: serde::de::DeserializeOwned>(&self, class: Class) -> Vec<(u64, T)> {
+    /// What stands in the table of a class and can be read.
+    pub(super) fn decoded<T: serde::de::DeserializeOwned>(&self, class: Class) -> Vec<(u64, T)> {
         self.of(class).filter_map(|(id, b)| Some((id, postcard::from_bytes(b).ok()?))).collect()
     }
 
@@ -258,6 +264,12 @@ impl Shell {
                 None => self.live.remove(key),
             }
         }
+        for (key, record) in self.said.take_changed() {
+            match record {
+                Some(record) => self.live.put(key, &record),
+                None => self.live.remove(key),
+            }
+        }
         for worker in self.workers.values_mut() {
             self.shell_changed |= worker.link.take_changed();
         }
@@ -306,6 +318,7 @@ impl Shell {
             let record = postcard::to_allocvec(&(fd, generation)).ok();
             all.extend(record.map(|r| (Key::new(Class::Manifest, u64::from(number.0)), r)));
         }
+        all.extend(self.said.records());
         for (number, event) in self.queue.iter() {
             let record = postcard::to_allocvec(event).ok();
             all.extend(record.map(|r| (Key::new(Class::Event, number), r)));
@@ -447,6 +460,7 @@ impl Shell {
         for (_, record) in found.decoded(Class::Spawn) {
             self.adopt_spawn(found, record);
         }
+        self.take_said(found);
         let batch = self.engine.has_batch();
         let carried =
             self.workers.values().any(|w| w.link.tasks().iter().any(|t| matches!(t, Task::Batch(_))));
@@ -529,6 +543,7 @@ impl Shell {
             self.buried(serial, ExitStatus::Unknown);
         } else {
             self.check_empty(serial);
+            self.find_daemon(serial);
         }
     }
 }
@@ -544,3 +559,88 @@ fn again(executable: &str, arguments: &[String], live: RawFd) -> std::io::Error 
 
 /// The variable that names the live table's descriptor.
 pub const LIVE: &str = "HOLDFAST_LIVE";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use cm_core::engine::effect::Job;
+    use units::UnitId;
+
+    use super::*;
+
+    type Numbers = (Option<RawFd>, Option<RawFd>, Option<RawFd>);
+    /// Number, pid, role, socket, manifests, tasks, all sent.
+    type Worker2 = (u64, i32, u32, RawFd, Vec<u32>, Vec<(u32, u64)>, bool);
+
+    /// What PID 1 wrote before it knew what services say of themselves: version 2, spelled out, so that a record that is
+    /// changed without another version is found.
+    fn table_of_version_2() -> OwnedFd {
+        let mut live = Live::create().unwrap();
+        std::fs::File::from(live.fd().try_clone_to_owned().unwrap()).write_all_at(&[2, 0, 0, 0], 8).unwrap();
+        let mut put = |class: u8, id: u64, bytes: Result<Vec<u8>, postcard::Error>| {
+            let known = [Class::Spawn, Class::Shell, Class::Event, Class::Log];
+            let class = known.into_iter().find(|c| *c as u8 == class).unwrap();
+            live.put(Key::new(class, id), &bytes.unwrap());
+        };
+        // Serial, node, manifest, unit, job, address; leader, main, starttime, started, cgroup; settled, failed, exited,
+        // forks, pid file; notify, ready, stage.
+        let spawn = (
+            (7_u64, 3_u32, 1_u32, 2_u32, 0_u32, "service:x"),
+            (50_i32, 51_i32, 900_u64, 1000_u64, "service:x"),
+            (true, false, true, true, Some("/run/x.pid")),
+            (Some(11_i32), None::<i32>, None::<u8>),
+        );
+        put(3, 7, postcard::to_allocvec(&spawn));
+        let descriptors: (Numbers, Numbers, Option<(i32, RawFd)>) =
+            ((Some(3), Some(4), Some(5)), (Some(6), Some(7), Some(8)), Some((40, 9)));
+        let workers: Vec<Worker2> = vec![(2, 41, 0, 10, vec![1], vec![(0, 5), (1, 6)], true)];
+        // Boot, is the store open, counter, next stream, orphans, is the log the kernel's; query, main's code, emergency
+        // shell; deaths, suspects, quarantined, parts; how it goes down.
+        let rest = (
+            (1_u8, true, 77_u64, 4_u32, 2_u64, false),
+            (None::<i32>, Some(3_i32), None::<i32>),
+            (vec![5_u64], vec![(6_u64, 1_u8)], vec![3_u32], (0_u64, 0_u64)),
+            Some(1_u32),
+        );
+        put(5, 0, postcard::to_allocvec(&(descriptors, workers, rest)));
+        put(6, 4, postcard::to_allocvec(&("service:x", 1000_u64, 3_u32, 12_i32, Some(13_i32))));
+        // The number of the event stands before what belongs to it.
+        put(8, 21, postcard::to_allocvec(&(4_u32, 7_u64)));
+        put(8, 22, postcard::to_allocvec(&(26_u32, 1_u32, 2_u32, Some("/m"))));
+        live.flush().unwrap();
+        live.fd().try_clone_to_owned().unwrap()
+    }
+
+    #[test]
+    fn a_table_of_the_version_before_is_taken_over() {
+        let found = Found::in_table(table_of_version_2(), BTreeMap::new()).unwrap();
+        let spawns = found.decoded::<Record>(Class::Spawn);
+        let [(7, spawn)] = spawns.as_slice() else { panic!("no process") };
+        let named = (spawn.serial, spawn.node, spawn.manifest, spawn.unit, spawn.job, spawn.address.as_str());
+        assert_eq!(named, (7, Node(3), ManifestRef(1), UnitId(2), Job::Main, "service:x"));
+        assert_eq!((spawn.leader, spawn.main, spawn.starttime, spawn.started), (50, 51, 900, 1000));
+        assert_eq!(
+            (spawn.settled, spawn.failed, spawn.exited, spawn.forks, spawn.pid_file.as_deref()),
+            (true, false, true, true, Some("/run/x.pid"))
+        );
+        assert_eq!((spawn.notify, spawn.ready, spawn.stage.is_none()), (Some(11), None, true));
+        let handed = &found.handed;
+        assert_eq!(
+            (handed.signals, handed.public_inotify, handed.log_daemon),
+            (Some(3), Some(8), Some((40, 9)))
+        );
+        assert_eq!((handed.counter, handed.next_stream, handed.main_code), (77, 4, Some(3)));
+        assert_eq!(handed.left_units, Some(Down::Reboot));
+        let [worker] = handed.workers.as_slice() else { panic!("no worker") };
+        assert_eq!((worker.role, worker.socket, worker.flushed), (Role::Committer, 10, true));
+        assert_eq!(worker.tasks, BTreeSet::from([Task::Batch(5), Task::Store(6)]));
+        let streams = found.decoded::<StreamRecord>(Class::Log);
+        let [(4, stream)] = streams.as_slice() else { panic!("no stream") };
+        assert_eq!((stream.unit.as_str(), stream.reader, stream.writer), ("service:x", 12, Some(13)));
+        let events = found.decoded::<Event>(Class::Event);
+        let lost =
+            Event::WorkerLostAt { manifest: ManifestRef(1), unit: UnitId(2), mount: Some("/m".to_owned()) };
+        assert_eq!(events, [(21, Event::Ready { serial: 7 }), (22, lost)]);
+    }
+}

@@ -24,7 +24,8 @@ use crate::sys::word::Word;
 
 /// First bytes of every live table.
 const MAGIC: u64 = u64::from_le_bytes(*b"HF-live\n");
-/// Version of the records. Version 1, which had no events in it, was never released.
+/// Version of the records. Version 1, which had no events in it, was never released. A class that is added makes no other
+/// version: who does not know it leaves it out, and who misses it goes on without. A record that changes does.
 pub const VERSION: u32 = 2;
 /// The word of the header in which the number of the event in hand stands.
 const IN_HAND: usize = 3;
@@ -57,6 +58,8 @@ pub enum Class {
     Watch = 7,
     /// An event that is not done, by its number.
     Event = 8,
+    /// What a service has said of itself, by the number of its unit.
+    Said = 9,
 }
 
 impl Class {
@@ -70,6 +73,7 @@ impl Class {
             6 => Class::Log,
             7 => Class::Watch,
             8 => Class::Event,
+            9 => Class::Said,
             _ => return None,
         })
     }

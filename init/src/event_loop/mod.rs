@@ -30,6 +30,7 @@ mod notified;
 mod processes;
 mod queue;
 mod quick;
+mod said;
 mod sockets;
 pub mod spawns;
 mod start;
@@ -85,8 +86,7 @@ pub struct Shell {
     spawns: Spawns,
     /// Cgroups that have become empty while there is something to do, which may be to start their units again.
     left_cgroups: BTreeSet<String>,
-    /// `STATUS=` of services.
-    texts: BTreeMap<Node, String>,
+    said: said::AllSaid,
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
     /// The last worker has left: what its work took is not needed any more.

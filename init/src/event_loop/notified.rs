@@ -52,7 +52,7 @@ impl Shell {
             self.adopt_main(serial, pid);
         }
         if let Some(status) = said.status {
-            self.texts.insert(node, status);
+            self.said.status(node, status);
         }
         let in_time = said.extend_timeout_usec.is_some() || said.watchdog_usec.is_some();
         if said.ready || said.reloading || said.watchdog || said.watchdog_trigger || in_time {

@@ -76,7 +76,7 @@ impl Shell {
             command.argv.extend(declared_above(m, m.name(unit)));
         }
         if job == Job::Main {
-            self.texts.remove(&node);
+            self.said.forget(node);
             self.say(Level::Info, Some(&address), &format!("starting: {cause}"));
             if self.emergency.shell().is_some() && self.on_console().contains(&node) {
                 self.end_emergency();
@@ -540,13 +540,25 @@ impl Shell {
             self.mounts.answered(node, status == ExitStatus::Code(0), repair);
             self.ready.push(Token::Mounts);
         }
-        if record.forks && status == ExitStatus::Code(0) && record.main == record.leader {
-            match &record.pid_file {
-                Some(path) => self.read_pid_file(serial, &path.clone()),
-                None => self.guess_main(serial),
-            }
+        if status == ExitStatus::Code(0) {
+            self.find_daemon(serial);
         }
         self.check_empty(serial);
+    }
+
+    /// The parent of a daemon has ended, and which process that is is not known yet: it is asked for, once more where an
+    /// earlier init died before it had the answer.
+    pub(super) fn find_daemon(&mut self, serial: u64) {
+        let Some(record) = self.spawns.get(serial).map(|s| &s.record) else { return };
+        let ended = record.exited && record.main == record.leader;
+        let runs = ["starting", "ready", "reloading"].contains(&self.engine.glance(record.node).state);
+        if !(record.forks && ended && runs) {
+            return;
+        }
+        match record.pid_file.clone() {
+            Some(path) => self.read_pid_file(serial, &path),
+            None => self.guess_main(serial),
+        }
     }
 
     /// A forked daemon without a pid file: when exactly one process of the service is a child of init, which orphans are

@@ -21,7 +21,7 @@ use super::swap::BootStage;
 use super::token::{ReadyList, Token};
 use super::{
     Shell, background, clients, console, contests, emergency, flows, logs, manifests, modules, mounts, names,
-    now, spawns, watches,
+    now, said, spawns, watches,
 };
 use crate::control::server::{SOCKET_MODE, Server};
 use crate::control::{self, SOCKET, STORE_SOCKET, socket};
@@ -186,7 +186,7 @@ impl Shell {
             empty,
             spawns: spawns::Spawns::default(),
             left_cgroups: BTreeSet::new(),
-            texts: BTreeMap::new(),
+            said: said::AllSaid::default(),
             manifests: held,
             workers: BTreeMap::new(),
             work_is_over: false,

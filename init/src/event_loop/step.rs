@@ -79,7 +79,7 @@ impl Shell {
         }
         for node in self.engine.departed() {
             // Its number is the next unit's, which has said nothing yet.
-            self.texts.remove(&node);
+            self.said.forget(node);
         }
         let mut done = 0;
         for effect in effects {

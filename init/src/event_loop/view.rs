@@ -163,8 +163,8 @@ impl View<'_> {
         if let Some(why) = self.shell.watches.missing(node) {
             out.unenforced.push(format!("drift is not seen: {why}"));
         }
-        if let Some(text) = self.shell.texts.get(&node) {
-            out.detail = text.clone();
+        if let Some(text) = self.shell.said.text(node) {
+            out.detail = text.to_owned();
         } else if status.assumed {
             out.detail = "reload: assumed".to_owned();
         }

@@ -5,9 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
+use crate::rig::program::command;
 use crate::rig::{LIMIT, Rig, Setup, want, word};
 
 const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
@@ -17,6 +20,8 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 /// See the module.
 pub const ALL: &[Scenario] = &[
     scenario("rig-reexec-streams", streams),
+    scenario("rig-reexec-status", status),
+    scenario("rig-reexec-pid-file", pid_file),
     scenario("rig-reexec-set-up", set_up),
     scenario("rig-reexec-unreadable", unreadable),
     scenario("rig-half-call", half_call),
@@ -57,12 +62,63 @@ fn streams(context: &Context) -> Result {
         let Some(line) = events.next(deadline)? else {
             return Err(format!("no event says that it is ready\n{}", rig.init_said()).into());
         };
-        let line: serde_json::Value = serde_json::from_str(&line)?;
+        let line: Value = serde_json::from_str(&line)?;
         let event = line.get("event").cloned().unwrap_or_default();
         if word(&event, "unit") == "service:slow" && word(&event, "state") == "ready" {
             return Ok(());
         }
     }
+}
+
+/// What is known of units is the same before and after: what a service has said of itself, the process that a pid file
+/// names, and why something failed, also where that takes many words.
+fn status(context: &Context) -> Result {
+    let missing = format!("/nowhere/{}", "at/all/".repeat(20));
+    let daemon = "sleep infinity & sleep infinity & echo $! > /srv/pid; exit 0";
+    let state = format!(
+        "[service.good]\nexec = {}\nready = \"notify\"\n\
+         [service.daemon]\nexec = [\"sh\", \"-c\", {daemon:?}]\nready = \"forked\"\npid-file = \"/srv/pid\"\n\
+         [service.missing]\nexec = [{missing:?}]\n",
+        command("notify")?
+    );
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until("service:good", "telling its status", |s| word(s, "detail") == "serving")?;
+    rig.until("service:daemon", "following its pid file", |s| s.get("pid").is_some_and(Value::is_i64))?;
+    rig.until("service:missing", "failed", |s| word(s, "cause").contains(&missing))?;
+    let units = ["service:good", "service:daemon", "service:missing"];
+    let all = || units.iter().map(|unit| rig.status(unit)).collect::<Result<Vec<Value>>>();
+    let before = all()?;
+    for signal in [None, Some(libc::SIGSEGV)] {
+        let taken = rig.init_said().matches("has taken over").count();
+        match signal {
+            None => rig.ok(&["reexec"]).map(drop)?,
+            Some(signal) => rig.signal(signal)?,
+        }
+        rig.until_true("init has taken over", || rig.init_said().matches("has taken over").count() > taken)?;
+        let after = all()?;
+        want(after == before, &format!("after {signal:?}: {after:?}\nbefore: {before:?}"), &rig)?;
+    }
+    Ok(())
+}
+
+/// The pid file of a daemon is read by a helper, which may take its time; when init dies meanwhile, the next one asks
+/// again.
+fn pid_file(context: &Context) -> Result {
+    // Nobody gets to the end of a pipe that nobody writes to.
+    let daemon = "mkfifo /srv/pid; sleep infinity & sleep infinity & echo $! > /srv/real; exit 0";
+    let state = format!(
+        "[service.daemon]\nexec = [\"sh\", \"-c\", {daemon:?}]\nready = \"forked\"\npid-file = \"/srv/pid\"\n"
+    );
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    let status = rig.until_state("service:daemon", "ready")?;
+    want(status.get("pid").is_none_or(Value::is_null), &format!("its process is known: {status}"), &rig)?;
+    let real = rig.inside("/srv/real")?;
+    let written: i64 = std::fs::read_to_string(&real)?.trim().parse()?;
+    std::fs::rename(&real, rig.inside("/srv/pid")?)?;
+    rig.signal(libc::SIGSEGV)?;
+    rig.until_said("has taken over")?;
+    let found = |s: &Value| s.get("pid").and_then(Value::as_i64) == Some(written);
+    rig.until("service:daemon", "following its pid file", found).map(drop)
 }
 
 /// What the set-up of a process has to say is heard by the next init, when the one that began it has died.
@@ -100,8 +156,7 @@ fn unreadable(context: &Context) -> Result {
     rig.signal(libc::SIGSEGV)?;
     rig.until_said("starting anew")?;
     rig.until("service:steady", "another process", |s| {
-        word(s, "state") == "ready"
-            && s.get("pid").and_then(serde_json::Value::as_i64) != Some(i64::from(before))
+        word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64) != Some(i64::from(before))
     })?;
     let kill = rig.run(&["kill", "-0", &before.to_string()])?;
     want(kill.code != 0, "the process of before still runs", &rig)
