@@ -4,6 +4,7 @@
 
 pub mod bytes;
 pub mod engine;
+pub mod modules;
 pub mod mountinfo;
 pub mod plan;
 pub mod proto;

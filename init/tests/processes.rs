@@ -97,7 +97,7 @@ fn environment_and_ids() {
     let own = [("A".to_owned(), "b c".to_owned())];
     let base = Launch { argv: &words(&["env"]), environment: &own, ..Launch::default() };
     let (text, _) = output(&base);
-    let path = format!("PATH={}", init::sys::spawn::DEFAULT_PATH);
+    let path = format!("PATH={}", units::kind::service::DEFAULT_PATH);
     for want in ["A=b c", "HOME=/root", "USER=root", "LOGNAME=root", &path] {
         assert!(text.lines().any(|l| l == want), "{want} in {text}");
     }

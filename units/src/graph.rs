@@ -9,7 +9,7 @@ use crate::cycle;
 use crate::declared::{Declared, LinkKey};
 use crate::diagnostic::Diagnostic;
 use crate::kind::Spec;
-use crate::kind::service::{Ready, Reload};
+use crate::kind::service::{DEFAULT_PATH, Ready, Reload};
 use crate::manifest::EdgeKind;
 use crate::nearest::nearest;
 use crate::report::Report;
@@ -30,9 +30,6 @@ pub struct Edge {
     /// Where it was said; for an auto-edge where the depending unit is declared.
     pub at: Span,
 }
-
-/// Where programs without a slash are looked for.
-const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Finds units by their addresses and paths.
 pub struct Index<'d> {
@@ -195,12 +192,12 @@ impl<'d> Auto<'_, 'd> {
     fn all(&mut self) {
         match &self.unit.spec {
             Spec::Service(s) => {
-                self.program(&s.exec);
+                self.program(&s.exec, &s.environment);
                 for command in s.stop.iter().chain(match &s.reload {
                     Some(Reload::Command(c)) => Some(c),
                     _ => None,
                 }) {
-                    self.program(command);
+                    self.program(command, &s.environment);
                 }
                 let ready = match &s.ready {
                     Ready::Path(p) => Some(p),
@@ -225,9 +222,9 @@ impl<'d> Auto<'_, 'd> {
                 }
             }
             Spec::Exec(e) => {
-                self.program(&e.command);
+                self.program(&e.command, &e.environment);
                 for command in e.unless.iter().chain(&e.undo) {
-                    self.program(command);
+                    self.program(command, &e.environment);
                 }
                 if let Some(path) = &e.creates {
                     self.above(path);
@@ -330,8 +327,8 @@ impl<'d> Auto<'_, 'd> {
         self.edge(found, kind, "mount that holds it");
     }
 
-    /// A program, if its file is managed; looked for where a shell would.
-    fn program(&mut self, command: &[String]) {
+    /// A program, if its file is managed; looked for where it will be.
+    fn program(&mut self, command: &[String], environment: &[(String, String)]) {
         let Some(name) = command.first().filter(|n| !n.is_empty()) else { return };
         let file = |i: &Index<'_>, p: &str| i.find(Kind::File, p).or_else(|| i.find(Kind::Symlink, p));
         if name.starts_with('/') {
@@ -342,7 +339,11 @@ impl<'d> Auto<'_, 'd> {
             }
             return self.mount(&path, true);
         }
-        let found = PATH.iter().find_map(|d| file(self.index, &format!("{d}/{name}")));
+        let path = environment.iter().find(|(n, _)| n == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+        let found = path
+            .split(':')
+            .map(|d| d.trim_end_matches('/'))
+            .find_map(|d| file(self.index, &format!("{d}/{name}")));
         self.requires(found, "program");
     }
 

@@ -31,6 +31,25 @@ fn deps(m: &Manifest, kind: Kind, name: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_program_is_looked_for_where_the_service_will_look() {
+    let m = manifest(
+        r#"
+[service.own]
+exec        = ["web"]
+environment = { PATH = "/opt/bin/:/usr/bin" }
+[service.usual]
+exec = ["web"]
+[file."/opt/bin/web"]
+content = "x"
+[file."/usr/bin/web"]
+content = "x"
+"#,
+    );
+    assert_eq!(deps(&m, Kind::Service, "own"), ["requires file:/opt/bin/web (program)"]);
+    assert_eq!(deps(&m, Kind::Service, "usual"), ["requires file:/usr/bin/web (program)"]);
+}
+
+#[test]
 fn edges_that_go_without_saying() {
     let m = manifest(
         r#"

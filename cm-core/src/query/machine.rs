@@ -9,6 +9,7 @@ use units::kind::{Content, Spec};
 use units::{Kind, Manifest, UnitId};
 
 use super::difference::Body;
+use super::kernel::Kernel;
 use super::live;
 use super::wire::Fault;
 use super::{Options, live::Units};
@@ -34,7 +35,7 @@ pub struct Machine {
     boot_manifest: PathBuf,
     /// Mount points with their file system types.
     mounts: BTreeMap<String, String>,
-    builtin: Option<Vec<String>>,
+    kernel: Option<Kernel>,
 }
 
 /// What a look at a declared unit found, for plans and for comparisons.
@@ -77,7 +78,7 @@ impl Machine {
             packs: RefCell::new(Packs::of(staged)),
             boot_manifest: options.boot.join("manifest"),
             mounts: mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
-            builtin: None,
+            kernel: None,
         })
     }
 
@@ -284,19 +285,14 @@ impl Machine {
         }
     }
 
+    /// What the running kernel has.
+    pub fn kernel(&mut self) -> &Kernel {
+        self.kernel.get_or_insert_with(|| Kernel::read(&self.world.outside("/")))
+    }
+
     /// Whether a kernel module is there, loaded or built in.
     fn has_module(&mut self, name: &str) -> bool {
-        if Path::new("/sys/module").join(name).is_dir() {
-            return true;
-        }
-        let builtin = self.builtin.get_or_insert_with(|| {
-            let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
-            let path = format!("/lib/modules/{}/modules.builtin", release.unwrap_or_default());
-            let list = fs::read_to_string(path).unwrap_or_default();
-            let name = |l: &str| Some(l.rsplit('/').next()?.strip_suffix(".ko")?.replace('-', "_"));
-            list.lines().filter_map(name).collect()
-        });
-        builtin.iter().any(|m| m == name)
+        Path::new("/sys/module").join(name).is_dir() || self.kernel().is_built_in(name)
     }
 }
 

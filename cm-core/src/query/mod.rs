@@ -23,6 +23,7 @@ pub mod difference;
 pub mod edit;
 pub mod generations;
 pub mod history;
+pub mod kernel;
 pub mod live;
 pub mod machine;
 mod missing;

@@ -161,6 +161,11 @@ impl Bench {
         fs::write(self.path(path), text).unwrap();
     }
 
+    pub fn program(&self, path: &str, text: &str, mode: u32) {
+        self.write(path, text);
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     pub fn mode(&self, path: &str) -> u32 {
         fs::symlink_metadata(self.path(path)).unwrap().mode() & 0o7777
     }

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod connections;
+mod missing;
 
 use std::fs;
 use std::io::{IoSlice, Read, Write};
@@ -234,6 +235,7 @@ reload-on = ["file:/etc/motd"]
 #[test]
 fn a_plan_names_each_change_with_its_diff() {
     let mut host = Host::new();
+    host.bench.program("/usr/bin/true", "", 0o755);
     host.apply(FIRST);
     let (changes, summary) = host.plan_of(FIRST);
     assert_eq!(lines(&changes), [""; 0]);
@@ -285,49 +287,6 @@ fn a_plan_names_each_change_with_its_diff() {
         after.iter().filter(differ).collect::<Vec<_>>()
     );
     assert!(fs::read_dir(host.bench.dir.path().join("run/query")).unwrap().next().is_none());
-}
-
-/// What nothing declares and nobody has is said before the apply fails for it.
-#[test]
-fn a_plan_says_what_is_not_there() {
-    let mut host = Host::new();
-    host.bench.write("/usr/bin/there", "");
-    host.apply("[file.\"/etc/x\"]\ncontent = \"x\"\n");
-    let state = r#"
-[file."/etc/x"]
-content = "x"
-[file."/etc/y"]
-content = "y"
-owner = "nobody-knows"
-group = "0"
-[file."/usr/bin/mine"]
-content = "mine"
-mode = "0755"
-[user.ann]
-[service.a]
-exec = ["/usr/bin/gone"]
-user = "zoe"
-group = "ann"
-groups = ["staff-of-none"]
-[service.b]
-exec = ["/usr/bin/mine"]
-user = "ann"
-[service.c]
-exec = ["/usr/bin/there"]
-user = "1000"
-"#;
-    let (changes, _) = host.plan_of(state);
-    let lines = lines(&changes);
-    let said = |unit: &str| {
-        let line = lines.iter().find(|l| l.contains(&format!(" {unit}: "))).unwrap();
-        line.split_once("; there").map(|(_, rest)| format!("there{rest}")).unwrap_or_default()
-    };
-    assert_eq!(said("file:/etc/y"), "there is no user nobody-knows");
-    assert_eq!(
-        said("service:a"),
-        "there is no user zoe; there is no group staff-of-none; there is no program /usr/bin/gone"
-    );
-    assert_eq!((said("service:b"), said("service:c")), (String::new(), String::new()));
 }
 
 #[test]
@@ -665,8 +624,8 @@ fn what_pid1_knows_is_in_plans_and_verifications() {
             ]),
         ],
     );
-    host.bench.write("/bin/up", "");
-    host.bench.write("/bin/new", "");
+    host.bench.program("/bin/up", "", 0o755);
+    host.bench.program("/bin/new", "", 0o755);
     let next = state.replace("/bin/down", "/bin/up").replace("hello", "other")
         + "[service.new]\nexec = [\"/bin/new\"]\n";
     let (changes, _) = host.plan_of(&next);

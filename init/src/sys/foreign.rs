@@ -140,7 +140,7 @@ fn candidates(name: &[u8]) -> io::Result<Vec<CString>> {
     if name.contains(&b'/') {
         return Ok(vec![CString::new(name)?]);
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| super::spawn::DEFAULT_PATH.into());
+    let path = std::env::var_os("PATH").unwrap_or_else(|| units::kind::service::DEFAULT_PATH.into());
     path.as_bytes()
         .split(|b| *b == b':')
         .map(|directory| {

@@ -12,14 +12,11 @@ use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
-use units::kind::service::Limit;
+use units::kind::service::{DEFAULT_PATH, Limit};
 
 use super::birth::{self, Forked, Lent};
 use super::child::{self, OutputPlan, Plan};
 use super::signals;
-
-/// Search path of commands and `PATH` of services that declare none.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The executable that runs, whatever lies at its path by now: a helper's, and the log daemon's.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::address::Kind;
 use crate::field::{Table, Type, Without, field};
 
+/// Search path of commands, and `PATH` of services and execs that declare none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// How a service says that it is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
