@@ -129,6 +129,7 @@ impl Engine {
     fn begin_mount(&mut self, node: Node) {
         let Some(id) = self.u(node).id else { return };
         self.go_up(node);
+        self.m(node).set(bits::NEWS, false);
         if let State::Mount(m) = &mut self.m(node).state {
             m.lost = false;
             m.repaired = false;
@@ -139,6 +140,11 @@ impl Engine {
 
     /// A helper says why it fails, or for what it still waits.
     pub(crate) fn helper_explained(&mut self, node: Node, why: String) {
+        // While it waits for a device the reason before is not known any more: who waits again has no news.
+        let last = |d: &&String| !d.starts_with(DEVICE_LATE) && !why.starts_with(DEVICE_LATE);
+        if self.details.get(&node).filter(last).is_some_and(|last| *last != why) {
+            self.m(node).set(bits::NEWS, true);
+        }
         self.set_detail(node, why);
         if self.awaits_device(node) {
             self.publish(node, "waiting");
@@ -170,6 +176,10 @@ impl Engine {
                     self.go_down(node);
                     self.set_phase(node, MountPhase::Waiting);
                 } else if done {
+                    if mount.fails > 1 {
+                        let text = format!("mounted {} after {} tries", self.address(node), mount.fails);
+                        self.log(Level::Notice, Some(node), text);
+                    }
                     if let State::Mount(m) = &mut self.m(node).state {
                         m.fails = 0;
                     }
@@ -251,8 +261,17 @@ impl Engine {
             fails = m.fails;
         }
         let why = (self.details.get(&node).cloned()).unwrap_or_else(|| format!("mount helper {exit}"));
-        let text = format!("cannot mount {}: {why}", self.address(node));
-        self.log(Level::Error, Some(node), text);
+        // Tries go on for ever: the first is told, what has another reason, and then one where there were half as many
+        // before.
+        if self.u(node).has(bits::NEWS) || fails.is_power_of_two() {
+            let tries = match fails {
+                1 => String::new(),
+                u8::MAX => format!(" (more than {} tries)", u8::MAX - 1),
+                n => format!(" (try {n})"),
+            };
+            let text = format!("cannot mount {}: {why}{tries}", self.address(node));
+            self.log(Level::Error, Some(node), text);
+        }
         self.set_detail(node, why.clone());
         self.go_down(node);
         let until = self.now.after_ms(super::latched::doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));

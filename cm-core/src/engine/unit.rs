@@ -51,6 +51,8 @@ pub(crate) mod bits {
     pub const FIRST: u32 = 1 << 21;
     /// Nothing of it is left: it is there for the hold that the apply under way has lifted, which the return puts back.
     pub const SHADE: u32 = 1 << 22;
+    /// Its mount helper has said another reason than the one before.
+    pub const NEWS: u32 = 1 << 23;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

@@ -208,3 +208,38 @@ fn a_mount_in_use_whose_ground_is_stopped_is_tried_once() {
     s.runs("net");
     assert_eq!(s.state("/m"), "ready", "it stands on it again");
 }
+
+/// What fails for ever fills no log: the first try is told, another reason, and then one where there were half as many.
+#[test]
+fn tries_of_a_mount_that_fails_are_counted_and_few_are_told() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let mut told = Vec::new();
+    let fails = |s: &mut Story, why: &str, told: &mut Vec<String>| {
+        let serial = s.engine.next_serial - 1;
+        s.tell(Event::Explained { serial, why: why.to_owned() });
+        let mut out = helper_ends(s, 1);
+        out.extend(s.tick());
+        assert_eq!(spawned(s, &out), [("/m".to_owned(), Job::Mount)]);
+        told.extend(out.into_iter().filter_map(|e| match e {
+            Effect::Log { level: Level::Error, text, .. } => Some(text),
+            _ => None,
+        }));
+    };
+    for _ in 0..9 {
+        fails(&mut s, "no such device", &mut told);
+    }
+    fails(&mut s, "damaged", &mut told);
+    for _ in 0..6 {
+        fails(&mut s, "damaged", &mut told);
+    }
+    let expected =
+        ["", " (try 2)", " (try 4)", " (try 8)"].map(|n| format!("cannot mount mount:/m: no such device{n}"));
+    let more = [" (try 10)", " (try 16)"].map(|n| format!("cannot mount mount:/m: damaged{n}"));
+    assert_eq!(told, [&expected[..], &more[..]].concat());
+    assert_eq!(s.engine.status(s.node("/m")).cause, "damaged");
+    let out = helper_ends(&mut s, 0);
+    let counted =
+        out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.ends_with("after 16 tries")));
+    assert!(counted, "{out:?}");
+}
