@@ -59,7 +59,10 @@ impl Shell {
             // Its program runs, or it could not speak.
             self.hear_stage(serial);
         }
-        if said.reloading {
+        if said.stopping || said.ready {
+            self.said.stopping(node, said.stopping);
+        }
+        if said.reloading && self.said.answers(node, said.monotonic_usec) {
             self.queue.push_back(Event::Reloading { serial });
         }
         // ORDER: before READY=1, which ends the phase whose time is extended.

@@ -273,6 +273,10 @@ impl Shell {
     /// [`cm_core::engine::effect::Effect::Signal`].
     pub(super) fn signal(&mut self, serial: u64, signal: i32) {
         let Some(spawn) = self.spawns.get(serial) else { return };
+        // ORDER: before it is sent: what it says that it began after this may be due to it.
+        if spawn.notify.is_some() {
+            self.said.signalled(spawn.record.node);
+        }
         // What somebody has stopped cannot hear that it has to end: whoever asks for that lets it run again.
         let ends = self.engine.status(spawn.record.node).state == "stopping";
         let signals = [signal].into_iter().chain(ends.then_some(libc::SIGCONT));

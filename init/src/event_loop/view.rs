@@ -164,7 +164,7 @@ impl View<'_> {
             out.unenforced.push(format!("drift is not seen: {why}"));
         }
         if let Some(text) = self.shell.said.text(node) {
-            out.detail = text.to_owned();
+            out.detail = text;
         } else if status.assumed {
             out.detail = "reload: assumed".to_owned();
         }

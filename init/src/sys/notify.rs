@@ -26,6 +26,10 @@ pub struct Notification {
     pub ready: bool,
     /// `RELOADING=1`.
     pub reloading: bool,
+    /// `MONOTONIC_USEC=`: when it began to reload.
+    pub monotonic_usec: Option<u64>,
+    /// `STOPPING=1`.
+    pub stopping: bool,
     /// `WATCHDOG=1`: still alive.
     pub watchdog: bool,
     /// `WATCHDOG=trigger`: it found itself to be broken.
@@ -50,6 +54,8 @@ pub fn parse(datagram: &[u8]) -> Notification {
         match key {
             b"READY" => out.ready |= value == b"1",
             b"RELOADING" => out.reloading |= value == b"1",
+            b"MONOTONIC_USEC" => out.monotonic_usec = number().or(out.monotonic_usec),
+            b"STOPPING" => out.stopping |= value == b"1",
             b"WATCHDOG" => {
                 out.watchdog |= value == b"1";
                 out.watchdog_trigger |= value == b"trigger";
@@ -175,6 +181,8 @@ mod tests {
         let want = Notification {
             ready: true,
             reloading: true,
+            monotonic_usec: Some(9),
+            stopping: true,
             watchdog: true,
             watchdog_trigger: false,
             watchdog_usec: Some(20),

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
+
 use crate::Result;
 
 /// The command of a service that plays `what`, for a state file.
@@ -53,6 +55,26 @@ pub fn play(what: &str) -> Result {
         "slow-and-silent" => {
             notify("EXTEND_TIMEOUT_USEC=600000")?;
             forever()
+        }
+        // Confirms the first reload as of a moment before it was asked for, and later ones as they are; takes its words back
+        // on SIGUSR1, and says on SIGUSR2 that it stops.
+        "reload" => {
+            let signals = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+            let heard: SigSet = signals.into_iter().collect();
+            heard.thread_block()?;
+            notify("READY=1")?;
+            let mut begun = 1;
+            loop {
+                match heard.wait()? {
+                    Signal::SIGHUP => {
+                        notify(&format!("RELOADING=1\nMONOTONIC_USEC={begun}"))?;
+                        notify("READY=1\nSTATUS=reloaded")?;
+                        begun = u64::MAX;
+                    }
+                    Signal::SIGUSR1 => notify("STATUS=")?,
+                    _ => notify("STOPPING=1\nSTATUS=saving")?,
+                }
+            }
         }
         // Sets its own watchdog, and then gives no sign of life.
         "watchdog" => {

@@ -28,6 +28,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-ready-exited", exited),
     scenario("rig-ready-path", path),
     scenario("rig-ready-path-of-an-earlier-run", old_path),
+    scenario("rig-notify-reload", reload),
     scenario("rig-notify-extend-timeout", extend_timeout),
     scenario("rig-notify-watchdog", watchdog),
     scenario("rig-notify-trigger", trigger),
@@ -319,6 +320,32 @@ fn old_path(context: &Context) -> Result {
     waits(&rig, "after a re-exec and a crash")?;
     std::fs::write(&go, "")?;
     rig.until_state("service:slow", "ready").map(drop)
+}
+
+/// A reload by signal counts as confirmed only by one that began after the signal; and who says that it stops is said to.
+fn reload(context: &Context) -> Result {
+    let state =
+        format!("[service.own]\nexec = {}\nready = \"notify\"\nreload = \"HUP\"\n", command("reload")?);
+    let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
+    rig.until_state("service:own", "ready")?;
+    let pid = rig.main_pid("service:own")?.to_string();
+    let tell = |signal: &str| {
+        let told = rig.run(&["kill", signal, &pid])?;
+        want(told.code == 0, &told.err, &rig)
+    };
+    for (what, detail) in [("confirmed as of before it", "reload: assumed"), ("confirmed", "")] {
+        rig.ok(&["reload", "service:own"])?;
+        rig.until("service:own", "heard", |s| word(s, "detail") == "reloaded")?;
+        tell("-USR1")?;
+        rig.until("service:own", what, |s| word(s, "state") == "ready" && word(s, "detail") == detail)?;
+    }
+    tell("-USR2")?;
+    for _ in 0..2 {
+        let words = "says that it stops: saving";
+        rig.until("service:own", words, |s| word(s, "state") == "ready" && word(s, "detail") == words)?;
+        rig.ok(&["reexec"])?;
+    }
+    Ok(())
 }
 
 /// EXTEND_TIMEOUT_USEC= gives a slow start more time than was declared, as long as it goes on asking.

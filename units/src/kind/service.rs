@@ -343,9 +343,10 @@ pub static TABLE: Table = Table {
 given to one: no variables, patterns, pipes or redirections. Write `[\"sh\", \"-c\", \"…\"]` for those.\n\n\
 The user, the groups, the program, the nearest managed directory and the nearest managed mount of every path that a \
 service names are required by it without being named; it is bound to mounts.\n\n\
-Of sd_notify(3) are heard `READY`, `RELOADING`, `STATUS`, `MAINPID`, `WATCHDOG`, `WATCHDOG_USEC`, `EXTEND_TIMEOUT_USEC` and \
-`BARRIER`. `STOPPING`, `MONOTONIC_USEC` and `ERRNO` change nothing: a service that says that it stops counts as ready until it \
-has ended. Descriptors are not kept for it (`FDSTORE`), and who may speak for it is not declared: its own processes and user, \
+Of sd_notify(3) are heard `READY`, `RELOADING`, `STOPPING`, `MONOTONIC_USEC`, `STATUS`, `MAINPID`, `WATCHDOG`, `WATCHDOG_USEC`, \
+`EXTEND_TIMEOUT_USEC` and `BARRIER`; `ERRNO` changes nothing. A reload by signal that the service confirms (`RELOADING`, then \
+`READY`) is not reported as assumed; one that began before the signal (`MONOTONIC_USEC`) confirms nothing. Status tells of a \
+service that says that it stops; it counts as ready, and what is bound to it stays, until it has ended. Descriptors are not kept for it (`FDSTORE`), and who may speak for it is not declared: its own processes and user, \
 and root.\n\n\
 Instances are written `[service.\"NAME@INSTANCE\"]`.",
     example: r#"[service.nginx]
