@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::link::{Link, Task};
 use super::live::{Class, Key, Live};
 use super::logs::{LogDaemon, Stream, StreamRecord};
+use super::notified::Strangers;
 use super::queue::Queue;
 use super::spawns::{Record, Spawn};
 use super::step::{Obituary, Progress};
@@ -528,7 +529,8 @@ impl Shell {
         // A child of ours can be gone only by our own reaping, and then the table says so; another's child can.
         let lost = found_main.is_err();
         let pidfd = found_main.ok().flatten();
-        let mut spawn = Spawn { record, pidfd, stage, notify, ready, strangers: Vec::new(), clean: false };
+        let mut spawn =
+            Spawn { record, pidfd, stage, notify, ready, strangers: Strangers::default(), clean: false };
         spawn.note_descriptors();
         self.watch_spawn(&spawn);
         if let Some(pidfd) = &spawn.pidfd {

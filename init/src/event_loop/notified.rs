@@ -1,10 +1,11 @@
 //! What comes to the notify sockets of services, and from whom it is believed.
 
+use std::collections::BTreeMap;
+
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 
 use super::Shell;
-use super::spawns::Spawn;
 use super::token::Turn;
 use crate::sys::message::Sender;
 use crate::sys::notify::Message;
@@ -13,9 +14,36 @@ use crate::sys::notify::Message;
 const NOTIFICATIONS: usize = 64;
 /// Messages of a user who is none of the service's that are looked at: a child of the service may have such a user too.
 const STRANGE: u32 = 64;
+/// Most such users: whoever has 65,536 of them (subuid(5)) would fill memory and the log with them.
+const USERS: usize = 256;
 
-fn spawn_heard(spawn: Option<&Spawn>, uid: u32) -> bool {
-    spawn.is_none_or(|s| !s.strangers.contains(&(uid, STRANGE)))
+/// Users who are none of a service's, and how many messages of theirs came to its notify socket.
+#[derive(Debug, Default)]
+pub struct Strangers(BTreeMap<u32, u32>);
+
+impl Strangers {
+    /// Whether a message of this user is looked at, who may turn out to be none; nothing where only those are that are
+    /// surely none: there have been too many.
+    fn hears(&self, uid: u32) -> Option<bool> {
+        match self.0.get(&uid) {
+            Some(count) => Some(*count < STRANGE),
+            None => (self.0.len() < USERS).then_some(true),
+        }
+    }
+
+    /// One more message was refused; the words for which that is worth a line, behind who it was.
+    fn refused(&mut self, uid: u32) -> Option<&'static str> {
+        if self.hears(uid) != Some(true) {
+            return None;
+        }
+        let count = *self.0.entry(uid).and_modify(|count| *count += 1).or_insert(1);
+        match count {
+            1 if self.0.len() == USERS => Some("; no more is heard of other users"),
+            1 => Some(""),
+            STRANGE => Some("; no more is heard of that user"),
+            _ => None,
+        }
+    }
 }
 
 impl Shell {
@@ -27,12 +55,16 @@ impl Shell {
         let more = socket.drain(NOTIFICATIONS, &mut messages).unwrap_or(false);
         for message in messages {
             // Who floods it costs no more than the reading.
-            let heard = |uid| spawn_heard(self.spawns.get(serial), uid);
-            if message.sender.is_none_or(|s| heard(s.uid)) {
+            if message.sender.is_none_or(|s| self.is_heard(serial, s.uid)) {
                 self.notified(serial, message);
             }
         }
         if more { Turn::More } else { Turn::Drained }
+    }
+
+    fn is_heard(&self, serial: u64, uid: u32) -> bool {
+        let Some(spawn) = self.spawns.get(serial) else { return false };
+        spawn.strangers.hears(uid).unwrap_or_else(|| uid == 0 || self.service_user(serial) == Some(uid))
     }
 
     fn notified(&mut self, serial: u64, message: Message) {
@@ -94,19 +126,32 @@ impl Shell {
     /// Says so when a user begins and when it is not listened to any more: whoever floods the socket fills no log.
     fn refuse_stranger(&mut self, serial: u64, sender: Sender) {
         let Some(spawn) = self.spawns.get_mut(serial) else { return };
-        let at = spawn.strangers.iter().position(|(uid, _)| *uid == sender.uid).unwrap_or_else(|| {
-            spawn.strangers.push((sender.uid, 0));
-            spawn.strangers.len() - 1
-        });
-        let Some((_, count)) = spawn.strangers.get_mut(at) else { return };
-        *count += 1;
-        let more = match *count {
-            1 => "",
-            STRANGE => "; no more is heard of that user",
-            _ => return,
-        };
+        let Some(more) = spawn.strangers.refused(sender.uid) else { return };
         let address = spawn.record.address.clone();
         let text = format!("ignored a notification from process {} of user {}{more}", sender.pid, sender.uid);
         self.say(Level::Warning, Some(&address), &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_told_of_twice() {
+        let mut strangers = Strangers::default();
+        let said: Vec<_> = (0..STRANGE + 9).filter_map(|_| strangers.refused(7)).collect();
+        assert_eq!(said, ["", "; no more is heard of that user"]);
+        assert_eq!((strangers.hears(7), strangers.hears(8)), (Some(false), Some(true)));
+    }
+
+    #[test]
+    fn many_users_take_no_more_room_than_some() {
+        let mut strangers = Strangers::default();
+        let said: Vec<_> = (1..=65_536).filter_map(|uid| strangers.refused(uid)).collect();
+        assert_eq!((said.len(), said.last()), (USERS, Some(&"; no more is heard of other users")));
+        assert_eq!(strangers.0.len(), USERS);
+        assert_eq!((strangers.hears(1), strangers.hears(65_536)), (Some(true), None));
+        assert_eq!(strangers.refused(1), None, "told of already");
     }
 }

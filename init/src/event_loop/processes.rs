@@ -15,6 +15,7 @@ use super::Shell;
 use super::fnv::fnv;
 use super::launch;
 use super::mounts::declared_above;
+use super::notified::Strangers;
 use super::spawns::{Record, Spawn};
 use super::token::{Token, Turn};
 use crate::control::output::MARK;
@@ -197,7 +198,7 @@ impl Shell {
             stage: Some(spawned.status),
             notify,
             ready: pipe.map(|(_, reader, _)| reader),
-            strangers: Vec::new(),
+            strangers: Strangers::default(),
             clean,
         };
         if let Some(stage) = &entry.stage

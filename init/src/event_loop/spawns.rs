@@ -10,6 +10,7 @@ use cm_core::proto::ManifestRef;
 use serde::{Deserialize, Serialize};
 use units::UnitId;
 
+use super::notified::Strangers;
 use crate::sys::notify::NotifySocket;
 use crate::sys::raw;
 use crate::sys::reap::{self, ProcessId};
@@ -28,8 +29,8 @@ pub struct Spawn {
     pub notify: Option<NotifySocket>,
     /// Its readiness pipe.
     pub ready: Option<OwnedFd>,
-    /// Users who are none of its own, and how many messages of theirs came to its notify socket.
-    pub strangers: Vec<(u32, u32)>,
+    /// Whose notifications are not its own.
+    pub strangers: Strangers,
     /// Its cgroup is as good as a new one once it is empty: nothing was set in it, and nobody killed in it.
     pub clean: bool,
 }
@@ -246,7 +247,7 @@ mod tests {
             stage: None,
             notify: None,
             ready: None,
-            strangers: Vec::new(),
+            strangers: Strangers::default(),
             clean: false,
         }
     }
