@@ -8,7 +8,8 @@ fn main() {
     println!("cargo::rerun-if-changed={}", script.display());
     // Of profiles that are made from it this says the same.
     if std::env::var("PROFILE").is_ok_and(|p| p == "release") {
-        for argument in ["-z,pack-relative-relocs", "--no-eh-frame-hdr", &format!("-T,{}", script.display())] {
+        for argument in ["-z,pack-relative-relocs", "--no-eh-frame-hdr", &format!("-T,{}", script.display())]
+        {
             println!("cargo::rustc-link-arg-bins=-Wl,{argument}");
         }
     }

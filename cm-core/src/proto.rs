@@ -62,16 +62,21 @@ pub struct Step {
 /// At which step of its batch a worker is, as it stands in the memory that it shares with PID 1: who hangs can say nothing
 /// any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position(pub Option<(ManifestRef, UnitId)>);
+pub struct Position {
+    /// The step.
+    pub step: Option<(ManifestRef, UnitId)>,
+    /// Which process of the worker is at it.
+    pub pid: u32,
+}
 
 impl Position {
     /// Bytes of one.
-    pub const SIZE: usize = 12;
+    pub const SIZE: usize = 16;
 
     /// As it is written.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
-        let (manifest, unit) = self.0.map_or((0, 0), |(manifest, unit)| (manifest.0, unit.0));
-        let words = [u32::from(self.0.is_some()), manifest, unit].map(u32::to_le_bytes);
+        let (manifest, unit) = self.step.map_or((0, 0), |(manifest, unit)| (manifest.0, unit.0));
+        let words = [u32::from(self.step.is_some()), manifest, unit, self.pid].map(u32::to_le_bytes);
         std::array::from_fn(|i| words.as_flattened().get(i).copied().unwrap_or_default())
     }
 
@@ -81,7 +86,8 @@ impl Position {
             let four = bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
             u32::from_le_bytes(four.unwrap_or_default())
         };
-        Position((word(0) != 0).then(|| (ManifestRef(word(4)), UnitId(word(8)))))
+        let step = (word(0) != 0).then(|| (ManifestRef(word(4)), UnitId(word(8))));
+        Position { step, pid: word(12) }
     }
 }
 
@@ -405,9 +411,11 @@ mod tests {
 
     #[test]
     fn a_position_reads_back() {
-        for position in [None, Some((ManifestRef(0), UnitId(0))), Some((ManifestRef(u32::MAX), UnitId(7)))] {
-            assert_eq!(Position::from_bytes(Position(position).to_bytes()), Position(position));
+        for step in [None, Some((ManifestRef(0), UnitId(0))), Some((ManifestRef(u32::MAX), UnitId(7)))] {
+            let position = Position { step, pid: 77 };
+            assert_eq!(Position::from_bytes(position.to_bytes()), position);
         }
-        assert_eq!(Position::from_bytes([0; Position::SIZE]), Position(None), "nobody has written yet");
+        let nobody = Position { step: None, pid: 0 };
+        assert_eq!(Position::from_bytes([0; Position::SIZE]), nobody, "nobody has written yet");
     }
 }

@@ -267,7 +267,7 @@ impl Engine {
         self.batch = Some(batch);
     }
 
-    fn end_batch(&mut self) -> Option<Batch> {
+    pub(crate) fn end_batch(&mut self) -> Option<Batch> {
         self.globals_changed = true;
         if !self.awaits_record() {
             self.timers.clear(NOBODY, Timer::Batch);
@@ -292,14 +292,7 @@ impl Engine {
             None => text.to_owned(),
         };
         self.log(Level::Warning, None, text);
-        let with_worker: Vec<((ManifestRef, UnitId), Node)> =
-            (batch.open.iter().map(|(key, (node, _))| (*key, *node)))
-                .filter(|(_, node)| self.latch(*node).is_some_and(|l| l.work == Work::Batch))
-                .collect();
-        // What is to be done may be another thing by now: they take their places in line again.
-        for (_, node) in &with_worker {
-            self.set_work(*node, Work::Waiting);
-        }
+        let with_worker = self.take_back(&batch);
         let lost = |engine: &Engine, node| engine.latch(node).is_some_and(|l| l.lost != Lost::No);
         match known {
             None => {
@@ -319,18 +312,24 @@ impl Engine {
                         self.with_latch(node, |l| l.lost = Lost::Suspect);
                         self.not_kept(node, "the worker was lost twice while at it".to_owned());
                         // They would take as long, one after the other.
-                        let in_line: Vec<Node> = self.runnable.iter().copied().collect();
-                        for other in in_line {
-                            if self.is_suspect(other) && beside(self, other) {
-                                self.not_kept(other, "what it lies on does not answer".to_owned());
-                            }
-                        }
+                        self.suspects_not_kept(mount.as_deref());
                     } else if step == key || beside(self, node) {
                         self.with_latch(node, |l| l.lost = Lost::Suspect);
                     }
                 }
             }
         }
+    }
+
+    /// What of a batch has no result. What is to be done may be another thing by now: it takes its place in line again.
+    pub(crate) fn take_back(&mut self, batch: &Batch) -> Vec<((ManifestRef, UnitId), Node)> {
+        let open = batch.open.iter().map(|(key, (node, _))| (*key, *node));
+        let open: Vec<_> =
+            open.filter(|(_, node)| self.latch(*node).is_some_and(|l| l.work == Work::Batch)).collect();
+        for (_, node) in &open {
+            self.set_work(*node, Work::Waiting);
+        }
+        open
     }
 
     /// The path of what a unit owns, if that is at one path.
@@ -347,7 +346,7 @@ impl Engine {
         }
     }
 
-    fn lies_below(&self, node: Node, mount: &str) -> bool {
+    pub(crate) fn lies_below(&self, node: Node, mount: &str) -> bool {
         let path = self.path_of(self.unit_of(node));
         path.is_some_and(|path| units::value::path::is_within(&path, mount))
     }

@@ -265,4 +265,21 @@ pub enum Event {
         /// The mount on which what it owns lies, unless that is the root: what hangs may be all of it.
         mount: Option<String>,
     },
+    /// The batch was not handed out: a worker that was given up at this step, or at another on the same mount, hangs
+    /// there still, for it cannot be killed.
+    WorkerHangs {
+        /// In which manifest the unit stands.
+        manifest: ManifestRef,
+        /// The unit.
+        unit: UnitId,
+        /// The mount that does not answer, unless that is the root.
+        mount: Option<String>,
+        /// The process that hangs.
+        pid: i32,
+    },
+    /// The worker that hung where these lie has ended, or something else is mounted there.
+    WorkerFreed {
+        /// The units.
+        nodes: Vec<Node>,
+    },
 }

@@ -70,7 +70,8 @@
 //!   who keeps it from being kept may touch it all the time.
 //! - What a lost worker had takes its place in line again; a record that it had is written once more. What it was at is
 //!   suspect, with all that lies on the same mount: such a unit goes into batches of its own, after the others, until it
-//!   has had a result. Lost upon it once more, it is not kept, and neither is what is suspect beside it. Where nobody
+//!   has had a result. Lost upon it once more, it is not kept, and neither is what is suspect beside it. No worker is sent
+//!   where one hangs that cannot be killed: what lies there is not kept until that one has ended (`hanging`). Where nobody
 //!   knows what a worker was at, a second loss is the end for all that it had; and so it is where workers are lost one
 //!   after another although each got fewer steps.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
@@ -99,6 +100,7 @@ pub mod effect;
 pub mod event;
 mod follow;
 mod graph;
+mod hanging;
 mod latched;
 mod mount;
 mod record;
@@ -182,7 +184,7 @@ pub const BATCH_MS: u64 = 60_000;
 
 /// How long a step on which a worker was lost may keep others waiting: 5 s.
 pub const SUSPECT_MS: u64 = 5_000;
-/// Longest wait between retries of what workers are lost on: one hour. Each may leave a process that nobody can kill.
+/// Longest wait between retries of what workers are lost on: one hour.
 pub const SUSPECT_MAX_MS: u64 = 3_600_000;
 
 /// Room that the queues keep when nothing is to be done.
@@ -385,15 +387,15 @@ impl Engine {
             Event::BatchDone { batch } => self.batch_done(batch),
             Event::WorkerLost => self.worker_lost(None),
             Event::WorkerLostAt { manifest, unit, mount } => {
-                self.worker_lost(Some(((manifest, unit), mount)));
+                self.worker_lost(Some(((manifest, unit), mount)))
             }
             Event::Recorded { token, error } => self.recorded(token, error),
             Event::StoreOpened => self.store_opened(),
-            Event::Touched { nodes } => {
-                for node in nodes {
-                    self.touched(node);
-                }
+            Event::WorkerHangs { manifest, unit, mount, pid } => {
+                self.worker_hangs((manifest, unit), mount.as_deref(), pid);
             }
+            Event::WorkerFreed { nodes } => nodes.into_iter().for_each(|node| self.freed(node)),
+            Event::Touched { nodes } => nodes.into_iter().for_each(|node| self.touched(node)),
             Event::Overflowed => {
                 for node in self.all() {
                     // A module leaves nothing behind that could be watched: the kernel tells of it.

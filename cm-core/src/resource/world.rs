@@ -325,8 +325,9 @@ impl World {
     /// From now on it is about this step, or about none.
     pub fn at(&self, step: Option<&Step>) {
         if let Some(position) = &self.position {
-            let bytes = Position(step.map(|s| (s.manifest, s.unit))).to_bytes();
-            let _ = position.write_all_at(&bytes, 0);
+            let step = step.map(|s| (s.manifest, s.unit));
+            let here = Position { step, pid: std::process::id() };
+            let _ = position.write_all_at(&here.to_bytes(), 0);
         }
     }
 

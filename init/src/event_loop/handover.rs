@@ -91,6 +91,8 @@ const PROGRESS: Key = Key::new(Class::Shell, 1);
 const WATCHED: Key = Key::new(Class::Watch, 0);
 /// Who is connected: there when a re-exec was asked for, as what is watched.
 const CLIENTS: Key = Key::new(Class::Shell, 2);
+/// Which workers hang.
+const HANGING: Key = Key::new(Class::Shell, 3);
 const ENGINE: Key = Key::new(Class::Engine, 0);
 
 /// Why there is nothing to take over.
@@ -279,6 +281,9 @@ impl Shell {
         {
             self.live.put(SHELL, &bytes);
         }
+        if let Some(bytes) = self.hanging.take_changed().and_then(|all| postcard::to_allocvec(all).ok()) {
+            self.live.put(HANGING, &bytes);
+        }
         for (number, event) in self.queue.take_unwritten() {
             if let Ok(bytes) = postcard::to_allocvec(event) {
                 self.live.put(Key::new(Class::Event, number), &bytes);
@@ -304,6 +309,7 @@ impl Shell {
         let mut all: Vec<(Key, Vec<u8>)> = vec![(ENGINE, self.engine.globals())];
         all.extend(postcard::to_allocvec(&self.handed()).ok().map(|b| (SHELL, b)));
         all.extend(postcard::to_allocvec(&self.progress_now()).ok().map(|b| (PROGRESS, b)));
+        all.extend(postcard::to_allocvec(self.hanging.all()).ok().map(|b| (HANGING, b)));
         for node in self.engine.nodes() {
             all.extend(self.engine.record(node).map(|r| (Key::new(Class::Unit, u64::from(node.0)), r)));
         }
@@ -462,6 +468,8 @@ impl Shell {
             self.adopt_spawn(found, record);
         }
         self.take_said(found);
+        let hanging = found.records.get(&HANGING).and_then(|b| postcard::from_bytes(b).ok());
+        self.adopt_hanging(hanging.unwrap_or_default());
         let batch = self.engine.has_batch();
         let carried =
             self.workers.values().any(|w| w.link.tasks().iter().any(|t| matches!(t, Task::Batch(_))));

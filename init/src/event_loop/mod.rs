@@ -17,6 +17,7 @@ mod fault;
 mod flows;
 mod fnv;
 mod handover;
+mod hanging;
 pub mod launch;
 mod leave;
 pub mod link;
@@ -89,6 +90,8 @@ pub struct Shell {
     said: said::AllSaid,
     manifests: manifests::Manifests,
     workers: BTreeMap<u64, workers::Worker>,
+    /// Where no worker is sent.
+    hanging: hanging::Hanging,
     /// The last worker has left: what its work took is not needed any more.
     work_is_over: bool,
     /// What waits for a worker, and until when.
@@ -251,6 +254,7 @@ impl Shell {
             watches,
             self.background_deadline(),
             self.log_again.deadline(),
+            self.hanging.deadline(),
             self.emergency.deadline(at),
         ]
         .into_iter()
@@ -273,6 +277,7 @@ impl Shell {
         self.resume_watches_if_due(at);
         self.background_if_due(at);
         self.log_again_if_due(at);
+        self.hanging_if_due(at);
     }
 
     /// One turn of a source.

@@ -10,7 +10,6 @@ use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::mountinfo::{Tree, unescape};
 use units::kind::Spec;
-use units::value::path::is_within;
 use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
@@ -56,9 +55,14 @@ pub fn declared_above(manifest: &Manifest, path: &str) -> Vec<String> {
     above.filter(|p| manifest.find(Kind::Mount, p).is_some()).map(str::to_owned).collect()
 }
 
+/// The mount that a path lies on: its mark and its point.
+pub(super) fn holding(mountinfo: &str, path: &str) -> Option<(u64, String)> {
+    mounts(Tree::read(mountinfo).holding(path)?).next()
+}
+
 /// Units whose paths are a mount point or lie below it. Units are in the order of kind and name, so that a mount
 /// over nothing of ours costs a search and no more.
-fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
+pub(super) fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
     let mut below = Vec::new();
     for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Line] {
         let near = manifest.of_kind(kind, point).take_while(|id| manifest.name(*id).starts_with(point));
@@ -71,12 +75,6 @@ fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
 }
 
 impl Mounts {
-    /// The mount point that a path lies on, as the kernel has listed them last.
-    pub(super) fn holding(&self, path: &str) -> Option<String> {
-        let points = self.listed.iter().flatten().map(|(_, point)| point);
-        points.filter(|point| is_within(path, point)).max_by_key(|point| point.len()).cloned()
-    }
-
     /// What is listed, so that the next PID 1 sees what changes between the two.
     pub(super) fn listed(&self) -> Option<&BTreeSet<(u64, String)>> {
         self.listed.as_ref()
@@ -216,6 +214,7 @@ impl Shell {
         self.mounts.answers.retain(|node, _| known.contains(node));
         self.mounts.seen = seen;
         self.mounts.listed = Some(listed);
+        self.compare_hanging(&text);
         Turn::Drained
     }
 }

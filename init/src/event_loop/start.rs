@@ -189,6 +189,7 @@ impl Shell {
             said: said::AllSaid::default(),
             manifests: held,
             workers: BTreeMap::new(),
+            hanging: super::hanging::Hanging::default(),
             work_is_over: false,
             flows: flows::Flows::default(),
             swapped_calls: BTreeSet::new(),

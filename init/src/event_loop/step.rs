@@ -243,7 +243,7 @@ impl Shell {
             | Event::MountDiffers { node, .. }
             | Event::Asked { node, .. }
             | Event::CulpritSeen { node, .. } => vec![*node],
-            Event::Touched { nodes } => nodes.clone(),
+            Event::Touched { nodes } | Event::WorkerFreed { nodes } => nodes.clone(),
             Event::Results { results, .. } => {
                 results.iter().filter_map(|r| self.engine.node_in(r.manifest, r.unit)).collect()
             }
@@ -251,6 +251,7 @@ impl Shell {
             | Event::BatchDone { .. }
             | Event::WorkerLost
             | Event::WorkerLostAt { .. }
+            | Event::WorkerHangs { .. }
             | Event::Recorded { .. }
             | Event::StoreOpened
             | Event::Overflowed

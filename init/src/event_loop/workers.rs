@@ -3,16 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
-use cm_core::proto::{self, Intent, ManifestRef, Position, Reply, Request, Step, StoreOp};
+use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use units::UnitId;
 
 use super::Shell;
+use super::hanging::Lost;
 use super::link::{self, Heard, Link, Task};
 use super::swap::Order;
 use super::token::{Token, Turn};
@@ -120,6 +120,9 @@ impl Shell {
 
     /// [`cm_core::engine::effect::Effect::Batch`].
     pub(super) fn ask_batch(&mut self, batch: u64, generation: u64, intent: Intent, steps: &[Step]) {
+        if self.withholds(batch, generation, intent, steps) {
+            return;
+        }
         let mut known = None;
         let mut ask = || -> Result<(), String> {
             for step in steps {
@@ -199,6 +202,9 @@ impl Shell {
     /// [`cm_core::engine::effect::Effect::KillWorker`]: nobody waits for its end, which may never come. Who is in a call
     /// upon a disk or a server that does not answer cannot even be killed.
     pub(super) fn kill_worker(&mut self) {
+        if self.give_parked_up() {
+            return;
+        }
         match self.workers.iter().find(|(_, w)| w.role == Role::Committer).map(|(number, _)| *number) {
             Some(number) => {
                 self.lose_worker(number, "the worker does not answer: another one takes its place", true)
@@ -281,6 +287,7 @@ impl Shell {
         let Some(mut worker) = self.workers.remove(&number) else { return };
         self.shell_changed = true;
         self.deregister(worker.link.as_raw_fd());
+        let lost = Lost::of(&worker);
         if !why.is_empty() {
             drop(crate::sys::raw::kill(worker.link.pid, libc::SIGKILL));
         }
@@ -330,21 +337,9 @@ impl Shell {
             }
         }
         if batch {
-            let lost = self.lost_at(worker.position.as_ref());
+            let lost = self.lost_at(lost, worker.link.pid, hangs);
             self.queue.push_back(lost);
         }
-    }
-
-    /// What the engine is told of a worker that had a batch.
-    fn lost_at(&self, position: Option<&File>) -> Event {
-        let mut bytes = [0; Position::SIZE];
-        let read = position.is_some_and(|file| file.read_exact_at(&mut bytes, 0).is_ok());
-        let Some((manifest, unit)) = Position::from_bytes(bytes).0.filter(|_| read) else {
-            return Event::WorkerLost;
-        };
-        let path = self.engine.path_of((manifest, unit));
-        let mount = path.and_then(|path| self.mounts.holding(&path)).filter(|point| point != "/");
-        Event::WorkerLostAt { manifest, unit, mount }
     }
 
     /// A process of PID 1's own was started: the pipe on which that is reported is kept until it ends.
@@ -359,6 +354,7 @@ impl Shell {
             self.say(Level::Error, None, &failure.to_string());
             self.emergency.not_executed(pid);
         }
+        self.stuck_ended(pid);
         let worker = self.workers.values().any(|w| w.link.pid == pid);
         if worker {
             if status != ExitStatus::Code(0) {

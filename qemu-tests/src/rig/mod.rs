@@ -5,6 +5,7 @@
 //! dies, however that happens, so does the instance: unshare(1) gets SIGKILL with its parent, init gets it with
 //! unshare, and the kernel ends the namespace with init. Waits are for events, with a deadline; nothing sleeps.
 
+mod dead_server;
 pub mod program;
 pub mod sleeper;
 pub mod state;

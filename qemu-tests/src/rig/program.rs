@@ -8,6 +8,9 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::Result;
 
+/// Where `dead-server` mounts what never answers.
+pub const DEAD: &str = "/srv/far";
+
 /// The command of a service that plays `what`, for a state file.
 ///
 /// # Errors
@@ -104,6 +107,11 @@ pub fn play(what: &str) -> Result {
                 };
                 socket.send(said)?;
             }
+            Ok(())
+        }
+        // A file server that has stopped to answer.
+        "dead-server" => {
+            super::dead_server::serve(DEAD, || notify("READY=1"))?;
             Ok(())
         }
         // Writes without end.

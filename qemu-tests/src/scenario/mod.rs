@@ -23,6 +23,7 @@ pub mod rig_crash;
 pub mod rig_drift;
 pub mod rig_faults;
 pub mod rig_fight;
+pub mod rig_hung;
 pub mod rig_layers;
 pub mod rig_ready;
 pub mod rig_reexec;
@@ -83,6 +84,7 @@ pub fn all() -> Vec<Scenario> {
         rig_reexec::ALL,
         rig_rollback::ALL,
         rig_trust::ALL,
+        rig_hung::ALL,
         rig_watch::ALL,
         web::ALL,
     ]

@@ -124,3 +124,40 @@ fn workers_that_are_always_lost_get_fewer_steps_and_are_given_up_in_the_end() {
         "{out:?}"
     );
 }
+
+/// Who hangs may be impossible to kill: as long as he is there, every worker more that is sent there is one more of those.
+#[test]
+fn where_a_worker_hangs_no_other_is_sent() {
+    let mut s = Story::new();
+    s.boot(files(&["/aaa", "/nfs/a", "/nfs/b", "/nfs/c"], 1));
+    let out = lost_at(&mut s, "/nfs/b", Some("/nfs"));
+    let out = result(&mut s, &out, Outcome::Changed);
+    assert_eq!((s.state("/aaa"), paths(&s, &out)), ("repaired", vec!["/nfs/a".to_owned()]));
+    let hangs = |s: &mut Story| {
+        let (manifest, unit) = s.engine.unit_of(s.node("/nfs/a"));
+        s.tell(Event::WorkerHangs { manifest, unit, mount: Some("/nfs".to_owned()), pid: 77 })
+    };
+    let out = hangs(&mut s);
+    assert_eq!((steps(&out), s.state("/nfs/a"), s.state("/nfs/b"), s.state("/nfs/c")), {
+        (0, "not kept", "not kept", "not kept")
+    });
+    let node = s.node("/nfs/a");
+    assert!(s.engine.status(node).cause.contains("process 77 hangs"), "{:?}", s.engine.status(node));
+
+    // What is declared there meanwhile is not kept in no time, and the rest of its batch is done.
+    let out = s.swap(files(&["/aaa", "/nfs/a", "/nfs/b", "/nfs/c", "/nfs/new"], 1), Swap::Boot);
+    let asked = paths(&s, &out);
+    assert!(asked.contains(&"/nfs/new".to_owned()), "{asked:?}");
+    let (manifest, unit) = s.engine.unit_of(s.node("/nfs/new"));
+    let out = s.tell(Event::WorkerHangs { manifest, unit, mount: Some("/nfs".to_owned()), pid: 77 });
+    assert_eq!(s.state("/nfs/new"), "not kept");
+    assert!(!paths(&s, &out).iter().any(|p| p == "/nfs/new"), "{out:?}");
+
+    // It has ended: nobody waits for the next retry.
+    let nodes = ["/nfs/a", "/nfs/b", "/nfs/c", "/nfs/new"].map(|path| s.node(path)).to_vec();
+    let mut out = s.tell(Event::WorkerFreed { nodes });
+    while steps(&out) > 0 {
+        out = result(&mut s, &out, Outcome::Kept);
+    }
+    assert_eq!(s.engine.tally().not_kept, 0);
+}
