@@ -275,7 +275,8 @@ pub fn keep_capabilities(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Sees to it that a blocking call ends with EINTR after so many seconds; 0 takes that back.
+/// Sees to it that a blocking call ends with EINTR after so many seconds, or soon after that where it begins later; 0 takes
+/// that back. Only in a process of one thread: another one may be who is interrupted.
 pub fn interrupt_after(seconds: u32) {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: the handler does nothing, which is safe at any moment; the structure is zeroed but for what is
@@ -284,7 +285,9 @@ pub fn interrupt_after(seconds: u32) {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
         libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
-        libc::alarm(seconds);
+        let time = |seconds: u32| libc::timeval { tv_sec: i64::from(seconds), tv_usec: 0 };
+        let timer = libc::itimerval { it_interval: time(seconds.min(1)), it_value: time(seconds) };
+        libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut());
     }
 }
 
@@ -318,6 +321,19 @@ pub fn lock_file(file: &File, exclusive: bool) -> io::Result<()> {
             return Err(error);
         }
     }
+}
+
+/// The same until [`interrupt_after`] strikes: whether it was to be had by then.
+///
+/// # Errors
+/// Whatever flock(2) reports beside that.
+pub fn await_lock_file(file: &File) -> io::Result<bool> {
+    // SAFETY: only a descriptor number is passed.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
 }
 
 /// The same without waiting: whether it was to be had.

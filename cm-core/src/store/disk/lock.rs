@@ -7,14 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use crate::sys;
 
-/// How long a killed holder has to let go: most do in no time.
-const GRACE: Duration = Duration::from_secs(2);
-/// There is no event for the end of a process that is not ours and inherited its lock.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How many seconds a killed holder has to let go: most do in no time.
+const GRACE: u32 = 2;
 /// SIGKILL in the masks of /proc/PID/status.
 const KILLED: u64 = 1 << (9 - 1);
 
@@ -36,6 +33,10 @@ pub(super) fn take(lock: &mut File, path: &Path) -> io::Result<()> {
             if !is_left_behind(lock)? {
                 sys::lock_file(lock, true)?;
             } else if !wait(lock)? {
+                // Somebody else may have got it meanwhile, who works.
+                if !is_left_behind(lock)? {
+                    continue;
+                }
                 *lock = replace(path)?;
             }
         }
@@ -49,15 +50,13 @@ pub(super) fn take(lock: &mut File, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Waits for the lock, and answers whether it came: the kernel knows all the copies of a holder, and gives it when the last
+/// one is gone.
 fn wait(lock: &File) -> io::Result<bool> {
-    let until = Instant::now() + GRACE;
-    while Instant::now() < until {
-        if sys::try_lock_file(lock)? {
-            return Ok(true);
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Ok(false)
+    sys::interrupt_after(GRACE);
+    let came = sys::await_lock_file(lock);
+    sys::interrupt_after(0);
+    came
 }
 
 fn replace(path: &Path) -> io::Result<File> {
@@ -115,6 +114,9 @@ mod tests {
     use std::io::BufRead;
     use std::process::{Command, Stdio};
 
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
     const TABLE: &str = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n2: FLOCK  ADVISORY  WRITE 12 fe:01:77 0 EOF\n\
                          2: -> FLOCK  ADVISORY  WRITE 13 fe:01:77 0 EOF\n3: FLOCK  ADVISORY  WRITE 14 fe:01:770 0 EOF\n";
 
@@ -133,30 +135,74 @@ mod tests {
         assert!(is_killed(&status("Z (zombie)", "0000000000000000")));
     }
 
-    /// As a committer that hangs, whose coordinator was killed: the lock is its own too.
-    #[test]
-    fn a_lock_that_outlives_its_taker_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
+    /// A lock whose taker was killed and lives on in a copy, as a committer that hangs: the copy's pid. The lock is its own
+    /// too.
+    fn left_behind(path: &Path) -> nix::unistd::Pid {
         let mut stuck = Command::new("flock")
-            .arg(&path)
+            .arg(path)
             .args(["sh", "-c", "echo $$; exec sleep 60"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut copy = String::new();
         io::BufReader::new(stuck.stdout.as_mut().unwrap()).read_line(&mut copy).unwrap();
-        let mut lock = open(&path).unwrap();
+        let lock = open(path).unwrap();
         assert!(!sys::try_lock_file(&lock).unwrap());
         assert!(!is_left_behind(&lock).unwrap(), "its taker lives");
         stuck.kill().unwrap();
         stuck.wait().unwrap();
-        take(&mut lock, &path).unwrap();
-        let other = open(&path).unwrap();
-        assert!(!sys::try_lock_file(&other).unwrap(), "it is a lock for everybody");
-        sys::unlock_file(&lock);
-        assert!(sys::try_lock_file(&other).unwrap());
-        let copy = nix::unistd::Pid::from_raw(copy.trim().parse().unwrap());
-        nix::sys::signal::kill(copy, nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::unistd::Pid::from_raw(copy.trim().parse().unwrap())
+    }
+
+    /// Takes the lock in a process of one thread, as a worker is, which then ends with this code.
+    fn taker(path: &Path, code: impl FnOnce(&File) -> i32) -> nix::unistd::Pid {
+        match sys::fork().unwrap() {
+            sys::Forked::Child => sys::leave(take_new(path).map_or(9, |lock| code(&lock))),
+            sys::Forked::Parent(pid) => pid,
+        }
+    }
+
+    fn code_of(pid: nix::unistd::Pid) -> WaitStatus {
+        waitpid(pid, None).unwrap()
+    }
+
+    #[test]
+    fn a_lock_that_outlives_its_taker_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let copy = left_behind(&path);
+        let before = fs::metadata(&path).unwrap().ino();
+        let is_for_everybody = |lock: &File| {
+            let other = open(&path).unwrap();
+            let held = !sys::try_lock_file(&other).unwrap();
+            sys::unlock_file(lock);
+            i32::from(!held || !sys::try_lock_file(&other).unwrap())
+        };
+        let taker = taker(&path, is_for_everybody);
+        assert_eq!(code_of(taker), WaitStatus::Exited(taker, 0));
+        assert_ne!(fs::metadata(&path).unwrap().ino(), before);
+        kill(copy, Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_in_the_kernel_while_its_holder_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let copy = left_behind(&path);
+        let before = fs::metadata(&path).unwrap().ino();
+        let taker = taker(&path, |_| 0);
+        // Who asks again and again is never listed as one who waits.
+        let waits = || {
+            let table = fs::read_to_string("/proc/locks").unwrap();
+            table.lines().any(|l| l.contains("-> FLOCK") && l.contains(&format!(":{before} ")))
+        };
+        while !waits() {
+            let ended = waitpid(taker, Some(WaitPidFlag::WNOHANG)).unwrap();
+            assert_eq!(ended, WaitStatus::StillAlive, "it did not wait");
+            std::thread::yield_now();
+        }
+        kill(copy, Signal::SIGKILL).unwrap();
+        assert_eq!(code_of(taker), WaitStatus::Exited(taker, 0));
+        assert_eq!(fs::metadata(&path).unwrap().ino(), before, "it was to be had");
     }
 }
