@@ -4,7 +4,7 @@
 mod common;
 
 use cm_core::proto::{Intent, Outcome};
-use common::{Bench, Decl};
+use common::{Bench, Decl, user};
 use units::Kind;
 use units::kind::Spec;
 use units::kind::line::Line;
@@ -13,27 +13,8 @@ use units::kind::user::User;
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nadm:x:4:bob\nsudo:x:27:ann\nbob:x:1000:\n";
 
-fn with_bob() -> Bench {
-    let bench = Bench::new();
-    bench.write("/etc/passwd", PASSWD);
-    bench.write("/etc/group", GROUP);
-    bench
-}
-
-fn user(name: &str, groups: &[&str]) -> Decl {
-    let spec = User {
-        name: name.into(),
-        uid: None,
-        group: None,
-        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
-        home: None,
-        shell: None,
-        comment: None,
-        password_hash: None,
-        system: false,
-        create_home: false,
-        purge: false,
-    };
+fn member(name: &str, groups: &[&str]) -> Decl {
+    let spec = User { groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..user(name) };
     Decl::new().unit(Kind::User, name, Spec::User(spec))
 }
 
@@ -60,11 +41,11 @@ fn rollback(bench: &mut Bench, from: (u64, &Decl), to: (u64, &Decl)) {
 
 #[test]
 fn a_user_leaves_the_groups_that_only_an_earlier_generation_named() {
-    let mut bench = with_bob();
-    let both = user("bob", &["adm", "sudo"]);
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let both = member("bob", &["adm", "sudo"]);
     let (one, _) = bench.apply(None, &both);
     assert_eq!(groups_of(&bench, "bob"), ["adm", "sudo"]);
-    let none = user("bob", &[]);
+    let none = member("bob", &[]);
     bench.reopen();
     let (two, results) = bench.apply(Some((one, &both)), &none);
     assert_eq!(results[0].outcome, Outcome::Changed);
@@ -80,7 +61,7 @@ fn a_user_leaves_the_groups_that_only_an_earlier_generation_named() {
     // Who is put in by somebody else stays.
     let group = bench.read("/etc/group").replace("ann", "ann,bob");
     bench.write("/etc/group", &group);
-    let adm = user("bob", &["adm"]);
+    let adm = member("bob", &["adm"]);
     bench.apply(Some((three, &none)), &adm);
     assert_eq!(groups_of(&bench, "bob"), ["adm", "sudo"]);
 }
@@ -88,8 +69,8 @@ fn a_user_leaves_the_groups_that_only_an_earlier_generation_named() {
 #[test]
 fn a_user_who_is_not_declared_any_more_leaves_them_too() {
     for name in ["bob", "new"] {
-        let mut bench = with_bob();
-        let decl = user(name, &["sudo"]);
+        let mut bench = Bench::with_accounts(PASSWD, GROUP);
+        let decl = member(name, &["sudo"]);
         let (zero, _) = bench.apply(None, &Decl::new());
         let (one, _) = bench.apply(Some((zero, &Decl::new())), &decl);
         assert!(groups_of(&bench, name).contains(&"sudo".to_owned()));

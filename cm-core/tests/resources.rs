@@ -5,7 +5,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cm_core::proto::{Action, Intent, Outcome, Step};
 use cm_core::resource::execute;
@@ -14,7 +17,7 @@ use cm_core::resource::staging::Areas;
 use cm_core::resource::tree::Touched;
 use cm_core::store::Prior;
 use cm_core::worker::batch::Confinement;
-use common::{Bench, Decl, fingerprint, private_mounts};
+use common::{Bench, Decl, fingerprint, private_mounts, user};
 use nix::mount::{MsFlags, mount};
 use units::kind::directory::Directory;
 use units::kind::exec::{Exec, Once};
@@ -33,29 +36,11 @@ const SHADOW: &str = "root:*:19000:0:99999:7:::\n";
 const GSHADOW: &str = "root:*::\nadm:*::syslog\n";
 
 fn with_accounts() -> Bench {
-    let bench = Bench::new();
-    bench.write("/etc/passwd", PASSWD);
-    bench.write("/etc/group", GROUP);
+    let bench = Bench::with_accounts(PASSWD, GROUP);
     bench.write("/etc/shadow", SHADOW);
     bench.write("/etc/gshadow", GSHADOW);
     fs::set_permissions(bench.path("/etc/shadow"), fs::Permissions::from_mode(0o640)).unwrap();
     bench
-}
-
-fn user(name: &str) -> User {
-    User {
-        name: name.into(),
-        uid: None,
-        group: None,
-        groups: vec![],
-        home: None,
-        shell: None,
-        comment: None,
-        password_hash: None,
-        system: false,
-        create_home: false,
-        purge: false,
-    }
 }
 
 fn users(users: &[User]) -> Decl {
@@ -89,7 +74,6 @@ fn a_user_is_made_with_a_home_and_a_file_of_his() {
     );
     assert_eq!(bench.read("/etc/group"), "root:x:0:\nadm:x:4:syslog,bob\nbob:x:1000:\n");
     assert_eq!((bench.mode("/etc/shadow"), bench.mode("/home/bob")), (0o640, 0o700));
-    use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(bench.path("/etc/bobs")).unwrap().uid(), 1000);
     assert!(bench.converge(&decl, Intent::Correct).values().all(|(o, _)| *o == Outcome::Kept));
 }
@@ -350,16 +334,33 @@ fn the_lock_of_the_databases_is_respected() {
     // flock(2) is not the lock that counts; a record lock of another process is.
     let (mut holder, stdin) = hold_lock(&bench);
     let decl = users(&[user("bob")]);
+    let (waited, passwd) = (waits_for(&bench.path("/etc/.pwd.lock")), bench.path("/etc/passwd"));
+    let done = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&done);
     let release = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        // There is no event for somebody's wait.
+        while !waited() {
+            assert!(!over.load(Ordering::Relaxed), "it did not wait");
+            std::thread::yield_now();
+        }
+        let before = fs::read_to_string(passwd).unwrap();
         drop(stdin);
+        before
     });
-    let start = std::time::Instant::now();
     let results = bench.converge(&decl, Intent::Apply);
+    done.store(true, Ordering::Relaxed);
     assert_eq!(results["user:bob"].0, Outcome::Changed);
-    assert!(start.elapsed() >= std::time::Duration::from_millis(250));
-    release.join().unwrap();
+    assert!(!release.join().unwrap().contains("bob"));
     holder.wait().unwrap();
+}
+
+/// Tells whether somebody waits for a record lock of this file, as the kernel lists them.
+fn waits_for(path: &Path) -> impl Fn() -> bool + Send + 'static {
+    let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
+    move || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|l| l.contains("-> POSIX") && l.contains(&inode))
+    }
 }
 
 #[test]

@@ -82,6 +82,19 @@ impl Init {
         init
     }
 
+    /// A worker that has converged a declaration, which is its manifest 1, without a store; with what came of it.
+    fn converged(dir: &Path, decl: &common::Decl) -> (Init, Manifest, Vec<UnitResult>) {
+        let manifest = decl.builder.finish();
+        let fd = OwnedFd::from(sealed("m", manifest.as_bytes()).unwrap());
+        let mut init = Init::start(dir);
+        for (name, bytes) in &decl.contents {
+            fs::write(dir.join("boot").join(name), bytes).unwrap();
+        }
+        init.manifest(1, 0, &fd);
+        let results = init.batch(0, Intent::Correct, all(1, &manifest, Action::Converge)).unwrap();
+        (init, manifest, results)
+    }
+
     fn ask(&mut self, request: &Request) {
         self.channel.send(request, &[]).unwrap();
     }
@@ -328,14 +341,7 @@ fn a_memfd_is_compiled_below_its_directory() {
 fn records_before_the_store_is_open_are_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     let decl = common::Decl::new().file("/etc/early", "made at boot");
-    let manifest = decl.builder.finish();
-    let fd = OwnedFd::from(sealed("m", manifest.as_bytes()).unwrap());
-    let mut init = Init::start(dir.path());
-    for (name, bytes) in &decl.contents {
-        fs::write(dir.path().join("boot").join(name), bytes).unwrap();
-    }
-    init.manifest(1, 0, &fd);
-    let results = init.batch(0, Intent::Correct, all(1, &manifest, Action::Converge)).unwrap();
+    let (mut init, manifest, results) = Init::converged(dir.path(), &decl);
     assert_eq!(results[0].outcome, Outcome::Changed);
     assert!(!dir.path().join("store").exists());
     init.store(StoreOp::Open).unwrap();
@@ -425,14 +431,7 @@ fn wherever_the_worker_dies_the_next_one_finishes_or_undoes() {
 fn an_edit_is_an_event_of_a_watched_name() {
     let dir = tempfile::tempdir().unwrap();
     let decl = common::Decl::new().file("/etc/deep/er/f", "x");
-    let manifest = decl.builder.finish();
-    let fd = OwnedFd::from(sealed("m", manifest.as_bytes()).unwrap());
-    let mut init = Init::start(dir.path());
-    for (name, bytes) in &decl.contents {
-        fs::write(dir.path().join("boot").join(name), bytes).unwrap();
-    }
-    init.manifest(1, 0, &fd);
-    init.batch(0, Intent::Correct, all(1, &manifest, Action::Converge)).unwrap();
+    let (init, ..) = Init::converged(dir.path(), &decl);
     let wd = init
         .watches
         .iter()
@@ -474,14 +473,7 @@ fn a_worker_sweeps_what_a_killed_one_left_in_the_store() {
 fn what_is_written_beside_and_above_what_is_managed_is_no_event() {
     let dir = tempfile::tempdir().unwrap();
     let decl = common::Decl::new().directory("/srv/log/app", Some(0o755)).file("/srv/conf/f", "x");
-    let manifest = decl.builder.finish();
-    let fd = OwnedFd::from(sealed("m", manifest.as_bytes()).unwrap());
-    let mut init = Init::start(dir.path());
-    for (name, bytes) in &decl.contents {
-        fs::write(dir.path().join("boot").join(name), bytes).unwrap();
-    }
-    init.manifest(1, 0, &fd);
-    init.batch(0, Intent::Correct, all(1, &manifest, Action::Converge)).unwrap();
+    let (init, ..) = Init::converged(dir.path(), &decl);
     let srv = dir.path().join("root/srv");
     fs::write(srv.join("log/syslog"), "").unwrap();
     fs::write(srv.join("messages"), "").unwrap();

@@ -25,7 +25,7 @@ use init::sys::raw;
 use init::sys::reap::{self, ExitStatus};
 use init::sys::spawn::{Launch, Output, Spawned, Status, spawn};
 use serde_json::{Value, json};
-use support::{eventually, outcome, over, readable};
+use support::{changed, eventually, outcome, over, readable};
 
 support::tests! {
     Process: lines_arrive_stamped_and_whole,
@@ -213,13 +213,13 @@ fn lines_arrive_stamped_and_whole() {
     let mut rig = Rig::new();
     let a = rig.open("service:a", 0, 1);
     rig.write(a, "one\ntwo\nhal");
-    eventually("two lines", || rig.text("service:a").len() == 2);
+    changed(rig.dir.path(), "two lines", || rig.text("service:a").len() == 2);
     rig.write(a, "f\nprompt> ");
-    eventually("the half became whole", || rig.text("service:a").len() == 3);
+    changed(rig.dir.path(), "the half became whole", || rig.text("service:a").len() == 3);
     rig.link.send(&Order::Flush { stream: a }, None).unwrap();
-    eventually("the rest", || rig.text("service:a").len() == 4);
+    changed(rig.dir.path(), "the rest", || rig.text("service:a").len() == 4);
     rig.write(a, &"x".repeat(lines::MAX_LINE + 5));
-    eventually("a long one is split", || rig.text("service:a").len() == 5);
+    changed(rig.dir.path(), "a long one is split", || rig.text("service:a").len() == 5);
     rig.drain(a);
     let text = rig.text("service:a");
     assert_eq!(text[..4], ["one", "two", "half", "prompt> "]);
@@ -240,7 +240,9 @@ fn last_lines_are_there_before_the_pipe_is_empty() {
         assert_eq!(String::from_utf8(line).unwrap(), format!("line {n}"));
     }
     rig.write(b, "of a service\n");
-    eventually("all is written", || rig.text("exec:a").len() == 2000 && rig.text("service:b").len() == 1);
+    changed(rig.dir.path(), "all is written", || {
+        rig.text("exec:a").len() == 2000 && rig.text("service:b").len() == 1
+    });
     assert_eq!((words.get(a), words.get(b).len()), (b"line 1999".to_vec(), 0));
     let later = Words::new().unwrap();
     rig.link.send(&Order::Words, Some(later.as_fd())).unwrap();
@@ -261,7 +263,7 @@ fn killed_in_a_flood_loses_nothing() {
     let size =
         |rig: &Rig| fs::metadata(rig.logs().join("flood/current")).map(|m| m.len()).unwrap_or_default();
     for round in 1..=6 {
-        eventually("the flood runs", || size(&rig) > round * 700_000);
+        changed(rig.dir.path(), "the flood runs", || size(&rig) > round * 700_000);
         rig.kill_and_restart();
     }
     over(service.pid);
@@ -359,9 +361,9 @@ fn reads_and_follows() {
     let (a, b) = (rig.open("service:a", 100, 20), rig.open("service:b", 0, 1));
     for i in 0..10 {
         rig.write(a, &format!("a{i}\n"));
-        eventually("written", || rig.text("service:a").len() == i + 1);
+        changed(rig.dir.path(), "written", || rig.text("service:a").len() == i + 1);
         rig.write(b, &format!("b{i}\n"));
-        eventually("written", || rig.text("service:b").len() == i + 1);
+        changed(rig.dir.path(), "written", || rig.text("service:b").len() == i + 1);
     }
     assert!(fs::read_dir(rig.logs().join("service:a")).unwrap().count() > 1, "rotated");
     let mut one = Reader::call(&path, json!({ "unit": "service:a" }));
@@ -394,7 +396,7 @@ fn reading_needs_a_right() {
     let path = rig.listen();
     let a = rig.open("a", 0, 1);
     rig.write(a, "secret\n");
-    eventually("written", || rig.text("a").len() == 1);
+    changed(rig.dir.path(), "written", || rig.text("a").len() == 1);
     fs::set_permissions(rig.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let script = format!(
         "import socket\ns=socket.socket(socket.AF_UNIX)\ns.connect('{}')\n\
@@ -461,7 +463,7 @@ fn moves_to_the_kernel_log() {
     let mut rig = Rig::new();
     let a = rig.open("a", 0, 1);
     rig.write(a, "to the file\n");
-    eventually("written", || rig.text("a").len() == 1);
+    changed(rig.dir.path(), "written", || rig.text("a").len() == 1);
     let holds = |rig: &Rig| {
         fs::read_dir(format!("/proc/{}/fd", rig.daemon.pid))
             .unwrap()
@@ -516,7 +518,7 @@ fn asleep_at_rest() {
     let mut rig = Rig::new();
     let a = rig.open("a", 0, 1);
     rig.write(a, "x\nand a half");
-    eventually("written", || rig.text("a").len() == 1);
+    changed(rig.dir.path(), "written", || rig.text("a").len() == 1);
     let switches = |rig: &Rig| {
         let status = fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid)).unwrap();
         status.lines().filter(|l| l.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>()

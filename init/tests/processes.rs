@@ -22,7 +22,7 @@ use init::sys::reap::{self, ExitStatus, ProcessId};
 use init::sys::signals::Signals;
 use init::sys::spawn::{Launch, Output, Spawned, Stage, StageFailure, Status, spawn};
 use init::sys::{raw, signals};
-use support::{eventually, outcome, over, readable};
+use support::{changed, eventually, outcome, over, readable};
 use units::kind::service::Limit;
 
 support::tests! {
@@ -466,7 +466,7 @@ fn an_empty_cgroup_is_entered_again() {
         let mut spawned = spawn(&launch).unwrap();
         assert_eq!(outcome(&mut spawned), Status::Executed);
         assert_eq!(ended(&spawned), ExitStatus::Code(0));
-        eventually("the cgroup is empty", || !tree.populated(&name).unwrap());
+        changed(&tree.path(&name), "the cgroup is empty", || !tree.populated(&name).unwrap());
         directory = tree.reopen(&name).unwrap();
         assert_eq!(tree.id(&name).unwrap(), id);
     }
@@ -510,7 +510,9 @@ fn killed_cgroup_is_not_entered_again() {
         tree.kill(name).unwrap();
         assert_eq!(ended(spawned), ExitStatus::Signal { signal: libc::SIGKILL, core: false });
     }
-    eventually("all is empty", || ["service:k", "service:k.2"].iter().all(|n| !tree.populated(n).unwrap()));
+    for name in ["service:k", "service:k.2"] {
+        changed(&tree.path(name), "it is empty", || !tree.populated(name).unwrap());
+    }
     drop_tree(tree);
 }
 

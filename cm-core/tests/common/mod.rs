@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use units::kind::directory::Directory;
 use units::kind::file::{File, Ownership};
 use units::kind::symlink::Symlink;
+use units::kind::user::User;
 use units::kind::{Attributes, Content, Spec};
 use units::manifest::{ManifestBuilder, NewUnit};
 use units::{Address, EdgeKind, Kind, Manifest};
@@ -111,6 +112,23 @@ impl Decl {
     }
 }
 
+/// A user of whom nothing is declared but that he is there.
+pub fn user(name: &str) -> User {
+    User {
+        name: name.into(),
+        uid: None,
+        group: None,
+        groups: vec![],
+        home: None,
+        shell: None,
+        comment: None,
+        password_hash: None,
+        system: false,
+        create_home: false,
+        purge: false,
+    }
+}
+
 impl Bench {
     pub fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
@@ -134,6 +152,14 @@ impl Bench {
             next: 1,
         };
         bench.reopen();
+        bench
+    }
+
+    /// With these user databases.
+    pub fn with_accounts(passwd: &str, group: &str) -> Bench {
+        let bench = Bench::new();
+        bench.write("/etc/passwd", passwd);
+        bench.write("/etc/group", group);
         bench
     }
 

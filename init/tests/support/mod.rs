@@ -170,7 +170,31 @@ pub fn outcome(spawned: &mut Spawned) -> Status {
     }
 }
 
-/// Asks again until the condition holds, for facts of the kernel that come without an event.
+/// Waits until a condition holds on what lies below a directory: looks again at every change of it that the kernel tells.
+pub fn changed(directory: &std::path::Path, what: &str, mut condition: impl FnMut() -> bool) {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    let watch_below = || {
+        let mut todo = vec![directory.to_owned()];
+        while let Some(dir) = todo.pop() {
+            let mask = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            let _gone = inotify.add_watch(&dir, mask);
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            todo.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        }
+    };
+    watch_below();
+    while !condition() {
+        eprintln!("waiting: {what}");
+        readable(inotify.as_fd());
+        while inotify.read_events().is_ok() {}
+        // ORDER: before the condition is looked at again, for what a new directory has got meanwhile made no event.
+        watch_below();
+    }
+}
+
+/// Asks again until the condition holds, for what comes without an event: that a process sleeps or has made others, what it
+/// has written into shared memory, that time has passed.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
