@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use cm_core::sys::{self, Forked, fork};
 use cm_core::worker::calls::{self, Role};
+use cm_core::worker::compile::{Job, read_apart};
 use cm_core::worker::confine::{self, Domain};
 use common::Bench;
 use nix::mount::{MsFlags, mount};
@@ -171,4 +172,21 @@ fn the_compiler_can_open_nothing() {
         i32::from(!held)
     });
     assert_eq!(code, 0);
+}
+
+/// What the compiler has of its own: who it is, in which groups, and whose its files in /proc are: root's, where a process
+/// cannot be traced nor dumped.
+#[test]
+fn the_compiler_is_a_user_that_nobody_else_is() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let job = Job::alone("none".to_owned(), None, (0, 0), dir.path().join("staging"));
+    let told = read_apart(&job, |_| {
+        use nix::unistd::{getegid, geteuid, getgid, getgroups, getuid};
+        let own = fs::metadata("/proc/self/environ").map(|m| (m.uid(), m.gid())).ok();
+        let is = [getuid().as_raw(), geteuid().as_raw(), getgid().as_raw(), getegid().as_raw()];
+        format!("{is:?} {:?} {own:?}", getgroups().unwrap()).into_bytes()
+    });
+    let id = 2_101_890_892_u32;
+    assert_eq!(String::from_utf8(told.unwrap()).unwrap(), format!("{:?} [] Some((0, 0))", [id; 4]));
 }

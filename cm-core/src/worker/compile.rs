@@ -1,11 +1,11 @@
-//! The compiler: parses what people wrote, as nobody, in a process that can open nothing.
+//! The compiler: parses what people wrote, as a user that nobody else is, in a process that can open nothing.
 //!
 //! ```text
 //! worker ──┬─ opener    the caller's user and groups; opens what the state files name, and nothing else
 //!          │    ▲ path        │ descriptor, or a list of names
 //!          │    │             ▼
-//!          └─ compiler  uid 65534, no capabilities, Landlock: writes below its staging directory, reads nothing;
-//!                       no sockets, no programs; 60 s and 1 GiB
+//!          └─ compiler  a user of its own, no capabilities, Landlock: writes below its staging directory, reads
+//!                       nothing; no sockets, no programs; 60 s and 1 GiB
 //! ```
 //!
 //! Contents are staged under their digest. Nobody trusts the names: who moves them into the store reads them.
@@ -35,14 +35,12 @@ use units::stack::{self, Stacked};
 use super::channel::{self, Channel};
 use super::confine;
 use super::opener::open_sources;
-use super::rights::somebody_else;
+use super::rights::another_user;
 use crate::proto::LayerChange;
 use crate::store::pack::{self, Packer};
 use crate::store::{Digest, hex};
 use crate::sys::{self, Forked, fork};
 
-/// The user that the compiler is.
-pub(super) const NOBODY: u32 = 65_534;
 /// Largest source that is read into memory at once.
 const MAX_SOURCE: u64 = 64 << 20;
 /// Memory that the compiler may have.
@@ -203,7 +201,7 @@ struct Made<'a> {
     paper: &'a mut File,
 }
 
-/// Has `work` done as nobody, in a process that can open nothing, with a door to what the caller may read.
+/// Has `work` done as the compiler's user, in a process that can open nothing, with a door to what the caller may read.
 fn apart(job: &Job, work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32) -> Result<Left, CompileError> {
     let staging = staging(&job.staging)
         .map_err(|source| CompileError::Staging { path: job.staging.clone(), source })?;
@@ -270,7 +268,7 @@ fn output_error(e: io::Error) -> CompileError {
     CompileError::Output(e.to_string())
 }
 
-/// Has people's text read the way that state files are compiled: by nobody, who can open nothing else than what the
+/// Has people's text read the way that state files are compiled: by a user who can open nothing else than what the
 /// caller may. What comes back is not to be trusted either.
 ///
 /// # Errors
@@ -351,7 +349,7 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// An empty directory that belongs to nobody.
+/// An empty directory that belongs to the compiler.
 fn staging(path: &Path) -> io::Result<File> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -362,8 +360,8 @@ fn staging(path: &Path) -> io::Result<File> {
     }
     fs::create_dir(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    if somebody_else() {
-        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY))?;
+    if let Some(id) = another_user() {
+        std::os::unix::fs::chown(path, Some(id), Some(id))?;
     }
     File::open(path)
 }
@@ -382,9 +380,11 @@ fn confine_compiler(staging: &File) -> Result<(), confine::ConfineError> {
     for (resource, limit) in limits {
         setrlimit(resource, limit, limit).map_err(io::Error::from)?;
     }
-    if somebody_else() {
-        sys::become_user(NOBODY, NOBODY, &[])?;
+    if let Some(id) = another_user() {
+        sys::become_user(id, id, &[])?;
     }
+    // Where it is a user that others are too, they can look into it no more than into root's.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0)?;
     confine::compiler(staging)
 }
 

@@ -1,25 +1,36 @@
-//! Whether this process may become somebody else: who parses what people wrote is nobody, where there is one.
+//! Who parses what people wrote: a user that is nobody else, where there is one.
 
 use std::fs;
 
 use nix::unistd::geteuid;
 
-use super::compile::NOBODY;
+/// The user and the group that the compiler is. No database knows it and none gives it away: Debian's tools give numbers below
+/// 60000, and to containers below 600100000; systemd's containers end at 1879048191 and its images of others begin at
+/// 2147352576; directories of an organisation are given numbers up to 2000200000 (FreeIPA, sssd); from 2147483648 on some
+/// programs take it for negative. `nobody`, whom daemons and NFS share, could signal and trace it.
+const COMPILER: u32 = 0x7d48_4f4c;
+/// Who it is in a user namespace that does not know that number.
+const NOBODY: u32 = 65_534;
 
-/// Whether there is another user to become: an ordinary user's container has one only, and so may a user namespace.
-pub(super) fn somebody_else() -> bool {
-    let mapped = |map: &str| {
-        fs::read_to_string(map).is_ok_and(|text| {
-            text.lines().any(|line| {
-                let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
-                let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
-                matches!((first, count), (Some(Ok(first)), Some(Ok(count)))
-                    if first <= NOBODY && NOBODY - first < count)
-            })
+/// Another user to become, and the group of the same number: an ordinary user's container has none, and so may a user
+/// namespace.
+pub(super) fn another_user() -> Option<u32> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let may = || fs::read_to_string("/proc/self/status").map_or(true, |status| may_become_another(&status));
+    let id = mapped(&read("/proc/self/uid_map"), &read("/proc/self/gid_map"))?;
+    (geteuid().is_root() && may()).then_some(id)
+}
+
+/// Who of these there is in a user namespace with these maps.
+fn mapped(users: &str, groups: &str) -> Option<u32> {
+    let is_in = |map: &str, id: u32| {
+        map.lines().any(|line| {
+            let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+            let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+            matches!((first, count), (Some(Ok(first)), Some(Ok(count))) if first <= id && id - first < count)
         })
     };
-    let may = || fs::read_to_string("/proc/self/status").map_or(true, |status| may_become_another(&status));
-    geteuid().is_root() && mapped("/proc/self/uid_map") && mapped("/proc/self/gid_map") && may()
+    [COMPILER, NOBODY].into_iter().find(|id| is_in(users, *id) && is_in(groups, *id))
 }
 
 /// Whether a process with this status has CAP_CHOWN, CAP_SETGID and CAP_SETUID: runtimes of containers leave root without
@@ -33,7 +44,7 @@ fn may_become_another(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::may_become_another;
+    use super::{COMPILER, NOBODY, mapped, may_become_another};
 
     #[test]
     fn root_may_be_without_its_capabilities() {
@@ -44,5 +55,15 @@ mod tests {
         assert!(!with("0000000020000420"), "runc's own");
         assert!(!with("0000000000000000"));
         assert!(may_become_another(""), "a kernel that tells nothing");
+    }
+
+    #[test]
+    fn a_namespace_that_does_not_know_the_compilers_user_has_nobody_at_most() {
+        let (machine, container, one) = ("0 0 4294967295\n", "0 100000 65536\n", "0 1000 1\n");
+        assert_eq!(mapped(machine, machine), Some(COMPILER));
+        assert_eq!(mapped(container, container), Some(NOBODY));
+        assert_eq!(mapped(machine, container), Some(NOBODY));
+        assert_eq!((mapped(one, one), mapped(machine, one), mapped("", "")), (None, None, None));
+        assert_eq!(mapped("0 1000 1\n1 100000 65535\n", container), Some(NOBODY));
     }
 }
