@@ -187,7 +187,8 @@ pub fn content(asked: &Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         }
     };
     let Some(mut file) = store.content(&digest) else {
-        return Err(Fault::Unavailable(format!("content {} is missing from the store", wanted.digest)).into());
+        let lack = store.lack(&digest).unwrap_or("is missing");
+        return Err(Fault::Unavailable(format!("content {} {lack} in the store", wanted.digest)).into());
     };
     let mut buffer = vec![0; CHUNK];
     loop {

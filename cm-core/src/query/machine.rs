@@ -281,7 +281,10 @@ impl Machine {
             .and_then(|dir| File::open(dir.join(hex(&content.digest))).ok().map(Stored::File));
         match staged.or_else(|| self.world.content(&content.digest)) {
             Some(mut file) => Body::read(&mut file),
-            None => Body::Unreadable("the content is missing from the store".to_owned()),
+            None => {
+                let lack = self.world.store.as_ref().and_then(|s| s.lack(&content.digest));
+                Body::Unreadable(format!("the content {} in the store", lack.unwrap_or("is missing")))
+            }
         }
     }
 

@@ -81,14 +81,14 @@ fn damages(store: &Store, current: &Manifest, generation: u64) -> Vec<String> {
     for id in current.ids().filter(|_| generation > 0) {
         if let Some(Spec::File(file)) = current.spec(id)
             && let Some(content) = file.content
-            && store.content(&content.digest).is_none()
+            && let Some(lack) = store.lack(&content.digest)
         {
-            found.push(format!("content of {} is missing", current.address(id)));
+            found.push(format!("content of {} {lack}", current.address(id)));
         }
     }
     for digest in store.index().contents() {
-        if store.content(&digest).is_none() {
-            found.push(format!("content {} of an earlier version is missing", hex(&digest)));
+        if let Some(lack) = store.lack(&digest) {
+            found.push(format!("content {} of an earlier version {lack}", hex(&digest)));
         }
     }
     found.extend(store.damaged_layers());

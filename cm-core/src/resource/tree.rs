@@ -184,7 +184,10 @@ pub fn stage(
     mode: u32,
 ) -> Result<(String, File, bool), Trouble> {
     let Some(mut source) = world.content(&content.digest) else {
-        let why = if world.store.is_none() { "the store cannot be opened" } else { "the store has lost it" };
+        let why = match world.store.as_ref().map(|store| store.lack(&content.digest)) {
+            None => "the store cannot be opened".to_owned(),
+            Some(lack) => format!("it {} in the store", lack.unwrap_or("is missing")),
+        };
         return Err(Trouble::NotKept(format!("no content for {path}: {why}")));
     };
     let name = areas.name();

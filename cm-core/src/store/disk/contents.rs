@@ -32,7 +32,17 @@ impl Store {
         (dir.join(&name), dir)
     }
 
-    /// A content, opened; `None` when the store does not have it.
+    /// Why [`Store::content`] gives nothing, if it does not.
+    pub fn lack(&self, digest: &Digest) -> Option<&'static str> {
+        match self.content(digest) {
+            Some(_) => None,
+            None if self.packs.lists(digest) => Some("is damaged"),
+            None => Some("is missing"),
+        }
+    }
+
+    /// A content, opened; `None` when the store does not have it, or what lies in a pack in its place is not it. A file is
+    /// checked by who reads it.
     pub fn content(&self, digest: &Digest) -> Option<Stored> {
         // First what is durable and whole: a loss of power may have left a file of the same name that is not.
         // Of a pack that cannot be read nothing is found; it is looked for once more below.
@@ -300,11 +310,7 @@ impl Store {
         let directory = self.dir.join(packed::DIRECTORY);
         at("read", &directory, self.packs.refresh(&directory))?;
         let spare = self.temporary();
-        let read = |number: u64, digest: &Digest| {
-            self.packs
-                .content_in(number, digest)
-                .filter(|bytes| Digest::from(Sha256::digest(bytes)) == *digest)
-        };
+        let read = |number: u64, digest: &Digest| self.packs.content_in(number, digest);
         let mut kept: Vec<(u64, Digest)> = Vec::new();
         let mut thin = Vec::new();
         for (number, contents) in self.packs.all() {
@@ -343,10 +349,7 @@ impl Store {
         // Who looks for what is in one that cannot be read does not find it.
         let _ = self.packs.refresh(&self.dir.join(packed::DIRECTORY));
         let contents = self.packs.all().into_iter().flat_map(|(_, contents)| contents);
-        let is = |digest: &Digest| {
-            self.packs.content(digest).is_some_and(|bytes| Digest::from(Sha256::digest(bytes)) == *digest)
-        };
-        contents.map(|(digest, _)| digest).filter(|digest| !is(digest)).collect()
+        contents.map(|(digest, _)| digest).filter(|digest| self.packs.content(digest).is_none()).collect()
     }
 }
 

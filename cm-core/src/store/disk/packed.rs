@@ -11,6 +11,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::store::record::Digest;
 
 /// Directory of packs in the store.
@@ -255,18 +257,26 @@ impl Packs {
         self.known.borrow().iter().any(|p| p.find(digest).is_some_and(|(_, length)| length == size))
     }
 
-    /// A content of those that are known.
+    /// Whether one of those that are known says that it has a content, whole or not.
+    pub fn lists(&self, digest: &Digest) -> bool {
+        self.known.borrow().iter().any(|p| p.find(digest).is_some())
+    }
+
+    /// A content of those that are known; what its name does not fit is none.
     pub fn content(&self, digest: &Digest) -> Option<Vec<u8>> {
         let known = self.known.borrow();
-        let mut found = known.iter().filter_map(|p| self.read(p, p.find(digest)?).ok());
-        found.next()
+        known.iter().find_map(|p| self.whole(p, digest))
     }
 
     /// A content as this one of them has it.
     pub fn content_in(&self, number: u64, digest: &Digest) -> Option<Vec<u8>> {
         let known = self.known.borrow();
-        let pack = known.iter().find(|p| p.number == number)?;
-        self.read(pack, pack.find(digest)?).ok()
+        self.whole(known.iter().find(|p| p.number == number)?, digest)
+    }
+
+    fn whole(&self, pack: &Pack, digest: &Digest) -> Option<Vec<u8>> {
+        let bytes = self.read(pack, pack.find(digest)?).ok()?;
+        (Digest::from(Sha256::digest(&bytes)) == *digest).then_some(bytes)
     }
 
     fn read(&self, pack: &Pack, place: (u64, u64)) -> io::Result<Vec<u8>> {
@@ -342,25 +352,30 @@ impl Read for Stored {
 mod tests {
     use super::*;
 
+    fn name(content: &[u8]) -> Digest {
+        Sha256::digest(content).into()
+    }
+
     #[test]
     fn gives_back_what_was_packed_in_any_order() {
         let here = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(here.path().join("new")).unwrap();
         let content = |n: u8| vec![n; usize::from(n) * 997];
         for n in (0..200u8).rev() {
-            writer.add(&[n; 32], &content(n)).unwrap();
+            writer.add(&name(&content(n)), &content(n)).unwrap();
         }
-        writer.add(&[7; 32], &content(7)).unwrap();
+        writer.add(&name(&content(7)), &content(7)).unwrap();
         let packs = Packs::default();
         packs.refresh(here.path()).unwrap();
-        assert_eq!(packs.content(&[1; 32]), None);
+        assert_eq!(packs.content(&name(b"one")), None);
         writer.finish(&free_name(here.path()).unwrap()).unwrap();
         packs.refresh(here.path()).unwrap();
         for n in (0..200u8).chain((0..200).rev()).chain([3, 199, 0, 7]) {
-            assert_eq!(packs.content(&[n; 32]), Some(content(n)));
-            assert!(packs.has(&[n; 32], u64::from(n) * 997) && !packs.has(&[n; 32], 1));
+            assert_eq!(packs.content(&name(&content(n))), Some(content(n)));
+            let name = name(&content(n));
+            assert!(packs.has(&name, u64::from(n) * 997) && !packs.has(&name, 1));
         }
-        assert_eq!(packs.content(&[200; 32]), None);
+        assert_eq!(packs.content(&name(&content(200))), None);
         assert_eq!(packs.all()[0].1.len(), 200);
         assert_eq!(free_name(here.path()).unwrap(), here.path().join("2"));
     }
@@ -369,25 +384,25 @@ mod tests {
     fn what_is_torn_or_not_finished_is_no_pack() {
         let here = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(here.path().join("new")).unwrap();
-        writer.add(&[1; 32], b"one").unwrap();
+        writer.add(&name(b"one"), b"one").unwrap();
         drop(writer);
         assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0);
         let mut writer = Writer::create(here.path().join("new")).unwrap();
-        writer.add(&[1; 32], b"one").unwrap();
+        writer.add(&name(b"one"), b"one").unwrap();
         writer.finish(&here.path().join("1")).unwrap();
         let whole = fs::read(here.path().join("1")).unwrap();
         for cut in 0..whole.len() {
             fs::write(here.path().join("1"), &whole[..cut]).unwrap();
             let packs = Packs::default();
             packs.refresh(here.path()).unwrap();
-            assert_eq!(packs.content(&[1; 32]), None, "cut at {cut}");
+            assert_eq!(packs.content(&name(b"one")), None, "cut at {cut}");
         }
         let mut lying = whole.clone();
         lying[3 + 40..3 + 48].copy_from_slice(&u64::MAX.to_le_bytes());
         fs::write(here.path().join("1"), &lying).unwrap();
         let packs = Packs::default();
         packs.refresh(here.path()).unwrap();
-        assert_eq!(packs.content(&[1; 32]), None);
+        assert_eq!(packs.content(&name(b"one")), None);
     }
 
     #[test]
@@ -395,13 +410,13 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         for n in 0..100u8 {
             let mut writer = Writer::create(here.path().join("new")).unwrap();
-            writer.add(&[n; 32], &[n; 5]).unwrap();
+            writer.add(&name(&[n; 5]), &[n; 5]).unwrap();
             writer.finish(&free_name(here.path()).unwrap()).unwrap();
         }
         let packs = Packs::default();
         packs.refresh(here.path()).unwrap();
         for n in (0..100u8).chain([3, 99, 3]) {
-            assert_eq!(packs.content(&[n; 32]), Some(vec![n; 5]));
+            assert_eq!(packs.content(&name(&[n; 5])), Some(vec![n; 5]));
         }
         let ours = |e: &fs::DirEntry| fs::read_link(e.path()).is_ok_and(|p| p.starts_with(here.path()));
         assert_eq!(fs::read_dir("/proc/self/fd").unwrap().flatten().filter(ours).count(), OPEN);
@@ -411,7 +426,7 @@ mod tests {
     fn a_pack_that_cannot_be_read_now_is_tried_again() {
         let here = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(here.path().join("new")).unwrap();
-        writer.add(&[1; 32], b"one").unwrap();
+        writer.add(&name(b"one"), b"one").unwrap();
         writer.finish(&here.path().join("1")).unwrap();
         fs::rename(here.path().join("1"), here.path().join("away")).unwrap();
         // Nobody can read a directory, not even root.
@@ -422,34 +437,37 @@ mod tests {
         fs::remove_dir_all(here.path().join("1")).unwrap();
         fs::rename(here.path().join("away"), here.path().join("1")).unwrap();
         packs.open_once(here.path()).unwrap();
-        assert_eq!(packs.content(&[1; 32]), Some(b"one".to_vec()));
+        assert_eq!(packs.content(&name(b"one")), Some(b"one".to_vec()));
         // What is known stays known while the directory cannot be read, and no name is free then.
         let file = here.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(packs.refresh(&file).is_err() && free_name(&file).is_err());
-        assert_eq!(packs.content(&[1; 32]), Some(b"one".to_vec()));
+        assert_eq!(packs.content(&name(b"one")), Some(b"one".to_vec()));
     }
 
     #[test]
     fn a_number_that_is_given_again_is_another_pack() {
         let here = tempfile::tempdir().unwrap();
-        let write = |n: u8, text: &[u8]| {
+        let write = |text: &[u8]| {
             let mut writer = Writer::create(here.path().join("new")).unwrap();
-            writer.add(&[n; 32], text).unwrap();
+            writer.add(&name(text), text).unwrap();
             writer.finish(&here.path().join("1")).unwrap();
         };
         for read_before in [false, true] {
-            write(1, b"one");
+            write(b"one");
             let packs = Packs::default();
             packs.refresh(here.path()).unwrap();
             if read_before {
-                assert_eq!(packs.content(&[1; 32]), Some(b"one".to_vec()));
+                assert_eq!(packs.content(&name(b"one")), Some(b"one".to_vec()));
             }
-            write(2, b"two");
+            write(b"two");
             // Whoever has it open reads what he knew.
-            assert_eq!(packs.content(&[1; 32]), read_before.then(|| b"one".to_vec()));
+            assert_eq!(packs.content(&name(b"one")), read_before.then(|| b"one".to_vec()));
             packs.refresh(here.path()).unwrap();
-            assert_eq!((packs.content(&[1; 32]), packs.content(&[2; 32])), (None, Some(b"two".to_vec())));
+            assert_eq!(
+                (packs.content(&name(b"one")), packs.content(&name(b"two"))),
+                (None, Some(b"two".to_vec()))
+            );
         }
     }
 
@@ -462,5 +480,22 @@ mod tests {
             Reading { number: 1, identity: Identity::default(), file, window: Default::default() };
         assert!(reading.read((0, 5)).is_err());
         assert!(reading.read((0, 5)).is_err());
+    }
+
+    #[test]
+    fn what_was_altered_is_not_given_out() {
+        let here = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(here.path().join("new")).unwrap();
+        writer.add(&name(b"one"), b"one").unwrap();
+        writer.add(&name(b"two"), b"two").unwrap();
+        writer.finish(&here.path().join("1")).unwrap();
+        let mut altered = fs::read(here.path().join("1")).unwrap();
+        altered[1] ^= 1;
+        fs::write(here.path().join("1"), altered).unwrap();
+        let packs = Packs::default();
+        packs.refresh(here.path()).unwrap();
+        assert_eq!((packs.content(&name(b"one")), packs.content_in(1, &name(b"one"))), (None, None));
+        assert!(packs.lists(&name(b"one")), "it is told from what is not there");
+        assert_eq!(packs.content(&name(b"two")), Some(b"two".to_vec()));
     }
 }
