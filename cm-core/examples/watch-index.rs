@@ -13,17 +13,18 @@ fn index(directories: u32) -> Index {
         let wd = i32::try_from(n % directories).unwrap_or_default() + 2;
         let (public, parent) = (false, Some((false, 1)));
         if n < directories {
-            index.add(&Watch::Directory { wd, public, parent, name: format!("directory-{n}") }, None);
+            let name = format!("directory-{n}");
+            index.add([(&Watch::Directory { wd, public, parent, name }, None)]);
         }
         let (manifest, unit) = (ManifestRef(1), UnitId(n));
         let name = format!("a-name-of-usual-length-{n}");
-        index.add(&Watch::Entry { wd, public, name, manifest, unit }, Some(Node(n)));
+        index.add([(&Watch::Entry { wd, public, name, manifest, unit }, Some(Node(n)))]);
     }
     index
 }
 
 fn main() {
-    for directories in [1, 50, 1000] {
+    for directories in [1, 50, 1000, FILES] {
         let bytes = index(directories).bytes();
         println!("{FILES} files in {directories} directories: {} bytes a file", bytes / FILES as usize);
     }

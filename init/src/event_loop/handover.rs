@@ -88,7 +88,9 @@ const REEXEC_MS: u64 = 10_000;
 const SHELL: Key = Key::new(Class::Shell, 0);
 const PROGRESS: Key = Key::new(Class::Shell, 1);
 /// What is watched: there when a re-exec was asked for, and only then. What a fault leaves of it is not to be trusted.
-const WATCHED: Key = Key::new(Class::Watch, 0);
+const WATCHED: Key = Key::new(Class::Watch, 1);
+/// The same in another form, as earlier programs have left it: without it everything is looked at once.
+const WATCHED_BEFORE: Key = Key::new(Class::Watch, 0);
 /// Who is connected: there when a re-exec was asked for, as what is watched.
 const CLIENTS: Key = Key::new(Class::Shell, 2);
 /// Which workers hang.
@@ -489,6 +491,7 @@ impl Shell {
 
     /// Takes over what is watched; answers whether it was there.
     fn take_watches(&mut self, found: &mut Found) -> bool {
+        self.live.remove(WATCHED_BEFORE);
         let bytes = found.records.get(&WATCHED);
         let Some((watches, listed, names)) =
             bytes.and_then(|b| postcard::from_bytes::<(Vec<u8>, _, _)>(b).ok())

@@ -117,7 +117,7 @@ impl Shell {
                 self.watches.held.insert((*public, *wd), fd);
             }
         }
-        let mut touched = Touch::default();
+        let mut owned = Vec::with_capacity(watches.len());
         for watch in &watches {
             let owner = match watch {
                 Watch::Entry { manifest, unit, .. } | Watch::Inode { manifest, unit, .. } => {
@@ -133,10 +133,9 @@ impl Shell {
             {
                 self.watches.missing.insert(node, why.clone());
             }
-            let early = self.watches.index.add(watch, owner);
-            touched.dirty.extend(early.dirty);
-            touched.rescan |= early.rescan;
+            owned.push((watch, owner));
         }
+        let touched = self.watches.index.add(owned);
         self.touched_by_watches(touched);
     }
 
