@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::apply::{ApplyPhase, FLAPS};
+use super::apply::ApplyPhase;
+use super::blame::FLAPS;
 use super::effect::Job;
 use super::graph::{Predicates, hard, soft};
 use super::tally::{Lists, Standing};

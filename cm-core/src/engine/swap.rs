@@ -228,34 +228,6 @@ impl Engine {
         }
     }
 
-    /// Marks what an apply can fail by: what it changes, and whatever depends on that as it was or as it shall be.
-    fn blame(&mut self, old: ManifestRef, changed: &[Node], stay: &[(Node, UnitId, UnitId)]) {
-        for node in self.all() {
-            let unit = self.u(node);
-            // What an apply has broken that this one supersedes is no excuse.
-            if !unit.has(bits::BLAMED) {
-                let was_bad = unit.has(bits::BAD) || self.is_flapping(node);
-                self.mark(node, bits::WAS_BAD, was_bad);
-            }
-        }
-        let new = self.desired;
-        let edges = |manifest, unit| -> BTreeSet<(Node, EdgeKind)> {
-            self.neighbours(manifest, unit, false).into_iter().collect()
-        };
-        let moved = stay.iter().filter(|(_, before, after)| edges(old, *before) != edges(new, *after));
-        let mut open: Vec<Node> = moved.map(|(node, _, _)| *node).chain(changed.iter().copied()).collect();
-        while let Some(node) = open.pop() {
-            if self.u(node).has(bits::BLAMED) {
-                continue;
-            }
-            self.mark(node, bits::BLAMED, true);
-            let mut users = self.rdeps(node);
-            users.extend(self.running_rdeps(node));
-            // Order alone makes nobody depend on anything.
-            open.extend(users.iter().filter(|(_, kind)| *kind != EdgeKind::After).map(|(user, _)| *user));
-        }
-    }
-
     /// A unit that is not in the new manifest keeps the old one alive until it is gone.
     fn leave_manifest(&mut self, node: Node, old: ManifestRef, id: UnitId) {
         let up = self.u(node).has(bits::UP);

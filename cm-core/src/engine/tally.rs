@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::apply::FLAPS;
+use super::blame::FLAPS;
 use super::effect::Tally;
 use super::unit::{MountPhase, Phase, Shown, State, Want, Work, bits};
 use super::{Engine, Node};
