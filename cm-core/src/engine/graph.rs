@@ -29,14 +29,17 @@ pub(crate) struct Predicates {
 }
 
 impl Engine {
-    /// Drains both queues. Predicates always come first: no unit acts before everything that a change means for
-    /// its neighbours has arrived there.
+    /// Drains all queues. Predicates always come first: no unit acts before everything that a change means for its
+    /// neighbours has arrived there. And what ends comes before what begins: only who acts tells its neighbours that,
+    /// so that something could begin on what is lost by the same change, but further away.
     pub(crate) fn propagate(&mut self) {
         loop {
             self.refresh_outdated();
-            let Some(node) = self.queue.pop_front() else { return };
+            let next = self.queue.pop_front();
+            self.begins = if next.is_none() { self.beginners.pop_first() } else { None };
+            let Some(node) = next.or(self.begins) else { return };
             self.looked(1);
-            if let Some(unit) = self.nodes.get_mut(node.index()) {
+            if let Some(unit) = self.nodes.get_mut(node.index()).filter(|_| next.is_some()) {
                 unit.set(bits::QUEUED, false);
             }
             match self.u(node).state {
@@ -49,6 +52,14 @@ impl Engine {
             self.mark_outdated(node);
             self.takers_look(node);
         }
+    }
+
+    /// Whether a unit whose gate is open may begin: it has to wait until nothing ends any more, and then is asked again.
+    pub(crate) fn may_begin(&mut self, node: Node) -> bool {
+        if self.begins != Some(node) {
+            self.beginners.insert(node);
+        }
+        self.begins == Some(node)
     }
 
     /// Whether a gate of a unit is closed by what has settled and is not ok, or does not give up its claim.

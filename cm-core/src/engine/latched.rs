@@ -158,6 +158,15 @@ impl Engine {
         if self.stays_put(node) {
             return;
         }
+        // What goes to the worker begins after all this anyway.
+        let begins = match (self.u(node).class(), latch.step) {
+            (Class::Helper, _) | (Class::Exec, ExecStep::Unless | ExecStep::Run) => true,
+            (Class::Exec, ExecStep::Guard | ExecStep::Record | ExecStep::Undo) => false,
+            (Class::Committer | Class::Service | Class::Mount | Class::Target, _) => false,
+        };
+        if begins && !self.may_begin(node) {
+            return;
+        }
         match (self.u(node).class(), latch.step) {
             (Class::Helper, _) => {
                 let serial = self.spawn(node, Job::Module, at, "wanted");

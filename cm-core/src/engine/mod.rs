@@ -23,7 +23,8 @@
 //! one of an earlier spawn is dropped. `service::happen` is the table of fact × state.
 //! *Conditions* (wanted or not, gate open or not, bound dependency there or not, specification and inputs as desired
 //! or not) are levels, not edges: whenever one may have changed the unit is queued, and `evaluate` looks at it.
-//! Propagation drains that queue; nothing recurses over the graph.
+//! Propagation drains that queue; nothing recurses over the graph. Within a step all ends that has to, before anything
+//! begins: what is lost at one end of the graph may close a gate at the other.
 //!
 //! ## Predicates that travel along edges
 //! | predicate | true when | who counts it |
@@ -225,6 +226,10 @@ pub struct Engine {
     /// Workers that were lost since one has had a result.
     pub(crate) lost_workers: u8,
     pub(crate) timers: Timers,
+    /// Whose gate is open, and who begins once nothing ends any more in this step.
+    pub(crate) beginners: BTreeSet<Node>,
+    /// Whose turn that is.
+    pub(crate) begins: Option<Node>,
     pub(crate) apply: Option<apply::Apply>,
     /// A swap that came while a record of the one before was on its way to the disk.
     pub(crate) next_swap: Option<apply::Next>,
@@ -290,6 +295,8 @@ impl Engine {
             lost_workers: 0,
             timers: Timers::default(),
             apply: None,
+            beginners: BTreeSet::new(),
+            begins: None,
             next_swap: None,
             exec_inputs: BTreeMap::new(),
             asks: Vec::new(),

@@ -60,7 +60,7 @@ impl Engine {
                 self.set_phase(node, MountPhase::Down);
             }
             MountPhase::Waiting => {
-                if unit.gate_open() && !self.left_alone(node) {
+                if unit.gate_open() && !self.left_alone(node) && self.may_begin(node) {
                     self.begin_mount(node);
                 }
             }

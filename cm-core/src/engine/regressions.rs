@@ -12,6 +12,7 @@ mod noticed;
 mod plans;
 mod reloads;
 mod returns;
+mod starts;
 
 use units::kind::Spec;
 use units::kind::exec::Exec;

@@ -36,7 +36,7 @@ impl Engine {
                 }
                 Want::Up if self.left_alone(node) => self.enter(node, Phase::Down),
                 Want::Up => {
-                    if unit.gate_open() && !self.bound_lost(node, false) {
+                    if unit.gate_open() && !self.bound_lost(node, false) && self.may_begin(node) {
                         self.start(node);
                     }
                 }
