@@ -130,7 +130,7 @@ impl Engine {
                 State::Mount(m) => match m.phase {
                     MountPhase::Down => unit.want != Want::Down && !self.is_left_behind(node),
                     MountPhase::Waiting => open || unit.want != Want::Up,
-                    MountPhase::Stuck => self.may_stand_again(node),
+                    MountPhase::Stuck => unit.has(bits::UNSURE) || self.may_stand_again(node),
                     MountPhase::Mounting { .. }
                     | MountPhase::Up
                     | MountPhase::Remounting { .. }

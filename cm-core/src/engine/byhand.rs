@@ -79,6 +79,12 @@ impl Engine {
                         | Phase::Failed
                         | Phase::Done,
                     ) => self.m(node).set(bits::BOUNCE, true),
+                    // It would not come back, and would take all who use it along: so would the mere attempt.
+                    None if self.stands(node) && self.waits_for_good(node) => {
+                        self.rethink_want(node);
+                        self.enqueue(node);
+                        return self.would_not_come_back(request, node);
+                    }
                     None => {
                         self.retry_now(node);
                         self.remount(node);
@@ -129,6 +135,14 @@ impl Engine {
             Some(goal) => self.asks.push(Ask { request, node, goal }),
             None => self.answer(request, Verdict::Done, String::new()),
         }
+    }
+
+    fn would_not_come_back(&mut self, request: u64, node: Node) {
+        let waits = self.blocker(node).or_else(|| self.waits_for_claim(node));
+        let waits =
+            waits.map(|b| format!(", for it would wait for {} ({})", self.address(b), self.state_word(b)));
+        let why = format!("it stays mounted{}", waits.unwrap_or_default());
+        self.answer(request, Verdict::Failed, self.about(node, why));
     }
 
     fn has_no_process(&mut self, request: u64, node: Node) {

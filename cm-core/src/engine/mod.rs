@@ -82,6 +82,9 @@
 //!   is in use when what it requires goes is left standing, and counts again when that is back.
 //! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
 //!   holds that its apply has lifted, with what was held as it was.
+//! - A mount whose helper was killed, and that could not be unmounted, may be there or not: it is mounted anew, and the helper
+//!   finds out.
+//! - What could not be mounted again is not unmounted because a hand asks for a restart.
 //! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
 //!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows. Until then
 //!   it keeps what it claims, and who takes that waits and says so: what was removed after the other is in place would

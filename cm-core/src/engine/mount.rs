@@ -33,7 +33,7 @@ impl Engine {
             self.take_up_deferred(node);
         }
         if !matches!(phase, MountPhase::Stuck | MountPhase::Unmounting { .. }) {
-            self.m(node).set(bits::KEEP, false);
+            self.m(node).set(bits::KEEP | bits::UNSURE, false);
         }
         let word = self.state_word(node);
         self.publish(node, word);
@@ -73,6 +73,8 @@ impl Engine {
                     self.go_up(node);
                 }
             }
+            // What stands there, if anything does, is for the helper to find out.
+            MountPhase::Stuck if unit.has(bits::UNSURE) => self.set_phase(node, MountPhase::Waiting),
             // Only what it lies on was to go, and is back.
             MountPhase::Stuck if self.may_stand_again(node) => self.stands_again(node),
             MountPhase::Mounting { .. }
@@ -86,8 +88,13 @@ impl Engine {
     /// Whether one that could not be unmounted is what it should be, on what it should be on.
     pub(crate) fn may_stand_again(&self, node: Node) -> bool {
         let unit = self.u(node);
-        let as_desired = !unit.has(bits::KEEP) && self.is_mounted_as_desired(node);
+        let as_desired = !unit.has(bits::KEEP | bits::UNSURE) && self.is_mounted_as_desired(node);
         unit.want == Want::Up && unit.gate_open() && as_desired && !self.left_alone(node)
+    }
+
+    /// Whether it is mounted.
+    pub(crate) fn stands(&self, node: Node) -> bool {
+        matches!(self.mount(node).map(|m| m.phase), Some(MountPhase::Up | MountPhase::Remounting { .. }))
     }
 
     /// Somebody wants it unmounted and mounted again.
@@ -193,6 +200,7 @@ impl Engine {
                     // It was ended because nobody wants the mount any more, perhaps just after it had mounted.
                     let serial = self.spawn(node, Job::Unmount, self.unit_of(node), "not wanted");
                     self.set_phase(node, MountPhase::Unmounting { serial });
+                    self.m(node).set(bits::UNSURE, true);
                 } else {
                     self.mount_failed(node, exit);
                 }
@@ -227,7 +235,8 @@ impl Engine {
                     self.m(node).set(bits::BOUNCE, false);
                     let as_before = !self.u(node).has(bits::KEEP) && self.is_mounted_as_desired(node);
                     let stays = as_before && !self.predicates(node).going;
-                    if self.u(node).want == Want::Up && (stays || self.is_about_to_return()) {
+                    let stands = self.u(node).want == Want::Up && !self.u(node).has(bits::UNSURE);
+                    if stands && (stays || self.is_about_to_return()) {
                         // Only a hand wanted it mounted anew, or an apply that is over: it is as good as before.
                         self.set_phase(node, MountPhase::Up);
                         self.fail_starts(node, &why);

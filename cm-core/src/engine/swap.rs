@@ -363,7 +363,8 @@ impl Engine {
                 );
                 // What counts is how it was mounted: one that was leaving may come back as it is.
                 let as_mounted = self.is_mounted_as_desired(node);
-                if mount.phase == MountPhase::Stuck && as_mounted && same_as_before.is_none() {
+                let stands = as_mounted && !self.u(node).has(bits::UNSURE);
+                if mount.phase == MountPhase::Stuck && stands && same_as_before.is_none() {
                     // It was in use when it had to go, and stands as it did before.
                     self.stands_again(node);
                     return true;

@@ -53,6 +53,8 @@ pub(crate) mod bits {
     pub const SHADE: u32 = 1 << 22;
     /// Its mount helper has said another reason than the one before.
     pub const NEWS: u32 = 1 << 23;
+    /// Of a mount: its helper was ended before it could say so, and nobody knows whether it is mounted.
+    pub const UNSURE: u32 = 1 << 24;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

@@ -243,3 +243,70 @@ fn tries_of_a_mount_that_fails_are_counted_and_few_are_told() {
         out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text.ends_with("after 16 tries")));
     assert!(counted, "{out:?}");
 }
+
+/// A mount that is being mounted when an apply drops it: its helper is killed, and nobody knows how far that came.
+fn killed_while_mounting() -> (Story, Vec<Effect>) {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m").file("/m/a", 1, "").edge("/m/a", EdgeKind::Binds, "/m"));
+    let out = s.swap(Units::new(), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: token(&out), error: None });
+    result(&mut s, &out, Outcome::MountAbsent);
+    let out = helper_ends(&mut s, 137);
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let out = helper_ends(&mut s, 1);
+    (s, out)
+}
+
+/// Seeds 48278, 45690 and 42130: that it could not be unmounted does not say that it is mounted.
+#[test]
+fn a_mount_whose_helper_was_killed_counts_only_when_a_helper_has_found_it() {
+    let (mut s, out) = killed_while_mounting();
+    assert_eq!(s.engine.desired().1, 1, "the apply returns: it could not take the mount away");
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+    assert_eq!((s.state("/m"), s.state("/m/a"), steps(&out)), ("starting", "waiting", 0));
+    let out = helper_ends(&mut s, 0);
+    assert_eq!((s.state("/m"), steps(&out)), ("ready", 1));
+    assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+}
+
+/// The same where nothing returns: a boot drops it, and the next declares it again while it is not known to be there.
+#[test]
+fn a_mount_that_may_not_be_there_does_not_stand_again() {
+    let mut s = Story::new();
+    let units = |net| {
+        let units = Units::new().service("net", |s| s.nice = net).mount("/m").plain("web");
+        units.edge("web", EdgeKind::Binds, "/m")
+    };
+    s.boot(units(0));
+    s.boot(Units::new().plain("net"));
+    helper_ends(&mut s, 137);
+    s.boot(units(1));
+    let out = helper_ends(&mut s, 1);
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+    assert_eq!((s.state("/m"), s.state("web")), ("starting", "waiting"));
+}
+
+/// Seed 38161: to take everybody down who uses it, only to find that it cannot come back, would help nobody.
+#[test]
+fn a_mount_that_could_not_come_back_is_not_restarted() {
+    let mut s = Story::new();
+    let units = Units::new().plain("net").mount("/m").plain("web");
+    s.boot(units.edge("/m", EdgeKind::Requires, "net").edge("web", EdgeKind::Binds, "/m"));
+    s.runs("net");
+    helper_ends(&mut s, 0);
+    s.runs("web");
+    s.ask(6, Verb::Hold, "net");
+    s.ends("net");
+    assert_eq!((s.state("net"), s.state("/m"), s.state("web")), ("down", "ready", "ready"));
+    let (node, mut out) = (s.node("/m"), Vec::new());
+    let asked = Event::Asked { request: 7, verb: Verb::Restart, node, note: "me".into(), until: None };
+    let looked = s.engine.work();
+    s.engine.step(Mono(s.now), asked, &mut out);
+    let looked = s.engine.work() - looked;
+    let told =
+        out.iter().find_map(|e| if let Effect::Answer { text, .. } = e { Some(text.as_str()) } else { None });
+    assert_eq!(answered(&out, 7), Some(Verdict::Failed));
+    assert_eq!(told, Some("mount:/m: it stays mounted, for it would wait for service:net (down)"));
+    assert_eq!((s.state("/m"), s.state("web")), ("ready", "ready"));
+    assert!(looked < 60, "its users are not even looked at, and {looked} are");
+}
