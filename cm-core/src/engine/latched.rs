@@ -562,7 +562,8 @@ impl Engine {
                 self.apply_failure(node, &detail);
             }
         }
-        if self.u(node).want == Want::Absent {
+        // Somebody may hold it since: nothing of it is left but that.
+        if self.u(node).want == Want::Absent && !self.is_left_behind(node) {
             self.go_down(node);
             self.remove(node);
         }

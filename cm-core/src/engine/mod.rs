@@ -56,7 +56,8 @@
 //! - Who only waits for what is held, itself or through others, is left out of an apply's gate as that is; what depends on
 //!   a held unit is not written in the same batch, for it may be found wrong.
 //! - What is held and no longer declared is left, with what it claims, until the hold ends; then it goes. A process or a
-//!   mount of it goes at once, with what the process claims, and the hold stays: declared again, it is still held.
+//!   mount of it goes at once, with what the process claims, and the hold stays: declared again, it is still held. So it
+//!   does where the worker was just removing it.
 //! - Soft edges order the stops of units that were made by the same generation, and of what leaves before what stays and
 //!   has followed since: between others they may be the other way round by now.
 //! - Where units wait in a circle for each other to stop, since one was started anew by newer edges than the other has, the

@@ -414,3 +414,23 @@ fn what_has_run_and_is_held_is_done_until_the_hold_ends() {
         assert_eq!(s.state("setup"), "starting");
     }
 }
+
+/// Seed 70008289: what a return was putting back was held, and dropped by the next apply before the worker had answered.
+#[test]
+fn a_hold_outlives_the_removal_of_what_is_held() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/a", 1, "").file("/b", 1, ""));
+    s.work(out);
+    let out = s.swap(Units::new().file("/b", 1, ""), Swap::Boot);
+    assert_eq!(actions(&out), [Action::Remove]);
+    s.ask(7, Verb::Hold, "/a");
+    result(&mut s, &out, Outcome::Removed);
+    let status = s.engine.status(s.node("/a"));
+    assert!(status.hold.is_some(), "it is listed: {status:?}");
+    let out = s.boot(Units::new().file("/a", 1, "").file("/b", 1, ""));
+    assert_eq!(actions(&out), [Action::Check], "declared again, it is still held");
+    let out = result(&mut s, &out, Outcome::Drifted);
+    assert_eq!(steps(&out), 0);
+    let out = s.ask(8, Verb::Release, "/a");
+    assert_eq!(actions(&out), [Action::Converge]);
+}
