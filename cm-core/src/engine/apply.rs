@@ -150,6 +150,8 @@ impl Engine {
                 self.answer(earlier.request, Verdict::Superseded, "a newer apply came".to_owned());
                 self.release(earlier.manifest);
                 if earlier.kind.boots() {
+                    // Nor does anybody else answer for what it, or what it has superseded, has brought.
+                    self.acquit();
                     // A boot is never taken back, however far it has come: nobody wants the machine before it.
                     self.retain(self.desired);
                     self.release(earlier.from.0);
@@ -322,6 +324,7 @@ impl Engine {
     fn prove(&mut self, service_step: bool) {
         let generation = self.apply.as_ref().map_or(0, |a| a.generation);
         if service_step {
+            self.end_excuses();
             self.store(StoreOp::Trial { generation });
             self.timers.set(NOBODY, Timer::Stable, self.now.after_ms(STABLE_MS));
             if let Some(apply) = &mut self.apply {

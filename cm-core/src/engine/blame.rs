@@ -67,6 +67,24 @@ impl Engine {
         unit.has(bits::BLAMED) && !unit.has(bits::WAS_BAD)
     }
 
+    /// Nobody answers for anything any more.
+    pub(crate) fn acquit(&mut self) {
+        for node in self.lists.marked.clone() {
+            self.mark(node, bits::WAS_BAD | bits::BLAMED, false);
+        }
+    }
+
+    /// All is as declared, and has to stay so: who was bad before and is good now has no excuse any more, unless it may
+    /// fall at any moment whatever is declared.
+    pub(crate) fn end_excuses(&mut self) {
+        for node in self.lists.marked.clone() {
+            let unit = self.u(node);
+            if unit.has(bits::WAS_BAD) && !unit.has(bits::BAD) && !self.is_flapping(node) {
+                self.mark(node, bits::WAS_BAD, false);
+            }
+        }
+    }
+
     /// Whether a service was up before the apply under way, which answers for it, and has given up or backs off since.
     pub(crate) fn fell_under_apply(&self, node: Node) -> bool {
         let fell = self.svc(node).is_some_and(|s| match s.phase {

@@ -78,6 +78,7 @@
 //!   after another although each got fewer steps.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
 //!   and does not return because of one that was so before.
+//! - Who was bad before an apply has no excuse any more once it is good, and all has to be quiet; but for such a one.
 //! - Who is only ordered after what an apply changes does not depend on it, and cannot fail the apply.
 //! - A mount that a hand or an apply wants mounted anew and that is in use stays as it is, and its users come back. One that
 //!   is in use when what it requires goes is left standing, and counts again when that is back.

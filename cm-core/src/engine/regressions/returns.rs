@@ -464,3 +464,64 @@ fn a_mount_that_is_not_declared_any_more_is_not_waited_for() {
     assert!(out.iter().any(|e| matches!(e, Effect::Store { op: StoreOp::Commit { .. }, .. })), "{out:?}");
     assert_eq!((s.state("/m"), s.engine.desired().1), ("absent", 2));
 }
+
+/// Seed 39263: it ran, and owed a restart that could not be had; the apply that made it possible answers for how it runs.
+#[test]
+fn who_an_apply_has_made_right_is_not_excused_any_more() {
+    let mut s = Story::new();
+    let units = |inputs| {
+        let units = Units::new().file("/a", inputs, "").file("/b", inputs, "").plain("web");
+        let units = units.edge("web", EdgeKind::Requires, "/a").edge("web", EdgeKind::RestartOn, "/a");
+        if inputs < 3 { units.edge("web", EdgeKind::Requires, "/b") } else { units }
+    };
+    let out = s.boot(units(1));
+    s.work(out);
+    s.runs("web");
+    // Its inputs are others, and what it requires as well cannot be kept.
+    let out = s.boot(units(2));
+    let (batch, _, _, steps) = batch(&out).unwrap();
+    let b = s.engine.unit_of(s.node("/b"));
+    let not_b = |of: &Step| if (of.manifest, of.unit) == b { Outcome::NotKept } else { Outcome::Changed };
+    let word = |of: &Step| UnitResult {
+        manifest: of.manifest,
+        unit: of.unit,
+        outcome: not_b(of),
+        detail: String::new(),
+    };
+    s.tell(Event::Results { batch, results: steps.iter().map(word).collect() });
+    s.tell(Event::BatchDone { batch });
+    assert_eq!((s.state("web"), s.engine.status(s.node("web")).stale), ("ready", true));
+
+    let out = s.swap(units(3), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: token(&out), error: None });
+    s.work(out);
+    s.ends("web");
+    let out = s.runs("web");
+    assert!(out.iter().any(|e| matches!(e, Effect::Store { op: StoreOp::Trial { .. }, .. })), "{out:?}");
+    let due = s.engine.next_deadline().unwrap();
+    s.now = due.0 - 1_000_000;
+    s.ends("web");
+    let out = s.runs("web");
+    assert!(out.iter().any(|e| matches!(e, Effect::Store { op: StoreOp::Trial { .. }, .. })), "{out:?}");
+    assert!(s.engine.next_deadline().unwrap() > due, "it has to stay up for the whole time");
+}
+
+/// Nobody goes back behind a boot: an apply that finds it under way does not answer for what that brings.
+#[test]
+fn an_apply_does_not_answer_for_the_boot_that_it_supersedes() {
+    let units =
+        |v| Units::new().service("web", |s| s.restart = Restart::Never).plain("slow").file("/x", v, "");
+    let mut s = Story::new();
+    let out = s.swap(units(1), Swap::First);
+    s.work(out);
+    s.runs("web");
+    let out = s.swap(units(2), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: token(&out), error: None });
+    let serial = s.serial("web");
+    s.tell(Event::CgroupEmpty { serial });
+    s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+    assert_eq!((s.state("web"), s.engine.desired().1), ("failed", 2), "that is not the file's doing");
+    s.runs("slow");
+    assert_eq!(s.until_answered(out, 102), Verdict::Failed, "it is told, and stays");
+    assert_eq!(s.engine.desired().1, 2);
+}
