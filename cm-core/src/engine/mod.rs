@@ -78,15 +78,16 @@
 //!   after another although each got fewer steps.
 //! - An apply or a boot does not wait for a service that is restarted without limit and has been three times in vain,
 //!   and does not return because of one that was so before.
-//! - Who was bad before an apply has no excuse any more once it is good, and all has to be quiet; but for such a one.
+//! - Who was bad before an apply, and is good when all has to be quiet, has no excuse any more, but where it is restarted as
+//!   often as that. For what a boot under way brings no apply answers.
 //! - Who is only ordered after what an apply changes does not depend on it, and cannot fail the apply.
 //! - A mount that a hand or an apply wants mounted anew and that is in use stays as it is, and its users come back. One that
 //!   is in use when what it requires goes is left standing, and counts again when that is back.
-//! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
-//!   holds that its apply has lifted, with what was held as it was.
 //! - A mount whose helper was killed, and that could not be unmounted, may be there or not: it is mounted anew, and the helper
 //!   finds out.
 //! - What could not be mounted again is not unmounted because a hand asks for a restart.
+//! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
+//!   holds that its apply has lifted, with what was held as it was.
 //! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
 //!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows. Until then
 //!   it keeps what it claims, and who takes that waits and says so: what was removed after the other is in place would
@@ -226,15 +227,15 @@ pub struct Engine {
     pub(crate) next_batch: u64,
     pub(crate) queue: VecDeque<Node>,
     pub(crate) outdated: VecDeque<Node>,
+    /// Whose gate is open, and who begins once nothing ends any more in this step.
+    pub(crate) beginners: BTreeSet<Node>,
+    /// Whose turn that is.
+    pub(crate) begins: Option<Node>,
     pub(crate) runnable: BTreeSet<Node>,
     pub(crate) batch: Option<batch::Batch>,
     /// Workers that were lost since one has had a result.
     pub(crate) lost_workers: u8,
     pub(crate) timers: Timers,
-    /// Whose gate is open, and who begins once nothing ends any more in this step.
-    pub(crate) beginners: BTreeSet<Node>,
-    /// Whose turn that is.
-    pub(crate) begins: Option<Node>,
     pub(crate) apply: Option<apply::Apply>,
     /// A swap that came while a record of the one before was on its way to the disk.
     pub(crate) next_swap: Option<apply::Next>,
@@ -295,13 +296,13 @@ impl Engine {
             next_batch: 1,
             queue: VecDeque::new(),
             outdated: VecDeque::new(),
+            beginners: BTreeSet::new(),
+            begins: None,
             runnable: BTreeSet::new(),
             batch: None,
             lost_workers: 0,
             timers: Timers::default(),
             apply: None,
-            beginners: BTreeSet::new(),
-            begins: None,
             next_swap: None,
             exec_inputs: BTreeMap::new(),
             asks: Vec::new(),

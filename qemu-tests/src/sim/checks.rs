@@ -661,7 +661,8 @@ impl Checks {
         }
         self.hands(engine, world, now)?;
         let sizes = engine.sizes();
-        self.most_units = self.most_units.max(sizes.units);
+        // Who came and left in one step had a place too.
+        self.most_units = self.most_units.max(sizes.units + engine.departed().count());
         let (manifest, generation) = engine.desired();
         self.stood = engine.manifest(manifest).map(|m| (generation, m.digest()));
         self.last_apply(engine)

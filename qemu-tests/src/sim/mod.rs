@@ -33,4 +33,6 @@ pub mod shrink;
 pub mod world;
 
 #[cfg(test)]
+mod seeds;
+#[cfg(test)]
 mod tests;

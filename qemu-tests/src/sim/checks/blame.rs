@@ -14,6 +14,8 @@ pub(super) struct Blame {
     units: BTreeSet<String>,
     /// The manifest that was desired after the step before.
     desired: Option<Manifest>,
+    /// Its number.
+    number: Option<ManifestRef>,
     /// When each was last restarted.
     restarted: BTreeMap<String, Mono>,
     /// Those of them that an apply or a rollback changes: a boot is never undone.
@@ -42,13 +44,21 @@ impl Checks {
 
     /// Who is named as the reason of a return is changed by the apply, or depends on what is.
     pub(super) fn blamed_rightly(&mut self, engine: &Engine, now: Mono, effects: &[Effect]) -> Found {
-        let desired = engine.manifest(engine.desired().0);
+        let number = engine.desired().0;
+        if self.blame.number.replace(number) != Some(number)
+            && self.blame.kinds.get(&number).is_some_and(|kind| kind.boots())
+        {
+            // Nobody goes back behind a boot: what an apply before it has changed is nobody's to answer for.
+            self.blame.guilty.clear();
+            self.blame.trial = false;
+        }
+        let desired = engine.manifest(number);
         let mut other = false;
         if let (Some(old), Some(new)) = (&self.blame.desired, desired)
             && old != new
         {
             let units = blamable(engine, old, new);
-            if self.blame.kinds.get(&engine.desired().0).is_some_and(|kind| !kind.boots()) {
+            if self.blame.kinds.get(&number).is_some_and(|kind| !kind.boots()) {
                 self.blame.guilty.extend(units.iter().cloned());
             }
             self.blame.units.extend(units);
@@ -129,6 +139,8 @@ impl Checks {
                         let text = format!("committed {before} ms after {unit} had to be restarted");
                         return broken(Invariant::TrialIsQuiet, text);
                     }
+                    // It is decided: a record that was lost with the worker is written again, whatever fell since.
+                    self.blame.trial = false;
                 }
                 _ => {}
             }
@@ -153,7 +165,10 @@ fn blamable(engine: &Engine, old: &Manifest, new: &Manifest) -> BTreeSet<String>
             }
         }
     }
-    let all: Vec<&Manifest> = engine.manifests().map(|(_, m)| m).chain([old, new]).collect();
+    // One that is installed and waits for its turn makes nobody depend on anything yet.
+    let by: BTreeSet<ManifestRef> = engine.nodes().map(|n| engine.edges_from(n)).collect();
+    let runs_by = |(number, m)| by.contains(&number).then_some(m);
+    let all: Vec<&Manifest> = engine.manifests().filter_map(runs_by).chain([old, new]).collect();
     loop {
         let before = units.len();
         for m in &all {
