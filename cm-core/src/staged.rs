@@ -30,7 +30,9 @@ pub fn sweep(area: &File, path: &Path) {
             && namespace == *here.get_or_insert_with(self::namespace)
             && !Path::new("/proc").join(process.to_string()).exists()
         {
-            let _ = unlinkat(area, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+            let directory = entry.file_type().is_ok_and(|t| t.is_dir());
+            let how = if directory { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+            let _ = unlinkat(area, name.as_os_str(), how);
         }
     }
 }
@@ -56,7 +58,10 @@ mod tests {
         for name in &names {
             std::fs::write(here.path().join(name), "").unwrap();
         }
+        let directory = here.path().join(format!("{ours}.{dead}.2"));
+        std::fs::create_dir(&directory).unwrap();
         sweep(&File::open(here.path()).unwrap(), here.path());
+        assert!(!directory.exists());
         let left: Vec<bool> = names.iter().map(|n| here.path().join(n).exists()).collect();
         assert_eq!(left, [true, false, false, true, true]);
     }

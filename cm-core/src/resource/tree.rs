@@ -327,8 +327,15 @@ pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Res
 }
 
 fn make_directory(place: &Place, base: &Metadata, want: &Want, world: &World) -> Result<OwnedFd, Trouble> {
-    mkdirat(&*place.dir, &*place.os(), Mode::from_bits_truncate(0o700))
-        .map_err(|e| Trouble::cannot("make directory", &place.path(), e))?;
+    let begun = world.begun.get(&place.path()).map(|begun| {
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        renameat2(&begun.area, begun.name.as_str(), &*place.dir, &*place.os(), flags)
+    });
+    // What was begun may have been used, and be gone again.
+    if !matches!(begun, Some(Ok(()))) {
+        mkdirat(&*place.dir, &*place.os(), Mode::from_bits_truncate(0o700))
+            .map_err(|e| Trouble::cannot("make directory", &place.path(), e))?;
+    }
     let fd = open_directory(place)?;
     if let Err(e) = attributes::apply(&fd, &place.path(), base, want, &world.accounts) {
         let _ = unlinkat(&*place.dir, &*place.os(), UnlinkatFlags::RemoveDir);

@@ -198,6 +198,15 @@ impl Default for Spared {
     }
 }
 
+/// An empty directory in a staging area.
+#[derive(Debug)]
+pub struct Begun {
+    /// The area.
+    pub area: OwnedFd,
+    /// Its name in there.
+    pub name: String,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct World {
@@ -230,6 +239,8 @@ pub struct World {
     pub first_touches: FirstTouches,
     /// What a purge leaves.
     pub spared: Spared,
+    /// Directories that wait in a staging area for the time when they are made, by their places.
+    pub begun: BTreeMap<String, Begun>,
     managed: Vec<String>,
     mounted: BTreeSet<String>,
     buffer: Vec<u8>,
@@ -256,6 +267,7 @@ impl World {
             stamps: Names::default(),
             written: Names::default(),
             first_touches: FirstTouches::default(),
+            begun: BTreeMap::new(),
             spared: Spared::default(),
             setup,
             pulse: Pulse::None,

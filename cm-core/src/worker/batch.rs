@@ -30,6 +30,7 @@ use units::{EdgeKind, Kind, Manifest};
 use super::back::{look_back, own_again, take_back};
 use super::commit::{self, Report};
 use super::confine::{self, Domain};
+use super::reach;
 use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
 use crate::resource::op::{Finding, Op, OwnChange, Put, Trouble, What};
 use crate::resource::retire::{self, Leaving};
@@ -389,85 +390,6 @@ fn ran(world: &mut World, manifest: &Manifest, work: &Work, inputs: u64) -> Resu
     Ok(result(&work.step, Outcome::Kept, ""))
 }
 
-/// Opens the staging areas that a batch needs, and collects the directories that it may write below.
-fn prepare(world: &mut World, plan: &mut Plan, areas: &mut Areas, domain: &mut Domain) {
-    for slot in &mut plan.slots {
-        let Slot::Todo(work) = slot else { continue };
-        world.at(Some(&work.step));
-        let mut failed = None;
-        for op in &mut work.ops {
-            let (path, stages) = match &op.what {
-                What::Put { path, put, .. } => {
-                    (path.clone(), matches!(put, Put::File { content: Some(_), .. } | Put::Symlink { .. }))
-                }
-                What::Line(spec) => (spec.path.clone(), true),
-                What::Unline(edit) => (edit.path.clone(), true),
-                What::Account(_) => ("/etc/passwd".to_owned(), true),
-                What::Text { key, .. } => {
-                    domain.settings.insert(key.clone());
-                    continue;
-                }
-                What::Forget | What::Nothing => continue,
-            };
-            let directory = crate::resource::place::split(&path).map_or("/", |(d, _)| d).to_owned();
-            let near = match world.places.nearest(&directory) {
-                Ok(dir) => dir,
-                // Something is in the way, perhaps only until an earlier step has removed it.
-                Err(_) => match world.places.nearest(outermost(&directory)) {
-                    Ok(dir) => dir,
-                    Err(e) => {
-                        failed = Some(Trouble::from(e));
-                        continue;
-                    }
-                },
-            };
-            domain.allow(&near);
-            if let What::Put { put: Put::File { want, .. } | Put::Directory { want, .. }, .. } = &op.what {
-                domain.attributes(want);
-            }
-            let others = match &op.what {
-                What::Put { put: Put::File { others, .. }, .. } => others.clone(),
-                What::Unline(edit) => world.other_names(&edit.path),
-                _ => Vec::new(),
-            };
-            // A link may be made from one directory into another only by who may write in both.
-            for (directory, _) in others.iter().filter_map(|o| crate::resource::place::split(o)) {
-                if let Ok(dir) = world.places.directory(directory) {
-                    domain.allow(&dir);
-                }
-            }
-            if let What::Put { path, put: Put::Directory { .. }, .. } = &op.what
-                && let Ok(dir) = world.places.directory(path)
-            {
-                domain.allow(&dir);
-            }
-            if stages {
-                match areas.for_directory(world, &near) {
-                    Ok(area) => {
-                        if let What::Put { staged, .. } = &mut op.what {
-                            *staged = Some((area, String::new()));
-                        }
-                    }
-                    Err(e) => failed = Some(e),
-                }
-            }
-        }
-        if let Some(e) = failed {
-            let step = work.step;
-            *slot = Slot::Done(trouble(&step, &e));
-        }
-    }
-    world.at(None);
-    for area in areas.iter() {
-        domain.beneath(&area.fd);
-    }
-}
-
-fn outermost(path: &str) -> &str {
-    let end = path.get(1..).and_then(|rest| rest.find('/')).map_or(path.len(), |at| at + 1);
-    path.get(..end).unwrap_or("/")
-}
-
 /// Carries a batch out and hands every result to `answer`: those of units that were right at once, the others when
 /// what was changed is durable and read back.
 ///
@@ -518,7 +440,7 @@ pub(super) fn carry_out(
     let works = plan.slots.iter().any(|slot| matches!(slot, Slot::Todo(_)));
     let mut domain =
         if works && confinement == Confinement::Full { Domain::confined() } else { Domain::default() };
-    prepare(world, &mut plan, &mut areas, &mut domain);
+    reach::prepare(world, &mut plan, &mut areas, &mut domain);
     let mut todo: Vec<(usize, Box<Work>)> = Vec::new();
     let mut failed: Vec<bool> = vec![false; plan.slots.len()];
     for (at, slot) in plan.slots.into_iter().enumerate() {
@@ -533,14 +455,17 @@ pub(super) fn carry_out(
         }
     }
     if todo.is_empty() {
+        reach::discard(world);
         areas.close();
         return Ok(());
     }
     let steps: Vec<Step> = todo.iter().map(|(_, w)| w.step).collect();
     let report = match confinement {
-        Confinement::None => commit::run(world, &mut areas, batch, todo, failed),
-        Confinement::Full => in_child(world, &mut areas, batch, todo, failed, domain)?,
+        Confinement::None => Ok(commit::run(world, &mut areas, batch, todo, failed)),
+        Confinement::Full => in_child(world, &mut areas, batch, todo, failed, domain),
     };
+    reach::discard(world);
+    let report = report?;
     if let Some(store) = &mut world.store {
         store.refresh()?;
     }

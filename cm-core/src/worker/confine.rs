@@ -30,12 +30,23 @@ pub struct Domain {
     failed: Option<ConfineError>,
     /// Canonical paths of the directories.
     seen: BTreeSet<String>,
+    /// Of those in which only directories are made or removed.
+    partly: BTreeSet<(String, Partly)>,
     /// Values below /proc/sys that are written, by their paths there.
     pub settings: BTreeSet<String>,
     /// Whether a file capability is given or taken.
     pub file_capabilities: bool,
     /// Whether extended attributes are set that are an administrator's only.
     pub trusted_attributes: bool,
+}
+
+/// What is done in a directory whose files are nobody's business: what is allowed below it is allowed in all of its tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Partly {
+    /// Directories are made in it, or moved there.
+    Makes,
+    /// Empty ones are removed from it.
+    Removes,
 }
 
 impl Domain {
@@ -58,10 +69,30 @@ impl Domain {
         }
     }
 
+    /// Lets directories come to a directory of the machine, or go, and nothing else.
+    pub fn allow_partly(&mut self, dir: &Dir, what: Partly) {
+        if self.partly.insert((dir.path.clone(), what)) {
+            let access = match what {
+                Partly::Makes => AccessFs::MakeDir | AccessFs::Refer,
+                Partly::Removes => AccessFs::RemoveDir.into(),
+            };
+            self.rule(dir, access);
+        }
+    }
+
+    /// Whether a directory of the machine may be written.
+    pub fn allows(&self, path: &str) -> bool {
+        self.seen.contains(path)
+    }
+
     /// Lets whatever is open here be written, and what lies below it: a staging area.
     pub fn beneath(&mut self, open: impl AsFd) {
+        self.rule(open, write_access());
+    }
+
+    fn rule(&mut self, open: impl AsFd, access: BitFlags<AccessFs>) {
         let Some(rules) = self.rules.take() else { return };
-        match rules.add_rule(PathBeneath::new(open, write_access())) {
+        match rules.add_rule(PathBeneath::new(open, access)) {
             Ok(rules) => self.rules = Some(rules),
             Err(e) => self.failed = Some(ConfineError::Landlock(e.to_string())),
         }
@@ -80,7 +111,7 @@ impl Domain {
     /// The capabilities that the steps need, a bit a number.
     pub fn capabilities(&self) -> u64 {
         // CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
-        let files = if self.seen.is_empty() { 0 } else { 0b1_1111 };
+        let files = if self.seen.is_empty() && self.partly.is_empty() { 0 } else { 0b1_1111 };
         let given = [(self.file_capabilities, SETFCAP), (self.trusted_attributes, SYS_ADMIN)];
         let attributes = given.into_iter().filter(|(needed, _)| *needed).fold(0, |all, (_, one)| all | one);
         self.settings.iter().fold(files | attributes, |all, key| all | setting(key))

@@ -14,6 +14,7 @@ mod ledger;
 mod leftovers;
 pub mod named;
 mod opener;
+mod reach;
 mod rights;
 pub mod serve;
 pub mod watches;
