@@ -24,6 +24,7 @@ use crate::sys;
 mod contents;
 mod layered;
 mod lock;
+mod mark;
 pub mod packed;
 pub use contents::Saved;
 
@@ -166,7 +167,7 @@ impl Store {
         let journal_path = dir.join("journal");
         let (journal, replayed, index) = Store::read_journal(dir, &journal_path)?;
         let ino = at("stat", &journal_path, journal.metadata())?.ino();
-        let store = Store {
+        let mut store = Store {
             dir: dir.to_owned(),
             lock,
             journal,
@@ -186,6 +187,7 @@ impl Store {
             asked: 0,
             sure: None,
         };
+        store.inherit()?;
         store.unlock();
         Ok(store)
     }
@@ -297,24 +299,22 @@ impl Store {
             }
             records.into_iter().for_each(|record| self.index.take(record));
             self.length += more.valid_len as u64;
-            self.durable = self.length;
             self.encoder = more.encoder;
             if more.valid_len < bytes.len() {
                 at("cut", &path, self.journal.set_len(self.length))?;
             }
-            return Ok(());
+            return self.inherit();
         }
         // Compacted by another worker, or cut: everything anew.
         let (journal, replayed, index) = Store::read_journal(&self.dir, &path)?;
         self.journal_ino = at("stat", &path, journal.metadata())?.ino();
         self.journal = journal;
         self.length = replayed.valid_len as u64;
-        self.durable = self.length;
         self.encoder = replayed.encoder;
         self.index = index;
         // Whoever compacted it has thrown away what nobody names.
         self.packs = packed::Packs::default();
-        Ok(())
+        self.inherit()
     }
 
     /// Appends records; they are durable after the next [`Store::sync`]. The lock must be held.
@@ -336,7 +336,7 @@ impl Store {
         let path = self.dir.join("journal");
         if let Err(e) = self.journal.write_all(&bytes) {
             // A half-written record would hide everything that comes after it.
-            let _ = self.journal.set_len(self.length);
+            self.broken |= self.journal.set_len(self.length).is_err();
             return at("write", &path, Err(e));
         }
         self.encoder = encoder;
@@ -362,7 +362,7 @@ impl Store {
         match synced {
             Ok(()) => {
                 self.fresh.clear();
-                self.durable = self.length;
+                self.mark_durable();
             }
             Err(_) => self.distrust(),
         }
@@ -583,11 +583,18 @@ impl Store {
         for record in records.iter().chain([&journal::DURABLE]) {
             encoder.encode(record, &mut bytes)?;
         }
-        let mut file = at("create", &fresh, File::create(&fresh))?;
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+        let mut file = at("create", &fresh, made)?;
         at("write", &fresh, file.write_all(&bytes))?;
         at("sync", &fresh, file.sync_all())?;
+        let inode = at("stat", &fresh, file.metadata())?.ino();
         at("rename", &fresh, fs::rename(&fresh, &path))?;
-        sync_dir(&self.dir)?;
+        if let Err(e) = sync_dir(&self.dir) {
+            // What goes on is the one that has the name now.
+            self.refresh()?;
+            return Err(e);
+        }
+        mark::set(&self.lock, inode, bytes.len() as u64);
         for generation in dropped {
             let _ = fs::remove_dir_all(self.generation_path(generation));
         }

@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt;
+
 use sha2::{Digest as _, Sha256};
 
 use super::*;
@@ -440,4 +442,34 @@ fn a_pack_is_believed_before_a_file_of_the_same_content() {
     fs::write(&path, vec![0; text(7).len()]).unwrap();
     drop(store);
     assert!(has(&Store::open(dir.path()).unwrap(), 7));
+}
+
+/// Whoever was killed before its sync ended leaves records that can be read and that no disk has.
+#[test]
+fn what_a_killed_worker_did_not_make_durable_passes_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = |store: &Store| mark::is_set(&store.lock, store.journal_ino, store.length).unwrap();
+    let own = |thing: &str| Record::Disown { thing: thing.to_owned() };
+    let mut beside = Store::open(dir.path()).unwrap();
+    let mut killed = Store::open(dir.path()).unwrap();
+    killed.record(&[own("/a")]).unwrap();
+    assert!(durable(&killed));
+    killed.append(&[own("/b")]).unwrap();
+    assert!(!durable(&killed));
+    drop(killed);
+    let length = fs::metadata(dir.path().join("journal")).unwrap().len();
+    assert!(!mark::is_set(&beside.lock, beside.journal_ino, length).unwrap());
+    // Who takes over makes it so before anything says that it is: one that starts, and one that was there.
+    let next = Store::open(dir.path()).unwrap();
+    assert!(durable(&next) && next.length == length && next.durable == length);
+    let mut killed = Store::open(dir.path()).unwrap();
+    killed.append(&[own("/c")]).unwrap();
+    drop(killed);
+    beside.lock().unwrap();
+    assert!(durable(&beside) && beside.length > length && beside.durable == beside.length);
+    // A new journal in the place of the old one is durable, and of the same length it would not be taken for it.
+    beside.compact(true).unwrap();
+    assert!(durable(&beside));
+    assert!(!mark::is_set(&beside.lock, beside.journal_ino + 1, beside.length).unwrap());
+    assert_eq!(fs::metadata(dir.path().join("journal")).unwrap().permissions().mode() & 0o777, 0o600);
 }

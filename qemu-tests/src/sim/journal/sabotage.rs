@@ -77,7 +77,10 @@ impl Sabotage {
             }
             Sabotage::CommitFirst => {
                 for (write, sync) in commits {
-                    let from = (0..write).rev().take_while(|n| !matches!(&ops[*n], Op::Write { .. })).last();
+                    // What is noted in the store beside the journal changes nothing.
+                    let writes =
+                        |n: &usize| matches!(&ops[*n], Op::Write { id, .. } if of.what(*id) != Of::Store);
+                    let from = (0..write).rev().take_while(|n| !writes(n)).last();
                     let from = from.unwrap_or(write);
                     ops[from..=sync].rotate_right(sync + 1 - write);
                 }
