@@ -133,6 +133,9 @@ pub struct Located {
     pub help: Option<String>,
 }
 
+/// The word for the one mistake that is none where a state file is optional: it is not there itself.
+pub const ABSENT: &str = "absent";
+
 /// Longest source line that is shown; the rest of a longer one is cut.
 const SHOWN: usize = 160;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use crate::compile::MAX_STATE_FILE;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{ABSENT, Diagnostic};
 use crate::glob;
 use crate::load::{EntryKind, LoadError, relative_to};
 use crate::reader::{found, span};
@@ -170,7 +170,8 @@ fn read(report: &mut Report<'_>, layer: usize, path: &str, at: Option<Span>) -> 
             return None;
         }
         Err(e) => {
-            report.add(Diagnostic::error("load", at, format!("cannot read state file `{path}`: {e}")));
+            let id = if at.is_none() && e == LoadError::NotFound { ABSENT } else { "load" };
+            report.add(Diagnostic::error(id, at, format!("cannot read state file `{path}`: {e}")));
             return None;
         }
     };

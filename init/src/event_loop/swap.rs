@@ -23,7 +23,7 @@ use super::{Shell, now};
 use crate::control::Failure;
 use crate::control::request;
 use crate::control::server::Incoming;
-use units::diagnostic::{Located, Severity};
+use units::diagnostic::{ABSENT, Located, Severity};
 
 /// Largest list of diagnostics that is read, in bytes.
 const MAX_DIAGNOSTICS: u64 = 1 << 20;
@@ -421,9 +421,7 @@ impl Shell {
     }
 
     fn not_swapped(&mut self, plan: Plan, failure: &Failure) {
-        let text = failure.to_string();
-        let missing = text.to_lowercase().contains("no such file or directory") && text.contains(&plan.name);
-        let absent = plan.optional && missing;
+        let absent = plan.optional && is_absent(failure);
         let boots = self.boot == BootStage::Compiles && plan.call == 0;
         if !absent && !boots {
             self.refuse(plan.call, failure);
@@ -640,6 +638,12 @@ fn why_not(name: &str, failure: &Failure) -> (String, String) {
         }
     };
     (why, mistakes)
+}
+
+/// Whether the state file itself is not there, and not a file that it names.
+fn is_absent(failure: &Failure) -> bool {
+    let Failure::CompileFailed { diagnostics, .. } = failure else { return false };
+    diagnostics.iter().any(|d| d.id == ABSENT)
 }
 
 fn read_diagnostics(fd: OwnedFd) -> Vec<Located> {

@@ -9,6 +9,7 @@ use crate::qemu::Qemu;
 /// See the module.
 pub const ALL: &[Scenario] = &[
     Scenario { name: "qemu-emergency-left", group: "qemu", limit: minutes(5), run: left },
+    Scenario { name: "qemu-emergency-include", group: "qemu", limit: minutes(5), run: include },
     Scenario { name: "qemu-emergency-store", group: "qemu", limit: minutes(5), run: store },
 ];
 
@@ -28,6 +29,21 @@ fn shell(vm: &mut Qemu) -> Result<String> {
     vm.wait_for("to try the boot again")?;
     vm.wait_for("# ")?;
     Ok(before)
+}
+
+/// A state file that is there and includes one that is not: the mistake is shown with its place, and not that there is no
+/// state.
+fn include(context: &Context) -> Result {
+    let state = "include = [\"nowhere.toml\"]\n";
+    let guest = Guest::new(context, &format!("{DISK}{GETTY}"), &[("/etc/holdfast/state.toml", state)])?;
+    let disk = guest.disk("disk", 32)?;
+    let mut vm = guest.machine(context)?.disk(&disk).start()?;
+    let why = shell(&mut vm)?;
+    demand(why.contains("state.toml:1:12"), format!("the place of the mistake is not told: {why}"))?;
+    demand(why.contains("nowhere.toml"), format!("what is missing is not told: {why}"))?;
+    demand(!why.contains("there is no"), format!("the state file is said to be missing: {why}"))?;
+    vm.wait_for_shell()?;
+    vm.power_off()
 }
 
 /// Nobody else reads what is typed to the shell; it comes again after a mistyped command; and once the machine was
