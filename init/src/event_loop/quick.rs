@@ -3,7 +3,7 @@
 //! poll(2) is not enough: a terminal is writable as soon as it has room for one byte, and write(2) then sleeps until
 //! it has taken all. To set O_NONBLOCK would be no way either: the services have the same open file description.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -13,12 +13,12 @@ use nix::sys::socket::{MsgFlags, send};
 
 #[derive(Debug)]
 enum Way {
-    /// A terminal, opened once more: an open file description of our own.
-    Terminal(File),
+    /// A terminal or a pipe, opened once more: an open file description of our own.
+    Again(File),
     /// A terminal that cannot be opened: no way that could not wait.
     None,
     Socket(OwnedFd),
-    /// A pipe or a file.
+    /// A file, or a pipe that cannot be opened.
     Other(File),
 }
 
@@ -38,14 +38,21 @@ impl Quick {
 
     fn of(fd: Option<OwnedFd>) -> Quick {
         let Some(file) = fd.map(File::from) else { return Quick { way: Way::None, rest: Vec::new() } };
-        let socket = file.metadata().is_ok_and(|m| m.file_type().is_socket());
-        let way = if file.is_terminal() {
+        let kind = file.metadata().map(|m| m.file_type());
+        let is = |of: fn(&FileType) -> bool| kind.as_ref().is_ok_and(of);
+        let again = || {
             let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
             let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let again = OpenOptions::new().write(true).custom_flags(flags).open(name);
-            again.map_or(Way::None, Way::Terminal)
-        } else if socket {
+            OpenOptions::new().write(true).custom_flags(flags).open(name)
+        };
+        let way = if file.is_terminal() {
+            again().map_or(Way::None, Way::Again)
+        } else if is(FileType::is_socket) {
             Way::Socket(file.into())
+        } else if is(FileType::is_fifo)
+            && let Ok(again) = again()
+        {
+            Way::Again(again)
         } else {
             Way::Other(file)
         };
@@ -68,7 +75,7 @@ impl Quick {
 
     fn put(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.way {
-            Way::Terminal(terminal) => (&*terminal).write(bytes),
+            Way::Again(file) => (&*file).write(bytes),
             Way::Socket(socket) => {
                 Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
             }

@@ -10,9 +10,9 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::{fmt, io};
 
 use nix::sys::signal::Signal;
 
@@ -29,6 +29,8 @@ pub const HOPELESS: usize = 10;
 /// The faults that are caught.
 const CAUGHT: [Signal; 6] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGSYS];
+/// The level of what is said: that of daemons (3 << 3), emergency.
+const LEVEL: &str = "<24>";
 /// Bytes of the handler's stack.
 const STACK: usize = 64 << 10;
 
@@ -157,6 +159,7 @@ fn install() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
+    std::panic::set_hook(Box::new(panicked));
     // A fault that led here is still blocked, as exec keeps the mask; blocked, the next one would be final.
     faults.thread_unblock()?;
     Ok(())
@@ -178,16 +181,52 @@ fn tell(signal: c_int) {
             *to = b'0' + digit;
         }
     }
-    // SAFETY: the line and the C string live across the calls. A console that does not take it must not stop this:
-    // standard error is written last, and the kernel's log never blocks.
+    put(&line);
+}
+
+/// A line, after its level, for the kernel's log and standard error: by system calls alone, of which none waits. The
+/// terminal or pipe is opened once more, since O_NONBLOCK would be the services' too; a socket cannot be.
+fn put(line: &[u8]) {
+    let text = line.get(LEVEL.len()..).unwrap_or_default();
+    // SAFETY: lines and C strings live across the calls.
     unsafe {
         let kernel = libc::open(c"/dev/kmsg".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
         libc::write(kernel, line.as_ptr().cast(), line.len());
-        let mut room = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
-        if libc::poll(&raw mut room, 1, 0) == 1 {
-            libc::write(2, line.as_ptr().add(4).cast(), line.len() - 4);
+        libc::close(kernel);
+        let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+        let error = libc::open(c"/proc/self/fd/2".as_ptr(), flags);
+        if error >= 0 {
+            libc::write(error, text.as_ptr().cast(), text.len());
+            libc::close(error);
+        } else {
+            libc::send(2, text.as_ptr().cast(), text.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
         }
     }
+}
+
+/// One line of fixed size, which takes no memory: what does not fit is left out.
+struct Line {
+    bytes: [u8; 900],
+    length: usize,
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // The last byte is for the end of the line.
+        let room = self.bytes.get_mut(self.length..899).unwrap_or_default();
+        for (to, from) in room.iter_mut().zip(text.bytes()) {
+            *to = if from == b'\n' { b' ' } else { from };
+            self.length += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What a panic says, in place of std's own way, which waits for whoever reads standard error.
+fn panicked(info: &std::panic::PanicHookInfo<'_>) {
+    let mut line = Line { bytes: [b'\n'; 900], length: 0 };
+    let _fits = fmt::write(&mut line, format_args!("{LEVEL}holdfast: init {info}"));
+    put(line.bytes.get(..=line.length).unwrap_or_default());
 }
 
 fn execute() -> ! {
