@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use cm_core::proto::Intent;
+use cm_core::proto::{Intent, Outcome};
 use cm_core::resource::op::Want;
 use cm_core::sys::{self, Forked};
 use cm_core::worker::confine::{self, Domain};
@@ -20,8 +20,9 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use units::Kind;
-use units::kind::Spec;
+use units::kind::directory::Directory;
 use units::kind::sysctl::Sysctl;
+use units::kind::{Attributes, Spec};
 
 /// CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
 const FILES: u64 = 0b1_1111;
@@ -343,4 +344,32 @@ fn a_repair_is_no_less_confined() {
     let wrong = seen.iter().find(|(_, s)| s["CapEff"] != format!("{FILES:016x}") || s["Seccomp"] != "2");
     assert!(wrong.is_none(), "{wrong:?}");
     assert_eq!(bench.read("/etc/f"), "ours");
+}
+
+/// What a confined committer makes in the root is there with its attributes, or not at all.
+#[test]
+fn a_directory_comes_to_the_root_dressed_or_not_at_all() {
+    let mut bench = Bench::new();
+    bench.confinement = cm_core::worker::batch::Confinement::Full;
+    let attributes = Attributes { owner: Some("nosuch".into()), ..Attributes::default() };
+    let spec = Directory { path: "/theirs".into(), attributes, purge: false, entries: vec![] };
+    let decl = Decl::new()
+        .directory("/ours", Some(0o1750))
+        .file("/new/deep/f", "x")
+        .file("/new/g", "y")
+        .unit(Kind::Directory, "/theirs", Spec::Directory(spec));
+    let (one, results) = bench.apply(None, &decl);
+    let results = bench.by_name(results);
+    assert_eq!(results["directory:/theirs"].0, Outcome::NotKept, "{results:?}");
+    let kept = results.iter().filter(|(name, _)| *name != "directory:/theirs");
+    assert!(kept.clone().all(|(_, (o, _))| *o == Outcome::Changed), "{results:?}");
+    assert_eq!((bench.mode("/ours"), bench.mode("/new"), bench.mode("/new/deep")), (0o1750, 0o755, 0o755));
+    assert_eq!((bench.read("/new/deep/f"), bench.read("/new/g")), ("x".into(), "y".into()));
+    assert!(!bench.path("/theirs").exists());
+    let staging = bench.dir.path().join("store/staging");
+    assert_eq!(fs::read_dir(staging).unwrap().count(), 0);
+    // Nor does a return leave any of it.
+    bench.apply(Some((one, &decl)), &Decl::new());
+    let left: Vec<_> = fs::read_dir(bench.path("/")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["etc"]);
 }

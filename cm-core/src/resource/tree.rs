@@ -326,16 +326,26 @@ pub fn make_parents(world: &mut World, path: &str, touched: &mut Touched) -> Res
     Ok(world.places.entry(path)?)
 }
 
+/// How a directory is opened where no link may lead.
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
 fn make_directory(place: &Place, base: &Metadata, want: &Want, world: &World) -> Result<OwnedFd, Trouble> {
-    let begun = world.begun.get(&place.path()).map(|begun| {
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        renameat2(&begun.area, begun.name.as_str(), &*place.dir, &*place.os(), flags)
-    });
-    // What was begun may have been used, and be gone again.
-    if !matches!(begun, Some(Ok(()))) {
-        mkdirat(&*place.dir, &*place.os(), Mode::from_bits_truncate(0o700))
-            .map_err(|e| Trouble::cannot("make directory", &place.path(), e))?;
+    if let Some(begun) = world.begun.get(&place.path())
+        && let Ok(fd) = openat(&begun.area, begun.name.as_str(), DIRECTORY, Mode::empty())
+    {
+        attributes::apply(&fd, &place.path(), base, want, &world.accounts)?;
+        let (name, flags) = (begun.name.as_str(), RenameFlags::RENAME_NOREPLACE);
+        let moved = match renameat2(&begun.area, name, &*place.dir, &*place.os(), flags) {
+            // rename(2): not every file system knows the flag. Without it too only an empty directory would be replaced.
+            Err(Errno::EINVAL) => renameat(&begun.area, name, &*place.dir, &*place.os()),
+            other => other,
+        };
+        return moved.map(|()| fd).map_err(|e| Trouble::cannot("make directory", &place.path(), e));
     }
+    // What was begun may have been used, and be gone again.
+    mkdirat(&*place.dir, &*place.os(), Mode::from_bits_truncate(0o700))
+        .map_err(|e| Trouble::cannot("make directory", &place.path(), e))?;
     let fd = open_directory(place)?;
     if let Err(e) = attributes::apply(&fd, &place.path(), base, want, &world.accounts) {
         let _ = unlinkat(&*place.dir, &*place.os(), UnlinkatFlags::RemoveDir);
