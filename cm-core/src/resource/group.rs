@@ -90,6 +90,8 @@ pub fn number(
 /// When somebody has it as the primary group.
 pub fn remove(accounts: &mut Accounts, name: &str) -> Result<Option<u32>, Trouble> {
     let Some(gid) = accounts.group.field(name, 2).and_then(|f| f.parse::<u32>().ok()) else {
+        // A loss of power may have left what is written first (`FILES`).
+        accounts.gshadow.remove(name);
         return Ok(None);
     };
     let member = accounts.passwd.names().find(|u| accounts.passwd.field(u, 3) == Some(&gid.to_string()));

@@ -230,6 +230,8 @@ pub fn is_locked_by_us(world: &World, name: &str) -> bool {
 /// fall to the next who gets the number.
 pub fn lock(accounts: &mut Accounts, name: &str) {
     if accounts.passwd.line(name).is_none() {
+        // A loss of power may have left what is written before him (`FILES`): his password, for whoever gets the name.
+        accounts.shadow.remove(name);
         return;
     }
     if let Some(hash) = accounts.shadow.field(name, 1).filter(|h| !h.starts_with('!')) {
@@ -298,6 +300,26 @@ mod tests {
         assert_eq!(a.passwd.field("bob", 6), Some("/usr/sbin/nologin"));
         assert_eq!(remove(&mut a, "bob", true), Some(1000));
         assert_eq!(a, base());
+    }
+
+    /// The journal's simulator: the databases are written one after the other, and the power was lost in between.
+    #[test]
+    fn what_is_half_there_goes_as_a_whole() {
+        for files in [&["gshadow"][..], &["gshadow", "group", "shadow"]] {
+            let mut half = base();
+            half.gshadow = Database::parse("root:*::\n");
+            let mut whole = half.clone();
+            apply(&mut whole, &bob(), true, &BTreeMap::new(), 20_000).unwrap();
+            for file in files {
+                let written = whole.database(file).unwrap().clone();
+                *half.database_mut(file).unwrap() = written;
+            }
+            lock(&mut half, "bob");
+            assert_eq!(half.shadow.line("bob"), None, "{files:?}");
+            assert_eq!(half.passwd, base().passwd);
+            group::remove(&mut half, "bob").unwrap();
+            assert_eq!((half.group.line("bob"), half.gshadow.line("bob")), (None, None), "{files:?}");
+        }
     }
 
     #[test]
