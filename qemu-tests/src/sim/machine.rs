@@ -162,6 +162,13 @@ impl Machine {
             Told::WorkerLost(Some(Step { manifest, unit, .. })) => {
                 Event::WorkerLostAt { manifest, unit, mount: None }
             }
+            Told::WorkerHangs(Step { manifest, unit, .. }) => {
+                Event::WorkerHangs { manifest, unit, mount: None, pid: 7 }
+            }
+            Told::Freed(slot) => match self.node(slot) {
+                Some(node) => Event::WorkerFreed { nodes: vec![node] },
+                None => return Ok(()),
+            },
             Told::Recorded(token, good) => {
                 Event::Recorded { token, error: (!good).then(|| "no space".to_owned()) }
             }

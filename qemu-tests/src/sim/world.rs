@@ -5,6 +5,7 @@
 //! take them in any other order (the exhaustive search does).
 
 pub mod fault;
+mod hanging;
 mod processes;
 mod work;
 
@@ -50,6 +51,10 @@ pub enum Happening {
     Done(u64),
     /// The worker dies.
     WorkerDies,
+    /// A batch is not handed out, since a process hangs where it leads.
+    Withheld(u64),
+    /// Who hung upon a slot has ended.
+    Freed(u8),
     /// A record is written, or not.
     Writes(u64, bool),
     /// mountinfo lists the mount of a slot, or not.
@@ -89,6 +94,10 @@ pub enum Told {
     BatchDone(u64),
     /// `WorkerLost`, or `WorkerLostAt` this step.
     WorkerLost(Option<Step>),
+    /// `WorkerHangs` at this step.
+    WorkerHangs(Step),
+    /// `WorkerFreed`.
+    Freed(u8),
     /// `Recorded`.
     Recorded(u64, bool),
     /// `Mounted`.
@@ -218,6 +227,8 @@ pub struct World {
     pub work: Option<Work>,
     /// Slots upon which a worker hangs, and cannot even be killed.
     pub hangs: BTreeSet<u8>,
+    /// Slots upon which one does that was given up.
+    pub stuck: BTreeSet<u8>,
     /// At which step the worker is, as far as its memory says.
     position: Option<Step>,
     records: Vec<u64>,
@@ -231,12 +242,6 @@ fn foreign(seed: u64, faults: u32) -> BTreeMap<u8, Thing> {
     let mut dice = Dice::of(&[seed, 28]);
     let there = (0..13).filter(|_| dice.chance(250)).filter(|_| faults & fault::FOREIGN != 0);
     there.map(|slot| (slot, Thing { like: Some([0xff; 16]), adopted: true, ..Thing::default() })).collect()
-}
-
-/// What lies where nothing answers.
-fn hanging(seed: u64, faults: u32) -> BTreeSet<u8> {
-    let mut dice = Dice::of(&[seed, 31]);
-    (0..13).filter(|_| dice.chance(150)).filter(|_| faults & fault::HANG != 0).collect()
 }
 
 const STOP: i32 = 15;
@@ -261,7 +266,8 @@ impl World {
             things: foreign(seed, faults),
             vandals: BTreeMap::new(),
             work: None,
-            hangs: hanging(seed, faults),
+            hangs: hanging::of(seed, faults),
+            stuck: BTreeSet::new(),
             position: None,
             records: Vec::new(),
             manifests: BTreeMap::new(),
@@ -364,10 +370,13 @@ impl World {
                 self.begin(now, *batch, steps.clone(), corrects);
             }
             // Nobody waits for its end, which may never come.
-            Effect::KillWorker => {
-                self.forget_worker();
-                self.soon(now, 0, Happening::WorkerDies);
-            }
+            Effect::KillWorker => match self.withheld() {
+                Some(number) => self.soon(now, 0, Happening::Withheld(number)),
+                None => {
+                    self.forget_worker();
+                    self.soon(now, 0, Happening::WorkerDies);
+                }
+            },
             Effect::Store { token, op } => self.store(now, *token, op),
             Effect::Forget { manifest } => {
                 self.manifests.remove(manifest);
@@ -428,6 +437,9 @@ impl World {
         let mut dice = self.fate(0, 22);
         let count = steps.len();
         self.position = None;
+        if self.withholds(now, number, &steps, corrects) {
+            return;
+        }
         if !self.kind && !self.hangs.is_empty() {
             // All of it is looked at before the first answer.
             let hangs = |step: &&Step| self.hangs.contains(&self.slot(step.manifest, step.unit));
@@ -478,17 +490,6 @@ impl World {
         }
         let good = !(self.can(fault::RECORD) && dice.chance(50));
         self.soon(now, dice.delay(), Happening::Writes(token, good));
-    }
-
-    fn forget_worker(&mut self) {
-        self.work = None;
-        self.records.clear();
-        self.pending.retain(|_, h| {
-            !matches!(
-                h,
-                Happening::Answers(..) | Happening::Done(_) | Happening::Writes(..) | Happening::WorkerDies
-            )
-        });
     }
 
     /// Lets something happen; `None` when it cannot happen any more.
@@ -559,8 +560,10 @@ impl World {
             }
             Happening::WorkerDies => {
                 self.forget_worker();
-                Some(Told::WorkerLost(self.position.take()))
+                Some(self.worker_dies(now))
             }
+            Happening::Withheld(number) => self.refused(number),
+            Happening::Freed(slot) => self.freed(now, slot),
             Happening::Writes(token, good) => {
                 self.records.retain(|t| *t != token);
                 Some(Told::Recorded(token, good))
@@ -610,6 +613,7 @@ impl World {
         self.modules.hash(hash);
         self.things.hash(hash);
         self.records.hash(hash);
+        self.stuck.hash(hash);
         if let Some(work) = &self.work {
             (work.number, work.next, work.steps.len()).hash(hash);
             work.failed.hash(hash);
@@ -620,6 +624,7 @@ impl World {
     pub fn heal(&mut self, now: Mono) {
         self.kind = true;
         self.vandals.clear();
+        self.free_all(now);
         let waits = |h: &Happening, serial: u64| match *h {
             Happening::Runs(s) | Happening::CannotRun(s, _) => s == serial,
             _ => false,
@@ -658,12 +663,7 @@ impl World {
                 self.soon(now, after, Happening::Pings(serial));
             }
         }
-        let working = self.pending.values().any(|h| {
-            matches!(
-                h,
-                Happening::Answers(..) | Happening::Done(_) | Happening::WorkerDies | Happening::Writes(..)
-            )
-        });
+        let working = self.pending.values().any(hanging::is_work);
         if !working && (self.work.is_some() || !self.records.is_empty()) {
             self.forget_worker();
             self.soon(now, 100, Happening::WorkerDies);
