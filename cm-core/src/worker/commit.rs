@@ -16,8 +16,9 @@ use crate::resource::tree::{self, Touched};
 use crate::resource::world::{Stamp, World, Written};
 use crate::resource::{self, attributes, execute};
 use crate::store::disk::FSYNC_LIMIT;
-use crate::store::index::PARENT;
+use crate::store::index::{PARENT, Version};
 use crate::store::quick::Names;
+use crate::store::record::Why;
 use crate::store::{Own, Prior, Record, StoreError};
 use crate::sys;
 
@@ -52,6 +53,22 @@ impl Running {
         let left =
             self.replaces.iter().rev().filter(|at| **at >= from).filter_map(|at| self.work.ops.get(*at));
         left.map(|op| Record::NotReplaced { unit: self.work.unit.clone(), thing: op.thing.clone() }).collect()
+    }
+
+    /// What an apply that did not become current has purged is back: the history tells nothing of it.
+    fn not_purged(&self, world: &World) -> Vec<Record> {
+        let Some(index) = world.store.as_ref().map(|s| s.index()) else { return Vec::new() };
+        let of_failed = |v: &&Version| {
+            v.unit == self.work.unit
+                && v.why == Why::Purge
+                && v.generation > 0
+                && !index.is_back(v.generation)
+        };
+        let operations = self.work.ops.iter().enumerate().filter(|(at, _)| !self.replaces.contains(at));
+        let back = operations.map(|(_, op)| op).filter(|op| {
+            index.history.get(&op.thing).and_then(|list| list.last()).filter(of_failed).is_some()
+        });
+        back.map(|op| Record::NotReplaced { unit: self.work.unit.clone(), thing: op.thing.clone() }).collect()
     }
 }
 
@@ -104,6 +121,9 @@ pub fn run(
         }
         if step.failure.is_none() {
             change(world, areas, step, dress_now, &mut touched, &mut facts, transition);
+            if batch.intent == Intent::Return && step.failure.is_none() {
+                facts.extend(step.not_purged(world));
+            }
         }
         if step.failure.is_some()
             && let Some(f) = failed.get_mut(step.at)

@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use cm_core::proto::{Action, Intent, ManifestRef, Outcome};
-use cm_core::store::hex;
+use cm_core::store::{Record, hex};
 use cm_core::sys::{Forked, fork};
 use cm_core::worker::compile::sealed;
 use cm_core::worker::confine;
@@ -434,6 +434,45 @@ fn history_tells_exactly_what_was_replaced() {
         (name.as_str(), &parameters["nearest"]),
         ("io.holdfast.Store.NoSuchUnit", &json!("file:/etc/motd"))
     );
+}
+
+/// What an apply purged that was then returned from is on the machine as before; what was purged for good is told.
+#[test]
+fn history_tells_nothing_of_purges_that_were_undone() {
+    let mut host = Host::new();
+    let told = |host: &mut Host| -> Vec<String> {
+        let versions = host.call("History", json!({})).unwrap();
+        let versions = versions[0]["versions"].as_array().unwrap().clone();
+        versions
+            .iter()
+            .map(|v| format!("{} {} {}", v["why"], v["unit"], v["generation"]).replace('"', ""))
+            .collect()
+    };
+    let none = Decl::new();
+    let all = Decl::new().file("/etc/a", "a").directory("/etc/d", None).symlink("/etc/l", "a");
+    let bench = &mut host.bench;
+    let (n0, _) = bench.apply(None, &none);
+    let (n1, _) = bench.apply(Some((n0, &none)), &all);
+    for _ in 0..2 {
+        let bench = &mut host.bench;
+        let failing = bench.prepare(&Decl::new().file("/etc/b", "b"));
+        bench.switching(failing);
+        bench.swap(Some((n1, &all)), (failing, &none), Intent::Apply);
+        assert!(!bench.path("/etc/a").exists() && !bench.path("/etc/d").exists());
+        let gone = [format!("purge symlink:/etc/l {failing}"), format!("purge file:/etc/a {failing}")];
+        let now = told(&mut host);
+        assert!(gone.iter().all(|line| now.contains(line)), "{now:?}");
+        let bench = &mut host.bench;
+        bench.switching(n1);
+        bench.swap(Some((failing, &none)), (n1, &all), Intent::Return);
+        bench.store().record(&[Record::Returned { generation: failing, to: n1 }]).unwrap();
+        assert_eq!(bench.read("/etc/a"), "a");
+        assert_eq!(told(&mut host), [""; 0]);
+    }
+    let (n3, _) = host.bench.apply(Some((n1, &all)), &none);
+    let now = told(&mut host);
+    assert_eq!(now.len(), 3, "{now:?}");
+    assert!(now.iter().all(|line| line.starts_with("purge ") && line.ends_with(&n3.to_string())), "{now:?}");
 }
 
 /// A change that fails, and what waits for it, have replaced nothing, however often it is tried.
