@@ -196,7 +196,14 @@ fn spec(kind: u8, name: &str, variant: u8) -> (Kind, Spec) {
             let options = vec![format!("size={variant}M")];
             (
                 Kind::Mount,
-                Spec::Mount(Mount { path: format!("/{name}"), source, fstype, options, device_timeout: 0 }),
+                Spec::Mount(Mount {
+                    path: format!("/{name}"),
+                    source,
+                    fstype,
+                    options,
+                    device_timeout: 0,
+                    check: false,
+                }),
             )
         }
         _ => {

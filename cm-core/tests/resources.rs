@@ -485,6 +485,7 @@ fn below_a_mount_that_is_not_there_nothing_happens() {
         fstype: "ext4".into(),
         options: vec![],
         device_timeout: 0,
+        check: false,
     };
     let decl = Decl::new().file("/data/f", "mine").unit(Kind::Mount, "/data", Spec::Mount(mount));
     bench.put_contents(&decl);
@@ -515,6 +516,7 @@ fn another_file_system_gets_its_own_staging_directory() {
         fstype: "tmpfs".into(),
         options: vec![],
         device_timeout: 0,
+        check: false,
     };
     let one = Decl::new().file("/data/a/b/f", "mine").file("/etc/g", "x").unit(
         Kind::Mount,

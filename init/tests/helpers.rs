@@ -42,7 +42,7 @@ fn mounts_and_unmounts() {
     let path = dir.path().join("a/b c");
     let at = path.to_str().unwrap();
     assert_eq!(
-        run(&["mount", "tmpfs", at, "tmpfs", "size=1m,mode=0700,nodev,nofail", "0"]),
+        run(&["mount", "tmpfs", at, "tmpfs", "size=1m,mode=0700,nodev,nofail", "0", "-"]),
         (Some(0), String::new())
     );
     assert_eq!(top(&path).as_deref(), Some("tmpfs"));
@@ -51,32 +51,36 @@ fn mounts_and_unmounts() {
         options.lines().any(|l| l.contains("b\\040c") && l.contains("nodev") && l.contains("size=1024k")),
         "{options}"
     );
-    assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", "", "0"]).0, Some(0), "what is there already is right");
+    assert_eq!(
+        run(&["mount", "tmpfs", at, "tmpfs", "", "0", "-"]).0,
+        Some(0),
+        "what is there already is right"
+    );
     // What stands is given what it lacks, and keeps what nobody speaks of.
-    assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", "noexec,size=2m", "0"]), (Some(0), String::new()));
+    assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", "noexec,size=2m", "0", "-"]), (Some(0), String::new()));
     let now = remount::top(at).unwrap();
     assert_eq!(
         (now.options.as_str(), now.superblock.contains("size=2048k")),
         ("rw,nodev,noexec,relatime", true)
     );
     for (word, writable) in [("ro", false), ("rw,exec", true)] {
-        assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", word, "0"]), (Some(0), String::new()));
+        assert_eq!(run(&["mount", "tmpfs", at, "tmpfs", word, "0", "-"]), (Some(0), String::new()));
         assert_eq!(fs::write(path.join("w"), "w").is_ok(), writable, "{word}");
     }
-    let (code, text) = run(&["mount", "tmpfs", at, "tmpfs", "mode=0711,nosuid", "0"]);
+    let (code, text) = run(&["mount", "tmpfs", at, "tmpfs", "mode=0711,nosuid", "0", "-"]);
     assert_eq!(code, Some(4), "tmpfs takes a mode at the first mount only: {text}");
     assert!(text.contains("the kernel did not take the options \"mode=0711\""), "{text}");
     assert!(remount::top(at).unwrap().options.contains("nosuid"));
-    let (code, text) = run(&["mount", "ramfs", at, "ramfs", "", "0"]);
+    let (code, text) = run(&["mount", "ramfs", at, "ramfs", "", "0", "-"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("another file system is mounted there: type \"tmpfs\""), "{text}");
     let count = mount::now().unwrap().iter().filter(|m| Path::new(&m.path) == path).count();
     assert_eq!(count, 1);
     let bind = dir.path().join("bind");
-    let (code, text) = run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,noexec", "0"]);
+    let (code, text) = run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,noexec", "0", "-"]);
     assert_eq!((code, text.as_str()), (Some(0), ""));
     assert!(fs::write(bind.join("x"), "x").is_err(), "read-only");
-    assert_eq!(run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,exec", "0"]).0, Some(0));
+    assert_eq!(run(&["mount", at, bind.to_str().unwrap(), "none", "bind,ro,exec", "0", "-"]).0, Some(0));
     let own = remount::top(bind.to_str().unwrap()).unwrap().options;
     assert!(own.starts_with("ro,") && !own.contains("noexec"), "{own}");
     let count = mount::now().unwrap().iter().filter(|m| Path::new(&m.path) == bind).count();
@@ -87,16 +91,16 @@ fn mounts_and_unmounts() {
     assert_eq!(run(&["umount", at]).0, Some(0));
     assert_eq!(run(&["umount", at]).0, Some(3), "not mounted");
     assert_eq!(run(&["umount", "/no/where"]).0, Some(3));
-    let (code, text) = run(&["mount", "x", at, "nosuchfs", "", "0"]);
+    let (code, text) = run(&["mount", "x", at, "nosuchfs", "", "0", "-"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("this kernel has no file system \"nosuchfs\""), "{text}");
-    let (_, text) = run(&["mount", "tmpfs", at, "tmpfs", "frobnicate=1", "0"]);
+    let (_, text) = run(&["mount", "tmpfs", at, "tmpfs", "frobnicate=1", "0", "-"]);
     assert!(text.contains("bad option in \"frobnicate=1\""), "{text}");
 }
 
 fn a_device_that_does_not_come() {
     for source in ["LABEL=no-such-label", "/dev/no-such-disk"] {
-        let (code, text) = run(&["mount", source, "/nowhere", "ext4", "", "30"]);
+        let (code, text) = run(&["mount", source, "/nowhere", "ext4", "", "30", "-"]);
         assert_eq!(code, Some(1));
         assert!(text.contains("did not appear in time"), "{text}");
     }
@@ -106,7 +110,7 @@ fn a_device_that_does_not_come() {
 fn a_holder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().to_str().unwrap().to_owned();
-    assert_eq!(run(&["mount", "tmpfs", &at, "tmpfs", "", "0"]).0, Some(0));
+    assert_eq!(run(&["mount", "tmpfs", &at, "tmpfs", "", "0", "-"]).0, Some(0));
     let mut holder = Command::new("sleep").arg("1000").current_dir(&at).spawn().unwrap();
     let (code, text) = run(&["umount", &at]);
     assert_eq!(code, Some(1));
@@ -130,12 +134,12 @@ fn everything_goes_but_what_is_needed() {
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();
     let root_at = root.to_str().unwrap();
-    assert_eq!(run(&["mount", "tmpfs", root_at, "tmpfs", "", "0"]).0, Some(0));
+    assert_eq!(run(&["mount", "tmpfs", root_at, "tmpfs", "", "0", "-"]).0, Some(0));
     for sub in ["proc", "srv"] {
         fs::create_dir(root.join(sub)).unwrap();
     }
     fs::copy("/proc/self/exe", root.join("helper")).unwrap();
-    assert_eq!(run(&["mount", "proc", root.join("proc").to_str().unwrap(), "proc", "", "0"]).0, Some(0));
+    assert_eq!(run(&["mount", "proc", root.join("proc").to_str().unwrap(), "proc", "", "0", "-"]).0, Some(0));
     nix::unistd::chdir(&root).unwrap();
     nix::mount::mount(
         None::<&str>,
@@ -153,8 +157,8 @@ fn everything_goes_but_what_is_needed() {
             Command::new("/helper").arg0(helper::NAME).args(words).stdin(Stdio::inherit()).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    assert_eq!(inner(&["mount", "one", "/srv/a", "tmpfs", "", "0"]).0, Some(0));
-    assert_eq!(inner(&["mount", "two", "/srv/a/b", "tmpfs", "", "0"]).0, Some(0));
+    assert_eq!(inner(&["mount", "one", "/srv/a", "tmpfs", "", "0", "-"]).0, Some(0));
+    assert_eq!(inner(&["mount", "two", "/srv/a/b", "tmpfs", "", "0", "-"]).0, Some(0));
     let _held = fs::File::create("/srv/a/open").unwrap();
     let (code, text) = inner(&["umount-all"]);
     assert_eq!(code, Some(1));

@@ -20,6 +20,7 @@ const E2FSPROGS: &[Tool] = &[
     Tool { program: "mke2fs", package: "e2fsprogs" },
     Tool { program: "dumpe2fs", package: "e2fsprogs" },
     Tool { program: "e2fsck", package: "e2fsprogs" },
+    Tool { program: "debugfs", package: "e2fsprogs" },
 ];
 
 /// What the machine's own shell says on `/dev/hvc0` once it may be typed to.
@@ -50,7 +51,11 @@ const IMAGE: &str = r#"
 suite       = "bookworm"
 base        = "unpacked"
 compression = "none"
-packages    = ["attr", "busybox-static", "libacl1", "libattr1", "libc6"]
+packages    = [
+    "attr", "busybox-static", "libacl1", "libattr1", "libc6",
+    # fsck.ext4 and what it is linked with.
+    "e2fsprogs", "libblkid1", "libcom-err2", "libext2fs2", "libuuid1",
+]
 remove      = ["/usr/lib/x86_64-linux-gnu/gconv", "/usr/share"]
 
 [kernel]
@@ -390,6 +395,17 @@ pub fn left_clean(disk: &Path) -> Result {
     let mut check: Command = tool::command("e2fsck");
     check.args(["-f", "-n"]).arg(disk);
     tool::run("check a disk", &mut check)?;
+    Ok(())
+}
+
+/// Damages the file system of a disk by requests of debugfs(8).
+///
+/// # Errors
+/// When it cannot be written.
+pub fn damage(disk: &Path, requests: &[&str]) -> Result {
+    for request in requests {
+        tool::run("damage a disk", tool::command("debugfs").args(["-w", "-R", request]).arg(disk))?;
+    }
     Ok(())
 }
 

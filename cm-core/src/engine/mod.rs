@@ -134,7 +134,7 @@ use timer::{Timer, Timers};
 use unit::Unit;
 
 pub use audit::Sizes;
-pub use mount::DEVICE_LATE;
+pub use mount::{CHECKING, DEVICE_LATE};
 pub use record::Records;
 pub use status::{Gate, Glance, Hold, HoldKind, UnitStatus};
 pub use swap::exec_inputs;

@@ -15,6 +15,8 @@ const NOT_TAKEN: i32 = 4;
 
 /// What a mount's helper says once its device is late begins with this.
 pub const DEVICE_LATE: &str = "waiting: for the device";
+/// What a mount's helper says while it checks the file system begins with this.
+pub const CHECKING: &str = "checking ";
 
 impl Engine {
     fn mount(&self, node: Node) -> Option<Mount> {
@@ -147,9 +149,11 @@ impl Engine {
 
     /// A helper says why it fails, or for what it still waits.
     pub(crate) fn helper_explained(&mut self, node: Node, why: String) {
-        // While it waits for a device the reason before is not known any more: who waits again has no news.
-        let last = |d: &&String| !d.starts_with(DEVICE_LATE) && !why.starts_with(DEVICE_LATE);
-        if self.details.get(&node).filter(last).is_some_and(|last| *last != why) {
+        // What it does is no reason; and what it says of that takes the place of the reason before, so that this is not
+        // known any more: who waits again has no news.
+        let reason = |d: &str| ![DEVICE_LATE, CHECKING].iter().any(|word| d.starts_with(word));
+        let last = self.details.get(&node).filter(|last| reason(last) && reason(&why));
+        if last.is_some_and(|last| *last != why) {
             self.m(node).set(bits::NEWS, true);
         }
         self.set_detail(node, why);

@@ -81,6 +81,7 @@ impl Units {
             fstype: "tmpfs".into(),
             options: options.iter().map(|o| (*o).to_owned()).collect(),
             device_timeout: 0,
+            check: false,
         };
         self.0.unit(NewUnit::new(Kind::Mount, path, Spec::Mount(mount)));
         self

@@ -251,6 +251,10 @@ impl Look<'_> {
         if says(&["bind", "rbind", "move", "remount"]) || mount.fstype == "auto" {
             return;
         }
+        let checker = format!("fsck.{}", mount.fstype);
+        if mount.check && self.find(&checker, DEFAULT_PATH).is_none() {
+            self.out.push(format!("there is no program {checker}, so that it is mounted unchecked"));
+        }
         // Some types bring a program that mounts them: `fuse.sshfs`, `nfs`.
         let helper = ["/sbin", "/usr/sbin"].map(|d| format!("{d}/mount.{}", mount.fstype));
         if helper.iter().any(|path| self.is_there(path)) || self.declares(Kind::Module, &mount.fstype) {

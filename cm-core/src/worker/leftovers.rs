@@ -93,6 +93,7 @@ mod tests {
             fstype: "ext4".into(),
             options: vec![],
             device_timeout: 0,
+            check: false,
         };
         declared.unit(NewUnit::new(Kind::Mount, "/srv", Spec::Mount(mount)));
         let declared = declared.finish();

@@ -76,6 +76,7 @@ shell = "/bin/zzsh"
 [mount."/mnt/a"]
 fstype = "nosuchfs"
 source = "/dev/nowhere"
+check = true
 [mount."/mnt/b"]
 fstype = "none"
 source = "/srv/nothing"
@@ -127,7 +128,8 @@ value = 1
         (
             "mount:/mnt/a",
             format!(
-                "there is no device /dev/nowhere yet; there is no file system nosuchfs for kernel {}",
+                "there is no device /dev/nowhere yet; there is no program fsck.nosuchfs, so that it is mounted \
+                 unchecked; there is no file system nosuchfs for kernel {}",
                 release.trim()
             ),
         ),

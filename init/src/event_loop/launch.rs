@@ -89,7 +89,11 @@ pub fn command(spec: Option<&Spec>, job: Job, since: u64) -> Result<Command, Not
         (Spec::Mount(m), Job::Mount) => {
             let options = m.options.join(",");
             let timeout = m.device_timeout.to_string();
-            explaining("mount", vec![m.source.clone(), m.path.clone(), m.fstype.clone(), options, timeout])
+            let check = if m.check { "check" } else { "-" }.to_owned();
+            explaining(
+                "mount",
+                vec![m.source.clone(), m.path.clone(), m.fstype.clone(), options, timeout, check],
+            )
         }
         (Spec::Mount(m), Job::Unmount) => explaining("umount", vec![m.path.clone()]),
         (Spec::Module(m), Job::Module) => {

@@ -9,12 +9,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cm_core::engine::DEVICE_LATE;
+use cm_core::engine::{CHECKING, DEVICE_LATE};
 use cm_core::mountinfo::Tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::time::{ClockId, clock_gettime};
+use units::kind::service::DEFAULT_PATH;
 
+use super::fsck::{self, Checked};
 use super::module::Modules;
 use super::mount::Mounted;
 use super::unmount::UnmountError;
@@ -40,7 +42,8 @@ const WHY_MAX: usize = 4095;
 
 /// Runs a verb: `holdfast-helper [--why DESCRIPTOR] VERB ARG…`; returns the exit code.
 ///
-/// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS POINT…` (where mounts are declared on which it lies), `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
+/// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS CHECK POINT…` (`check` where the file system is checked first; the points
+/// are where mounts are declared on which it lies), `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
 /// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment, see [`tick`]), `read-pid PATH`.
 pub fn main(arguments: &[String]) -> i32 {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
@@ -60,8 +63,9 @@ pub fn main(arguments: &[String]) -> i32 {
         }
     };
     let result = match words {
-        ["mount", source, path, fstype, options, limit, above @ ..] => {
-            match do_mount(source, path, fstype, options, limit, above, late) {
+        ["mount", source, path, fstype, options, limit, check, above @ ..] => {
+            let wanted = Wanted { source, path, fstype, options, limit, check: *check == "check", above };
+            match do_mount(&wanted, late) {
                 Ok(Some(missing)) => {
                     tell(&missing);
                     return NOT_TAKEN;
@@ -128,16 +132,20 @@ fn say(text: &str) {
     }
 }
 
+/// What is to be mounted, as it was said.
+struct Wanted<'a> {
+    source: &'a str,
+    path: &'a str,
+    fstype: &'a str,
+    options: &'a str,
+    limit: &'a str,
+    check: bool,
+    above: &'a [&'a str],
+}
+
 /// Mounts it, or gives what stands there already its options; says which of those it did not take.
-fn do_mount(
-    source: &str,
-    path: &str,
-    fstype: &str,
-    options: &str,
-    limit: &str,
-    above: &[&str],
-    tell_late: impl FnOnce(&str),
-) -> Result<Option<String>, String> {
+fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, String> {
+    let Wanted { source, path, fstype, options, limit, check, above } = *what;
     let cannot = |why: &dyn std::fmt::Display| format!("cannot mount \"{source}\" on \"{path}\": {why}");
     let limit = match limit.parse::<u64>() {
         Ok(0) => None,
@@ -151,7 +159,7 @@ fn do_mount(
     unmount::dead(path).map_err(|e| cannot(&format!("cannot take away what is dead there: {e}")))?;
     let late = || {
         say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
-        tell_late(&format!("{DEVICE_LATE} {source}, which is not there"));
+        tell(&format!("{DEVICE_LATE} {source}, which is not there"));
     };
     let device = device::await_source(source, limit, PATIENCE, late).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
@@ -172,6 +180,9 @@ fn do_mount(
         return Err(cannot(&format!(
             "it is hidden by what is mounted at \"{point}\": type \"{kind}\", source \"{from}\""
         )));
+    }
+    if check {
+        checked(&device, fstype, &tell).map_err(|e| cannot(&e))?;
     }
     if !Path::new(path).exists() {
         make_directory(path).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
@@ -205,6 +216,32 @@ fn do_mount(
         }
         _ => cannot(&error),
     })
+}
+
+/// What nobody waits for and somebody may look for later: in the kernel's log, where what init says is, if there is one
+/// that takes it.
+fn note(text: &str) {
+    // Facility daemon, level notice.
+    let line = format!("<29>{NAME}: {text}\n");
+    let kernel = std::fs::OpenOptions::new().write(true).open("/dev/kmsg");
+    if kernel.and_then(|mut log| log.write_all(line.as_bytes())).is_err() {
+        say(text);
+    }
+}
+
+/// Checks the file system of a device; what is worth knowing goes to the log.
+fn checked(device: &Path, fstype: &str, tell: &impl Fn(&str)) -> Result<(), String> {
+    let probed =
+        if fstype == "auto" { device::probe(device).map(|found| found.fstype.to_owned()) } else { None };
+    let fstype = probed.as_deref().unwrap_or(fstype);
+    let mounted = mount::now().map_err(|e| format!("cannot tell whether it is mounted: {e}"))?;
+    let begins = |program: &Path| tell(&format!("{CHECKING}{} with {}", device.display(), program.display()));
+    match fsck::check(device, fstype, &mounted, DEFAULT_PATH, begins)? {
+        Checked::Clean => {}
+        Checked::Repaired(said) => note(&format!("\"{}\" was repaired: {said}", device.display())),
+        Checked::Not(why) => note(&format!("\"{}\" is mounted unchecked: {why}", device.display())),
+    }
+    Ok(())
 }
 
 /// 0755 whatever the mask: nobody but the file system's own root decides who may enter.

@@ -10,6 +10,7 @@ pub mod device;
 mod direct;
 pub mod fanotify;
 pub mod foreign;
+mod fsck;
 pub mod helper;
 pub mod inherit;
 pub mod loopback;

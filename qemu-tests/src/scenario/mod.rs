@@ -11,6 +11,7 @@ pub mod qemu_change;
 pub mod qemu_down;
 pub mod qemu_emergency;
 pub mod qemu_faults;
+pub mod qemu_fsck;
 pub mod qemu_full;
 pub mod qemu_load;
 pub mod qemu_power;
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Scenario> {
         qemu_emergency::ALL,
         qemu_load::ALL,
         qemu_faults::ALL,
+        qemu_fsck::ALL,
         qemu_full::ALL,
         qemu_power::ALL,
         rest::ALL,

@@ -486,6 +486,7 @@ pub fn mount(slot: u8, version: u64) -> Spec {
         fstype: "tmpfs".into(),
         options: (0..version).map(|v| format!("o{v}")).collect(),
         device_timeout: 0,
+        check: false,
     })
 }
 

@@ -18,6 +18,15 @@ pub struct Mount {
     pub options: Vec<String>,
     /// Milliseconds to wait for the source device to appear; 0 waits for ever.
     pub device_timeout: u64,
+    /// Whether the file system is checked before it is mounted. Manifests of programs that did not know this end before
+    /// it, and one that says nothing new is the same in bytes: its mount is not done anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "said_or_not")]
+    pub check: bool,
+}
+
+/// A flag at the very end of a specification, which may be missing.
+fn said_or_not<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(bool::deserialize(from).unwrap_or_default())
 }
 
 impl Mount {
@@ -25,7 +34,7 @@ impl Mount {
     pub fn differing(&self, new: &Mount) -> Vec<&'static str> {
         crate::diff::differing!(self, new, Mount {
             path => "path", source => "source", fstype => "fstype", options => "options",
-            device_timeout => "device-timeout",
+            device_timeout => "device-timeout", check => "check",
         })
     }
 }
@@ -50,12 +59,23 @@ pub static TABLE: Table = Table {
             Without::Is("0"),
             "Time to wait for the device; 0 waits for ever.",
         ),
+        field(
+            "check",
+            Type::Flag,
+            Without::Is("false"),
+            "Whether the file system is checked, and repaired where that is safe, before it is mounted.",
+        ),
     ],
     notes: "What lies below a managed mount requires it, services that work there are bound to it: they stop when it is \
 lost. The mount point is created (0755) when it is missing. What stands there already is given the options that it \
 lacks, and they are given back in place when somebody changes them; options that are not declared, and what the kernel \
-does not show in `/proc/self/mountinfo`, are left as they are. Another type or source at the place is an error. One that an undeclared mount further up hides \
-is lost until that is gone, and is not mounted on it.",
+does not show in `/proc/self/mountinfo`, are left as they are. Another type or source at the place is an error. One that an \
+undeclared mount further up hides is lost until that is gone, and is not mounted on it.\n\n\
+`check` runs `fsck.TYPE -a` on the device, as fstab(5) has it done for a pass other than 0: what that repairs is told in \
+the kernel's log; where it leaves errors the file system is not mounted, and the unit says why. Without such a program, and where \
+the device is mounted already, nothing is checked, and that is told. ext4 and xfs replay their journals in the kernel \
+without it.\n\n\
+A difference in any key unmounts it and mounts it again, after what works there has stopped.",
     example: r#"[mount."/srv/cache"]
 fstype  = "tmpfs"
 options = ["size=64M", "mode=0755"]
@@ -93,11 +113,49 @@ pub(crate) fn read(r: &mut crate::reader::Reader<'_, '_>) -> Mount {
         let help = "say the device: `source = \"/dev/vda1\"` or `\"LABEL=data\"`";
         r.wrong(crate::diagnostic::Diagnostic::error("missing-key", r.header, text).help(help));
     }
+    let options = r.texts("options");
+    let check = r.flag("check");
+    let bound = options.iter().flat_map(|o| o.split(',')).any(|o| ["bind", "rbind", "move"].contains(&o));
+    if check && (bound || WITHOUT_DEVICE.contains(&fstype.as_str())) {
+        let text =
+            format!("`check` means nothing for {}: there is no device that could be checked", r.address);
+        r.wrong(crate::diagnostic::Diagnostic::error("useless-key", r.at("check"), text));
+    }
     Mount {
         path: r.address.name.clone(),
         source: source.unwrap_or_else(|| fstype.clone()),
         fstype,
-        options: r.texts("options"),
+        options,
         device_timeout: r.duration("device-timeout"),
+        check,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Spec;
+
+    /// What a program wrote that knew no `check`: the same fields, in the same order.
+    #[derive(Serialize)]
+    struct Before(&'static str, &'static str, &'static str, Vec<String>, u64);
+
+    #[test]
+    fn manifests_without_check_read_and_stay_the_same() {
+        let mut mount = Mount {
+            path: "/m".into(),
+            source: "/dev/x".into(),
+            fstype: "ext4".into(),
+            options: vec!["ro".into()],
+            device_timeout: 7,
+            check: false,
+        };
+        let before = postcard::to_allocvec(&Before("/m", "/dev/x", "ext4", vec!["ro".into()], 7)).unwrap();
+        assert_eq!(postcard::to_allocvec(&mount).unwrap(), before);
+        assert_eq!(postcard::from_bytes::<Mount>(&before).unwrap(), mount);
+        mount.check = true;
+        let spec = Spec::Mount(mount);
+        let bytes = postcard::to_allocvec(&spec).unwrap();
+        assert_eq!(postcard::from_bytes::<Spec>(&bytes).unwrap(), spec);
     }
 }
