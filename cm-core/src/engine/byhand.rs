@@ -345,6 +345,27 @@ impl Engine {
         self.asks = open;
     }
 
+    /// Nobody waits for the answer any more. What was asked for stays so; but of equal wishes that nobody waits for one is
+    /// enough, or clients that come and go would make the engine grow.
+    pub(crate) fn unasked(&mut self, request: u64) {
+        self.looked(self.asks.len());
+        let Some(at) = self.asks.iter().position(|a| a.request == request) else { return };
+        let mut gone = self.asks.remove(at);
+        self.globals_changed = true;
+        gone.request = 0;
+        let covers = |one: &Ask, other: &Ask| {
+            one.node == other.node
+                && match (one.goal, other.goal) {
+                    (Goal::Up { after }, Goal::Up { after: earlier }) => after >= earlier,
+                    (one, other) => one == other,
+                }
+        };
+        if !self.asks.iter().any(|a| covers(a, &gone)) {
+            self.asks.retain(|a| a.request != 0 || !covers(&gone, a));
+            self.asks.push(gone);
+        }
+    }
+
     /// A reason with the unit that it is about: a command may have been about several.
     fn about(&self, node: Node, why: String) -> String {
         if why.is_empty() { why } else { format!("{}: {why}", self.address(node)) }

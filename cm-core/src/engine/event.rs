@@ -265,6 +265,11 @@ pub enum Event {
         /// The mount on which what it owns lies, unless that is the root: what hangs may be all of it.
         mount: Option<String>,
     },
+    /// Whoever has asked something of a unit does not wait for the answer any more.
+    Unasked {
+        /// Which was to be answered.
+        request: u64,
+    },
     /// The batch was not handed out: a worker that was given up at this step, or at another on the same mount, hangs
     /// there still, for it cannot be killed.
     WorkerHangs {

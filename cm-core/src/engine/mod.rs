@@ -427,6 +427,7 @@ impl Engine {
             Event::Asked { request, verb, node, note, until } => self.asked(request, verb, node, note, until),
             Event::ShutdownAsked { down } => self.shutdown(down),
             Event::Explained { serial, why } => self.explained(serial, why),
+            Event::Unasked { request } => self.unasked(request),
         }
     }
 

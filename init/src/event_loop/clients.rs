@@ -159,11 +159,25 @@ impl Shell {
             self.say(Level::Warning, None, &note);
         }
         for call in gone {
-            self.clients.waits.forget(call);
+            self.forget_call(call);
         }
         if work {
             // Their turn has ended before their work did: the loop must not wait.
             self.ready.push(Token::Control);
+        }
+    }
+
+    /// Nobody waits for its answer.
+    fn forget_call(&mut self, call: u64) {
+        self.clients.waits.forget(call);
+        if self.clients.commands.remove(&call).is_some() {
+            let queue = &mut self.queue;
+            self.clients.parts.retain(|request, of| {
+                if *of == call {
+                    queue.push_back(Event::Unasked { request: *request });
+                }
+                *of != call
+            });
         }
     }
 

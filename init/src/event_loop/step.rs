@@ -256,6 +256,7 @@ impl Shell {
             | Event::StoreOpened
             | Event::Overflowed
             | Event::Tick
+            | Event::Unasked { .. }
             | Event::ShutdownAsked { .. } => Vec::new(),
         }
     }

@@ -286,6 +286,12 @@ impl Checks {
                     }
                 }
             }
+            Event::Unasked { request } => {
+                if let Some(asked) = self.requests.get_mut(request) {
+                    // From here on an answer would be one too many.
+                    asked.answer.get_or_insert(Verdict::Done);
+                }
+            }
             Event::Touched { nodes } => {
                 for node in nodes {
                     self.clean.remove(&slot_of(&engine.address(*node)));

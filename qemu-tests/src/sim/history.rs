@@ -396,7 +396,9 @@ impl Player<'_> {
                 let request = self.machine.request(None);
                 let until = until.map(|ms| self.machine.now.after_ms(ms + 1));
                 let note = "somebody".to_owned();
-                self.machine.step(Event::Asked { request, verb: *verb, node, note, until })
+                self.machine.step(Event::Asked { request, verb: *verb, node, note, until })?;
+                // Every third one does not wait for the answer.
+                if request % 3 == 0 { self.machine.step(Event::Unasked { request }) } else { Ok(()) }
             }
             Act::OpenStore => self.machine.step(Event::StoreOpened),
             Act::KillWorker => {

@@ -57,3 +57,27 @@ fn nobody_starts_on_what_is_bound_to_a_file_whose_ground_is_restarted() {
         assert_eq!(spawned(&s, &out), [], "{first} starts on what is stopped in the same step");
     }
 }
+
+/// A command whose client has gone is not kept for each client that has gone, and nobody is answered twice or not at all.
+#[test]
+fn clients_that_come_and_go_leave_nothing_behind() {
+    let mut s = Story::new();
+    s.boot(Units::new().plain("web"));
+    let serial = s.serial("web");
+    for request in 1000..1300 {
+        s.ask(request, if request % 3 == 0 { Verb::Restart } else { Verb::Start }, "web");
+        s.tell(Event::Unasked { request });
+        assert!(s.engine.sizes().asks <= 2, "{}", s.engine.sizes().asks);
+    }
+    s.ask(7, Verb::Start, "web");
+    let to_nobody = |e: &Effect| matches!(e, Effect::Answer { request: 1000.., .. });
+    // What they asked for comes all the same, and who is still there hears of it.
+    let mut out = Vec::new();
+    if s.state("web") == "stopping" {
+        out.extend(s.ends("web"));
+    }
+    assert!(s.serial("web") > serial, "restarted: {} {serial}", s.state("web"));
+    out.extend(s.runs("web"));
+    assert_eq!((answered(&out, 7), s.engine.sizes().asks), (Some(Verdict::Done), 0));
+    assert!(!out.iter().any(to_nobody), "{out:?}");
+}
