@@ -11,14 +11,17 @@ use std::path::Path;
 use crate::sys::spawn::{self, Launch, Output, Spawned};
 use crate::sys::{helper, loopback, stdio};
 
-/// Kernel settings that Holdfast itself needs: file, least value.
+/// Kernel settings: file, least value. First those that Holdfast itself needs.
 ///
 /// The queue of inotify events holds a burst of 10,000 files that are written by something else; the watches, one
-/// for each directory of a large tree.
-const LEAST: [(&str, u64); 3] = [
+/// for each directory of a large tree. Then what distributions set: links of others in a world-writable directory are not
+/// followed, and nobody links to what is not his. A state that declares otherwise has its way: it is read after this.
+const LEAST: [(&str, u64); 5] = [
     ("/proc/sys/fs/inotify/max_queued_events", 131_072),
     ("/proc/sys/fs/inotify/max_user_watches", 1_048_576),
     ("/proc/sys/fs/inotify/max_user_instances", 1024),
+    ("/proc/sys/fs/protected_hardlinks", 1),
+    ("/proc/sys/fs/protected_symlinks", 1),
 ];
 
 /// The priority of looking for drivers, which is work for a processor that nobody else wants: whoever is to start, or
@@ -37,7 +40,7 @@ pub fn prepare() -> Vec<String> {
     // printk(9): by default the kernel drops what one process writes quickly, which is what a boot looks like.
     note("open the kernel's log to every line", std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n"));
     for (path, least) in LEAST {
-        note("raise a limit of inotify", raise(Path::new(path), least));
+        note(&format!("raise {path} to {least}"), raise(Path::new(path), least));
     }
     note("bring up the loopback interface", loopback::up());
     complaints

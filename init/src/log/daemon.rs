@@ -37,6 +37,10 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Longest text of one record of the kernel's log.
 const KERNEL_LINE: usize = 900;
 
+/// How unwillingly the kernel kills it when memory runs out: before nobody else, but not never, should the memory be its own.
+/// PID 1 of a machine is never killed; what the daemon is killed for it would have to start again without memory.
+const OOM_SCORE: &[u8] = b"-900";
+
 /// Tags of what epoll watches, above the number.
 const CONTROL: u64 = 0;
 const LISTENER: u64 = 1 << 32;
@@ -95,6 +99,8 @@ impl Daemon {
     fn new(logs: PathBuf, target: Target) -> io::Result<Daemon> {
         // Sent to the whole machine at its end; only PID 1 says when this daemon's work is done.
         signals::ignore(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+        // By itself: PID 1 would have to copy its memory for it. A container may not be allowed to.
+        let _as_before = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
         Daemon::controlled_by(inherit::descriptor(SOCKET)?, logs, target)
     }
 

@@ -24,6 +24,10 @@ value = 1234
 [sysctl."kernel.yama.ptrace_scope"]
 value = 2
 
+# A machine protects links by itself, unless its state says otherwise.
+[sysctl."fs.protected_symlinks"]
+value = 0
+
 [module.virtio-rng]
 
 [mount."/srv/cache"]
@@ -82,6 +86,8 @@ fn boot(context: &Context) -> Result {
     // The next init listens too.
     vm.ok("initctl reexec && initctl wait --converged --timeout 60s")?;
     unloaded(&mut vm)?;
+    let links = vm.ok("cat /proc/sys/fs/protected_hardlinks /proc/sys/fs/protected_symlinks")?;
+    same("what is protected of links, undeclared and declared", "1\n0", links.trim())?;
     let mounts = vm.ok("cat /proc/mounts")?;
     for mount in [
         "proc /proc proc",
@@ -113,6 +119,7 @@ fn boot(context: &Context) -> Result {
     changed.sort();
     let wanted = [
         "hostname:machine repaired",
+        "sysctl:fs.protected_symlinks repaired",
         "sysctl:kernel.yama.ptrace_scope repaired",
         "sysctl:net.core.somaxconn repaired",
     ];
