@@ -417,6 +417,12 @@ impl Engine {
         let Some(apply) = &self.apply else { return };
         match apply.phase {
             ApplyPhase::Preparing { token: t } if t == token => match error {
+                // Nothing of it is done yet, and a newer one came: nothing will be.
+                None if self.next_swap.is_some() => {
+                    if let Some(apply) = &mut self.apply {
+                        apply.phase = ApplyPhase::Changing;
+                    }
+                }
                 None => self.begin_change(),
                 Some(error) => {
                     let text = format!("cannot write the journal: {error}");
@@ -459,6 +465,17 @@ impl Engine {
             | ApplyPhase::Committing { .. }
             | ApplyPhase::Returning
             | ApplyPhase::Recording { .. } => {}
+        }
+        if !self.awaits_record() {
+            // What it goes on with is superseded as if the newer one had come now.
+            self.take_next_swap();
+        }
+    }
+
+    fn take_next_swap(&mut self) {
+        if let Some(next) = self.next_swap.take() {
+            self.swapped(next.request, next.manifest, next.generation, next.kind, next.release);
+            self.release(next.manifest);
         }
     }
 
@@ -509,10 +526,7 @@ impl Engine {
             // The swap that it waits for was superseded by this one.
             self.undo_awaited();
         }
-        if let Some(next) = self.next_swap.take() {
-            self.swapped(next.request, next.manifest, next.generation, next.kind, next.release);
-            self.release(next.manifest);
-        }
+        self.take_next_swap();
     }
 
     /// The machine goes down in the middle of it: the journal says so, and the next boot undoes it.

@@ -322,6 +322,47 @@ fn another_generation_of_the_same_units_is_recorded() {
     }
 }
 
+/// An apply that comes while the one before it is being noted in the journal supersedes it there and then: it waited for
+/// all of it, and so did a rollback that was to stop it.
+#[test]
+fn an_apply_that_has_not_begun_is_superseded_before_it_does() {
+    for (kind, generation) in [(Swap::Apply, 3), (Swap::Rollback, 1)] {
+        let mut s = Story::new();
+        s.boot(Units::new().plain("web"));
+        s.runs("web");
+        let out = s.swap(Units::new().plain("web").plain("never"), Swap::Apply);
+        let first = token(&out);
+        let units = Units::new().plain("web");
+        let units = if generation == 1 { units } else { units.plain("other") };
+        let manifest = s.engine.install(units.finish());
+        let out = s.tell(Event::Swapped { request: 7, manifest, generation, kind, release: false });
+        assert!(out.is_empty() && s.engine.coming().1 == generation, "{kind:?}: {out:?}");
+        let out = s.tell(Event::Recorded { token: first, error: None });
+        assert_eq!(answered(&out, 102), Some(Verdict::Superseded), "{kind:?}");
+        assert!(!out.iter().any(|e| matches!(e, Effect::Spawn { .. })), "{kind:?}: {out:?}");
+        let noted = out.iter().find_map(|e| match e {
+            Effect::Store { op, .. } => Some(op.clone()),
+            _ => None,
+        });
+        let wanted = match kind {
+            Swap::Rollback => StoreOp::Returned { generation: 2, to: 1 },
+            _ => StoreOp::Switching { generation },
+        };
+        assert_eq!(noted, Some(wanted), "{kind:?}");
+        if kind == Swap::Apply {
+            s.tell(Event::Recorded { token: token(&out), error: None });
+            s.runs("other");
+            assert_eq!(
+                (s.engine.desired().1, s.state("web"), s.state("other")),
+                (generation, "ready", "ready")
+            );
+        } else {
+            assert_eq!(s.until_answered(out, 7), Verdict::Done);
+            assert_eq!(s.engine.desired().1, 1);
+        }
+    }
+}
+
 /// A rollback to the generation that an apply under way came from gives that up: whoever asked hears of a good end, and
 /// whoever applied that something else came.
 #[test]
