@@ -20,7 +20,7 @@ use super::{Options, describe, live};
 use crate::plan::{self, Found, Observation, Planned, Subject, Verb};
 use crate::proto::LayerChange;
 use crate::resource::{line, tree};
-use crate::store::{Store, layers as stored};
+use crate::store::{Progress, Store, layers as stored};
 use crate::sys::Mapping;
 use crate::worker::compile::{self, Compiled, Job};
 use crate::worker::layers::{self, Onto};
@@ -76,7 +76,7 @@ fn compiled(asked: &mut Asked<'_>, source: &Source) -> Result<Made, Stop> {
     let beside = layers::base(&onto, &layer).map_err(refused)?;
     let others = beside.others.iter().map(|(named, kept)| (named.name.clone(), kept.clone())).collect();
     let job = Job { entry, input, uid, gid, staging: asked.staging.to_owned(), layer, others };
-    let compiled = compile::compile(&job).map_err(|e| Fault::Failed(e.to_string()))?;
+    let compiled = compile::compile(&job, &Progress::default()).map_err(|e| Fault::Failed(e.to_string()))?;
     if let Err(text) = compiled.result {
         return Err(Fault::CompileFailed { text, diagnostics: compiled.diagnostics }.into());
     }

@@ -16,6 +16,7 @@ use units::{Kind, Manifest, UnitId};
 use super::index::Index;
 use super::journal::{self, Encoder, MAGIC, Recovery};
 use super::layers;
+use super::progress::Progress;
 use super::record::{Digest, Record};
 use super::{hex, unhex};
 use crate::staged;
@@ -136,6 +137,10 @@ pub struct Store {
     asked: usize,
     /// Contents that were durable when that had become often.
     sure: Option<HashSet<Digest>>,
+    /// Bytes of contents written since the last barrier.
+    written: u64,
+    /// Whom long work is told to.
+    pub progress: Progress,
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -186,6 +191,8 @@ impl Store {
             packs: packed::Packs::default(),
             asked: 0,
             sure: None,
+            written: 0,
+            progress: Progress::default(),
         };
         store.inherit()?;
         store.unlock();
@@ -226,6 +233,8 @@ impl Store {
             packs: packed::Packs::default(),
             asked: 0,
             sure: None,
+            written: 0,
+            progress: Progress::default(),
         })
     }
 
@@ -392,8 +401,10 @@ impl Store {
         // A directory is another's entry and has entries itself: once is enough for both.
         let paths: BTreeSet<&PathBuf> = self.unsynced.iter().flat_map(|(file, dir)| [file, dir]).collect();
         for path in paths {
+            self.progress.goes_on();
             at("sync", path, File::open(path).and_then(|f| f.sync_all()))?;
         }
+        self.written = 0;
         // Not sooner: after an error all of it is still to be made durable.
         self.unsynced.clear();
         if self.journal_dirty {
@@ -446,6 +457,7 @@ impl Store {
         for id in manifest.ids() {
             if let Some(content) = content_of(manifest, id) {
                 self.take_in(&content, &mut taking, &|| manifest.address(id).to_string())?;
+                self.end_piece()?;
             }
         }
         if let Some(coming) = &coming {

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::store::progress;
 use crate::store::record::Digest;
 
 fn prepared(generation: u64) -> Record {
@@ -295,6 +296,30 @@ fn many_new_contents_are_one_file_and_few_are_a_file_each() {
     store.prepare(&of_contents(staged.path(), 20..150), &candidates, "", false).unwrap();
     assert_eq!(store.packs.all()[1].1.len(), 48);
     assert_eq!(store.damaged_in_packs(), Vec::<Digest>::new());
+}
+
+/// A slow disk takes its time: what is long is waited for in pieces, and told on the way.
+#[test]
+fn what_takes_long_is_told_and_made_durable_piece_by_piece() {
+    use std::os::fd::AsRawFd;
+    let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = Store::open(dir.path()).unwrap();
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    store.progress = Progress::to(ours.as_raw_fd(), b"alive".to_vec());
+    let large = vec![7; usize::try_from(progress::PIECE).unwrap() / 2 + 1];
+    assert_eq!(store.put(&[1; 32], &large).map(|()| store.unsynced.len()).unwrap(), 2);
+    store.end_piece().unwrap();
+    assert_eq!(store.unsynced.len(), 2, "not much yet");
+    store.put(&[2; 32], &large).unwrap();
+    store.end_piece().unwrap();
+    assert_eq!((store.unsynced.len(), store.written), (0, 0));
+    let mut buffer = [0; 16];
+    theirs.set_nonblocking(true).unwrap();
+    assert_eq!(theirs.recv(&mut buffer).unwrap(), 5);
+    assert!(theirs.recv(&mut buffer).is_err(), "once a second");
+    store.progress = Progress::to(ours.as_raw_fd(), b"alive".to_vec());
+    store.prepare(&of_contents(staged.path(), 0..2), &[staged.path().to_owned()], "", false).unwrap();
+    assert_eq!(theirs.recv(&mut buffer).unwrap(), 5);
 }
 
 #[test]

@@ -21,11 +21,13 @@ pub mod journal;
 pub mod layers;
 pub mod pack;
 pub mod place;
+pub mod progress;
 pub mod quick;
 pub mod record;
 
 pub use disk::{Store, StoreError};
 pub use index::Index;
+pub use progress::Progress;
 pub use record::{Digest, Metadata, Own, Prior, Record};
 
 /// A digest as it is written in file names.

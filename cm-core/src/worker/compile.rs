@@ -13,11 +13,12 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, openat, renameat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -38,7 +39,7 @@ use super::opener::open_sources;
 use super::rights::another_user;
 use crate::proto::LayerChange;
 use crate::store::pack::{self, Packer};
-use crate::store::{Digest, hex};
+use crate::store::{Digest, Progress, hex};
 use crate::sys::{self, Forked, fork};
 
 /// Largest source that is read into memory at once.
@@ -202,7 +203,11 @@ struct Made<'a> {
 }
 
 /// Has `work` done as the compiler's user, in a process that can open nothing, with a door to what the caller may read.
-fn apart(job: &Job, work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32) -> Result<Left, CompileError> {
+fn apart(
+    job: &Job,
+    progress: &Progress,
+    work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32,
+) -> Result<Left, CompileError> {
     let staging = staging(&job.staging)
         .map_err(|source| CompileError::Staging { path: job.staging.clone(), source })?;
     let memory =
@@ -220,6 +225,7 @@ fn apart(job: &Job, work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32) -> 
         Forked::Parent(pid) => pid,
     };
     drop(to_compiler);
+    let (ends, lives) = channel::pair().map_err(CompileError::Start)?;
     let compiler = match fork()? {
         Forked::Child => {
             sys::close_others(&[
@@ -228,6 +234,7 @@ fn apart(job: &Job, work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32) -> 
                 output.as_raw_fd(),
                 paper.as_raw_fd(),
                 layer.as_raw_fd(),
+                lives.as_raw_fd(),
             ]);
             let code = match confine_compiler(&staging) {
                 Ok(()) => {
@@ -243,7 +250,8 @@ fn apart(job: &Job, work: impl FnOnce(Channel, &File, &mut Made<'_>) -> i32) -> 
         }
         Forked::Parent(pid) => pid,
     };
-    drop(to_opener);
+    drop((to_opener, lives));
+    attend(compiler, &ends, progress);
     let ended = wait(compiler)?;
     // Its peer is gone, so the opener ends too.
     wait(opener)?;
@@ -274,7 +282,7 @@ fn output_error(e: io::Error) -> CompileError {
 /// # Errors
 /// When no process can be made, or it died.
 pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> Result<Vec<u8>, CompileError> {
-    let mut left = apart(job, |channel, staging, made| {
+    let mut left = apart(job, &Progress::default(), |channel, staging, made| {
         let bytes = read(&mut Sources::new(channel, staging, &job.staging));
         i32::from(made.paper.write_all(&bytes).is_err())
     })?;
@@ -283,12 +291,12 @@ pub fn read_apart(job: &Job, read: impl FnOnce(&mut dyn Loader) -> Vec<u8>) -> R
     Ok(bytes)
 }
 
-/// Compiles a state file in processes of their own.
+/// Compiles a state file in processes of their own; `progress` is told while that goes on.
 ///
 /// # Errors
 /// When no process can be made, or the compiler died. Mistakes in the state file are no error but a result.
-pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
-    let left = apart(job, |channel, staging, made| work(job, channel, staging, made))?;
+pub fn compile(job: &Job, progress: &Progress) -> Result<Compiled, CompileError> {
+    let left = apart(job, progress, |channel, staging, made| work(job, channel, staging, made))?;
     let Left { mut paper, output, mut layer, sources } = left;
     let mut bytes = Vec::new();
     paper.read_to_end(&mut bytes).map_err(output_error)?;
@@ -313,6 +321,20 @@ pub fn compile(job: &Job) -> Result<Compiled, CompileError> {
     let mut bytes = Vec::new();
     layer.seek(SeekFrom::Start(0)).and_then(|_| layer.read_to_end(&mut bytes)).map_err(output_error)?;
     Ok(Compiled { result: paper.result, fd: output.into(), diagnostics, sources, layer: bytes })
+}
+
+/// Stays until a process ends, which has the other end of a socket, and tells that it goes on while it reads or writes: large
+/// contents and a slow disk take their time, and a loop that does neither has a limit of its own.
+fn attend(pid: Pid, ends: &OwnedFd, progress: &Progress) {
+    let count = || fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
+    let mut before = count();
+    while poll(&mut [PollFd::new(ends.as_fd(), PollFlags::POLLIN)], PollTimeout::from(1_000_u16)) == Ok(0) {
+        let now = count();
+        if now != before {
+            progress.goes_on();
+        }
+        before = now;
+    }
 }
 
 fn wait(pid: Pid) -> Result<WaitStatus, CompileError> {

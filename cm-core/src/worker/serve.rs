@@ -25,7 +25,7 @@ use crate::proto::{
     StoreReply, UnitResult, VERSION, Watch,
 };
 use crate::resource::world::{Pulse, Setup, World};
-use crate::store::{Record, Store, StoreError, place};
+use crate::store::{Progress, Record, Store, StoreError, place};
 use crate::sys;
 
 /// Milliseconds that a worker stays after its last work.
@@ -128,6 +128,12 @@ pub fn serve(start: Start) -> Result<(), ServeError> {
         worker.handle(request, fds)?;
     }
     Ok(())
+}
+
+/// Tells PID 1 that an answer is on its way: by nothing that it would have to know, since it is enough that it comes.
+fn progress(channel: &Channel) -> Progress {
+    let beat = postcard::to_allocvec(&Reply::Watches(Vec::new())).unwrap_or_default();
+    Progress::to(channel.as_raw_fd(), beat)
 }
 
 impl Worker {
@@ -383,6 +389,7 @@ impl Worker {
         };
         let Some(store) = &mut self.world.store else { return Err(StoreError::NoPrevious) };
         store.lock()?;
+        store.progress = progress(&self.channel);
         let done = match op {
             StoreOp::Open => Ok(StoreReply::Recorded),
             StoreOp::Prepare { manifest, staged, note } => match self.manifests.get(&manifest) {
@@ -413,6 +420,7 @@ impl Worker {
                 Ok(StoreReply::Loaded { generation })
             }),
         };
+        store.progress = Progress::default();
         store.unlock();
         done
     }
@@ -530,7 +538,7 @@ impl Worker {
         };
         let others = beside.others.iter().map(|(named, kept)| (named.name.clone(), kept.clone())).collect();
         let job = Job { entry, input, uid, gid, staging: above.join(name_of(token)), layer, others };
-        match compile::compile(&job) {
+        match compile::compile(&job, &progress(&self.channel)) {
             Ok(mut compiled) => {
                 if let (Some((pick, base)), Ok(_)) = (base, &compiled.result) {
                     compiled.result = match picked(&base, &compiled.fd, pick) {

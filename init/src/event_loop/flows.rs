@@ -1,7 +1,7 @@
 //! What waits for an answer of a worker, and until when.
 //!
-//! **Invariant:** nothing waits for ever: whoever asks has an answer after [`FLOW_MS`], or after the batch that goes
-//! before it, for which the engine has a deadline.
+//! **Invariant:** nothing waits for ever: whoever asks has an answer after [`FLOW_MS`] without a sign of life, or after the
+//! batch that goes before it, for which the engine has a deadline.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,21 @@ use cm_core::engine::Mono;
 use super::swap::Flow;
 use super::workers::Role;
 
-/// How long an answer of a worker may take, in milliseconds, unless a batch goes before it.
+/// How long an answer of a worker may take, in milliseconds, from the question or the last sign of life of that worker on,
+/// unless a batch goes before it.
 pub const FLOW_MS: u64 = 120_000;
 
 /// Everything that waits, by its token.
 #[derive(Debug, Default)]
 pub struct Flows(BTreeMap<u64, (Mono, Flow)>);
+
+/// Of which worker it is asked.
+fn asked(flow: &Flow) -> Role {
+    match flow {
+        Flow::Compile(_) => Role::Compiler,
+        Flow::Open | Flow::Prepare { .. } | Flow::Load { .. } => Role::Committer,
+    }
+}
 
 impl Flows {
     /// It waits from now on.
@@ -57,6 +66,13 @@ impl Flows {
         self.0.values().next().map(|(_, flow)| flow.words())
     }
 
+    /// A worker of this role has said something: it works, and what it was asked has its time from now on.
+    pub fn goes_on(&mut self, role: Role, at: Mono) {
+        for (due, _) in self.0.values_mut().filter(|(_, flow)| asked(flow) == role) {
+            *due = at.after_ms(FLOW_MS);
+        }
+    }
+
     /// When the first answer is late.
     pub fn deadline(&self) -> Option<Mono> {
         self.0.values().map(|(due, _)| *due).min()
@@ -67,11 +83,12 @@ impl Flows {
     pub fn late(&mut self, at: Mono, has_batch: impl Fn(Role) -> bool) -> Vec<(u64, Role, &'static str)> {
         let mut late = Vec::new();
         for (token, (due, flow)) in self.0.iter_mut().filter(|(_, (due, _))| *due <= at) {
-            let (role, what) = match flow {
-                Flow::Open => (Role::Committer, "the store was not opened"),
-                Flow::Compile(_) => (Role::Compiler, "the state file was not compiled"),
-                Flow::Prepare { .. } => (Role::Committer, "the generation was not stored"),
-                Flow::Load { .. } => (Role::Committer, "the generation was not read"),
+            let role = asked(flow);
+            let what = match flow {
+                Flow::Open => "the store was not opened",
+                Flow::Compile(_) => "the state file was not compiled",
+                Flow::Prepare { .. } => "the generation was not stored",
+                Flow::Load { .. } => "the generation was not read",
             };
             if has_batch(role) {
                 *due = at.after_ms(FLOW_MS);
@@ -108,6 +125,21 @@ mod tests {
         assert_eq!(late(&mut flows, due.after_ms(10), false), [(2, Role::Committer)]);
         assert!(matches!(flows.end_stored(2), Some(Flow::Load { call: 9 })));
         assert!(flows.is_empty() && flows.deadline().is_none() && flows.end(2).is_none());
+    }
+
+    #[test]
+    fn who_goes_on_working_is_waited_for() {
+        let mut flows = Flows::default();
+        flows.begin(1, Flow::Load { call: 9 }, Mono(0));
+        for round in 1..100 {
+            let at = Mono(0).after_ms(round * (FLOW_MS - 1));
+            flows.goes_on(Role::Compiler, at);
+            assert_eq!(late(&mut flows, at, false), []);
+            flows.goes_on(Role::Committer, at);
+        }
+        let due = Mono(0).after_ms(99 * (FLOW_MS - 1)).after_ms(FLOW_MS);
+        assert_eq!(flows.deadline(), Some(due), "what another worker says is no sign of its life");
+        assert_eq!(late(&mut flows, due, false), [(1, Role::Committer)]);
     }
 
     #[test]

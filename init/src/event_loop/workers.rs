@@ -11,11 +11,11 @@ use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use units::UnitId;
 
-use super::Shell;
 use super::hanging::Lost;
 use super::link::{self, Heard, Link, Task};
 use super::swap::Order;
 use super::token::{Token, Turn};
+use super::{Shell, now};
 use crate::sys::reap::ExitStatus;
 use crate::sys::spawn::{self, Launch, Output, Status, StatusPipe};
 
@@ -232,7 +232,10 @@ impl Shell {
             let Some(worker) = self.workers.get_mut(&number) else { return Turn::Drained };
             match worker.link.hear() {
                 Ok(Heard::Nothing) => return Turn::Drained,
-                Ok(Heard::Reply(reply, fds)) => self.reply(*reply, fds),
+                Ok(Heard::Reply(reply, fds)) => {
+                    self.flows.goes_on(worker.role, now());
+                    self.reply(*reply, fds);
+                }
                 Ok(Heard::End) => {
                     self.lose_worker(number, "", false);
                     return Turn::Drained;

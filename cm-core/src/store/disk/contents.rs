@@ -14,6 +14,7 @@ use super::{FSYNC_LIMIT, Store, StoreError, at, contents_of, make_dir, new_file}
 use crate::staged;
 use crate::store::hex;
 use crate::store::pack::{self, Packs};
+use crate::store::progress::PIECE;
 use crate::store::record::Digest;
 
 /// A content on its way into the store.
@@ -69,7 +70,7 @@ impl Store {
     pub fn save(&mut self, source: &mut dyn Read) -> Result<Saved, StoreError> {
         let mut buffer = vec![0; 64 << 10];
         let mut hash = Sha256::new();
-        let mut size = 0u64;
+        let (mut size, mut piece) = (0u64, 0u64);
         let mut spool: Option<(PathBuf, File)> = None;
         let mut held: Vec<u8> = Vec::new();
         loop {
@@ -84,6 +85,7 @@ impl Store {
                     return at("read", Path::new("content"), Err(e));
                 }
             };
+            self.progress.goes_on();
             let chunk = buffer.get(..count).unwrap_or_default();
             hash.update(chunk);
             size += count as u64;
@@ -99,11 +101,15 @@ impl Store {
                 held.clear();
                 spool = Some((path, file));
             }
-            if let Some((path, file)) = &mut spool
-                && let Err(e) = file.write_all(chunk)
-            {
-                let _ = fs::remove_file(&*path);
-                return at("write", path, Err(e));
+            if let Some((path, file)) = &mut spool {
+                piece += count as u64;
+                let is_whole = piece >= PIECE;
+                piece %= PIECE;
+                let written = file.write_all(chunk);
+                if let Err(e) = written.and_then(|()| if is_whole { file.sync_data() } else { Ok(()) }) {
+                    let _ = fs::remove_file(&*path);
+                    return at("write", path, Err(e));
+                }
             }
         }
         let digest: Digest = hash.finalize().into();
@@ -121,7 +127,10 @@ impl Store {
                     let _ = fs::remove_file(temporary);
                 }
             }
-            Some((temporary, _)) => self.adopt(&temporary, &path, &dir)?,
+            Some((temporary, _)) => {
+                self.adopt(&temporary, &path, &dir)?;
+                self.written += piece;
+            }
             None => self.put(&digest, &held)?,
         }
         Ok(Saved { digest, size })
@@ -198,7 +207,14 @@ impl Store {
         }
         self.fresh.insert(path.clone());
         self.unsynced.insert((path, dir));
+        self.written += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Waits for what was written since the last barrier, if that is much.
+    pub(super) fn end_piece(&mut self) -> Result<(), StoreError> {
+        self.progress.goes_on();
+        if self.written >= PIECE { self.sync() } else { Ok(()) }
     }
 
     fn adopt(&mut self, temporary: &Path, path: &Path, dir: &Path) -> Result<(), StoreError> {

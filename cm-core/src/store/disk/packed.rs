@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::store::progress::PIECE;
 use crate::store::record::Digest;
 
 /// Directory of packs in the store.
@@ -38,6 +39,8 @@ pub struct Writer {
     file: File,
     path: PathBuf,
     waiting: Vec<u8>,
+    /// Bytes written since they were last waited for.
+    piece: u64,
     at: u64,
     table: Vec<(Digest, u64, u64)>,
 }
@@ -49,7 +52,7 @@ impl Writer {
     /// When it cannot be made.
     pub fn create(path: PathBuf) -> io::Result<Writer> {
         let file = super::new_file(&path)?;
-        Ok(Writer { file, path, waiting: Vec::new(), at: 0, table: Vec::new() })
+        Ok(Writer { file, path, waiting: Vec::new(), piece: 0, at: 0, table: Vec::new() })
     }
 
     /// Adds a content.
@@ -66,7 +69,12 @@ impl Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.write_all(&self.waiting)?;
+        self.piece += self.waiting.len() as u64;
         self.waiting.clear();
+        if self.piece >= PIECE {
+            self.piece = 0;
+            self.file.sync_data()?;
+        }
         Ok(())
     }
 
