@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use nix::unistd::{getegid, geteuid};
 use units::compile::MAX_STATE_FILE;
@@ -68,7 +69,7 @@ fn take_rights(uid: u32, gid: u32) -> io::Result<()> {
 fn state_file(job: &Job, path: &str, named: &mut Named) -> io::Result<File> {
     let file = match &job.input {
         Some(input) if path == job.entry => reopened(input)?,
-        _ => open_file(path)?,
+        _ => open_file(&Looked::at(path)?)?,
     };
     let limit = MAX_STATE_FILE as u64 + 1;
     if file.metadata()?.len() >= limit {
@@ -85,21 +86,19 @@ fn state_file(job: &Job, path: &str, named: &mut Named) -> io::Result<File> {
 fn admitted(
     admitted: Option<Admitted>,
     path: &str,
-    open: impl FnOnce(&str) -> io::Result<File>,
+    open: impl FnOnce(&Looked) -> io::Result<File>,
 ) -> io::Result<File> {
-    let real = |path: &str| handle(path).and_then(|(_, name)| fs::read_link(name));
-    match admitted {
-        None => {
-            return Err(io::Error::other(
-                "no state file names it; a source is named in one string, as it is",
-            ));
-        }
-        Some(Admitted::Below(named)) if !real(path)?.starts_with(real(&named)?) => {
-            return Err(io::Error::other(format!("it leads out of {named}")));
-        }
-        Some(_) => {}
+    let Some(admitted) = admitted else {
+        return Err(io::Error::other("no state file names it; a source is named in one string, as it is"));
+    };
+    // ORDER: once. What is looked at is what is opened, whatever stands at the path by then.
+    let looked = Looked::at(path)?;
+    if let Admitted::Below(named) = admitted
+        && !looked.real.starts_with(Looked::at(&named)?.real)
+    {
+        return Err(io::Error::other(format!("it leads out of {named}")));
     }
-    open(path)
+    open(&looked)
 }
 
 /// The input from its start, whatever the caller does with its own descriptor.
@@ -114,36 +113,45 @@ fn reopened(fd: &OwnedFd) -> io::Result<File> {
 /// Where nothing lies that belongs to a state, and where reading may have effects.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// Something looked at, links followed, and the name by which just that is opened.
-fn handle(path: &str) -> io::Result<(File, String)> {
-    let flags = libc::O_PATH | libc::O_CLOEXEC;
-    let handle = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let real = fs::read_link(&name)?;
-    match KERNEL.iter().find(|dir| real.starts_with(dir)) {
-        Some(dir) => Err(io::Error::other(format!("it lies in {dir}, where no sources are"))),
-        None => Ok((handle, name)),
+/// Something looked at, links followed.
+struct Looked {
+    handle: File,
+    /// The name by which just that is opened.
+    name: String,
+    /// Where it is.
+    real: PathBuf,
+}
+
+impl Looked {
+    fn at(path: &str) -> io::Result<Looked> {
+        let flags = libc::O_PATH | libc::O_CLOEXEC;
+        let handle = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let real = fs::read_link(&name)?;
+        match KERNEL.iter().find(|dir| real.starts_with(dir)) {
+            Some(dir) => Err(io::Error::other(format!("it lies in {dir}, where no sources are"))),
+            None => Ok(Looked { handle, name, real }),
+        }
     }
 }
 
-fn open_file(path: &str) -> io::Result<File> {
-    let (handle, name) = handle(path)?;
-    if !handle.metadata()?.is_file() {
+fn open_file(looked: &Looked) -> io::Result<File> {
+    if !looked.handle.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    fs::OpenOptions::new().read(true).custom_flags(flags).open(name)
+    fs::OpenOptions::new().read(true).custom_flags(flags).open(&looked.name)
 }
 
 /// Names of a directory in a sealed memfd: there may be more than a packet holds.
-fn list(path: &str) -> io::Result<File> {
+fn list(looked: &Looked) -> io::Result<File> {
     let mut out = Vec::new();
-    let (_handle, _) = handle(path)?;
-    for entry in fs::read_dir(path)? {
+    for entry in fs::read_dir(&looked.name)? {
         let entry = entry?;
         let metadata = fs::symlink_metadata(entry.path())?;
         let Ok(name) = entry.file_name().into_string() else {
-            return Err(io::Error::other(format!("the name of {} is not UTF-8", entry.path().display())));
+            let path = looked.real.join(entry.file_name());
+            return Err(io::Error::other(format!("the name of {} is not UTF-8", path.display())));
         };
         let kind = metadata.file_type();
         let target = if kind.is_symlink() {
@@ -160,4 +168,53 @@ fn list(path: &str) -> io::Result<File> {
         out.push(Listed { name, kind, target, mode: metadata.mode() & 0o7777 });
     }
     sealed("list", &postcard::to_allocvec(&out).map_err(io::Error::other)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_was_looked_at_is_opened_whatever_comes_in_its_place() {
+        let here = tempfile::tempdir().unwrap();
+        let path = |name: &str| here.path().join(name).to_str().unwrap().to_owned();
+        fs::create_dir_all(path("named/tree")).unwrap();
+        fs::create_dir(path("other")).unwrap();
+        fs::write(path("named/tree/file"), "named").unwrap();
+        fs::write(path("other/file"), "other").unwrap();
+        fs::write(path("other/more"), "other").unwrap();
+        let below = || Some(Admitted::Below(path("named")));
+        let exchange = || {
+            fs::rename(path("named/tree"), path("named/was")).unwrap();
+            symlink(path("other"), path("named/tree")).unwrap();
+        };
+        let put_back = || {
+            fs::remove_file(path("named/tree")).unwrap();
+            fs::rename(path("named/was"), path("named/tree")).unwrap();
+        };
+
+        let mut text = String::new();
+        let opened = admitted(below(), &path("named/tree/file"), |looked| {
+            exchange();
+            open_file(looked)
+        });
+        opened.unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "named");
+        let refused = admitted(below(), &path("named/tree/file"), open_file).unwrap_err();
+        assert!(refused.to_string().starts_with("it leads out of "), "{refused}");
+
+        put_back();
+        let listed = admitted(below(), &path("named/tree"), |looked| {
+            exchange();
+            list(looked)
+        });
+        let mut bytes = Vec::new();
+        let mut listed = listed.unwrap();
+        listed.seek(SeekFrom::Start(0)).unwrap();
+        listed.read_to_end(&mut bytes).unwrap();
+        let names: Vec<Listed> = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(names.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["file"]);
+    }
 }
