@@ -3,11 +3,14 @@
 
 mod common;
 
-use cm_core::proto::{Intent, Outcome};
+use std::fs;
+
+use cm_core::proto::{Action, Intent, Outcome};
 use common::{Bench, Decl, user};
 use units::Kind;
 use units::kind::Spec;
 use units::kind::line::Line;
+use units::kind::mount::Mount;
 use units::kind::user::User;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n";
@@ -141,4 +144,40 @@ fn a_line_of_which_only_the_unit_has_another_name_stays() {
     let (three, _) = bench.apply(Some((one, &old)), &new);
     bench.apply(Some((three, &new)), &Decl::new());
     assert_eq!(bench.read("/etc/a"), "x\nz\n", "it was ours under both names");
+}
+
+#[test]
+fn a_line_whose_mount_is_absent_is_taken_out_when_that_is_there() {
+    let mut bench = Bench::new();
+    let on = line("x", "/data/lines", "ours", None);
+    let mount = Mount {
+        path: "/data".into(),
+        source: "none".into(),
+        fstype: "tmpfs".into(),
+        options: vec![],
+        device_timeout: 0,
+        check: false,
+    };
+    bench.write("/data/lines", "theirs\n");
+    let (one, _) = bench.apply(None, &on);
+    assert_eq!(bench.read("/data/lines"), "theirs\nours\n");
+    fs::rename(bench.path("/data/lines"), bench.path("/hidden")).unwrap();
+    let none = Decl::new().unit(Kind::Mount, "/data", Spec::Mount(mount));
+    let (two, results) = bench.apply(Some((one, &on)), &none);
+    assert_eq!(results[0].outcome, Outcome::MountAbsent, "{results:?}");
+    bench.reopen();
+    let owner = bench.store().index().own.get("line:x").map(|own| own.unit.clone());
+    assert_eq!(owner.as_deref(), Some("line:x"), "nobody would ever take it out");
+    // A return to before it was put in does no more.
+    let results = bench.swap(Some((one, &on)), (0, &none), Intent::Return);
+    assert_eq!(results[0].outcome, Outcome::MountAbsent, "{results:?}");
+
+    fs::rename(bench.path("/hidden"), bench.path("/data/lines")).unwrap();
+    bench.reopen();
+    bench.manifests.clear();
+    let old = bench.install(&on, one);
+    let steps = bench.steps(old, Action::Remove);
+    let results = bench.run(two, Intent::Correct, steps);
+    assert_eq!(results[0].outcome, Outcome::Removed, "{results:?}");
+    assert_eq!(bench.read("/data/lines"), "theirs\n");
 }

@@ -14,8 +14,9 @@ use super::op::{Finding, Op, OwnChange, Trouble, What};
 use super::place::PlaceError;
 use super::tree::{self, Found};
 use super::world::World;
+use crate::store::index::Index;
 use crate::store::record::LineEdit;
-use crate::store::{Digest, Prior};
+use crate::store::{Digest, Own, Prior};
 
 /// Bytes of a file that is edited: it is read whole, and it may be somebody's who makes it as large as he likes.
 pub(super) const LARGEST: u64 = 16 << 20;
@@ -230,31 +231,40 @@ fn digest_of(spec: &Line) -> Digest {
     digest(&spec.path, if spec.present { &spec.line } else { "" })
 }
 
+/// Whether it is this line that a unit was last known to have put in.
+pub(crate) fn is_of(own: &Own, spec: &Line) -> bool {
+    spec.present && own.digest.is_none_or(|noted| noted == digest_of(spec))
+}
+
+/// The path and the line that a unit has put in, as the edits tell that may be undone.
+pub(crate) fn put_in(index: &Index, unit: &str) -> Option<(String, String)> {
+    let noted = index.own.get(unit).filter(|own| own.unit == unit)?.digest;
+    let edits = index.undo.get(unit).into_iter().flatten().rev();
+    let mut edited = edits.filter_map(|undo| match &undo.prior {
+        Prior::Edit(edit) => Some((edit.path.as_str(), edit.line.strip_suffix('\r').unwrap_or(&edit.line))),
+        _ => None,
+    });
+    let (path, line) = edited.find(|(path, line)| noted == Some(digest(path, line)))?;
+    Some((path.to_owned(), line.to_owned()))
+}
+
 /// The path and the line that a unit has put in under an earlier generation, where it declares others now. The edits
 /// that may be undone tell, else the generation that is current.
 fn former(world: &World, unit: &str, spec: &Line) -> Option<(String, String)> {
     let store = world.store.as_ref()?;
     let own = store.index().own.get(unit).filter(|own| own.unit == unit)?;
-    let differs = |path: &str, line: &str| (path, line) != (spec.path.as_str(), spec.line.as_str());
     if own.digest == Some(digest_of(spec)) {
         return None;
     }
-    let is_it = |path: &str, line: &str| differs(path, line) && own.digest == Some(digest(path, line));
-    let edits = store.index().undo.get(unit).into_iter().flatten().rev();
-    let edited = edits.filter_map(|undo| match &undo.prior {
-        Prior::Edit(edit) => Some((&edit.path, edit.line.strip_suffix('\r').unwrap_or(&edit.line))),
-        _ => None,
-    });
-    if let Some((path, line)) = edited.into_iter().find(|(path, line)| is_it(path, line)) {
-        return Some((path.clone(), line.to_owned()));
+    let differs = |(path, line): &(String, String)| (path, line) != (&spec.path, &spec.line);
+    if let Some(found) = put_in(store.index(), unit).filter(differs) {
+        return Some(found);
     }
     let (_, manifest) = store.load(store.index().current()).ok()?;
     let address = Address::parse(unit)?;
     match manifest.spec(manifest.find(address.kind, &address.name)?)? {
         // An earlier version of this program has not noted which line it was.
-        Spec::Line(old) if old.present && differs(&old.path, &old.line) => {
-            (own.digest.is_none() || is_it(&old.path, &old.line)).then_some((old.path, old.line))
-        }
+        Spec::Line(old) if is_of(own, &old) => Some((old.path, old.line)).filter(differs),
         _ => None,
     }
 }

@@ -93,6 +93,8 @@ fn leave(
         Spec::File(file) => remove_path(world, &name, own, file.content.map(|c| c.size)),
         Spec::Directory(_) | Spec::Symlink(_) => remove_path(world, &name, own, None),
         Spec::Line(line) if line.present => {
+            // A file that is not there has no such line either, and nobody would ever take it out.
+            world.mount_present(&line.path)?;
             let gone = Line { present: false, matches: None, ..line.clone() };
             Ok(Leaving::removed(What::Line(gone), name))
         }
@@ -237,8 +239,10 @@ pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, T
     if path_of_names(path).is_some() {
         return Ok(Vec::new());
     }
-    if path.starts_with('/') {
-        world.mount_present(path)?;
+    match &undo.prior {
+        Prior::Edit(edit) => world.mount_present(&edit.path)?,
+        _ if path.starts_with('/') => world.mount_present(path)?,
+        _ => {}
     }
     let mut ops = Vec::new();
     match &undo.prior {

@@ -482,7 +482,9 @@ impl Worker {
         // Beside a manifest that stands in for a damaged one nothing can be told from what is left over.
         let declared: Vec<&Manifest> = manifest.iter().chain(&undone).collect();
         let left = match (&manifest, whole) {
-            (Some(_), true) => leftovers::left_over(store.index(), &declared),
+            (Some(_), true) => leftovers::left_over(store.index(), &declared, |generation| {
+                store.load(Some(generation)).ok().map(|(_, manifest)| manifest)
+            }),
             (_, _) => None,
         };
         for manifest in manifest.iter().chain(&undone).chain(&left) {

@@ -281,28 +281,45 @@ fn below_mount(files: &[&str]) -> String {
 }
 
 /// What cannot be removed since its mount is absent is removed when that is back: across a re-exec, and by the next boot.
+/// That goes for files and for what is in them.
 fn deferred(context: &Context) -> Result {
     let mut rig = Rig::start(context, &Setup::default())?;
     rig.apply(&below_mount(&["a", "b", "c"]))?;
     let there = |rig: &Rig, file: &str| -> Result<bool> { Ok(rig.inside("/srv/disk")?.join(file).exists()) };
+    let lines =
+        |rig: &Rig| -> Result<String> { Ok(std::fs::read_to_string(rig.inside("/srv/disk/lines")?)?) };
+    std::fs::write(rig.inside("/srv/disk/lines")?, "theirs\n")?;
+    let with_lines = |files: &[&str], names: &[&str]| {
+        let mut state = below_mount(files);
+        for name in names {
+            state += &format!("[line.{name}]\npath = \"/srv/m/lines\"\nline = \"{name}\"\n");
+        }
+        state
+    };
+    rig.apply(&with_lines(&["a", "b", "c"], &["first", "second"]))?;
+    want(lines(&rig)? == "theirs\nfirst\nsecond\n", "the lines are not in", &rig)?;
     rig.ok(&["stop", "mount:/srv/m"])?;
-    rig.apply(&below_mount(&["b", "c"]))?;
+    rig.apply(&with_lines(&["b", "c"], &["second"]))?;
     rig.until_state("file:/srv/m/a", "waiting")?;
+    rig.until_state("line:first", "waiting")?;
     want(there(&rig, "a")?, "it is gone although its mount is absent", &rig)?;
     rig.ok(&["reexec"])?;
     rig.until_said("has taken over")?;
     rig.ok(&["start", "mount:/srv/m"])?;
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     want(!there(&rig, "a")?, "it is still there", &rig)?;
+    want(lines(&rig)? == "theirs\nsecond\n", "the line is still in", &rig)?;
     want(there(&rig, "b")?, "what is declared is gone", &rig)?;
 
     rig.ok(&["stop", "mount:/srv/m"])?;
     rig.apply(&below_mount(&["c"]))?;
     rig.until_state("file:/srv/m/b", "waiting")?;
+    rig.until_state("line:second", "waiting")?;
     rig.cut_power()?;
     rig.start_again(&Setup::default())?;
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     want(!there(&rig, "b")?, "the next boot has not removed it", &rig)?;
+    want(lines(&rig)? == "theirs\n", "the next boot has not taken the line out", &rig)?;
     want(there(&rig, "c")?, "what is declared is gone", &rig)
 }
 
