@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +94,35 @@ fn a_purge_leaves_the_home_of_a_declared_user() {
     assert_eq!(bench.read("/srv/home/far/eve/thesis"), "years of work");
     assert!(!bench.path("/srv/home/stray").exists());
     assert!(bench.converge(&decl, Intent::Correct).values().all(|(o, _)| *o == Outcome::Kept));
+}
+
+/// Of a review. The store, the logs and what runs are needed to bring anything back.
+#[test]
+fn a_purge_leaves_what_is_holdfasts_own() {
+    let mut bench = Bench::new();
+    bench.write("/own/logs/service:web/current", "lines");
+    bench.write("/own/stray/file", "nobody's");
+    let purged = |path: &str| {
+        let attributes = Attributes::default();
+        let spec = Directory { path: path.into(), attributes, purge: true, entries: vec![] };
+        Decl::new().unit(Kind::Directory, path, Spec::Directory(spec))
+    };
+    for intent in [Intent::Apply, Intent::Correct] {
+        let results = bench.converge(&purged("/own"), intent);
+        assert!(results.values().all(|(o, _)| !matches!(o, Outcome::NotKept)), "{results:?}");
+        assert_eq!(bench.read("/own/logs/service:web/current"), "lines");
+        assert!(!bench.path("/own/stray").exists());
+    }
+    // By another name, itself, and in it.
+    symlink("own", bench.path("/link")).unwrap();
+    for path in ["/own/logs", "/own/logs/service:web", "/link/logs"] {
+        let results = bench.converge(&purged(path), Intent::Apply);
+        assert!(
+            results.values().all(|(o, why)| *o == Outcome::NotKept && why.contains("itself")),
+            "{results:?}"
+        );
+        assert_eq!(bench.read("/own/logs/service:web/current"), "lines");
+    }
 }
 
 #[test]

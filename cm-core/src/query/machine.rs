@@ -18,6 +18,7 @@ use crate::mountinfo::Tree;
 use crate::plan::{self, Found, Observation};
 use crate::proto::Outcome;
 use crate::resource::op::Trouble;
+use crate::resource::world::logs;
 use crate::resource::world::{Setup, Spared, World};
 use crate::resource::{self, Context, directory, exec, retire, thing, tree};
 use crate::store::disk::packed::Stored;
@@ -62,6 +63,7 @@ impl Machine {
             proc_sys: options.proc_sys.clone(),
             boot_contents: Some(options.boot.join("blobs")),
             run: options.run.join("worker"),
+            own: vec![options.store.clone(), options.run.clone(), options.boot.clone(), logs()],
         };
         let mut world =
             World::new(setup).map_err(|e| Fault::Failed(format!("cannot open the root directory: {e}")))?;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use nix::sys::stat::FileStat;
 use units::kind::Spec;
 use units::kind::directory::Directory;
 use units::value::path::canonical;
@@ -61,6 +62,11 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         finding.ops.push(make(want));
     }
     if spec.purge {
+        if is_in_own(world, path, &stat) {
+            let text =
+                format!("{path} belongs to Holdfast itself, which needs what is in it: it is not purged");
+            return Err(Trouble::NotKept(text));
+        }
         let declared = world.is_managed_mount(path);
         if !declared && place.is_mount().map_err(|e| Trouble::cannot("open", path, e))? {
             let text =
@@ -80,6 +86,20 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         }
     }
     Ok(finding)
+}
+
+/// Whether a directory is one of Holdfast's own, or lies in one.
+fn is_in_own(world: &mut World, path: &str, stat: &FileStat) -> bool {
+    let above =
+        |path: &str| path.rsplit_once('/').map(|(above, _)| above.to_owned()).filter(|p| !p.is_empty());
+    let mut own = world.is_own(stat);
+    let mut next = above(path);
+    while let (false, Some(path)) = (own, next) {
+        let found = world.places.entry(&path).ok().and_then(|place| tree::find(&place).ok());
+        own = matches!(found, Some(Found::Directory(stat)) if world.is_own(&stat));
+        next = above(&path);
+    }
+    own
 }
 
 /// Users of whom a manifest does not say where they live, for a directory that is purged: the state names what is theirs,
@@ -122,6 +142,11 @@ fn clear(world: &mut World, (top, unit): (&str, &str), path: &str) -> Result<Vec
             other => other?,
         };
         match tree::find(&place)? {
+            // What is needed to bring anything back, and what tells of it.
+            Found::Directory(stat) if world.is_own(&stat) => {
+                spared.push(path);
+                continue;
+            }
             Found::Directory(_) => {
                 for name in tree::entries(tree::open_directory(&place)?, &path)? {
                     todo.push(join(&path, &name));

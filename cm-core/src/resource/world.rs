@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,16 @@ pub struct Setup {
     pub boot_contents: Option<PathBuf>,
     /// The run-time directory.
     pub run: PathBuf,
+    /// Directories of Holdfast's own, which no purge touches.
+    pub own: Vec<PathBuf>,
+}
+
+/// In which variable PID 1 says where the logs are.
+pub const LOGS: &str = "HOLDFAST_LOGS";
+
+/// Where the logs are.
+pub fn logs() -> PathBuf {
+    std::env::var_os(LOGS).map_or_else(|| "/var/log/holdfast".into(), PathBuf::from)
 }
 
 /// What the committer says before it waits for a disk.
@@ -243,6 +253,8 @@ pub struct World {
     pub begun: BTreeMap<String, Begun>,
     managed: Vec<String>,
     mounted: BTreeSet<String>,
+    /// Device and inode of each of [`Setup::own`].
+    own: BTreeSet<(u64, u64)>,
     buffer: Vec<u8>,
 }
 
@@ -278,9 +290,11 @@ impl World {
             reads: 0,
             managed: Vec::new(),
             mounted: BTreeSet::new(),
+            own: BTreeSet::new(),
             buffer: vec![0; 128 << 10],
         };
         world.read_accounts();
+        world.find_own();
         Ok(world)
     }
 
@@ -289,12 +303,23 @@ impl World {
     pub fn begin(&mut self, managed: Vec<String>) {
         self.places.forget();
         self.read_accounts();
+        self.find_own();
         self.managed = managed;
         self.mounted.clear();
         if !self.managed.is_empty() {
             let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
             self.mounted = Tree::read(&table).seen().into_keys().collect();
         }
+    }
+
+    fn find_own(&mut self) {
+        let found = self.setup.own.iter().filter_map(|path| fs::metadata(path).ok());
+        self.own = found.map(|m| (m.dev(), m.ino())).collect();
+    }
+
+    /// Whether this is a directory of Holdfast's own, by whatever name: its store, its logs, what it needs to run.
+    pub fn is_own(&self, stat: &FileStat) -> bool {
+        self.own.contains(&(stat.st_dev, stat.st_ino))
     }
 
     /// Whether a purge by `unit` leaves what lies at a path: it is another unit's that nobody has let go.

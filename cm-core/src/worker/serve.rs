@@ -24,6 +24,7 @@ use crate::proto::{
     Action, Intent, LayerChange, MAX_FRAME, ManifestRef, Outcome, Reply, Request, Source, Step, StoreOp,
     StoreReply, UnitResult, VERSION, Watch,
 };
+use crate::resource::world::logs;
 use crate::resource::world::{Pulse, Setup, World};
 use crate::store::{Progress, Record, Store, StoreError, place};
 use crate::sys;
@@ -98,9 +99,12 @@ pub fn serve(start: Start) -> Result<(), ServeError> {
         return Err(ServeError::Version);
     };
     channel.send(&Reply::Hello { version: VERSION }, &[])?;
+    let boot_contents = (!boot_contents.is_empty()).then(|| PathBuf::from(boot_contents));
+    let own = [PathBuf::from(&store), PathBuf::from(&run), logs()].into_iter().chain(boot_contents.clone());
     let setup = Setup {
         root: start.root,
-        boot_contents: (!boot_contents.is_empty()).then(|| PathBuf::from(boot_contents)),
+        own: own.collect(),
+        boot_contents,
         run: PathBuf::from(run).join("worker"),
         ..Setup::default()
     };

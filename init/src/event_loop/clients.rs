@@ -413,7 +413,7 @@ impl Shell {
         ] {
             argv.extend([flag.to_owned(), value]);
         }
-        let environment = [("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory))];
+        let environment = self.worker_environment();
         let descriptors = [(3, listener.as_fd())];
         let cgroup = self.tree.as_ref().and_then(|t| t.create("holdfast.query").ok());
         let launch = Launch {

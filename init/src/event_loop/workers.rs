@@ -8,6 +8,7 @@ use std::rc::Rc;
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::proto::{self, Intent, ManifestRef, Reply, Request, Step, StoreOp};
+use cm_core::resource::world::LOGS;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use units::UnitId;
 
@@ -57,6 +58,15 @@ impl Shell {
         self.workers.get_mut(&number).ok_or_else(|| "cannot start cm-worker".to_owned())
     }
 
+    /// What `cm-worker` gets, in whichever role.
+    pub(super) fn worker_environment(&self) -> [(String, String); 2] {
+        [
+            // Looked up in the child: PID 1 opens no path on a disk.
+            ("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory)),
+            (LOGS.to_owned(), self.options.logs.to_string_lossy().into_owned()),
+        ]
+    }
+
     fn start_worker(&mut self, role: Role) -> Result<u64, String> {
         let failed = |e: io::Error| format!("cannot start cm-worker: {e}");
         let (ours, theirs) = link::pair().map_err(failed)?;
@@ -70,8 +80,7 @@ impl Shell {
         };
         let position = memfd_create(c"holdfast-position", MFdFlags::empty()).map_err(|e| failed(e.into()))?;
         let argv = ["cm-worker".to_owned()];
-        // Looked up in the child: PID 1 opens no path on a disk.
-        let environment = [("PATH".to_owned(), format!("{}:/usr/lib/holdfast", self.executable_directory))];
+        let environment = self.worker_environment();
         let descriptors = [
             (proto::WORKER_FD, theirs.as_fd()),
             (proto::INOTIFY_FD, self.inotify.as_fd()),
