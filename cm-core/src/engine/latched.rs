@@ -1,6 +1,5 @@
 //! Latched units: what is done about one that is dirty (semantics §4).
 
-use serde::{Deserialize, Serialize};
 use units::address::Class;
 use units::kind::Spec;
 use units::manifest::flags;
@@ -10,10 +9,7 @@ use super::event::Exit;
 use super::graph::hard;
 use super::timer::Timer;
 use super::unit::{ExecStep, Latch, Lost, Shown, State, Want, Work, bits};
-use super::{
-    CONTEST_FIRST_MS, CONTEST_MAX_MS, Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Mono, Node, RETRY_FIRST_MS,
-    RETRY_MAX_MS, RETRY_TOUCHED_MS, SUSPECT_MAX_MS,
-};
+use super::{Engine, Mono, Node, RETRY_FIRST_MS, RETRY_MAX_MS, RETRY_TOUCHED_MS, SUSPECT_MAX_MS};
 use crate::proto::{Action, Intent, Outcome};
 
 /// Longest settling, in settle times: a file that is written without pause is looked at all the same.
@@ -24,16 +20,6 @@ const ALREADY_LOADED: i32 = 5;
 
 /// Why a command that was killed at its time limit is not kept.
 const TOO_LATE: &str = "did not end in time";
-
-/// Repairs of one unit within the window, and how often it was contested.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fight {
-    pub since: Mono,
-    pub repairs: u8,
-    pub rounds: u8,
-    /// Who was last seen changing it.
-    pub culprit: Option<String>,
-}
 
 /// `first · 2^(times - 1)`, at most `most`; 0 times is 0.
 pub(crate) fn doubled(first: u64, times: u8, most: u64) -> u64 {
@@ -644,58 +630,6 @@ impl Engine {
                 self.not_kept(node, with_default(detail, "its guard could not be checked"))
             }
         }
-    }
-
-    /// A contest ends when it is found right at last. Before that only the window counts: our own repair is an event
-    /// too, and the check after it proves nothing about the other side.
-    fn end_contest(&mut self, node: Node) {
-        if self.fights.get(&node).is_some_and(|f| f.rounds > 0) {
-            self.fights.remove(&node);
-        }
-    }
-
-    /// Counts a repair; too many in the window are a fight, and fighting on would help nobody.
-    fn repaired(&mut self, node: Node) {
-        let now = self.now;
-        let fight =
-            self.fights.entry(node).or_insert(Fight { since: now, repairs: 0, rounds: 0, culprit: None });
-        if fight.rounds == 0 && now > fight.since.after_ms(FIGHT_WINDOW_MS) {
-            fight.since = now;
-            fight.repairs = 0;
-        }
-        fight.repairs = fight.repairs.saturating_add(1);
-        self.globals_changed = true;
-        if fight.rounds == 0 && fight.repairs < FIGHT_REPAIRS {
-            return;
-        }
-        fight.rounds = fight.rounds.saturating_add(1);
-        let until = now.after_ms(doubled(CONTEST_FIRST_MS, fight.rounds, CONTEST_MAX_MS));
-        let text = format!(
-            "{} is contested: somebody keeps changing it; `initctl adopt {0}` takes their version, \
-             `initctl hold {0} --for 1h` leaves it alone",
-            self.address(node)
-        );
-        self.log(Level::Warning, Some(node), text);
-        self.set_detail(node, "contested: somebody keeps changing it".to_owned());
-        self.with_latch(node, |l| l.shown = Shown::NotKept);
-        self.set_work(node, Work::Contested { until });
-        self.timers.set(node, Timer::State, until);
-        self.publish(node, "not kept: contested");
-    }
-
-    /// Somebody was seen changing what is contested.
-    pub(crate) fn culprit_seen(&mut self, node: Node, who: String) {
-        if !self.is_contested(node) {
-            return;
-        }
-        let Some(fight) = self.fights.get_mut(&node) else { return };
-        if fight.culprit.as_ref() == Some(&who) {
-            return;
-        }
-        fight.culprit = Some(who);
-        let text = self.why(node);
-        self.log(Level::Warning, Some(node), format!("{} is {text}", self.address(node)));
-        self.publish(node, format!("not kept: {text}"));
     }
 }
 

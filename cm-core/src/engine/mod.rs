@@ -106,6 +106,7 @@ mod claims;
 mod down;
 pub mod effect;
 pub mod event;
+mod fight;
 mod follow;
 mod graph;
 mod hanging;
@@ -243,7 +244,7 @@ pub struct Engine {
     pub(crate) holds: BTreeMap<Node, Hold>,
     /// Holds that the apply under way has lifted: its return puts them back.
     pub(crate) lifted: BTreeMap<Node, Hold>,
-    pub(crate) fights: BTreeMap<Node, latched::Fight>,
+    pub(crate) fights: BTreeMap<Node, fight::Fight>,
     pub(crate) details: BTreeMap<Node, String>,
     /// Hashes of the inputs of execs, as of the last swap.
     pub(crate) exec_inputs: BTreeMap<Node, u64>,

@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::byhand::Ask;
 use super::effect::Job;
 use super::event::Down;
-use super::latched::Fight;
+use super::fight::Fight;
 use super::status::Hold;
 use super::timer::Timer;
 use super::unit::{NOBODY, State, Unit, Work, bits};
