@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,6 +16,8 @@ use support::eventually;
 support::tests! {
     Pid1: mounts_and_unmounts,
     Process: a_device_that_does_not_come,
+    Pid1: a_bind_mount_keeps_what_its_source_has,
+    Pid1: a_mount_stands_where_its_path_leads,
     Pid1: a_holder_is_named,
     Pid1: everything_goes_but_what_is_needed,
     Process: paths_are_waited_for,
@@ -96,6 +99,77 @@ fn mounts_and_unmounts() {
     assert!(text.contains("this kernel has no file system \"nosuchfs\""), "{text}");
     let (_, text) = run(&["mount", "tmpfs", at, "tmpfs", "frobnicate=1", "0", "-"]);
     assert!(text.contains("bad option in \"frobnicate=1\""), "{text}");
+}
+
+/// A remount drops what it does not name: what is bound would allow what its source does not. Where the kernel refuses
+/// that, as in a user namespace, nothing of it is left.
+fn a_bind_mount_keeps_what_its_source_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, bind) = (dir.path().join("source"), dir.path().join("bind"));
+    let (from, at) = (source.to_str().unwrap(), bind.to_str().unwrap());
+    assert_eq!(
+        run(&["mount", "tmpfs", from, "tmpfs", "nosuid,nodev,noatime", "0", "-"]),
+        (Some(0), String::new())
+    );
+    assert_eq!(run(&["mount", from, at, "none", "bind,ro,dev", "0", "-"]), (Some(0), String::new()));
+    let own = remount::top(at).unwrap().options;
+    assert_eq!(own, "ro,nosuid,noatime", "what is declared, and the rest as it was");
+    assert_eq!(run(&["umount", at]).0, Some(0));
+
+    // What another user namespace has set is locked.
+    fs::remove_dir(&bind).unwrap();
+    let script = format!("exec -a {} /proc/self/exe \"$@\"", helper::NAME);
+    let inside = |options: &str| {
+        let look = format!("({script}); code=$?; grep -c ' {at} ' /proc/self/mountinfo; exit $code");
+        let script = look.replace("/proc/self/exe", std::env::current_exe().unwrap().to_str().unwrap());
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "bash", "-c", &script, "bash"]);
+        let Output { status, stdout, stderr } =
+            command.args(["mount", from, at, "none", options, "0", "-"]).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (status.code(), text(&stdout), text(&stderr))
+    };
+    assert_eq!(inside("bind,ro"), (Some(0), "1\n".to_owned(), String::new()));
+    let (code, mounted, why) = inside("bind,ro,suid");
+    assert_eq!((code, mounted.as_str()), (Some(1), "0\n"), "{why}");
+    assert!(why.contains("EPERM") || why.contains("not permitted"), "{why}");
+}
+
+/// Links of root on the way are followed once, and the mount is where the kernel lists it; those of others are not.
+fn a_mount_stands_where_its_path_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let top_dir = dir.path().canonicalize().unwrap();
+    let at = |path: &str| top_dir.join(path).to_str().unwrap().to_owned();
+    fs::create_dir(at("real")).unwrap();
+    symlink("real", at("link")).unwrap();
+    symlink("real/last", at("last")).unwrap();
+    let count = || fs::read_to_string("/proc/self/mountinfo").unwrap().matches("/real/").count();
+    for (declared, real) in [("link/m", "real/m"), ("last", "real/last")] {
+        let words = |path: &str| {
+            let told =
+                command(&["--why", "1", "mount", "tmpfs", path, "tmpfs", "size=1m", "0", "-"]).output().unwrap();
+            (told.status.code(), String::from_utf8_lossy(&told.stdout).into_owned())
+        };
+        let expected = (Some(0), format!("{}{}\n", helper::AT, at(real)));
+        assert_eq!(words(&at(declared)), expected);
+        assert_eq!(top(Path::new(&at(real))).as_deref(), Some("tmpfs"));
+        assert_eq!((words(&at(declared)), count()), (expected, 1), "it stands already");
+        assert_eq!(run(&["umount", &at(real)]).0, Some(0));
+        assert_eq!(count(), 0);
+    }
+    std::os::unix::fs::lchown(at("link"), Some(1234), None).unwrap();
+    let (code, text) = run(&["mount", "tmpfs", &at("link/m"), "tmpfs", "", "0", "-"]);
+    assert_eq!((code, count()), (Some(1), 0));
+    assert!(text.contains("/link is a link of user 1234; only links that root owns are followed"), "{text}");
+    // A file is a mount point as well.
+    fs::write(at("real/file"), "ours").unwrap();
+    fs::write(at("other"), "theirs").unwrap();
+    let (from, over) = (at("other"), at("last"));
+    fs::remove_file(&over).unwrap();
+    symlink("real/file", &over).unwrap();
+    assert_eq!(run(&["mount", &from, &over, "none", "bind", "0", "-"]), (Some(0), String::new()));
+    assert_eq!(fs::read_to_string(at("real/file")).unwrap(), "theirs");
+    assert_eq!(run(&["umount", &at("real/file")]).0, Some(0));
 }
 
 fn a_device_that_does_not_come() {

@@ -161,7 +161,7 @@ impl Machine {
             Spec::Service(_) => self.service(&unit),
             Spec::Target(_) => Found::Right,
             Spec::Mount(mount) => {
-                let place = self.world.outside(&mount.path).to_string_lossy().into_owned();
+                let place = self.point(&mount.path);
                 match self.mounts.get(&place) {
                     // One that was in use when it had to be mounted anew: PID 1 does not try again by itself.
                     Some(_) if status.is_some_and(|s| s.state == "failed") => {
@@ -207,6 +207,13 @@ impl Machine {
         look
     }
 
+    /// Where a mount is listed, if it stands: its path may lead there through links.
+    fn point(&self, path: &str) -> String {
+        let outside = |path: &str| self.world.outside(path).to_string_lossy().into_owned();
+        let place = self.world.places.point(path, |place| self.mounts.contains_key(&outside(place)));
+        outside(place.as_deref().unwrap_or(path))
+    }
+
     fn service(&self, unit: &str) -> Found {
         let Some(live) = &self.live else { return Found::Unknown };
         Found::of_service(live.get(unit).map(|s| (s.state.as_str(), s.cause.as_str())))
@@ -219,7 +226,7 @@ impl Machine {
         let found = match &spec {
             Spec::Service(_) => self.service(&unit),
             Spec::Mount(mount) => {
-                let place = self.world.outside(&mount.path).to_string_lossy().into_owned();
+                let place = self.point(&mount.path);
                 let known = self.live.as_ref().is_none_or(|l| l.get(&unit).is_some_and(|s| s.ready));
                 match self.mounts.contains_key(&place) {
                     false => Found::Missing,

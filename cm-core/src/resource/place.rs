@@ -220,11 +220,44 @@ impl Places {
         openat2(&self.root, &*relative(path), how)
     }
 
-    /// Makes a path canonical, as far as it exists. With `last`, a link in the last place is followed too.
+    /// Makes the path of a directory canonical, as far as it exists; a link in the last place is followed too.
     ///
     /// # Errors
     /// When a link may not be followed, or something on the way is no directory.
     pub fn walk(&self, path: &str) -> Result<Walk, PlaceError> {
+        self.follow(path, false)
+    }
+
+    /// The same for a path whose last name may be anything: something is to be mounted over it.
+    ///
+    /// # Errors
+    /// As [`Places::walk`].
+    fn walk_to_point(&self, path: &str) -> Result<Walk, PlaceError> {
+        self.follow(path, true)
+    }
+
+    /// The canonical path of a mount point, which need not be there. What `is_mounted` at its place is not asked for
+    /// anything: its disk may be dead.
+    ///
+    /// # Errors
+    /// As [`Places::walk`].
+    pub fn point(&self, path: &str, is_mounted: impl Fn(&str) -> bool) -> Result<String, PlaceError> {
+        // What the kernel lists is canonical.
+        if is_mounted(path) {
+            return Ok(path.to_owned());
+        }
+        if let Some((directory, name)) = split(path) {
+            let above = self.walk(directory)?;
+            let here = join(&above.path, name);
+            if above.missing.is_empty() && is_mounted(&here) {
+                return Ok(here);
+            }
+        }
+        let walk = self.walk_to_point(path)?;
+        Ok(walk.missing.iter().fold(walk.path, |at, name| join(&at, name)))
+    }
+
+    fn follow(&self, path: &str, anything: bool) -> Result<Walk, PlaceError> {
         let mut out = Walk { path: "/".to_owned(), ..Walk::default() };
         let mut todo: VecDeque<String> =
             path.split('/').filter(|c| !c.is_empty() && *c != ".").map(str::to_owned).collect();
@@ -267,6 +300,7 @@ impl Places {
                         todo.push_front(part.to_owned());
                     }
                 }
+                _ if anything && todo.is_empty() => out.path = here,
                 _ => return Err(PlaceError::NotDirectory(here)),
             }
         }

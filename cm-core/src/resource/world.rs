@@ -1,6 +1,6 @@
 //! The machine as resources see it: paths below a root, the user databases, the store, what is mounted.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -252,6 +252,8 @@ pub struct World {
     /// Directories that wait in a staging area for the time when they are made, by their places.
     pub begun: BTreeMap<String, Begun>,
     managed: Vec<String>,
+    /// Those of them that stand, and are listed under another path: theirs leads there through links.
+    through_links: RefCell<BTreeSet<String>>,
     mounted: BTreeSet<String>,
     /// Device and inode of each of [`Setup::own`].
     own: BTreeSet<(u64, u64)>,
@@ -289,6 +291,7 @@ impl World {
             private: Vec::new(),
             reads: 0,
             managed: Vec::new(),
+            through_links: RefCell::default(),
             mounted: BTreeSet::new(),
             own: BTreeSet::new(),
             buffer: vec![0; 128 << 10],
@@ -306,6 +309,7 @@ impl World {
         self.find_own();
         self.managed = managed;
         self.mounted.clear();
+        self.through_links.borrow_mut().clear();
         if !self.managed.is_empty() {
             let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
             self.mounted = Tree::read(&table).seen().into_keys().collect();
@@ -384,11 +388,24 @@ impl World {
     /// [`Trouble::MountAbsent`].
     pub fn mount_present(&self, path: &str) -> Result<(), Trouble> {
         for mount in &self.managed {
-            if is_below(path, mount) && !self.mounted.contains(&*self.outside(mount).to_string_lossy()) {
+            if is_below(path, mount) && !self.is_mounted(mount) {
                 return Err(Trouble::MountAbsent(mount.clone()));
             }
         }
         Ok(())
+    }
+
+    /// Whether a managed mount is there, under its path or where links lead.
+    fn is_mounted(&self, mount: &str) -> bool {
+        let lists = |path: &str| self.mounted.contains(&*self.outside(path).to_string_lossy());
+        if lists(mount) || self.through_links.borrow().contains(mount) {
+            return true;
+        }
+        let there = self.places.point(mount, lists).is_ok_and(|place| lists(&place));
+        if there {
+            self.through_links.borrow_mut().insert(mount.to_owned());
+        }
+        there
     }
 
     /// Other names of the file at a path, in the generation that is returned to.

@@ -269,7 +269,7 @@ impl Shell {
                 None => self.live.remove(key),
             }
         }
-        for (key, record) in self.said.take_changed() {
+        for (key, record) in self.said.take_changed().into_iter().chain(self.places.take_changed()) {
             match record {
                 Some(record) => self.live.put(key, &record),
                 None => self.live.remove(key),
@@ -327,7 +327,7 @@ impl Shell {
             let record = postcard::to_allocvec(&(fd, generation)).ok();
             all.extend(record.map(|r| (Key::new(Class::Manifest, u64::from(number.0)), r)));
         }
-        all.extend(self.said.records());
+        all.extend(self.said.records().chain(self.places.records()));
         for (number, event) in self.queue.iter() {
             let record = postcard::to_allocvec(event).ok();
             all.extend(record.map(|r| (Key::new(Class::Event, number), r)));
@@ -472,6 +472,7 @@ impl Shell {
         self.take_said(found);
         let hanging = found.records.get(&HANGING).and_then(|b| postcard::from_bytes(b).ok());
         self.adopt_hanging(hanging.unwrap_or_default());
+        self.take_places(found);
         let batch = self.engine.has_batch();
         let carried =
             self.workers.values().any(|w| w.link.tasks().iter().any(|t| matches!(t, Task::Batch(_))));

@@ -47,11 +47,16 @@ pub enum NothingToRun {
 const WHY: u32 = 3;
 
 /// The command for a job. `since` is a moment before the service's process was there, by the clock of `helper::tick`:
-/// `ready = "path=…"` means a path that is younger.
+/// `ready = "path=…"` means a path that is younger. `place` is where a mount stands, if that is not its declared path.
 ///
 /// # Errors
 /// When the unit declares none.
-pub fn command(spec: Option<&Spec>, job: Job, since: u64) -> Result<Command, NothingToRun> {
+pub fn command(
+    spec: Option<&Spec>,
+    job: Job,
+    since: u64,
+    place: Option<&str>,
+) -> Result<Command, NothingToRun> {
     let nothing = || NothingToRun::Undeclared(job);
     let helper = |verb: &str, rest: Vec<String>| {
         let mut argv = vec!["holdfast-helper".to_owned(), verb.to_owned()];
@@ -90,12 +95,13 @@ pub fn command(spec: Option<&Spec>, job: Job, since: u64) -> Result<Command, Not
             let options = m.options.join(",");
             let timeout = m.device_timeout.to_string();
             let check = if m.check { "check" } else { "-" }.to_owned();
+            let path = place.unwrap_or(&m.path).to_owned();
             explaining(
                 "mount",
-                vec![m.source.clone(), m.path.clone(), m.fstype.clone(), options, timeout, check],
+                vec![m.source.clone(), path, m.fstype.clone(), options, timeout, check],
             )
         }
-        (Spec::Mount(m), Job::Unmount) => explaining("umount", vec![m.path.clone()]),
+        (Spec::Mount(m), Job::Unmount) => explaining("umount", vec![place.unwrap_or(&m.path).to_owned()]),
         (Spec::Module(m), Job::Module) => {
             let mut words = vec![m.name.clone()];
             words.extend(m.parameters.iter().cloned());
@@ -151,10 +157,13 @@ mod tests {
     #[test]
     fn helpers_and_refusals() {
         let module = Spec::Module(Module { name: "loop".into(), parameters: vec!["max_loop=8".into()] });
-        let made = command(Some(&module), Job::Module, 0).unwrap();
+        let made = command(Some(&module), Job::Module, 0, None).unwrap();
         assert_eq!(made.argv, ["holdfast-helper", "--why", "3", "module", "loop", "max_loop=8"]);
         assert!(made.helper && made.ready_fd == Some(3));
-        assert_eq!(command(Some(&module), Job::Main, 0).unwrap_err(), NothingToRun::Undeclared(Job::Main));
-        assert_eq!(command(None, Job::Main, 0).unwrap_err(), NothingToRun::Unreadable);
+        assert_eq!(
+            command(Some(&module), Job::Main, 0, None).unwrap_err(),
+            NothingToRun::Undeclared(Job::Main)
+        );
+        assert_eq!(command(None, Job::Main, 0, None).unwrap_err(), NothingToRun::Unreadable);
     }
 }

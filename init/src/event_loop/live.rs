@@ -60,6 +60,8 @@ pub enum Class {
     Event = 8,
     /// What a service has said of itself, by the number of its unit.
     Said = 9,
+    /// Where a mount stands that is not listed under its declared path, by the number of its unit.
+    Place = 10,
 }
 
 impl Class {
@@ -74,6 +76,7 @@ impl Class {
             7 => Class::Watch,
             8 => Class::Event,
             9 => Class::Said,
+            10 => Class::Place,
             _ => return None,
         })
     }

@@ -28,6 +28,7 @@ mod modules;
 mod mounts;
 mod names;
 mod notified;
+mod places;
 mod processes;
 mod queue;
 mod quick;
@@ -103,6 +104,7 @@ pub struct Shell {
     watches: watches::Watches,
     contests: contests::Contests,
     mounts: mounts::Mounts,
+    places: places::Places,
     names: names::Names,
     modules: modules::Modules,
     server: Option<Server>,

@@ -10,6 +10,7 @@ use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::mountinfo::{Tree, unescape};
 use units::kind::Spec;
+use units::value::path::is_within;
 use units::{Kind, Manifest, UnitId};
 
 use super::Shell;
@@ -72,6 +73,16 @@ pub(super) fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
         }));
     }
     below
+}
+
+/// The names of a mount point: as it is listed, and through the declared paths of mounts that stand elsewhere.
+fn names<'a>(point: &str, linked: impl Iterator<Item = (String, &'a str)>) -> Vec<String> {
+    let through = linked.filter_map(|(declared, place)| {
+        let below = point.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        // What covers its place covers all that is named through it.
+        below.map(|rest| format!("{declared}{rest}")).or_else(|| is_within(place, point).then_some(declared))
+    });
+    std::iter::once(point.to_owned()).chain(through).collect()
 }
 
 impl Mounts {
@@ -160,6 +171,11 @@ impl Shell {
         self.ready.push(Token::Mounts);
     }
 
+    /// Mounts that are listed under another path than theirs: that, and where.
+    fn linked(&self) -> impl Iterator<Item = (String, &str)> {
+        self.places.iter().map(|(node, place)| (self.engine.address(node).name, place))
+    }
+
     /// The list has changed, or the units that it is compared with.
     pub(super) fn hear_mounts(&mut self) -> Turn {
         let (desired, _) = self.engine.desired();
@@ -180,12 +196,14 @@ impl Shell {
         // What was there first has covered nothing that was looked at before.
         let before = self.mounts.listed.take().unwrap_or_else(|| listed.clone());
         let moved: BTreeSet<&str> = listed.symmetric_difference(&before).map(|(_, p)| p.as_str()).collect();
-        let touched = moved.iter().flat_map(|point| units_below(manifest, point));
+        let moved = moved.iter().flat_map(|point| names(point, self.linked()));
+        let touched = moved.flat_map(|point| units_below(manifest, &point));
         let nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
         let mut seen = BTreeMap::new();
         let known: BTreeSet<Node> = units.iter().map(|(node, _, _)| *node).collect();
         for (node, path, options) in units {
-            let line = tree.at(&path);
+            let place = self.places.of(node).unwrap_or(&path);
+            let line = tree.at(place);
             let top = line.and_then(mount::read);
             let dead = top.as_ref().is_some_and(mount::Mounted::is_dead);
             let there = line.filter(|_| !dead).and_then(|line| mounts(line).next());
@@ -194,7 +212,7 @@ impl Shell {
             let text = match (news.as_slice(), &top) {
                 ([_], Some(top)) if dead => Some(format!("its device {} is gone", top.source)),
                 ([_, _], Some(top)) => Some(format!("another mount is there now: {}", words(top))),
-                ([_], None) => mount::hiding(&tree, &path, &[])
+                ([_], None) => mount::hiding(&tree, place, &[])
                     .map(|m| format!("it is hidden by what is mounted at \"{}\" now: {}", m.path, words(&m))),
                 _ => None,
             };

@@ -8,8 +8,8 @@ use cm_core::engine::effect::{Job, Level};
 use cm_core::engine::event::{Event, Exit};
 use cm_core::proto::ManifestRef;
 use nix::fcntl::OFlag;
-use units::UnitId;
 use units::kind::service::{Log, Ready};
+use units::{Kind, UnitId};
 
 use super::Shell;
 use super::fnv::fnv;
@@ -67,14 +67,21 @@ impl Shell {
     ) {
         let address = self.engine.address(node).to_string();
         let spec = self.engine.manifest(manifest).and_then(|m| m.spec(unit));
-        let mut command = match launch::command(spec.as_ref(), job, self.since(node)) {
+        // One that stands is repaired, and unmounted, where it stands, wherever its path leads by now.
+        let stands = job == Job::Unmount || self.engine.glance(node).ready;
+        let place = self.places.of(node).filter(|_| stands);
+        let mut command = match launch::command(spec.as_ref(), job, self.since(node), place) {
             Ok(command) => command,
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };
         if job == Job::Mount
             && let Some(m) = self.engine.manifest(manifest)
         {
-            command.argv.extend(declared_above(m, m.name(unit)));
+            let place = |path: String| {
+                let node = m.find(Kind::Mount, &path).and_then(|id| self.engine.node_in(manifest, id));
+                node.and_then(|node| self.places.of(node)).map_or(path, str::to_owned)
+            };
+            command.argv.extend(declared_above(m, m.name(unit)).into_iter().map(place));
         }
         if job == Job::Main {
             self.said.forget(node);
@@ -380,6 +387,7 @@ impl Shell {
         let Some(pipe) = &spawn.ready else { return Turn::Drained };
         let mut buffer = [0; 512];
         let (mut seen, mut open, mut more) = (false, true, true);
+        let node = spawn.record.node;
         let explains = matches!(spawn.record.job, Job::Mount | Job::Unmount | Job::Module);
         let mut why = Vec::new();
         for _ in 0..16 {
@@ -414,12 +422,16 @@ impl Shell {
         }
         if seen {
             self.hear_stage(serial);
-            self.queue.push_back(if explains {
-                let why = String::from_utf8_lossy(&why);
-                Event::Explained { serial, why: why.lines().last().unwrap_or_default().to_owned() }
-            } else {
-                Event::Ready { serial }
-            });
+            let text = String::from_utf8_lossy(&why);
+            let (places, reasons): (Vec<&str>, _) = text.lines().partition(|l| l.starts_with(helper::AT));
+            if let Some(place) = places.last().and_then(|line| line.strip_prefix(helper::AT)) {
+                self.place_told(node, place);
+            }
+            match reasons.last() {
+                Some(why) => self.queue.push_back(Event::Explained { serial, why: (*why).to_owned() }),
+                None if explains => {}
+                None => self.queue.push_back(Event::Ready { serial }),
+            }
         }
         if more && open && (explains || !seen) { Turn::More } else { Turn::Drained }
     }

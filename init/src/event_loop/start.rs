@@ -198,6 +198,7 @@ impl Shell {
             watches: watches::Watches::default(),
             contests: contests::Contests::default(),
             mounts: mounts::Mounts::default(),
+            places: super::places::Places::default(),
             names: names::Names::default(),
             modules: modules::Modules::default(),
             server: None,

@@ -80,6 +80,7 @@ impl Shell {
         for node in self.engine.departed() {
             // Its number is the next unit's, which has said nothing yet.
             self.said.forget(node);
+            self.places.forget(node);
         }
         let mut done = 0;
         for effect in effects {

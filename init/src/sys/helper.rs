@@ -20,7 +20,7 @@ use super::fsck::{self, Checked};
 use super::module::Modules;
 use super::mount::Mounted;
 use super::unmount::UnmountError;
-use super::{device, mount, remount, unmount};
+use super::{device, mount, point, remount, unmount};
 
 /// The name under which the executable is a helper.
 pub const NAME: &str = "holdfast-helper";
@@ -37,14 +37,18 @@ const NOT_TAKEN: i32 = 4;
 /// Exit code: the module was loaded already.
 const ALREADY_LOADED: i32 = 5;
 
+/// A line for PID 1 that begins so is no reason: it has the canonical path of the mount point.
+pub const AT: &str = "at: ";
+
 /// Longest line for PID 1: what a pipe takes in one piece.
 const WHY_MAX: usize = 4095;
 
 /// Runs a verb: `holdfast-helper [--why DESCRIPTOR] VERB ARG…`; returns the exit code.
 ///
 /// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS CHECK POINT…` (`check` where the file system is checked first; the points
-/// are where mounts are declared on which it lies), `umount PATH`, `umount-all`, `sync`, `module NAME PARAMETER…`,
-/// `coldplug`, `await-path PATH [MICROSECONDS]` (younger than that moment, see [`tick`]), `read-pid PATH`.
+/// are where mounts are declared on which it lies; it says [`AT`] which path it is that the kernel lists), `umount PATH`,
+/// `umount-all`, `sync`, `module NAME PARAMETER…`, `coldplug`,
+/// `await-path PATH [MICROSECONDS]` (younger than that moment, see [`tick`]), `read-pid PATH`.
 pub fn main(arguments: &[String]) -> i32 {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     let (why, words) = match words.as_slice() {
@@ -56,7 +60,7 @@ pub fn main(arguments: &[String]) -> i32 {
             text.lines().for_each(say);
         }
     };
-    let late = |text: &str| {
+    let early = |text: &str| {
         if let Some(number) = why {
             // Who cannot be told finds it on the console.
             drop(explain(number, text));
@@ -65,7 +69,7 @@ pub fn main(arguments: &[String]) -> i32 {
     let result = match words {
         ["mount", source, path, fstype, options, limit, check, above @ ..] => {
             let wanted = Wanted { source, path, fstype, options, limit, check: *check == "check", above };
-            match do_mount(&wanted, late) {
+            match do_mount(&wanted, early) {
                 Ok(Some(missing)) => {
                     tell(&missing);
                     return NOT_TAKEN;
@@ -152,11 +156,11 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
         Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
         Err(_) => return Err(cannot(&format!("\"{limit}\" is no number of milliseconds"))),
     };
-    let wanted = mount::options(options);
     if options.split(',').any(|o| o == "loop" || o.starts_with("loop=")) {
         return Err(cannot(&"loop devices are not set up here; name the device"));
     }
-    unmount::dead(path).map_err(|e| cannot(&format!("cannot take away what is dead there: {e}")))?;
+    let place = point::resolve(path).map_err(|e| cannot(&e))?;
+    unmount::dead(&place).map_err(|e| cannot(&format!("cannot take away what is dead there: {e}")))?;
     let late = || {
         say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
         tell(&format!("{DEVICE_LATE} {source}, which is not there"));
@@ -165,8 +169,11 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
         _ => cannot(&format!("cannot wait for the device: {e}")),
     })?;
-    let by_hand = wanted.flags.contains(nix::mount::MsFlags::MS_REMOUNT);
-    if !by_hand && let Some(standing) = remount::top(path) {
+    // It may have been waited for long.
+    let place = &*point::resolve(path).map_err(|e| cannot(&e))?;
+    tell(&format!("{AT}{place}"));
+    let by_hand = mount::options(options).flags.contains(nix::mount::MsFlags::MS_REMOUNT);
+    if !by_hand && let Some(standing) = remount::top(place) {
         if let Some(other) = remount::mistaken(&standing, &device, fstype, options) {
             return Err(cannot(&other));
         }
@@ -174,7 +181,7 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
     }
     // On what somebody has mounted over it it would only be in the way of who takes that away again.
     if !by_hand
-        && let Some(other) = mount::hiding(&Tree::read(&mount::table().unwrap_or_default()), path, above)
+        && let Some(other) = mount::hiding(&Tree::read(&mount::table().unwrap_or_default()), place, above)
     {
         let Mounted { path: point, fstype: kind, source: from, .. } = other;
         return Err(cannot(&format!(
@@ -184,25 +191,25 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
     if check {
         checked(&device, fstype, &tell).map_err(|e| cannot(&e))?;
     }
-    if !Path::new(path).exists() {
-        make_directory(path).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
+    if !Path::new(place).exists() {
+        make_directory(place).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
     }
     // Network file systems bring a program that does what the kernel does not: resolve names, negotiate.
     for directory in ["/sbin", "/usr/sbin"] {
         let program = Path::new(directory).join(format!("mount.{fstype}"));
         if program.exists() {
-            return run(&program, &device, path, options).map(|()| None).map_err(|e| cannot(&e));
+            return run(&program, &device, place, options).map(|()| None).map_err(|e| cannot(&e));
         }
     }
     let types = if fstype == "auto" { candidates(&device) } else { vec![fstype.to_owned()] };
     let mut error = std::io::Error::from_raw_os_error(libc::ENODEV);
     for fstype in &types {
-        let mut result = mount::carry_out(&device, Path::new(path), fstype, &wanted);
+        let mut result = mount::carry_out(&device, place, fstype, options);
         // The kernel asks /sbin/modprobe for the type's module, which may not be there.
         if result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV))
             && Modules::read().is_ok_and(|m| m.load(&format!("fs-{fstype}"), "").is_ok())
         {
-            result = mount::carry_out(&device, Path::new(path), fstype, &wanted);
+            result = mount::carry_out(&device, place, fstype, options);
         }
         match result {
             Ok(()) => return Ok(None),

@@ -4,8 +4,10 @@ use std::io;
 use std::path::Path;
 
 use cm_core::mountinfo::{Tree, unescape};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{SYSFS_MAGIC, statfs};
+
+use super::{point, remount};
 
 /// Options taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,24 +188,41 @@ pub fn hiding(tree: &Tree<'_>, path: &str, above: &[&str]) -> Option<Mounted> {
     (hiding.path != "/" && !above.contains(&hiding.path.as_str())).then_some(hiding)
 }
 
-/// Mounts with everything that one call of mount(2) cannot do.
+/// Mounts at a canonical path, with everything that one call of mount(2) cannot do. What fails half-way is taken away
+/// again: it would stand without what was to protect it.
 ///
 /// # Errors
 /// What mount(2) said.
-pub fn carry_out(source: &Path, target: &Path, fstype: &str, options: &Options) -> io::Result<()> {
-    let data = (!options.data.is_empty()).then_some(options.data.as_str());
-    mount(Some(source), target, Some(fstype), options.flags, data)?;
+pub fn carry_out(source: &Path, place: &str, fstype: &str, declared: &str) -> io::Result<()> {
+    let wanted = options(declared);
+    let data = (!wanted.data.is_empty()).then_some(wanted.data.as_str());
+    {
+        let (_open, target) = point::open(place)?;
+        mount(Some(source), &target, Some(fstype), wanted.flags, data)?;
+    }
+    let done = finish(place, &wanted, declared);
+    // What stood before, here or elsewhere, is not ours to take away.
+    let made = !wanted.flags.intersects(MsFlags::MS_REMOUNT | MsFlags::MS_MOVE);
+    if done.is_err() && made {
+        umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    done
+}
+
+fn finish(place: &str, wanted: &Options, declared: &str) -> io::Result<()> {
     // mount(2): a bind mount takes no other flag at once, only by a remount of its own.
     let plain = MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_SILENT;
-    if options.flags.contains(MsFlags::MS_BIND)
-        && !options.flags.contains(MsFlags::MS_REMOUNT)
-        && options.flags.difference(plain) != MsFlags::empty()
+    if wanted.flags.contains(MsFlags::MS_BIND)
+        && !wanted.flags.contains(MsFlags::MS_REMOUNT)
+        && wanted.flags.difference(plain) != MsFlags::empty()
     {
-        let flags = options.flags.difference(MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
-        mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?;
+        // That has the flags of its source by now, and a remount drops what it does not name.
+        let standing = remount::top(place).ok_or(io::ErrorKind::NotFound)?;
+        remount::complete(&standing, declared)?;
     }
-    if options.propagation != MsFlags::empty() {
-        mount(None::<&str>, target, None::<&str>, options.propagation, None::<&str>)?;
+    if wanted.propagation != MsFlags::empty() {
+        let (_open, target) = point::open(place)?;
+        mount(None::<&str>, &target, None::<&str>, wanted.propagation, None::<&str>)?;
     }
     Ok(())
 }

@@ -245,6 +245,17 @@ pub fn settle(standing: &Mounted, declared: &str) -> Option<String> {
     }
 }
 
+/// Gives what stands the declared options that it lacks, and leaves it the others.
+///
+/// # Errors
+/// What mount(2) said.
+pub fn complete(standing: &Mounted, declared: &str) -> io::Result<()> {
+    match differing(standing, declared) {
+        missing if missing.is_empty() => Ok(()),
+        missing => remount(standing, declared, &missing),
+    }
+}
+
 fn remount(standing: &Mounted, declared: &str, missing: &[Difference]) -> io::Result<()> {
     let wanted = options(declared);
     let concerned = |about: MsFlags| declared.split(',').filter_map(flag).any(|(f, _)| about.intersects(f));

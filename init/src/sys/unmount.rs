@@ -31,7 +31,7 @@ pub enum UnmountError {
     },
 }
 
-/// Unmounts what is mounted last at `path`.
+/// Unmounts what is mounted last at `path`, which is canonical.
 ///
 /// # Errors
 /// When nothing is mounted there, or it is in use.

@@ -26,6 +26,7 @@ pub mod rig_faults;
 pub mod rig_fight;
 pub mod rig_hung;
 pub mod rig_layers;
+mod rig_mount;
 pub mod rig_ready;
 pub mod rig_reexec;
 pub mod rig_rollback;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Scenario> {
         rig_cli::ALL,
         rig_crash::ALL,
         rig_drift::ALL,
+        rig_mount::ALL,
         rig_faults::ALL,
         rig_fight::ALL,
         rig_layers::ALL,

@@ -70,7 +70,8 @@ pub static TABLE: Table = Table {
 lost. The mount point is created (0755) when it is missing. What stands there already is given the options that it \
 lacks, and they are given back in place when somebody changes them; options that are not declared, and what the kernel \
 does not show in `/proc/self/mountinfo`, are left as they are. Another type or source at the place is an error. One that an \
-undeclared mount further up hides is lost until that is gone, and is not mounted on it.\n\n\
+undeclared mount further up hides is lost until that is gone, and is not mounted on it. A path may lead to the mount point \
+through links that root owns; what is on the mount is declared by the same path.\n\n\
 `check` runs `fsck.TYPE -a` on the device, as fstab(5) has it done for a pass other than 0: what that repairs is told in \
 the kernel's log; where it leaves errors the file system is not mounted, and the unit says why. Without such a program, and where \
 the device is mounted already, nothing is checked, and that is told. ext4 and xfs replay their journals in the kernel \

@@ -1,0 +1,98 @@
+//! Mounts in the fast rig: where their paths lead.
+
+use std::os::unix::fs::{lchown, symlink};
+
+use serde_json::Value;
+
+use super::Scenario;
+use crate::Result;
+use crate::context::Context;
+use crate::rig::{Rig, Setup, holds, want, word};
+
+const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
+    Scenario { name, group: "rig", limit: super::minutes(2), run }
+}
+
+/// See the module.
+pub const ALL: &[Scenario] = &[scenario("rig-mount-link", link)];
+
+/// How many mounts are listed at or below a path.
+fn listed(rig: &Rig, path: &str) -> Result<usize> {
+    let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", rig.pid()?))?;
+    let points = table.lines().filter_map(|l| l.split(' ').nth(4));
+    Ok(points.filter(|p| *p == path || p.strip_prefix(path).is_some_and(|r| r.starts_with('/'))).count())
+}
+
+/// A path that leads to its mount point through links of root: the mount stands once, is known where it stands, and goes
+/// where it stands, wherever the path leads by then. Links of others are not followed.
+fn link(context: &Context) -> Result {
+    let state = r#"
+[mount."/srv/link/m"]
+fstype = "tmpfs"
+options = ["size=1m"]
+
+[mount."/srv/last"]
+fstype = "tmpfs"
+
+[file."/srv/link/m/file"]
+content = "on it\n"
+
+[service.bound]
+exec = ["sleep", "infinity"]
+binds = ["mount:/srv/link/m"]
+"#;
+    let rig = Rig::start(context, &Setup::default())?;
+    let srv = rig.inside("/srv")?;
+    std::fs::create_dir_all(srv.join("real/last"))?;
+    symlink("real", srv.join("link"))?;
+    symlink("/srv/real/last", srv.join("last"))?;
+    rig.apply("[file.\"/srv/before\"]\ncontent = \"before\\n\"\n")?;
+    rig.apply(state)?;
+    let once = |what: &str| {
+        let counts =
+            (listed(&rig, "/srv/real/m")?, listed(&rig, "/srv/real/last")?, listed(&rig, "/srv/real")?);
+        want(counts == (1, 1, 2), &format!("{what}, mounted are {counts:?}"), &rig)
+    };
+    once("at first")?;
+    let file = srv.join("real/m/file");
+    want(holds(&file, "on it\n"), "what belongs on it is not there", &rig)?;
+    let planned = rig.ok(&["plan", &rig.state_file("same.toml", state)?])?;
+    want(!planned.contains("mount:"), &format!("it is not seen where it stands:\n{planned}"), &rig)?;
+
+    for turn in ["by this init", "by the next one"] {
+        let bound = rig.main_pid("service:bound")?;
+        let umount = rig.run(&["umount", "/srv/real/m"])?;
+        want(umount.code == 0, &umount.err, &rig)?;
+        rig.until_true("it is mounted again, with what belongs on it", || holds(&file, "on it\n"))?;
+        rig.until("service:bound", "running again", |s| {
+            word(s, "state") == "ready" && s.get("pid").and_then(Value::as_i64) != Some(i64::from(bound))
+        })?;
+        once(turn)?;
+        rig.ok(&["reexec"])?;
+        rig.until_said("has taken over")?;
+        rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    }
+    let lost = rig.init_said().matches("mount:/srv/link/m is lost").count();
+    want(lost == 2, &format!("it was lost {lost} times"), &rig)?;
+
+    // The way to it is another one by now.
+    std::fs::remove_file(srv.join("link"))?;
+    std::fs::create_dir_all(srv.join("elsewhere/m"))?;
+    symlink("elsewhere", srv.join("link"))?;
+    rig.ok(&["stop", "mount:/srv/link/m"])?;
+    want(listed(&rig, "/srv/real/m")? == 0, "it is not unmounted where it stands", &rig)?;
+    std::fs::remove_file(srv.join("link"))?;
+    symlink("real", srv.join("link"))?;
+    rig.ok(&["start", "mount:/srv/link/m"])?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    once("after it was stopped and started")?;
+    rig.ok(&["rollback"])?;
+    want(listed(&rig, "/srv/real")? == 0, "it stays mounted after the rollback", &rig)?;
+
+    lchown(srv.join("link"), Some(1234), None)?;
+    let path = rig.state_file("foreign.toml", "[mount.\"/srv/link/m\"]\nfstype = \"tmpfs\"\n")?;
+    let refused = rig.initctl(&["apply", &path])?;
+    let why = "/srv/link is a link of user 1234; only links that root owns are followed";
+    want(refused.code == 5 && refused.err.contains(why), &format!("{refused:?}"), &rig)?;
+    want(listed(&rig, "/srv/real")? == 0, "it was mounted where somebody's link leads", &rig)
+}
