@@ -146,8 +146,9 @@ fn a_mount_stands_where_its_path_leads() {
     let count = || fs::read_to_string("/proc/self/mountinfo").unwrap().matches("/real/").count();
     for (declared, real) in [("link/m", "real/m"), ("last", "real/last")] {
         let words = |path: &str| {
-            let told =
-                command(&["--why", "1", "mount", "tmpfs", path, "tmpfs", "size=1m", "0", "-"]).output().unwrap();
+            let told = command(&["--why", "1", "mount", "tmpfs", path, "tmpfs", "size=1m", "0", "-"])
+                .output()
+                .unwrap();
             (told.status.code(), String::from_utf8_lossy(&told.stdout).into_owned())
         };
         let expected = (Some(0), format!("{}{}\n", helper::AT, at(real)));

@@ -221,10 +221,7 @@ impl Engine {
             self.with_latch(node, |l| l.fails = 0);
             self.set_work(node, Work::Waiting);
         }
-        if let State::Mount(_) = self.u(node).state {
-            self.mount_timer(node);
-            self.timers.clear(node, Timer::State);
-        }
+        self.retry_mount(node);
     }
 
     /// Lifts every hold, for `apply --release`. As long as that may return they are remembered.

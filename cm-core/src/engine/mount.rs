@@ -6,7 +6,7 @@ use super::effect::{Job, Level};
 use super::event::Exit;
 use super::timer::Timer;
 use super::unit::{Mount, MountPhase, State, Want, bits};
-use super::{Engine, Node, RETRY_FIRST_MS, RETRY_MAX_MS};
+use super::{Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Node, RETRY_FIRST_MS, RETRY_MAX_MS};
 
 /// The exit code with which the unmount helper says that it was not mounted.
 const NOT_MOUNTED: i32 = 3;
@@ -182,10 +182,15 @@ impl Engine {
         match (mount.phase, job) {
             (MountPhase::Mounting { serial: s }, Job::Mount) if s == serial => {
                 let done = [Exit::Code(0), Exit::Code(NOT_TAKEN)].contains(&exit);
+                if done {
+                    let now = self.now;
+                    if let State::Mount(m) = &mut self.m(node).state {
+                        m.up_at = now;
+                    }
+                }
                 if done && mount.lost {
                     // Mounted, and unmounted by somebody before the helper could say so.
-                    self.go_down(node);
-                    self.set_phase(node, MountPhase::Waiting);
+                    self.lost(node);
                 } else if done {
                     if mount.fails > 1 {
                         let text = format!("mounted {} after {} tries", self.address(node), mount.fails);
@@ -293,6 +298,41 @@ impl Engine {
         self.apply_failure(node, &format!("cannot be mounted: {why}"));
     }
 
+    /// It was mounted and is no more: it is mounted again, at once the first time. What is lost soon after that, again and
+    /// again, whatever takes it, gets the pauses of what fails.
+    fn lost(&mut self, node: Node) {
+        self.go_down(node);
+        let now = self.now;
+        let mut losses = 1;
+        if let State::Mount(m) = &mut self.m(node).state {
+            let soon = now < m.up_at.after_ms(FIGHT_WINDOW_MS);
+            m.losses = if soon { m.losses.saturating_add(1) } else { 1 };
+            losses = m.losses;
+        }
+        if losses == 1 {
+            return self.set_phase(node, MountPhase::Waiting);
+        }
+        let why = format!("it was lost {losses} times soon after it was mounted");
+        self.set_detail(node, why.clone());
+        let until = now.after_ms(super::latched::doubled(RETRY_FIRST_MS, losses - 1, RETRY_MAX_MS));
+        self.timers.set(node, Timer::State, until);
+        self.set_phase(node, MountPhase::Backoff { until });
+        if losses > 2 {
+            self.apply_failure(node, &why);
+        }
+    }
+
+    /// A person wants it now.
+    pub(crate) fn retry_mount(&mut self, node: Node) {
+        if let State::Mount(m) = &mut self.m(node).state {
+            m.losses = 0;
+        }
+        if let Some(Mount { phase: MountPhase::Backoff { .. }, .. }) = self.mount(node) {
+            self.timers.clear(node, Timer::State);
+            self.set_phase(node, MountPhase::Waiting);
+        }
+    }
+
     pub(crate) fn mount_timer(&mut self, node: Node) {
         if let Some(Mount { phase: MountPhase::Backoff { .. }, .. }) = self.mount(node) {
             self.set_phase(node, MountPhase::Waiting);
@@ -306,6 +346,8 @@ impl Engine {
             m.lost = false;
         }
         match mount.phase {
+            // Who mounts and unmounts it all the time is not followed.
+            MountPhase::Backoff { .. } if mount.losses > FIGHT_REPAIRS => {}
             // Somebody else mounted it: the helper finds that out, and the rest is the usual way.
             MountPhase::Backoff { .. } => {
                 self.timers.clear(node, Timer::State);
@@ -358,8 +400,7 @@ impl Engine {
                     self.address(node)
                 );
                 self.log(Level::Warning, Some(node), text);
-                self.go_down(node);
-                self.set_phase(node, MountPhase::Waiting);
+                self.lost(node);
                 self.disturbed(node);
             }
             // The helper finds nothing there, and mounts it: its end decides.

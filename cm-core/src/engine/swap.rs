@@ -247,9 +247,7 @@ impl Engine {
         let state = match class {
             Class::Service => State::Service(Box::new(Service::new())),
             Class::Committer | Class::Helper | Class::Exec => State::Latch(Latch::new()),
-            Class::Mount => {
-                State::Mount(Mount { phase: MountPhase::Down, fails: 0, lost: false, repaired: false })
-            }
+            Class::Mount => State::Mount(Mount::new()),
             Class::Target => State::Target,
         };
         let unit = Unit {

@@ -357,6 +357,16 @@ pub(crate) struct Mount {
     pub lost: bool,
     /// Somebody had changed its options, and they are right again.
     pub repaired: bool,
+    /// When it was mounted last.
+    pub up_at: Mono,
+    /// How often in a row it was lost soon after that.
+    pub losses: u8,
+}
+
+impl Mount {
+    pub(crate) fn new() -> Mount {
+        Mount { phase: MountPhase::Down, fails: 0, lost: false, repaired: false, up_at: Mono(0), losses: 0 }
+    }
 }
 
 /// Where a mount is.

@@ -96,10 +96,7 @@ pub fn command(
             let timeout = m.device_timeout.to_string();
             let check = if m.check { "check" } else { "-" }.to_owned();
             let path = place.unwrap_or(&m.path).to_owned();
-            explaining(
-                "mount",
-                vec![m.source.clone(), path, m.fstype.clone(), options, timeout, check],
-            )
+            explaining("mount", vec![m.source.clone(), path, m.fstype.clone(), options, timeout, check])
         }
         (Spec::Mount(m), Job::Unmount) => explaining("umount", vec![place.unwrap_or(&m.path).to_owned()]),
         (Spec::Module(m), Job::Module) => {

@@ -61,18 +61,35 @@ pub(super) fn holding(mountinfo: &str, path: &str) -> Option<(u64, String)> {
     mounts(Tree::read(mountinfo).holding(path)?).next()
 }
 
-/// Units whose paths are a mount point or lie below it. Units are in the order of kind and name, so that a mount
-/// over nothing of ours costs a search and no more.
+/// Units whose paths are a mount point or lie below it. Units are in the order of kind and name, so that of most of them a
+/// mount over nothing of ours costs a search and no more; the names of lines and users are no paths.
 pub(super) fn units_below(manifest: &Manifest, point: &str) -> Vec<UnitId> {
     let mut below = Vec::new();
-    for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Line] {
+    for kind in [Kind::File, Kind::Directory, Kind::Symlink] {
         let near = manifest.of_kind(kind, point).take_while(|id| manifest.name(*id).starts_with(point));
         below.extend(near.filter(|id| {
             let rest = manifest.name(*id).strip_prefix(point).unwrap_or_default();
             rest.is_empty() || rest.starts_with('/') || point.ends_with('/')
         }));
     }
+    for kind in [Kind::Line, Kind::User, Kind::Group] {
+        below.extend(manifest.of_kind(kind, "").filter(|id| owns_within(manifest.spec(*id).as_ref(), point)));
+    }
     below
+}
+
+/// Whether a unit that is not named by a path owns something there.
+fn owns_within(spec: Option<&Spec>, point: &str) -> bool {
+    let database = |names: &[&str]| names.iter().any(|name| is_within(name, point));
+    match spec {
+        Some(Spec::Line(line)) => is_within(&line.path, point),
+        Some(Spec::User(user)) => {
+            database(&["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"])
+                || (user.create_home && is_within(&user.home_directory(), point))
+        }
+        Some(Spec::Group(_)) => database(&["/etc/group", "/etc/gshadow"]),
+        _ => false,
+    }
 }
 
 /// The names of a mount point: as it is listed, and through the declared paths of mounts that stand elsewhere.
@@ -242,6 +259,9 @@ mod tests {
     use std::slice::from_ref;
 
     use units::kind::directory::Directory;
+    use units::kind::group::Group;
+    use units::kind::line::Line;
+    use units::kind::user::User;
     use units::manifest::{ManifestBuilder, NewUnit};
 
     use super::*;
@@ -333,13 +353,52 @@ mod tests {
         for name in ["/srv", "/srv/a/b", "/srv-b", "/srva/c", "/var/x"] {
             builder.unit(NewUnit::new(Kind::Directory, name, spec(name)));
         }
+        let line = "greeting".to_owned();
+        let path = "/srv/lines/file".to_owned();
+        let line = Line { path, line, matches: None, present: true, create: true };
+        builder.unit(NewUnit::new(Kind::Line, "greeting", Spec::Line(line)));
+        for (name, create_home) in [("keeper", true), ("other", false)] {
+            let user = User {
+                name: name.to_owned(),
+                uid: None,
+                group: None,
+                groups: Vec::new(),
+                home: Some("/srv/home/x".to_owned()),
+                shell: None,
+                comment: None,
+                password_hash: None,
+                system: false,
+                create_home,
+                purge: false,
+            };
+            builder.unit(NewUnit::new(Kind::User, name, Spec::User(user)));
+        }
+        let group = Group { name: "crew".to_owned(), gid: None, system: false };
+        builder.unit(NewUnit::new(Kind::Group, "crew", Spec::Group(group)));
         let manifest = builder.finish();
         let names = |point: &str| -> Vec<String> {
             super::units_below(&manifest, point).iter().map(|id| manifest.name(*id).to_owned()).collect()
         };
-        assert_eq!(names("/srv"), ["/srv", "/srv/a/b"]);
+        assert_eq!(names("/srv"), ["/srv", "/srv/a/b", "greeting", "keeper"]);
         assert_eq!(names("/srv/a"), ["/srv/a/b"]);
-        assert_eq!(names("/").len(), 5);
+        assert_eq!(names("/srv/lines"), ["greeting"], "its name is no path");
+        assert_eq!(names("/srv/lines/fi"), [""; 0]);
+        assert_eq!(names("/srv/home"), ["keeper"], "the home of the other is not ours");
+        assert_eq!(names("/etc/passwd"), ["keeper", "other"]);
+        assert_eq!(names("/etc"), ["keeper", "other", "crew"]);
+        assert_eq!(names("/").len(), 9);
         assert_eq!(names("/proc"), [""; 0]);
+    }
+
+    #[test]
+    fn a_point_has_the_names_that_lead_to_it() {
+        let names = |point: &str| {
+            let linked = [("/srv/link/m".to_owned(), "/srv/real/m")];
+            super::names(point, linked.into_iter())
+        };
+        assert_eq!(names("/srv/real/m"), ["/srv/real/m", "/srv/link/m"]);
+        assert_eq!(names("/srv/real/m/deep"), ["/srv/real/m/deep", "/srv/link/m/deep"]);
+        assert_eq!(names("/srv/real"), ["/srv/real", "/srv/link/m"], "it covers that");
+        assert_eq!(names("/srv/real/mm"), ["/srv/real/mm"]);
     }
 }

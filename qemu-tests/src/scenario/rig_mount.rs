@@ -1,4 +1,4 @@
-//! Mounts in the fast rig: where their paths lead.
+//! Mounts in the fast rig: where their paths lead, and what they cover.
 
 use std::os::unix::fs::{lchown, symlink};
 
@@ -14,7 +14,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 }
 
 /// See the module.
-pub const ALL: &[Scenario] = &[scenario("rig-mount-link", link)];
+pub const ALL: &[Scenario] = &[scenario("rig-mount-link", link), scenario("rig-mount-over", over)];
 
 /// How many mounts are listed at or below a path.
 fn listed(rig: &Rig, path: &str) -> Result<usize> {
@@ -93,6 +93,31 @@ binds = ["mount:/srv/link/m"]
     let path = rig.state_file("foreign.toml", "[mount.\"/srv/link/m\"]\nfstype = \"tmpfs\"\n")?;
     let refused = rig.initctl(&["apply", &path])?;
     let why = "/srv/link is a link of user 1234; only links that root owns are followed";
-    want(refused.code == 5 && refused.err.contains(why), &format!("{refused:?}"), &rig)?;
+    want(refused.code == 5 && refused.out.contains(why), &format!("{refused:?}"), &rig)?;
     want(listed(&rig, "/srv/real")? == 0, "it was mounted where somebody's link leads", &rig)
+}
+
+/// What somebody mounts over what units own that no path names is noticed: a line, and an entry of the user database.
+fn over(context: &Context) -> Result {
+    let state = r#"
+[line.greeting]
+path   = "/srv/sub/lines"
+line   = "hello"
+create = true
+
+[user.keeper]
+uid = 4321
+"#;
+    let rig = Rig::start(context, &Setup { etc: true, ..Setup::default() })?;
+    rig.apply(state)?;
+    let line = rig.inside("/srv/sub/lines")?;
+    want(holds(&line, "hello\n"), "the line is not there", &rig)?;
+    let script = "cp -a /etc /srv/etc && mount -t tmpfs none /srv/sub && sed -i /^keeper:/d /srv/etc/passwd && \
+                  mount --bind /srv/etc /etc";
+    let covered = rig.run(&["sh", "-c", script])?;
+    want(covered.code == 0, &covered.err, &rig)?;
+    rig.until_true("the line is on what was mounted", || holds(&line, "hello\n"))?;
+    let passwd = rig.inside("/etc/passwd")?;
+    let has = || std::fs::read_to_string(&passwd).is_ok_and(|text| text.contains("\nkeeper:"));
+    rig.until_true("the user is in what was mounted", has)
 }

@@ -209,6 +209,49 @@ fn a_mount_in_use_whose_ground_is_stopped_is_tried_once() {
     assert_eq!(s.state("/m"), "ready", "it stands on it again");
 }
 
+/// Whatever takes it: what is lost as soon as it is mounted is not mounted again without a pause, and who wants it by hand
+/// has it at once.
+#[test]
+fn a_mount_that_is_lost_again_and_again_is_mounted_ever_more_rarely() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let node = s.node("/m");
+    let seconds = |s: &Story| s.now / 1_000_000_000;
+    let lost = |s: &mut Story| {
+        helper_ends(s, 0);
+        s.tell(Event::Unmounted { node })
+    };
+    let mut waits = Vec::new();
+    for losses in 1..=12 {
+        let (mut out, before) = (lost(&mut s), seconds(&s));
+        let paused = s.state("/m") == "backoff";
+        if paused {
+            assert_eq!(spawned(&s, &out), []);
+            let cause = s.engine.status(node).cause;
+            assert_eq!(cause, format!("it was lost {losses} times soon after it was mounted"));
+            if losses > 6 {
+                s.tell(Event::Mounted { node });
+                assert_eq!(s.state("/m"), "backoff", "it comes and goes");
+            }
+            out = s.tick();
+        }
+        assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+        waits.push(seconds(&s) - before);
+    }
+    assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    // Unmounted before its helper could say that it is mounted: the same.
+    s.tell(Event::Unmounted { node });
+    let out = helper_ends(&mut s, 0);
+    assert_eq!((spawned(&s, &out), s.state("/m")), (Vec::new(), "backoff"));
+    let out = s.ask(7, Verb::Start, "/m");
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+    // What has stood for a while is mounted again at once.
+    helper_ends(&mut s, 0);
+    s.now += 61_000_000_000;
+    let out = s.tell(Event::Unmounted { node });
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+}
+
 /// What fails for ever fills no log: the first try is told, another reason, and then one where there were half as many.
 #[test]
 fn tries_of_a_mount_that_fails_are_counted_and_few_are_told() {
