@@ -398,7 +398,7 @@ impl Player<'_> {
                 let note = "somebody".to_owned();
                 self.machine.step(Event::Asked { request, verb: *verb, node, note, until })?;
                 // Every third one does not wait for the answer.
-                if request % 3 == 0 { self.machine.step(Event::Unasked { request }) } else { Ok(()) }
+                if request.is_multiple_of(3) { self.machine.step(Event::Unasked { request }) } else { Ok(()) }
             }
             Act::OpenStore => self.machine.step(Event::StoreOpened),
             Act::KillWorker => {
