@@ -184,6 +184,9 @@ impl Shell {
             }
             match self.instance(public).read_events() {
                 Ok(events) => {
+                    // ORDER: a worker announces what it watches before it looks; an event of what came after that look
+                    // would be about nobody if the announcement were still in its socket.
+                    self.hear_workers();
                     let lost = events.iter().any(|e| e.mask.contains(AddWatchFlags::IN_Q_OVERFLOW));
                     for event in events.iter().filter(|e| !e.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
                         self.watched(public, event, &mut touched);

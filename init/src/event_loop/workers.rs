@@ -22,6 +22,8 @@ use crate::sys::spawn::{self, Launch, Output, Status, StatusPipe};
 
 /// Most replies of one worker in one turn.
 const REPLIES: usize = 64;
+/// Most such turns before events are handled: more than a socket holds.
+const TURNS: usize = 64;
 /// Tokens with this bit are the shell's own; the engine counts from 1.
 pub(super) const OWN: u64 = 1 << 63;
 
@@ -256,6 +258,18 @@ impl Shell {
             }
         }
         Turn::More
+    }
+
+    /// What all workers have said by now, as far as that has an end.
+    pub(super) fn hear_workers(&mut self) {
+        let numbers: Vec<u64> = self.workers.keys().copied().collect();
+        for number in numbers {
+            for _ in 0..TURNS {
+                if self.hear_worker(number) != Turn::More {
+                    break;
+                }
+            }
+        }
     }
 
     fn reply(&mut self, reply: Reply, fds: Vec<OwnedFd>) {
