@@ -40,6 +40,9 @@ enum Verb {
     Run {
         /// Directory that build has written to
         dir: PathBuf,
+        /// What executes it: kvm (the host's processor) or tcg (emulation) [default: kvm where it works]
+        #[arg(long, value_name = "kvm|tcg")]
+        accel: Option<run::Accelerator>,
         /// Memory in MiB
         #[arg(long, value_name = "MIB", default_value_t = 768)]
         memory: u32,
@@ -57,8 +60,8 @@ fn main() -> ExitCode {
         Verb::Build { image, out, lock, update_lock, cache, programs } => {
             (image, out, lock, update_lock, cache, programs)
         }
-        Verb::Run { dir, memory, forward, disk } => {
-            let machine = run::Machine { memory, forward, disks: disk };
+        Verb::Run { dir, accel, memory, forward, disk } => {
+            let machine = run::Machine { accelerator: accel, memory, forward, disks: disk };
             return match run::run(&dir, &machine) {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::FAILURE,

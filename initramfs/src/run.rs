@@ -1,17 +1,45 @@
 //! `initramfs run`: an image that was built, in QEMU, with this terminal as the machine's console.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::error::Error;
 use crate::tool::{self, Tool};
 
+const QEMU_PROGRAM: &str = "qemu-system-x86_64";
+
 /// What it needs.
-const QEMU: &[Tool] = &[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }];
+const QEMU: &[Tool] = &[Tool { program: QEMU_PROGRAM, package: "qemu-system-x86" }];
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The host's processor.
+    Kvm,
+    /// QEMU itself: slow, and works everywhere.
+    Tcg,
+}
+
+impl std::str::FromStr for Accelerator {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            _ => Err("write kvm (the host's processor) or tcg (emulation)".to_owned()),
+        }
+    }
+}
+
+const KVM: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
 
 /// What the machine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
+    /// What executes it; KVM where it works, if it is not said.
+    pub accelerator: Option<Accelerator>,
     /// Memory in MiB.
     pub memory: u32,
     /// Ports of this machine's loopback, and those of the guest that they lead to.
@@ -30,12 +58,14 @@ pub fn ports(text: &str) -> Result<(u16, u16), String> {
     ports.ok_or_else(|| "write HOST:GUEST, as in 8080:80".to_owned())
 }
 
-/// QEMU's arguments. `kvm`: the host's processor may be used.
-pub fn arguments(directory: &Path, machine: &Machine, kvm: bool) -> Vec<String> {
+/// QEMU's arguments.
+pub fn arguments(directory: &Path, machine: &Machine, accelerator: Accelerator) -> Vec<String> {
     let file = |name: &str| directory.join(name).display().to_string();
     // Debian's kernels end in a double fault where this instruction is emulated.
-    let processor =
-        if kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64,-cx16"] };
+    let processor = match accelerator {
+        Accelerator::Kvm => KVM,
+        Accelerator::Tcg => ["-accel", "tcg", "-cpu", "qemu64,-cx16"],
+    };
     let mut out: Vec<String> = processor.map(str::to_owned).into();
     out.extend(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "mon:stdio"].map(str::to_owned));
     out.extend(["-m".to_owned(), machine.memory.to_string()]);
@@ -53,6 +83,32 @@ pub fn arguments(directory: &Path, machine: &Machine, kvm: bool) -> Vec<String> 
     out
 }
 
+/// Whether KVM works: in some virtual machines `/dev/kvm` can be opened, and QEMU dies when it sets up a processor with
+/// it. So a machine is set up, and taken down before it has executed anything.
+fn kvm_works(qemu: &Path) -> bool {
+    let mut command = Command::new(qemu);
+    command.args(KVM).args(["-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]);
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let Ok(mut child) = started else { return false };
+    if let Some(mut monitor) = child.stdin.take() {
+        // Where it has died already, its exit says so.
+        let _ = monitor.write_all(b"quit\n");
+    }
+    child.wait().is_ok_and(|status| status.success())
+}
+
+/// What executes the machine, where nobody has said it.
+fn chosen(qemu: &Path) -> Accelerator {
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return Accelerator::Tcg;
+    }
+    if kvm_works(qemu) {
+        return Accelerator::Kvm;
+    }
+    eprintln!("/dev/kvm is there and does not work: the machine is emulated, which is slower");
+    Accelerator::Tcg
+}
+
 /// Boots what [`crate::build`] has written into `directory`, until the machine is off.
 ///
 /// # Errors
@@ -66,13 +122,13 @@ pub fn run(directory: &Path, machine: &Machine) -> Result<bool, Error> {
         }
     }
     tool::ensure(QEMU)?;
-    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    let accelerator = machine.accelerator.unwrap_or_else(|| chosen(Path::new(QEMU_PROGRAM)));
     eprintln!("`initctl poweroff` ends the machine, Ctrl-A X pulls its plug");
-    let mut command = Command::new("qemu-system-x86_64");
-    let status = command.args(arguments(directory, machine, kvm)).status();
+    let mut command = Command::new(QEMU_PROGRAM);
+    let status = command.args(arguments(directory, machine, accelerator)).status();
     let failed = |cause: std::io::Error| Error::Tool {
         purpose: "boot the image".to_owned(),
-        program: "qemu-system-x86_64".to_owned(),
+        program: QEMU_PROGRAM.to_owned(),
         cause: cause.to_string(),
     };
     Ok(status.map_err(failed)?.success())
@@ -85,11 +141,12 @@ mod tests {
     #[test]
     fn a_machine_is_what_was_asked_for() {
         let machine = Machine {
+            accelerator: None,
             memory: 512,
             forward: vec![ports("8080:80").unwrap(), ports("2222:22").unwrap()],
             disks: vec!["a,b.img".into()],
         };
-        let line = arguments(Path::new("out"), &machine, false).join(" ");
+        let line = arguments(Path::new("out"), &machine, Accelerator::Tcg).join(" ");
         for part in [
             "-accel tcg -cpu qemu64,-cx16 ",
             " -m 512 -kernel out/vmlinuz -initrd out/initramfs.img -append console=ttyS0 ",
@@ -98,15 +155,25 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part}: {line}");
         }
-        assert!(arguments(Path::new("out"), &machine, true).join(" ").starts_with("-accel kvm -cpu host "));
+        let line = arguments(Path::new("out"), &machine, Accelerator::Kvm).join(" ");
+        assert!(line.starts_with("-accel kvm -cpu host "), "{line}");
         assert!(["80", "a:1", "1:70000"].iter().all(|p| ports(p).is_err()));
     }
 
     #[test]
     fn what_was_not_built_is_not_booted() {
         let here = tempfile::tempdir().unwrap();
-        let machine = Machine { memory: 512, forward: vec![], disks: vec![] };
+        let machine = Machine { accelerator: None, memory: 512, forward: vec![], disks: vec![] };
         let said = run(here.path(), &machine).unwrap_err().to_string();
         assert!(said.contains("vmlinuz") && said.contains("[kernel]"), "{said}");
+    }
+
+    #[test]
+    fn kvm_that_opens_and_does_not_work_is_not_used() {
+        // Programs that end as QEMU does, whatever they are given.
+        for (qemu, works) in [("true", true), ("false", false), ("/nonexistent/qemu", false)] {
+            assert_eq!(kvm_works(Path::new(qemu)), works, "{qemu}");
+        }
+        assert!("kvm".parse() == Ok(Accelerator::Kvm) && "hvf".parse::<Accelerator>().is_err());
     }
 }
