@@ -669,7 +669,8 @@ fn help_is_there_however_it_is_asked_for() {
 fn a_unit_without_output_is_not_said_to_be_none() {
     for (unit, exit, said) in [
         ("nginx", Exit::Done, "service:nginx has written nothing that is kept"),
-        ("nobody", Exit::Usage, "no such unit: service:nobody"),
+        ("nobody", Exit::Usage, "no such unit: nobody"),
+        ("ngnix", Exit::Usage, "no such unit: ngnix; did you mean service:nginx?"),
     ] {
         let host = Host::quiet();
         let parameters = json!({"unit": format!("service:{unit}"), "nearest": null});
@@ -680,4 +681,37 @@ fn a_unit_without_output_is_not_said_to_be_none() {
         let (ended, text) = host.run(&format!("logs {unit}"));
         assert!(ended == exit && text.contains(said), "{ended:?}: {text}");
     }
+}
+
+/// The address that a returned apply says: the unit is declared no more, and another one is named like it.
+#[test]
+fn the_output_of_a_unit_that_is_gone_is_shown() {
+    for name in ["service:ngnix", "ngnix"] {
+        let host = Host::quiet();
+        let line = json!({"unit": "service:ngnix", "time": "2025-11-20T12:00:00Z", "line": "config error"});
+        let server = host.script(
+            "control.logs",
+            vec![json!({"continues": true, "parameters": line}), json!({"parameters": {}})],
+        );
+        assert_eq!(
+            host.run(&format!("logs {name}")),
+            (Exit::Done, "2025-11-20T12:00:00Z config error\n".to_owned())
+        );
+        assert_eq!(server.join().unwrap()["parameters"]["unit"], "service:ngnix");
+    }
+    let host = Host::quiet();
+    let parameters = json!({"unit": "service:ngnix", "nearest": null});
+    host.script(
+        "control.logs",
+        vec![json!({"error": "io.holdfast.Logs.NoSuchUnit", "parameters": parameters})],
+    );
+    host.shows(
+        "logs service:ngnix",
+        Exit::Usage,
+        &expect![[r#"
+        [stderr]
+        initctl: service:ngnix has written nothing that is kept
+        initctl: no such unit: service:ngnix; did you mean service:nginx?
+    "#]],
+    );
 }

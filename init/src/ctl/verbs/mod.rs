@@ -275,7 +275,17 @@ impl Run<'_, '_> {
     }
 
     fn logs(&mut self, unit: Option<String>, lines: Option<u32>, follow: bool) -> Result<Exit, Stop> {
-        let unit = unit.map(|u| self.address(u)).transpose()?;
+        let typed = unit;
+        let unit = match &typed {
+            None => None,
+            // The output of a unit that is gone can still be read, whatever else is named like it.
+            Some(name) => Some(match self.resolved(name) {
+                None | Some(Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { .. })))) => {
+                    as_typed(name)
+                }
+                Some(resolved) => resolved?,
+            }),
+        };
         let named = unit.is_none();
         let frame = query::frame("io.holdfast.Logs.Read", &query::Read { unit, lines, follow }, true);
         let streamed = self.beside(LOGS_SOCKET)?.stream(&frame, None, |line: Line| {
@@ -291,13 +301,20 @@ impl Run<'_, '_> {
         match streamed {
             // The log daemon knows of units only what they have written.
             Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { unit, .. }))) => {
-                match self.resolved(&unit) {
+                let typed = typed.unwrap_or_else(|| unit.clone());
+                let silent = |unit: &str| format!("initctl: {unit} has written nothing that is kept\n");
+                match self.resolved(&typed) {
                     Some(Ok(unit)) => {
-                        let text = format!("initctl: {unit} has written nothing that is kept\n");
-                        self.screen.err.write_all(text.as_bytes()).map_err(Stop::Output)?;
+                        self.screen.err.write_all(silent(&unit).as_bytes()).map_err(Stop::Output)?;
                         Ok(Exit::Done)
                     }
-                    Some(Err(stop)) => Err(stop),
+                    Some(Err(stop)) => {
+                        // So it is of a service of an apply that was returned, and that said nothing.
+                        if units::Address::parse(&typed).is_some() {
+                            self.screen.err.write_all(silent(&typed).as_bytes()).map_err(Stop::Output)?;
+                        }
+                        Err(stop)
+                    }
                     None => Err(Stop::Usage(format!(
                         "no output of {unit} is kept: it has written none, or there is no such unit"
                     ))),
@@ -311,15 +328,11 @@ impl Run<'_, '_> {
     /// What a typed name means, where the server that is asked next does not know the units. Without init it is
     /// taken as it is, a bare one as a service.
     fn address(&self, name: String) -> Result<String, Stop> {
-        let as_typed = match units::Address::parse(&name) {
-            Some(address) => address.to_string(),
-            None => format!("service:{}", name.strip_suffix(".service").unwrap_or(&name)),
-        };
         match self.resolved(&name) {
-            // The output of a unit that is gone can still be read; who does not know it either will say so.
+            // Who does not know it either will say so.
             None
             | Some(Err(Stop::Client(ClientError::Failure(Failure::NoSuchUnit { nearest: None, .. })))) => {
-                Ok(as_typed)
+                Ok(as_typed(&name))
             }
             Some(resolved) => resolved,
         }
@@ -353,6 +366,14 @@ impl Run<'_, '_> {
             }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+/// A name as an address, without anyone who knows the units.
+fn as_typed(name: &str) -> String {
+    match units::Address::parse(name) {
+        Some(address) => address.to_string(),
+        None => format!("service:{}", name.strip_suffix(".service").unwrap_or(name)),
     }
 }
 
