@@ -68,7 +68,11 @@ impl Running {
         let back = operations.map(|(_, op)| op).filter(|op| {
             index.history.get(&op.thing).and_then(|list| list.last()).filter(of_failed).is_some()
         });
-        back.map(|op| Record::NotReplaced { unit: self.work.unit.clone(), thing: op.thing.clone() }).collect()
+        // Once, though several operations may be about one thing: each record takes back a version, and the one before that
+        // is somebody's.
+        let things: BTreeSet<String> = back.map(|op| op.thing.clone()).collect();
+        let unit = &self.work.unit;
+        things.into_iter().map(|thing| Record::NotReplaced { unit: unit.clone(), thing }).collect()
     }
 }
 
