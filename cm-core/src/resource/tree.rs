@@ -335,6 +335,8 @@ fn make_directory(place: &Place, base: &Metadata, want: &Want, world: &World) ->
         && let Ok(fd) = openat(&begun.area, begun.name.as_str(), DIRECTORY, Mode::empty())
     {
         attributes::apply(&fd, &place.path(), base, want, &world.accounts)?;
+        // A loss of power must not leave it in its place with the mode that it had in staging.
+        nix::unistd::fsync(&fd).map_err(|e| Trouble::cannot("sync", &place.path(), e))?;
         let (name, flags) = (begun.name.as_str(), RenameFlags::RENAME_NOREPLACE);
         let moved = match renameat2(&begun.area, name, &*place.dir, &*place.os(), flags) {
             // rename(2): not every file system knows the flag. Without it too only an empty directory would be replaced.
