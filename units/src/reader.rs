@@ -99,7 +99,7 @@ impl<'r, 'l> Reader<'r, 'l> {
                 None if let DeValue::Table(table) = value.get_ref() => {
                     d.help(unquoted::help(kind, &self.address.name, name, at, table))
                 }
-                None => d.help(format!("the keys of a {kind} are in docs/reference/{kind}.md")),
+                None => d.help(format!("`initctl explain {kind}` shows the keys of a {kind}")),
             };
             self.wrong(d);
         }
@@ -313,7 +313,13 @@ impl<'r, 'l> Reader<'r, 'l> {
         let f = self.field(key);
         let Some(value) = self.find(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
-            let shown = value.get_ref().as_str().map(|s| format!("write `{key} = [{s:?}]`"));
+            let shown = value.get_ref().as_str().map(|s| match f.value {
+                // The brackets alone would make it the next mistake.
+                Type::Units if Address::parse(s).is_none() => {
+                    format!("write the unit with its kind, in brackets, as in `{key} = [\"service:{s}\"]`")
+                }
+                _ => format!("write `{key} = [{s:?}]`"),
+            });
             self.expected(&format!("`{key}`"), &f.value.expected(), value, shown.as_deref());
             return Vec::new();
         };
@@ -414,7 +420,11 @@ impl<'r, 'l> Reader<'r, 'l> {
         let f = self.field(key);
         let Some(value) = self.find(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
-            self.expected(&format!("`{key}`"), &f.value.expected(), value, None);
+            // No words of the value: it may be secret.
+            let help = (f.value == Type::Table).then(|| {
+                format!("write a table: `{key} = {{ NAME = \"value\" }}`, or `{key}.NAME = \"value\"`")
+            });
+            self.expected(&format!("`{key}`"), &f.value.expected(), value, help.as_deref());
             return Vec::new();
         };
         let mut out = Vec::new();

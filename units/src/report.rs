@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::Address;
 use crate::compile::Where;
 use crate::diagnostic::Diagnostic;
+use crate::field;
 use crate::kind::Content;
 use crate::load::{self, LoadError, Loader};
 use crate::source::{Source, Sources, Span};
 use crate::syntax::{self, Recovered};
+use crate::value;
 use crate::vars::Vars;
+use crate::{Address, Kind};
 
 /// Diagnostics that are kept; further ones are only counted.
 pub const MAX_DIAGNOSTICS: usize = 1000;
@@ -101,9 +103,13 @@ impl<'l> Report<'l> {
     pub fn syntax_errors(&mut self, file: u32, found: Recovered) {
         for broken in &found.broken {
             let d = broken.diagnostic(file, &self.sources);
-            let quoted = d.span.filter(|_| d.id == "syntax").and_then(|at| self.quoted(at));
-            self.add(match quoted {
-                Some(header) => d.help(format!("a name with such characters is quoted: `{header}`")),
+            let at = d.span.filter(|_| d.id == "syntax");
+            let help = match at.and_then(|at| self.quoted(at)) {
+                Some(header) => Some(format!("a name with such characters is quoted: `{header}`")),
+                None => at.filter(|at| self.is_mode(*at)).map(|_| value::mode::NEEDS_STRING.to_owned()),
+            };
+            self.add(match help {
+                Some(help) => d.help(help),
                 None => d,
             });
         }
@@ -149,6 +155,15 @@ impl<'l> Report<'l> {
         let (kind, name) = line.strip_prefix('[')?.split_once(']')?.0.split_once('.')?;
         let kind = crate::Kind::from_word(kind.trim()).filter(|_| !name.contains(['"', '\'']))?;
         Some(crate::unquoted::header(kind, name.trim()))
+    }
+
+    /// Whether what does not parse is the value of a key that takes a mode, written as a number with a zero before it.
+    fn is_mode(&self, at: Span) -> bool {
+        let line = self.sources.get(at.file).map(|s| s.line(s.position(at.start).line)).unwrap_or_default();
+        let Some((key, value)) = line.split_once('=') else { return false };
+        let (key, value) = (key.trim(), value.trim_start());
+        let takes_mode = |kind| field::table(kind).field(key).is_some_and(|f| f.value == field::Type::Mode);
+        value.starts_with('0') && Kind::ALL.into_iter().any(takes_mode)
     }
 
     /// Whether a diagnostic is only the echo of a syntax error.
