@@ -123,6 +123,17 @@ fn a_purge_leaves_what_is_holdfasts_own() {
         );
         assert_eq!(bench.read("/own/logs/service:web/current"), "lines");
     }
+    // Where the sockets are; but there may be other directories beside them.
+    bench.write("/own/run/control", "");
+    bench.write("/own/run/theirs/stray", "nobody's");
+    bench.world.setup.run = bench.path("/own/run/worker");
+    bench.converge(&purged("/own"), Intent::Apply);
+    assert!(bench.path("/own/run/control").exists() && bench.path("/own/run/theirs/stray").exists());
+    let results = bench.converge(&purged("/own/run"), Intent::Apply);
+    assert!(results.values().all(|(o, _)| *o == Outcome::NotKept), "{results:?}");
+    let results = bench.converge(&purged("/own/run/theirs"), Intent::Apply);
+    assert!(results.values().all(|(o, _)| *o == Outcome::Changed), "{results:?}");
+    assert!(!bench.path("/own/run/theirs/stray").exists());
 }
 
 #[test]

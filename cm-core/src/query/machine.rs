@@ -63,7 +63,7 @@ impl Machine {
             proc_sys: options.proc_sys.clone(),
             boot_contents: Some(options.boot.join("blobs")),
             run: options.run.join("worker"),
-            own: vec![options.store.clone(), options.run.clone(), options.boot.clone(), logs()],
+            own: vec![options.store.clone(), options.boot.clone(), logs()],
         };
         let mut world =
             World::new(setup).map_err(|e| Fault::Failed(format!("cannot open the root directory: {e}")))?;

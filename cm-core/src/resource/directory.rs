@@ -62,7 +62,7 @@ pub fn check(world: &mut World, spec: &Directory, context: &Context) -> Result<F
         finding.ops.push(make(want));
     }
     if spec.purge {
-        if is_in_own(world, path, &stat) {
+        if world.is_own_run(&stat) || is_in_own(world, path, &stat) {
             let text =
                 format!("{path} belongs to Holdfast itself, which needs what is in it: it is not purged");
             return Err(Trouble::NotKept(text));
@@ -143,7 +143,7 @@ fn clear(world: &mut World, (top, unit): (&str, &str), path: &str) -> Result<Vec
         };
         match tree::find(&place)? {
             // What is needed to bring anything back, and what tells of it.
-            Found::Directory(stat) if world.is_own(&stat) => {
+            Found::Directory(stat) if world.is_own(&stat) || world.is_own_run(&stat) => {
                 spared.push(path);
                 continue;
             }

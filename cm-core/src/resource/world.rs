@@ -257,6 +257,8 @@ pub struct World {
     mounted: BTreeSet<String>,
     /// Device and inode of each of [`Setup::own`].
     own: BTreeSet<(u64, u64)>,
+    /// That of the directory above [`Setup::run`].
+    own_run: Option<(u64, u64)>,
     buffer: Vec<u8>,
 }
 
@@ -294,6 +296,7 @@ impl World {
             through_links: RefCell::default(),
             mounted: BTreeSet::new(),
             own: BTreeSet::new(),
+            own_run: None,
             buffer: vec![0; 128 << 10],
         };
         world.read_accounts();
@@ -319,11 +322,18 @@ impl World {
     fn find_own(&mut self) {
         let found = self.setup.own.iter().filter_map(|path| fs::metadata(path).ok());
         self.own = found.map(|m| (m.dev(), m.ino())).collect();
+        let run = self.setup.run.parent().and_then(|path| fs::metadata(path).ok());
+        self.own_run = run.map(|m| (m.dev(), m.ino()));
     }
 
-    /// Whether this is a directory of Holdfast's own, by whatever name: its store, its logs, what it needs to run.
+    /// Whether this is a directory of Holdfast's own, by whatever name: its store, its logs, what it boots from.
     pub fn is_own(&self, stat: &FileStat) -> bool {
         self.own.contains(&(stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether this is where Holdfast's sockets are, beside which there may be anything.
+    pub fn is_own_run(&self, stat: &FileStat) -> bool {
+        self.own_run == Some((stat.st_dev, stat.st_ino))
     }
 
     /// Whether a purge by `unit` leaves what lies at a path: it is another unit's that nobody has let go.

@@ -100,7 +100,7 @@ pub fn serve(start: Start) -> Result<(), ServeError> {
     };
     channel.send(&Reply::Hello { version: VERSION }, &[])?;
     let boot_contents = (!boot_contents.is_empty()).then(|| PathBuf::from(boot_contents));
-    let own = [PathBuf::from(&store), PathBuf::from(&run), logs()].into_iter().chain(boot_contents.clone());
+    let own = [PathBuf::from(&store), logs()].into_iter().chain(boot_contents.clone());
     let setup = Setup {
         root: start.root,
         own: own.collect(),

@@ -144,7 +144,7 @@ impl Bench {
                 proc_sys: dir.path().join("proc_sys"),
                 boot_contents: Some(dir.path().join("boot")),
                 run: dir.path().join("run"),
-                own: ["store", "run", "root/own/logs"].map(|d| dir.path().join(d)).to_vec(),
+                own: ["store", "root/own/logs"].map(|d| dir.path().join(d)).to_vec(),
             })
             .unwrap(),
             dir,
