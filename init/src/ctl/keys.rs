@@ -7,7 +7,7 @@ use super::exit::Stop;
 use super::render::style::{Paint, Style};
 
 /// Words at the top of a state file that are no kinds.
-pub const WORDS: [&str; 3] = ["vars", "include", "holdfast"];
+pub const WORDS: [&str; 4] = ["vars", "include", "holdfast", "use"];
 
 /// The page of one of [`WORDS`].
 pub fn word(word: &'static str, style: Style) -> String {
@@ -23,6 +23,7 @@ pub fn word(word: &'static str, style: Style) -> String {
              paths are relative to the file that says them; the last part may be a pattern, and match nothing\n\n\
              include = [\"conf.d/*.toml\", \"site.toml\"]\n"
         }
+        "use" => "reserved for later versions of the language; nothing may stand under it\n",
         _ => "the version of the language; may stand first\n\nholdfast = 1\n",
     };
     format!("{}: {text}", word.bold(style))
@@ -50,8 +51,13 @@ pub fn page(kind: Kind, key: Option<&str>, style: Style) -> Result<String, Stop>
     }
 }
 
-/// What a word that names no kind may have been meant to be: `servce`, `servce.exce`.
+/// What a word that names no kind may have been meant to be: `servce`, `servce.exce`, `requires`.
 pub fn nearest(word: &str) -> Option<String> {
+    // Of a key that several kinds have, that of services is what most people mean.
+    let services_first = std::iter::once(Kind::Service).chain(Kind::ALL);
+    if let Some(kind) = services_first.into_iter().find(|kind| table(*kind).field(word).is_some()) {
+        return Some(format!("{kind}.{word}"));
+    }
     let (kind, key) = word.split_once('.').map_or((word, None), |(kind, key)| (kind, Some(key)));
     let words = Kind::ALL.map(Kind::word).into_iter().chain(WORDS);
     let near = if Kind::from_word(kind).is_some() { kind } else { units::nearest::nearest(kind, words)? };
@@ -146,6 +152,8 @@ mod tests {
             ("vasr", Some("vars")),
             ("servce.exce", Some("service.exec")),
             ("fil.colour", Some("file")),
+            ("requires", Some("service.requires")),
+            ("content", Some("file.content")),
             ("nginx", None),
             ("nginx.conf", None),
         ] {

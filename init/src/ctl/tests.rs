@@ -156,6 +156,10 @@ fn unknown_and_ambiguous_names_are_usage() {
 fn a_slip_in_what_is_to_be_explained_is_answered_by_the_nearest() {
     let (exit, text) = Host::absent().run("explain servce.exce");
     assert!(exit == Exit::Unreachable && text.contains("did you mean service.exec?"), "{text}");
+    let (exit, text) = Host::absent().run("explain requires");
+    assert!(exit == Exit::Unreachable && text.contains("did you mean service.requires?"), "{text}");
+    let (exit, text) = Host::absent().run("explain use");
+    assert!(exit == Exit::Done && text.contains("reserved for later versions"), "{text}");
     let host = Host::quiet();
     for (word, near) in [("vasr", "vars"), ("service.exce", "service.exec"), ("ngnix", "service:nginx")] {
         let (exit, text) = host.run(&format!("explain {word}"));
