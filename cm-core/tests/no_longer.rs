@@ -9,6 +9,7 @@ use cm_core::proto::{Action, Intent, Outcome};
 use common::{Bench, Decl, user};
 use units::Kind;
 use units::kind::Spec;
+use units::kind::group::Group;
 use units::kind::line::Line;
 use units::kind::mount::Mount;
 use units::kind::user::User;
@@ -180,4 +181,97 @@ fn a_line_whose_mount_is_absent_is_taken_out_when_that_is_there() {
     let results = bench.run(two, Intent::Correct, steps);
     assert_eq!(results[0].outcome, Outcome::Removed, "{results:?}");
     assert_eq!(bench.read("/data/lines"), "theirs\n");
+}
+
+/// A group, and a user of whom it is the primary group.
+fn pair(purge: bool) -> Decl {
+    let spec = User { group: Some("ops".into()), purge, ..user("alice") };
+    ops().unit(Kind::User, "alice", Spec::User(spec))
+}
+
+fn ops() -> Decl {
+    let spec = Group { name: "ops".into(), gid: None, system: false };
+    Decl::new().unit(Kind::Group, "ops", Spec::Group(spec))
+}
+
+fn is_owned(bench: &mut Bench, thing: &str) -> bool {
+    bench.reopen();
+    bench.store().index().own.contains_key(thing)
+}
+
+const STAYS: &str = "it is the primary group of alice, and stays";
+
+#[test]
+fn the_primary_group_of_who_is_locked_stays_with_him() {
+    let nothing = Decl::new();
+    for purge in [false, true] {
+        let mut bench = Bench::with_accounts(PASSWD, GROUP);
+        let both = pair(purge);
+        let (one, _) = bench.apply(None, &both);
+        assert!(is_owned(&mut bench, "group:ops"));
+        for _ in 0..2 {
+            let (two, results) = bench.apply(Some((one, &both)), &nothing);
+            let results = bench.by_name(results);
+            assert_eq!(results["user:alice"].0, Outcome::Removed, "{results:?}");
+            let group = results["group:ops"].clone();
+            assert_eq!(bench.read("/etc/group").contains("\nops:"), !purge, "{results:?}");
+            match purge {
+                true => assert_eq!(group.0, Outcome::Removed, "{group:?}"),
+                false => assert_eq!(group, (Outcome::Left, STAYS.to_owned())),
+            }
+            assert!(!is_owned(&mut bench, "group:ops"), "it would be tried again at every boot");
+            // With the generation it is ours again, and goes or stays as it did before.
+            rollback(&mut bench, (two, &nothing), (one, &both));
+            assert!(is_owned(&mut bench, "group:ops"));
+        }
+    }
+}
+
+#[test]
+fn nor_does_it_go_after_him() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let (both, group, nothing) = (pair(false), ops(), Decl::new());
+    let (one, _) = bench.apply(None, &both);
+    let (two, results) = bench.apply(Some((one, &both)), &group);
+    assert_eq!(bench.by_name(results)["user:alice"].0, Outcome::Removed);
+    let (three, results) = bench.apply(Some((two, &group)), &nothing);
+    assert_eq!(bench.by_name(results)["group:ops"], (Outcome::Left, STAYS.to_owned()));
+    assert!(!is_owned(&mut bench, "group:ops"));
+    // Whoever declares it later finds it there.
+    let (four, results) = bench.apply(Some((three, &nothing)), &group);
+    assert_eq!(bench.by_name(results)["group:ops"].0, Outcome::Kept);
+    let (_, results) = bench.apply(Some((four, &group)), &nothing);
+    assert_eq!(bench.by_name(results)["group:ops"].0, Outcome::Left);
+}
+
+#[test]
+fn a_return_to_before_both_leaves_the_group_of_who_is_locked() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let nothing = Decl::new();
+    let (zero, _) = bench.apply(None, &nothing);
+    let both = pair(true);
+    let n = bench.prepare(&both);
+    bench.switching(n);
+    bench.swap(Some((zero, &nothing)), (n, &both), Intent::Apply);
+    bench.switching(zero);
+    let results = bench.swap(Some((n, &both)), (zero, &nothing), Intent::Return);
+    let results = bench.by_name(results);
+    assert_eq!(results["group:ops"], (Outcome::Left, STAYS.to_owned()), "{results:?}");
+    assert_eq!(results["user:alice"].0, Outcome::Removed);
+    bench.commit(zero);
+    assert!(!is_owned(&mut bench, "group:ops"));
+}
+
+#[test]
+fn the_group_of_who_gets_another_one_goes() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let both = pair(false);
+    let (one, _) = bench.apply(None, &both);
+    let spec = User { group: Some("adm".into()), ..user("alice") };
+    let moved = Decl::new().unit(Kind::User, "alice", Spec::User(spec));
+    let (_, results) = bench.apply(Some((one, &both)), &moved);
+    let results = bench.by_name(results);
+    assert_eq!(results["group:ops"].0, Outcome::Removed, "{results:?}");
+    assert_eq!(results["user:alice"].0, Outcome::Changed, "{results:?}");
+    assert!(!bench.read("/etc/group").contains("\nops:"));
 }

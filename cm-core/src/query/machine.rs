@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use units::kind::user::User;
 use units::kind::{Content, Spec};
 use units::{Kind, Manifest, UnitId};
 
@@ -20,7 +21,7 @@ use crate::proto::Outcome;
 use crate::resource::op::Trouble;
 use crate::resource::world::logs;
 use crate::resource::world::{Setup, Spared, World};
-use crate::resource::{self, Context, directory, exec, retire, thing, tree};
+use crate::resource::{self, Context, directory, exec, group, retire, thing, tree};
 use crate::store::disk::packed::Stored;
 use crate::store::pack::Packs;
 use crate::store::{Store, StoreError, hex, place};
@@ -219,8 +220,8 @@ impl Machine {
         Found::of_service(live.get(unit).map(|s| (s.state.as_str(), s.cause.as_str())))
     }
 
-    /// Looks at a unit that is no longer declared.
-    pub fn look_at_leaving(&mut self, manifest: &Manifest, id: UnitId) -> Observation {
+    /// Looks at a unit that is no longer declared: of `manifest`, and not of `desired`.
+    pub fn look_at_leaving(&mut self, manifest: &Manifest, desired: &Manifest, id: UnitId) -> Observation {
         let unit = manifest.address(id).to_string();
         let Some(spec) = manifest.spec(id) else { return Observation::default() };
         let found = match &spec {
@@ -238,12 +239,33 @@ impl Machine {
             spec if self.is_gone(spec) => Found::Missing,
             spec => match retire::remove(&mut self.world, spec, &unit, manifest.flags(id)) {
                 Ok(leaving) if leaving.outcome == Outcome::Left => Found::Left(leaving.detail),
-                Ok(leaving) => Found::Leaves(leaving.detail),
+                Ok(leaving) => match self.stays_for(manifest, desired, spec) {
+                    Some(user) => Found::Left(group::stays(&user)),
+                    None => Found::Leaves(leaving.detail),
+                },
                 Err(e) => trouble(e),
             },
         };
         let held = self.live.as_ref().and_then(|l| l.get(&unit)).and_then(live::Status::held);
         Observation { found, held, ..Observation::default() }
+    }
+
+    /// Who has a group as his primary group, and neither goes with it nor gets another one.
+    fn stays_for(&mut self, running: &Manifest, desired: &Manifest, spec: &Spec) -> Option<String> {
+        let Spec::Group(group) = spec else { return None };
+        let gid = self.world.accounts.gid(&group.name);
+        let users: Vec<String> =
+            group::primary_of(&self.world.accounts, &group.name).map(str::to_owned).collect();
+        users.into_iter().find(|user| match desired.find(Kind::User, user).and_then(|id| desired.spec(id)) {
+            Some(Spec::User(User { group: Some(other), .. })) => self.world.accounts.gid(&other) == gid,
+            Some(_) => true,
+            None => {
+                let Some(id) = running.find(Kind::User, user) else { return true };
+                let purge = matches!(running.spec(id), Some(Spec::User(User { purge: true, .. })));
+                let seen = self.look_at_leaving(running, desired, id);
+                !(purge && seen.held.is_none() && matches!(seen.found, Found::Leaves(_)))
+            }
+        })
     }
 
     fn is_gone(&mut self, spec: &Spec) -> bool {

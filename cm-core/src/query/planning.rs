@@ -124,7 +124,7 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         .collect();
     let gone = running.ids().map(|id| match desired.find(running.kind(id), running.name(id)) {
         Some(_) => Observation::default(),
-        None => machine.look_at_leaving(&running, id),
+        None => machine.look_at_leaving(&running, &desired, id),
     });
     let leaving: Vec<Observation> = gone.collect();
     let observe = |subject| match subject {

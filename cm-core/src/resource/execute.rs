@@ -241,7 +241,10 @@ fn change_accounts(
                 facts.push(Record::Disown { thing });
             }
         }
-        Account::RemoveGroup(name) => facts.extend(retire(true, name, group::remove(&mut after, name)?)),
+        Account::RemoveGroup(name) => match group::remove(&mut after, name) {
+            Ok(id) => facts.extend(retire(true, name, id)),
+            Err(why) => touched.stays = Some(why),
+        },
         Account::Restore { group: is_group, name, entries } => put_back(&mut after, *is_group, name, entries),
     }
     for file in FILES {

@@ -84,19 +84,31 @@ pub fn number(
     Ok(want)
 }
 
-/// Removes the entry; whoever has it as the primary group keeps it.
+/// Users who have this as their primary group.
+pub fn primary_of<'a>(accounts: &'a Accounts, name: &str) -> impl Iterator<Item = &'a str> {
+    let gid = accounts.group.field(name, 2).filter(|gid| gid.parse::<u32>().is_ok()).map(str::to_owned);
+    let has = move |user: &&str| gid.is_some() && accounts.passwd.field(user, 3) == gid.as_deref();
+    accounts.passwd.names().filter(has)
+}
+
+/// Why a group is not removed.
+pub fn stays(user: &str) -> String {
+    format!("it is the primary group of {user}, and stays")
+}
+
+/// Removes the entry, and answers its number.
 ///
 /// # Errors
-/// When somebody has it as the primary group.
-pub fn remove(accounts: &mut Accounts, name: &str) -> Result<Option<u32>, Trouble> {
+/// Why it stays, when somebody has it as the primary group: without an entry his group would be a bare number, which
+/// whoever gets it next would share with him.
+pub fn remove(accounts: &mut Accounts, name: &str) -> Result<Option<u32>, String> {
     let Some(gid) = accounts.group.field(name, 2).and_then(|f| f.parse::<u32>().ok()) else {
         // A loss of power may have left what is written first (`FILES`).
         accounts.gshadow.remove(name);
         return Ok(None);
     };
-    let member = accounts.passwd.names().find(|u| accounts.passwd.field(u, 3) == Some(&gid.to_string()));
-    if let Some(user) = member {
-        return Err(Trouble::NotKept(format!("it is the primary group of {user}")));
+    if let Some(user) = primary_of(accounts, name).next() {
+        return Err(stays(user));
     }
     accounts.group.remove(name);
     accounts.gshadow.remove(name);

@@ -297,6 +297,8 @@ pub struct Touched {
     pub notes: Vec<String>,
     /// Whether something was left in place on purpose.
     pub left: bool,
+    /// Why an entry of a user database was.
+    pub stays: Option<String>,
 }
 
 /// Makes the missing directories on the way to a path: root, root, 0755.

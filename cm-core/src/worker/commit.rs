@@ -10,11 +10,11 @@ use super::batch::{Batch, Work};
 use super::failpoint;
 use super::ledger::Ledger;
 use crate::proto::{Action, Intent, Outcome};
-use crate::resource::op::{Op, OwnChange, Put, Trouble, What};
+use crate::resource::op::{Account, Op, OwnChange, Put, Trouble, What};
 use crate::resource::staging::Areas;
 use crate::resource::tree::{self, Touched};
 use crate::resource::world::{Stamp, World, Written};
-use crate::resource::{self, attributes, execute};
+use crate::resource::{self, attributes, execute, group};
 use crate::store::disk::FSYNC_LIMIT;
 use crate::store::index::{PARENT, Version};
 use crate::store::quick::Names;
@@ -36,7 +36,8 @@ struct Running {
     work: Box<Work>,
     failure: Option<(Outcome, String)>,
     executed: bool,
-    left: bool,
+    /// Why it was left in place.
+    left: Option<String>,
     /// Who owned what each operation touches, before.
     owners: Vec<(String, Option<Own>)>,
     /// Directories on the way that were written down as to be made.
@@ -91,7 +92,7 @@ pub fn run(
             work,
             failure: None,
             executed: false,
-            left: false,
+            left: None,
             owners: Vec::new(),
             parents: Vec::new(),
             replaces: Vec::new(),
@@ -116,7 +117,7 @@ pub fn run(
     let transition = transition_of(world, batch);
     let mut touched = Touched::default();
     let mut facts = Vec::new();
-    for at in order(&steps, batch.intent) {
+    for at in order(world, &steps, batch.intent) {
         let Some(step) = steps.get_mut(at) else { continue };
         if step.failure.is_none()
             && step.work.needs.iter().any(|n| failed.get(*n).copied().unwrap_or_default())
@@ -174,8 +175,9 @@ fn latest(mut facts: Vec<Record>) -> Vec<Record> {
 }
 
 /// The order in which steps are carried out: theirs. A repair of the user databases waits for their lock, which somebody
-/// may hold for long; what does not depend on it is put right before.
-fn order(steps: &[Running], intent: Intent) -> Vec<usize> {
+/// may hold for long; what does not depend on it is put right before. And a group goes after those who get another one as
+/// their primary group.
+fn order(world: &World, steps: &[Running], intent: Intent) -> Vec<usize> {
     let mut late: BTreeSet<usize> = BTreeSet::new();
     if intent == Intent::Correct {
         for step in steps {
@@ -183,6 +185,21 @@ fn order(steps: &[Running], intent: Intent) -> Vec<usize> {
             if waits || step.work.needs.iter().any(|n| late.contains(n)) {
                 late.insert(step.at);
             }
+        }
+    }
+    let moves = |user: &str, from: &str| {
+        steps.iter().flat_map(|s| &s.work.ops).any(|op| match &op.what {
+            What::Account(Account::User { spec, .. }) => {
+                spec.name == user && spec.group.as_deref().is_some_and(|to| to != from)
+            }
+            _ => false,
+        })
+    };
+    for step in steps {
+        if let [Op { what: What::Account(Account::RemoveGroup(name)), .. }] = step.work.ops.as_slice()
+            && group::primary_of(&world.accounts, name).any(|user| moves(user, name))
+        {
+            late.insert(step.at);
         }
     }
     let is_late = |at: &usize| steps.get(*at).is_some_and(|s| late.contains(&s.at));
@@ -445,9 +462,18 @@ fn change(
         {
             facts.push(Record::Own { thing: path.clone(), own: own.clone() });
         }
+        // What converges has its way in the end.
+        if let Some(why) = touched.stays.take()
+            && step.work.step.action != Action::Converge
+        {
+            step.left = Some(why);
+            if step.replaces.contains(&at) {
+                facts.push(Record::NotReplaced { unit: step.work.unit.clone(), thing: op.thing.clone() });
+            }
+        }
         // A directory of the unit itself; those on the way to it may well be in use by others.
         if touched.left && step.work.unit.ends_with(&op.thing) {
-            step.left = true;
+            step.left = Some("it is not empty".to_owned());
             if step.replaces.contains(&at) {
                 facts.push(Record::NotReplaced { unit: step.work.unit.clone(), thing: op.thing.clone() });
             }
@@ -499,8 +525,8 @@ fn read_back(world: &mut World, step: &Running) -> (Outcome, String) {
         return failure.clone();
     }
     let work = &step.work;
-    if step.left {
-        return (Outcome::Left, "it is not empty".to_owned());
+    if let Some(why) = &step.left {
+        return (Outcome::Left, why.clone());
     }
     if work.step.action != Action::Converge {
         return (work.outcome, work.detail.clone());

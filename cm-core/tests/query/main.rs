@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod accounts;
 #[path = "../common/mod.rs"]
 mod common;
 mod connections;

@@ -105,7 +105,7 @@ pub static TABLE: Table = Table {
             "Whether the entry is removed, instead of locked, when it is no longer declared. A return locks it in any case.",
         ),
     ],
-    notes: "Only what is said is owned. A user leaves a group that is no longer named, if Holdfast has put him in. Managed groups of a user are required by it without being named.\n\nA home that is made is empty: nothing of /etc/skel is copied, since nobody could say later whose a file in it is. Declare what it shall hold: a `[directory]` with a `source`, or files with `ownership = \"seed\"`, which are made once and then left to the user.",
+    notes: "Only what is said is owned. A user leaves a group that is no longer named, if Holdfast has put him in. Managed groups of a user are required by it without being named. The primary group of a user who is locked stays with him.\n\nA home that is made is empty: nothing of /etc/skel is copied, since nobody could say later whose a file in it is. Declare what it shall hold: a `[directory]` with a `source`, or files with `ownership = \"seed\"`, which are made once and then left to the user.",
     example: r#"[user.deploy]
 uid         = 1500
 groups      = ["adm"]
