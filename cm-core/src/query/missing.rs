@@ -115,6 +115,18 @@ impl Look<'_> {
             || above
                 .into_iter()
                 .any(|dir| self.declares(Kind::Mount, dir) || self.declares(Kind::Symlink, dir))
+            || self.is_made_home(path)
+    }
+
+    /// Whether a user's home is made there.
+    fn is_made_home(&self, path: &str) -> bool {
+        self.desired.of_kind(Kind::User, "").any(|id| match self.desired.spec(id) {
+            Some(Spec::User(user)) if user.create_home => {
+                let home = user.home_directory();
+                spellings(path).any(|p| p == *home)
+            }
+            _ => false,
+        })
     }
 
     fn is_there(&mut self, path: &str) -> bool {

@@ -30,6 +30,8 @@ group = "0"
 content = "mine"
 mode = "0755"
 [user.ann]
+home = "/srv/ann"
+create-home = true
 [service.a]
 exec = ["/usr/bin/gone"]
 user = "zoe"
@@ -38,6 +40,7 @@ groups = ["staff-of-none"]
 [service.b]
 exec = ["/usr/bin/mine"]
 user = "ann"
+directory = "/srv/ann"
 [service.c]
 exec = ["/usr/bin/there"]
 user = "1000"
