@@ -552,3 +552,17 @@ fn clients_are_handed_over() {
     waiting.write_all(&Request::Reexec(Empty {}).frame(false)).unwrap();
     assert!(rig.turn(waits)[0].call > call, "no number comes twice");
 }
+
+#[test]
+fn who_listens_is_known_without_a_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control");
+    assert!(!socket::is_served(&path));
+    let server = Server::bind(&path, SOCKET_MODE).unwrap();
+    // However many wait to be taken.
+    for _ in 0..5000 {
+        assert!(socket::is_served(&path));
+    }
+    drop(server);
+    assert!(path.exists() && !socket::is_served(&path));
+}

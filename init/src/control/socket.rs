@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockopt, sendmsg, sockopt};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, sendmsg,
+    socket, sockopt,
+};
 
 use crate::sys::message;
 
@@ -23,6 +26,17 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Whether somebody listens on a path; nobody is waited for.
+pub fn is_served(path: &Path) -> bool {
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let (Ok(caller), Ok(address)) = (socket(family, kind, flags, None), UnixAddr::new(path)) else {
+        return false;
+    };
+    // unix(7): EAGAIN when more wait to be taken than may.
+    matches!(connect(caller.as_raw_fd(), &address), Ok(()) | Err(nix::Error::EAGAIN))
 }
 
 /// Pid, uid and gid of the other end when it connected.

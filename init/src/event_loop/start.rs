@@ -93,6 +93,12 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
+    /// Two of them would start everything twice, and write into one store.
+    #[error(
+        "cannot start: another init listens on {}: end it first, or give this one a socket and a store of its own \
+         (--socket, --store)", .0.display()
+    )]
+    Served(PathBuf),
 }
 
 /// Queries of the store are for root, or who runs init: nobody else shall take up their places.
@@ -107,10 +113,15 @@ impl Shell {
     /// cannot be read, what ran is ended, since it would run beside what is started now.
     ///
     /// # Errors
-    /// When there is no epoll, signalfd, inotify or memfd to be had.
+    /// When there is no epoll, signalfd, inotify or memfd to be had, or another init is there.
     pub fn new(mut options: Options, found: Option<Result<Found, FoundError>>) -> Result<Shell, StartError> {
         if options.socket.as_os_str().is_empty() {
             options.socket = options.run.join(SOCKET);
+        }
+        // The init of a machine has nobody beside it, and may not end.
+        let alone = options.first_process && !options.container;
+        if found.is_none() && !alone && socket::is_served(&options.socket) {
+            return Err(StartError::Served(options.socket));
         }
         let mut complaints = Vec::new();
         let mut restored = None;
