@@ -17,6 +17,9 @@ const SECRET: [&str; 1] = ["password-hash"];
 /// Keys and values in the order of the reference pages.
 type Lines = Vec<(&'static str, String)>;
 
+/// What stands for what is secret.
+pub const HIDDEN: &str = "secret: not shown";
+
 /// Whether the values of a unit are kept out of plans and diffs.
 pub fn is_secret(spec: &Spec) -> bool {
     match spec {
@@ -175,18 +178,21 @@ fn around(manifest: &Manifest, id: UnitId) -> Lines {
     out
 }
 
-/// The lines that are not the same, and the keys that they are of.
+/// The lines that are not the same, and the keys that they are of; only those where all of it is secret.
 fn compared(before: &Lines, after: &Lines, secret: bool) -> (String, Vec<&'static str>) {
     let of = |lines: &Lines| lines.iter().cloned().collect::<BTreeMap<&'static str, String>>();
     let (was, is) = (of(before), of(after));
     let mut keys: Vec<&'static str> = after.iter().map(|(key, _)| *key).collect();
     keys.extend(before.iter().map(|(key, _)| *key).filter(|key| !is.contains_key(key)));
     keys.retain(|key| was.get(key) != is.get(key));
+    if secret && !keys.is_empty() {
+        return (format!("{HIDDEN} ({})\n", keys.join(", ")), keys);
+    }
     let mut out = String::new();
     for key in &keys {
         for (sign, value) in [('-', was.get(key)), ('+', is.get(key))] {
             let Some(value) = value else { continue };
-            let shown = if secret || SECRET.contains(key) { "secret: not shown" } else { value };
+            let shown = if SECRET.contains(key) { HIDDEN } else { value };
             out.push_str(&format!("{sign}{key} = {shown}\n"));
         }
     }
@@ -309,10 +315,7 @@ success = [3]
     fn secrets_never_print() {
         let old = spec("[service.a]\nexec = [\"a\"]\nsecret = true\nenvironment = { KEY = \"hush\" }\n");
         let new = spec("[service.a]\nexec = [\"a\"]\nsecret = true\nenvironment = { KEY = \"other\" }\n");
-        assert_eq!(
-            differing(Some(&old), Some(&new)),
-            "-environment = secret: not shown\n+environment = secret: not shown\n"
-        );
+        assert_eq!(differing(Some(&old), Some(&new)), "secret: not shown (environment)\n");
         let user = |hash: &str| spec(&format!("[user.a]\npassword-hash = \"{hash}\"\n"));
         let shown = differing(Some(&user("$6$one")), Some(&user("$6$two")));
         assert!(!shown.contains("$6$") && shown.contains("password-hash"), "{shown}");

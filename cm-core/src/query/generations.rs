@@ -153,7 +153,9 @@ fn unit(machine: &Machine, old: &Manifest, new: &Manifest, change: &Change) -> O
         let content = contents.is_some().then_some("content");
         reason = content.into_iter().chain(keys).collect::<Vec<_>>().join(", ");
     }
-    if let Some(contents) = contents {
+    // Once is enough to say that it is secret.
+    let said = difference.text.as_deref().is_some_and(|text| text.starts_with(describe::HIDDEN));
+    if let Some(contents) = contents.filter(|_| !said) {
         difference = difference.and(contents);
     }
     let (diff, diff_cut) = (difference.text, difference.cut);

@@ -328,7 +328,8 @@ fn generations_and_their_differences() {
     assert_eq!(host.call("Generations", json!({})).unwrap(), [json!({ "generations": [] })]);
     assert_eq!(host.call("Diff", json!({})).unwrap_err().0, "io.holdfast.Store.NoSuchGeneration");
     host.apply(FIRST);
-    host.apply(&FIRST.replace("hello", "goodbye").replace("0644", "0600").replace("hush one", "hush two"));
+    let second = FIRST.replace("hello", "goodbye").replace("0644", "0600").replace("hush one", "hush two");
+    host.apply(&second.replace("secret = true", "secret = true\nmode = \"0600\""));
     let list = host.call("Generations", json!({})).unwrap();
     let list = list[0]["generations"].as_array().unwrap();
     let short: Vec<_> =
@@ -340,7 +341,11 @@ fn generations_and_their_differences() {
     let diff = host.call("Diff", json!({})).unwrap();
     assert_eq!((&diff[0]["from"], &diff[0]["to"]), (&json!(1), &json!(2)));
     let changes = diff[0]["changes"].as_array().unwrap();
-    assert_eq!(lines(changes), ["changed file:/etc/key: content", "changed file:/etc/motd: content, mode"]);
+    assert_eq!(
+        lines(changes),
+        ["changed file:/etc/key: content, mode", "changed file:/etc/motd: content, mode"]
+    );
+    assert_eq!(changes[0]["diff"], "secret: not shown (mode)\n");
     let motd = changes[1]["diff"].as_str().unwrap();
     assert!(motd.starts_with("-mode = \"0644\"\n+mode = \"0600\"\n--- /etc/motd\n"), "{motd}");
     assert!(motd.ends_with("-hello\n+goodbye\n"), "{motd}");
