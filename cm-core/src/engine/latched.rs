@@ -537,7 +537,7 @@ impl Engine {
             Outcome::Removed | Outcome::Kept => self.publish(node, "removed"),
             Outcome::Changed => self.publish(node, "restored"),
             Outcome::Left => {
-                self.publish(node, "left in place");
+                self.publish(node, format!("left in place: {detail}"));
                 self.look_above(node);
             }
             Outcome::MountAbsent if self.u(node).want == Want::Absent => return self.defer(node, &detail),

@@ -633,6 +633,8 @@ fn news_that_say_nothing_new_are_not_shown() {
             progress("file:/etc/theirs", Some(State::Down), None, "gone"),
             progress("user:erin", Some(State::Down), None, "locked"),
             progress("user:erin", Some(State::Down), None, "gone"),
+            progress("group:erin", Some(State::Down), None, "left in place: it is needed"),
+            progress("group:erin", Some(State::Down), None, "gone"),
             // What is told of a return is told, although the same words were said on the way there.
             progress("", None, None, "returning to generation 3: exec:x: exit code 1"),
             progress("file:/etc/a", Some(State::Ready), Some(Outcome::Changed), "changed"),
@@ -652,6 +654,7 @@ fn news_that_say_nothing_new_are_not_shown() {
             removed   target:old
             restored  file:/etc/theirs
             locked    user:erin  the entry and its group stay, so that nobody is given its numbers
+            left      group:erin  it is needed
             returning to generation 3: exec:x: exit code 1
             changed   file:/etc/a
             generation 4: 0 kept, 0 changed, 0 repaired, 1 removed, 0 not kept

@@ -124,6 +124,9 @@ fn a_purged_directory_is_looked_at_again_when_what_was_held_in_it_is_left() {
     let looked =
         out.iter().find_map(|e| if let Effect::Batch { steps, .. } = e { Some(steps.len()) } else { None });
     assert_eq!(looked, Some(1), "{out:?}");
+    let words = "left in place: it was there before it was declared";
+    let told = |e: &Effect| matches!(e, Effect::Publish { text, .. } if text == words);
+    assert!(out.iter().any(told), "{out:?}");
 }
 
 #[test]

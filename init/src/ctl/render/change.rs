@@ -26,6 +26,7 @@ fn word(progress: &Progress, style: Style) -> Option<(&'static str, String)> {
     match (progress.outcome, progress.state) {
         _ if progress.text == "restored" => Some(("restored", "restored".to_owned())),
         _ if progress.text == "locked" => Some(("locked", "locked".yellow(style))),
+        _ if left(progress).is_some() => Some(("left", "left".yellow(style))),
         _ if is_gone(progress) => Some(("removed", "removed".to_owned())),
         (Some(outcome), _) => Some((outcome.word(), style::outcome(outcome, style))),
         (None, Some(state)) => Some((state.word(), style::state(state, style))),
@@ -38,8 +39,21 @@ pub fn is_gone(progress: &Progress) -> bool {
     matches!(progress.text.as_str(), "gone" | "removed" | "restored" | "locked")
 }
 
+/// Why it stays on the machine although nobody declares it any more.
+fn left(progress: &Progress) -> Option<&str> {
+    progress.text.strip_prefix("left in place: ")
+}
+
+/// Whether all of it, or what was there before it, is on the machine although nobody declares it any more.
+pub fn remains(progress: &Progress) -> bool {
+    matches!(progress.text.as_str(), "restored" | "locked") || left(progress).is_some()
+}
+
 /// What the line says beside that word.
 fn beside(progress: &Progress) -> String {
+    if let Some(why) = left(progress) {
+        return one_line(why);
+    }
     let text = one_line(&progress.text);
     match word(progress, Style::Plain) {
         Some(_) if progress.text == "locked" => {
@@ -59,7 +73,7 @@ fn beside(progress: &Progress) -> String {
 pub fn repeats(progress: &Progress, before: &Progress) -> bool {
     let word = |p| word(p, Style::Plain).map(|(word, _)| word);
     let text = beside(progress);
-    if matches!(before.text.as_str(), "restored" | "locked") && is_gone(progress) {
+    if remains(before) && is_gone(progress) {
         return true;
     }
     word(progress) == word(before) && (text.is_empty() || text == beside(before))

@@ -37,7 +37,7 @@ impl Run<'_, '_> {
                     if progress.unit.is_empty() {
                         // What is told from here on is another stage, as of a return: it is told although it was before.
                         told.retain(|unit, _| unit.is_empty());
-                    } else if matches!(progress.text.as_str(), "restored" | "locked" | "left in place") {
+                    } else if render::change::remains(progress) {
                         stays.insert(progress.unit.clone());
                     } else if render::change::is_gone(progress) && !stays.contains(&progress.unit) {
                         gone.insert(progress.unit.clone());
