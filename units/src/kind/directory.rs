@@ -76,7 +76,7 @@ users, what a service writes, its `pid-file`, its working directory and what it 
 programs. A directory in which a service writes cannot be purged: that is a mistake. A user who is no longer declared keeps \
 his entry in the user database, but not a home in a directory with `purge`.\n\n\
 Pipes, sockets and devices stay too: no rollback could bring them back. So do Holdfast's own directories: its store, its \
-logs, its run-time directory and what it boots from; a directory in one of them is not purged at all.\n\n\
+logs, its run-time directory and what it boots from; a directory in one of them, but for the run-time directory, is not purged at all.\n\n\
 A file system that is mounted below a directory with `purge` is none of its entries: nothing behind the mount is removed, \
 and the directory is `not kept: a file system is mounted at …` until it is unmounted or declared as a `mount`. The same \
 holds for what somebody mounts over the directory itself.",
