@@ -341,6 +341,20 @@ impl Shell {
         }
     }
 
+    /// Tells who listens what a service says of itself, which changes nothing else.
+    pub(super) fn tell_said(&mut self, node: Node) {
+        let Some(server) = self.server.as_mut().filter(|server| server.has_listeners()) else { return };
+        let status = self.engine.status(node);
+        server.publish(&answer::Event {
+            time: now().0,
+            about: "unit".to_owned(),
+            unit: Some(status.address.to_string()),
+            state: Some(view::words(status.state, status.wanted).0),
+            outcome: None,
+            text: self.said.text(node).unwrap_or_default(),
+        });
+    }
+
     /// Tells who waits for an apply what no unit tells.
     pub(super) fn tell_of_apply(&mut self, text: &str) {
         let progress = Progress { unit: String::new(), state: None, outcome: None, text: text.to_owned() };

@@ -83,6 +83,7 @@ impl Shell {
         if let Some(pid) = said.main_pid {
             self.adopt_main(serial, pid);
         }
+        let before = self.said.text(node);
         if let Some(status) = said.status {
             self.said.status(node, status);
         }
@@ -93,6 +94,9 @@ impl Shell {
         }
         if said.stopping || said.ready {
             self.said.stopping(node, said.stopping);
+        }
+        if self.said.text(node) != before {
+            self.tell_said(node);
         }
         if said.reloading && self.said.answers(node, said.monotonic_usec) {
             self.queue.push_back(Event::Reloading { serial });

@@ -21,7 +21,7 @@ pub struct View<'a> {
 }
 
 /// State and outcome behind the engine's word.
-fn words(word: &str, wanted: bool) -> (State, Option<Outcome>) {
+pub(super) fn words(word: &str, wanted: bool) -> (State, Option<Outcome>) {
     match word {
         "waiting" | "deferred" => (State::Waiting, None),
         "starting" | "working" => (State::Starting, None),
