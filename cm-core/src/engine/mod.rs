@@ -42,6 +42,7 @@
 //!   of such a unit would wait for ever.
 //! - A shutdown is patient with what uses the time that was declared for it, however long; when nothing does and something
 //!   is stuck, what waits for that is asked to stop as well, before the machine is left.
+//! - `reload-on` and `restart-on` hold the start back as `requires` does: who is to notice a change has to find the thing.
 //! - At shutdown `wants` and `after` order stops too, in reverse, as the users of every peer expect.
 //! - A stop because a bound dependency was lost does not wait for the unit's own requirers: what it needs is gone.
 //! - What is about to go, owes a restart, or is bound to what does, is not ok: it carries nobody new. What runs on it
