@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Scenario;
+use super::rig_mount::a_mount;
 use crate::Result;
 use crate::context::Context;
 use crate::rig::{Lines, Rig, Setup, holds, tree, want, word};
@@ -454,22 +455,8 @@ fn users(context: &Context) -> Result {
 
 /// A mount that somebody takes away comes back; who is bound to it goes and comes with it, others stay.
 fn mount(context: &Context) -> Result {
-    let state = r#"
-[mount."/srv/disk"]
-fstype = "tmpfs"
-options = ["size=1m"]
-
-[file."/srv/disk/file"]
-content = "on it\n"
-
-[file."/srv/beside"]
-content = "beside\n"
-
-[service.bound]
-exec = ["sleep", "infinity"]
-binds = ["mount:/srv/disk"]
-"#;
-    let (rig, pid) = with_dependent(context, state, &["file:/srv/beside".to_owned()], false)?;
+    let state = format!("{}\n[file.\"/srv/beside\"]\ncontent = \"beside\\n\"\n", a_mount("/srv/disk"));
+    let (rig, pid) = with_dependent(context, &state, &["file:/srv/beside".to_owned()], false)?;
     let bound = rig.main_pid("service:bound")?;
     let umount = rig.run(&["umount", "/srv/disk"])?;
     want(umount.code == 0, &umount.err, &rig)?;
@@ -498,22 +485,8 @@ binds = ["mount:/srv/disk"]
 /// A mount further up hides what is mounted below: it is lost as long as that lasts, nothing of ours gets on what hides
 /// it, so that whoever put it there can take it away, and then everything is as it was.
 fn hidden_mount(context: &Context) -> Result {
-    let state = r#"
-[mount."/srv/a/disk"]
-fstype = "tmpfs"
-options = ["size=1m"]
-
-[file."/srv/a/disk/file"]
-content = "on it\n"
-
-[file."/srv/a/beside"]
-content = "beside\n"
-
-[service.bound]
-exec = ["sleep", "infinity"]
-binds = ["mount:/srv/a/disk"]
-"#;
-    let (rig, pid) = with_dependent(context, state, &[], false)?;
+    let state = format!("{}\n[file.\"/srv/a/beside\"]\ncontent = \"beside\\n\"\n", a_mount("/srv/a/disk"));
+    let (rig, pid) = with_dependent(context, &state, &[], false)?;
     let (file, beside) = (rig.inside("/srv/a/disk/file")?, rig.inside("/srv/a/beside")?);
     let number = std::fs::metadata(&file)?.ino();
     for over in ["/srv/a", "/srv"] {

@@ -16,6 +16,15 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 /// See the module.
 pub const ALL: &[Scenario] = &[scenario("rig-mount-link", link), scenario("rig-mount-over", over)];
 
+/// A mount, a file on it, and a service that is bound to it.
+pub(super) fn a_mount(path: &str) -> String {
+    format!(
+        "[mount.\"{path}\"]\nfstype = \"tmpfs\"\noptions = [\"size=1m\"]\n\n\
+         [file.\"{path}/file\"]\ncontent = \"on it\\n\"\n\n\
+         [service.bound]\nexec = [\"sleep\", \"infinity\"]\nbinds = [\"mount:{path}\"]\n"
+    )
+}
+
 /// How many mounts are listed at or below a path.
 fn listed(rig: &Rig, path: &str) -> Result<usize> {
     let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", rig.pid()?))?;
@@ -26,21 +35,8 @@ fn listed(rig: &Rig, path: &str) -> Result<usize> {
 /// A path that leads to its mount point through links of root: the mount stands once, is known where it stands, and goes
 /// where it stands, wherever the path leads by then. Links of others are not followed.
 fn link(context: &Context) -> Result {
-    let state = r#"
-[mount."/srv/link/m"]
-fstype = "tmpfs"
-options = ["size=1m"]
-
-[mount."/srv/last"]
-fstype = "tmpfs"
-
-[file."/srv/link/m/file"]
-content = "on it\n"
-
-[service.bound]
-exec = ["sleep", "infinity"]
-binds = ["mount:/srv/link/m"]
-"#;
+    let state = format!("{}\n[mount.\"/srv/last\"]\nfstype = \"tmpfs\"\n", a_mount("/srv/link/m"));
+    let state = state.as_str();
     let rig = Rig::start(context, &Setup::default())?;
     let srv = rig.inside("/srv")?;
     std::fs::create_dir_all(srv.join("real/last"))?;
