@@ -196,29 +196,11 @@ fn spec(kind: u8, name: &str, variant: u8) -> (Kind, Spec) {
             let options = vec![format!("size={variant}M")];
             (
                 Kind::Mount,
-                Spec::Mount(Mount {
-                    path: format!("/{name}"),
-                    source,
-                    fstype,
-                    options,
-                    device_timeout: 0,
-                    check: false,
-                }),
+                Spec::Mount(Mount { path: format!("/{name}"), source, fstype, options, ..Mount::default() }),
             )
         }
         _ => {
-            let exec = Exec {
-                command: vec![variant.to_string()],
-                creates: None,
-                unless: None,
-                once: None,
-                user: None,
-                group: None,
-                environment: vec![],
-                directory: None,
-                timeout: 0,
-                undo: None,
-            };
+            let exec = Exec { command: vec![variant.to_string()], ..Exec::default() };
             (Kind::Exec, Spec::Exec(Box::new(exec)))
         }
     }

@@ -6,12 +6,11 @@ mod common;
 use std::fs;
 
 use cm_core::proto::{Action, Intent, Outcome};
-use common::{Bench, Decl, user};
+use common::{Bench, Decl, tmpfs_mount, user};
 use units::Kind;
 use units::kind::Spec;
 use units::kind::group::Group;
 use units::kind::line::Line;
-use units::kind::mount::Mount;
 use units::kind::user::User;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n";
@@ -151,14 +150,7 @@ fn a_line_of_which_only_the_unit_has_another_name_stays() {
 fn a_line_whose_mount_is_absent_is_taken_out_when_that_is_there() {
     let mut bench = Bench::new();
     let on = line("x", "/data/lines", "ours", None);
-    let mount = Mount {
-        path: "/data".into(),
-        source: "none".into(),
-        fstype: "tmpfs".into(),
-        options: vec![],
-        device_timeout: 0,
-        check: false,
-    };
+    let mount = tmpfs_mount("/data");
     bench.write("/data/lines", "theirs\n");
     let (one, _) = bench.apply(None, &on);
     assert_eq!(bench.read("/data/lines"), "theirs\nours\n");

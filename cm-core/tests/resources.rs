@@ -17,7 +17,7 @@ use cm_core::resource::staging::Areas;
 use cm_core::resource::tree::Touched;
 use cm_core::store::Prior;
 use cm_core::worker::batch::Confinement;
-use common::{Bench, Decl, fingerprint, private_mounts, user};
+use common::{Bench, Decl, fingerprint, private_mounts, tmpfs_mount, user};
 use nix::mount::{MsFlags, mount};
 use units::kind::directory::Directory;
 use units::kind::exec::{Exec, Once};
@@ -479,14 +479,8 @@ fn exec(once: Option<Once>, creates: Option<&str>) -> Spec {
     Spec::Exec(Box::new(Exec {
         command: vec!["true".into()],
         creates: creates.map(str::to_owned),
-        unless: None,
         once,
-        user: None,
-        group: None,
-        environment: vec![],
-        directory: None,
-        timeout: 0,
-        undo: None,
+        ..Exec::default()
     }))
 }
 
@@ -519,14 +513,7 @@ fn guards_of_commands() {
 fn below_a_mount_that_is_not_there_nothing_happens() {
     let mut bench = Bench::new();
     bench.write("/data/f", "shadowed");
-    let mount = Mount {
-        path: "/data".into(),
-        source: "x".into(),
-        fstype: "ext4".into(),
-        options: vec![],
-        device_timeout: 0,
-        check: false,
-    };
+    let mount = Mount { path: "/data".into(), source: "x".into(), fstype: "ext4".into(), ..Mount::default() };
     let decl = Decl::new().file("/data/f", "mine").unit(Kind::Mount, "/data", Spec::Mount(mount));
     bench.put_contents(&decl);
     let name = bench.install(&decl, 1);
@@ -550,14 +537,7 @@ fn another_file_system_gets_its_own_staging_directory() {
     let mut bench = Bench::new();
     bench.confinement = Confinement::Full;
     tmpfs(&bench.path("/data"), "size=1m");
-    let mount = Mount {
-        path: "/data".into(),
-        source: "none".into(),
-        fstype: "tmpfs".into(),
-        options: vec![],
-        device_timeout: 0,
-        check: false,
-    };
+    let mount = tmpfs_mount("/data");
     let one = Decl::new().file("/data/a/b/f", "mine").file("/etc/g", "x").unit(
         Kind::Mount,
         "/data",

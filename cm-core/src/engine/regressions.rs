@@ -329,18 +329,7 @@ fn actions(effects: &[Effect]) -> Vec<Action> {
 
 /// A command that has no guard yet.
 fn command(words: &[&str]) -> Exec {
-    Exec {
-        command: words.iter().map(|w| (*w).to_owned()).collect(),
-        creates: None,
-        unless: None,
-        once: None,
-        user: None,
-        group: None,
-        environment: vec![],
-        directory: None,
-        timeout: 0,
-        undo: None,
-    }
+    Exec { command: words.iter().map(|w| (*w).to_owned()).collect(), ..Exec::default() }
 }
 
 fn steps(effects: &[Effect]) -> usize {

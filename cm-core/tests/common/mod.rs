@@ -13,6 +13,7 @@ use cm_core::worker::batch::{self, Batch, Confinement, Manifests};
 use sha2::{Digest, Sha256};
 use units::kind::directory::Directory;
 use units::kind::file::{File, Ownership};
+use units::kind::mount::Mount;
 use units::kind::symlink::Symlink;
 use units::kind::user::User;
 use units::kind::{Attributes, Content, Spec};
@@ -110,6 +111,11 @@ impl Decl {
         let spec = Symlink { path: path.into(), target: target.into(), owner: None, group: None };
         self.unit(Kind::Symlink, path, Spec::Symlink(spec))
     }
+}
+
+/// A file system in memory.
+pub fn tmpfs_mount(path: &str) -> Mount {
+    Mount { path: path.into(), source: "none".into(), fstype: "tmpfs".into(), ..Mount::default() }
 }
 
 /// A user of whom nothing is declared but that he is there.

@@ -17,7 +17,7 @@ pub enum Once {
 }
 
 /// Checked form of an `[exec.NAME]` table. Times are in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// Command and arguments.
     pub command: Vec<String>,

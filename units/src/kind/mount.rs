@@ -6,7 +6,7 @@ use crate::address::Kind;
 use crate::field::{Table, Type, Without, field};
 
 /// Checked form of a `[mount."PATH"]` table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Canonical absolute path of the mount point; created (0755) when missing.
     pub path: String,
