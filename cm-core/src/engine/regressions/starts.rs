@@ -67,7 +67,8 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     for request in 1000..1300 {
         s.ask(request, if request % 3 == 0 { Verb::Restart } else { Verb::Start }, "web");
         s.tell(Event::Unasked { request });
-        assert!(s.engine.sizes().asks <= 2, "{}", s.engine.sizes().asks);
+        // The later restart is all that there is to wait for.
+        assert!(s.engine.sizes().asks <= 1, "{}", s.engine.sizes().asks);
     }
     s.ask(7, Verb::Start, "web");
     let to_nobody = |e: &Effect| matches!(e, Effect::Answer { request: 1000.., .. });
