@@ -1,26 +1,80 @@
 //! "Did you mean …?": the nearest known word.
 
+use crate::address::Address;
+
 /// The candidate with the smallest edit distance to `word`, if it is near enough to be a slip of the fingers; the
 /// first one of several.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let letters: Vec<char> = word.chars().take(LONGEST).collect();
-    let limit = (letters.len() / 3).clamp(1, 4);
+    let word = Word::new(word);
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
-        let bound = best.map_or(limit + 1, |(d, _)| d);
-        if candidate.len().abs_diff(word.len()) > 4 * limit {
-            continue;
-        }
-        let d = distance(&letters, candidate, bound);
-        if d < bound {
+        if let Some(d) = word.distance(candidate, best.map_or(usize::MAX, |(d, _)| d)) {
             best = Some((d, candidate));
         }
     }
     best.map(|(_, c)| c)
 }
 
+/// The address that `text` may have been meant to be: one with a name that is near, of the kind that is written
+/// before it, or near to that; the same name of another kind; or a path that ends in it.
+pub fn nearest_address(text: &str, all: impl IntoIterator<Item = Address>) -> Option<Address> {
+    let (kind, name) =
+        text.split_once(':').map_or((None, text), |(kind, name)| (Some(Word::new(kind)), name));
+    let word = Word::new(name);
+    let mut best: Option<(usize, Address)> = None;
+    for address in all {
+        let bound = best.as_ref().map_or(usize::MAX, |(d, _)| *d);
+        let Some(of_name) = word.distance(&address.name, bound) else {
+            // Of a path people remember the end.
+            let end = address.name.rsplit_once('/').is_some_and(|(_, end)| end == name && !end.is_empty());
+            if end && kind.is_none() && bound > 0 {
+                best = Some((0, address));
+            }
+            continue;
+        };
+        let of_kind = match &kind {
+            None => Some(0),
+            Some(kind) => {
+                kind.distance(address.kind.word(), bound - of_name).or((of_name == 0).then_some(FARTHEST))
+            }
+        };
+        if let Some(d) = of_kind.map(|d| d + of_name).filter(|d| *d < bound) {
+            best = Some((d, address));
+        }
+    }
+    best.map(|(_, address)| address)
+}
+
+/// Slips that a long word may have.
+const FARTHEST: usize = 4;
 /// Longer words are compared by their beginning: nobody mistypes four hundred letters.
 const LONGEST: usize = 200;
+
+/// What was typed.
+struct Word {
+    letters: Vec<char>,
+    bytes: usize,
+    /// Slips that it may have; none where so few letters are another word.
+    most: usize,
+}
+
+impl Word {
+    fn new(word: &str) -> Word {
+        let letters: Vec<char> = word.chars().take(LONGEST).collect();
+        let most = if letters.len() < 2 { 0 } else { (letters.len() / 3).clamp(1, FARTHEST) };
+        Word { letters, bytes: word.len(), most }
+    }
+
+    /// How far another word is, if that is near, and less than `bound`.
+    fn distance(&self, other: &str, bound: usize) -> Option<usize> {
+        let bound = bound.min(self.most + 1);
+        // A letter has four bytes at most.
+        if other.len().abs_diff(self.bytes) > 4 * self.most {
+            return None;
+        }
+        Some(distance(&self.letters, other, bound)).filter(|d| *d < bound)
+    }
+}
 
 /// Edit distance with swaps of neighbours counted once (optimal string alignment); `bound` when it is not below.
 fn distance(a: &[char], b: &str, bound: usize) -> usize {
@@ -29,10 +83,11 @@ fn distance(a: &[char], b: &str, bound: usize) -> usize {
         return bound;
     }
     let width = b.len() + 1;
-    let (mut before, mut above): (Vec<usize>, Vec<usize>) = (Vec::new(), (0..width).collect());
+    let (mut before, mut above, mut row): (Vec<usize>, Vec<usize>, Vec<usize>) =
+        (vec![bound; width], (0..width).collect(), Vec::with_capacity(width));
     let at = |row: &[usize], i: usize| row.get(i).copied().unwrap_or(bound);
     for (i, ca) in a.iter().enumerate() {
-        let mut row = Vec::with_capacity(width);
+        row.clear();
         row.push(i + 1);
         for (j, cb) in b.iter().enumerate() {
             let mut d =
@@ -46,7 +101,7 @@ fn distance(a: &[char], b: &str, bound: usize) -> usize {
         if row.iter().all(|d| *d >= bound) {
             return bound;
         }
-        before = std::mem::replace(&mut above, row);
+        (before, above, row) = (above, row, before);
     }
     at(&above, b.len()).min(bound)
 }
@@ -54,6 +109,42 @@ fn distance(a: &[char], b: &str, bound: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_near_by_its_name_and_its_kind() {
+        const UNITS: [&str; 7] = [
+            "service:nginx",
+            "service:web",
+            "group:ops",
+            "file:/etc/motd",
+            "user:ann",
+            "mount:/",
+            "service:a:b",
+        ];
+        for (typed, expected) in [
+            ("ngnix", "service:nginx"),
+            ("servise:nginx", "service:nginx"),
+            ("service:ngnix", "service:nginx"),
+            ("user:nginx", "service:nginx"),
+            ("/etc/mtd", "file:/etc/motd"),
+            ("motd", "file:/etc/motd"),
+            ("wbe", "service:web"),
+            ("user:an", "user:ann"),
+            // A kind in common, or two letters of four, are no likeness.
+            ("nope", ""),
+            ("service:nope", ""),
+            ("service:db", ""),
+            ("service:x", ""),
+            ("file:ann", "user:ann"),
+            ("x", ""),
+            ("", ""),
+            ("/", "mount:/"),
+        ] {
+            let all = UNITS.iter().filter_map(|u| Address::parse(u));
+            let found = nearest_address(typed, all).map(|a| a.to_string()).unwrap_or_default();
+            assert_eq!(found, expected, "{typed}");
+        }
+    }
 
     #[test]
     fn finds_slips_and_nothing_else() {

@@ -9,7 +9,7 @@ use crate::address::{Address, Kind};
 use crate::check::claim;
 use crate::cycle;
 use crate::manifest::{EdgeKind, Manifest, ManifestBuilder, NewUnit, UnitId};
-use crate::nearest::nearest;
+use crate::nearest::nearest_address;
 
 /// Which part; units as typed, an address or a bare name that one kind only has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,9 +131,8 @@ fn resolve(old: &Manifest, new: &Manifest, typed: &str) -> Result<Address, PickE
             Ok(Address::new(Kind::Service, typed))
         }
         [] => {
-            let all = |m: &Manifest| m.ids().map(|id| m.address(id).to_string()).collect::<Vec<_>>();
-            let names: Vec<String> = all(new).into_iter().chain(all(old)).collect();
-            let nearest = nearest(typed, names.iter().map(String::as_str)).map(str::to_owned);
+            let all = [new, old].into_iter().flat_map(|m| m.ids().map(|id| m.address(id)));
+            let nearest = nearest_address(typed, all).map(|a| a.to_string());
             Err(PickError::NoSuchUnit { unit: typed.to_owned(), nearest })
         }
         many => Err(PickError::Ambiguous {

@@ -248,7 +248,11 @@ fn statement(text: &str, start: usize, known: Known<'_>, work: &mut usize) -> (S
     let first = line(text, start);
     let bare = first.trim_start_matches('\u{feff}').trim();
     let scan = match bare.starts_with('[') {
-        true => Scan { end: start + first.len(), closed: true, ..Scan::default() },
+        true => {
+            // Its brackets are no array's.
+            let open_text = scan(first, 0).open_text.map(|at| start + at);
+            Scan { end: start + first.len(), closed: true, text_from: None, open_text }
+        }
         false => scan(text, start),
     };
     *work += scan.end - start;
@@ -280,7 +284,15 @@ fn statement(text: &str, start: usize, known: Known<'_>, work: &mut usize) -> (S
     let line = start + indent..start + first.trim_end().len().max(indent);
     let unclosed = told.start >= whole(end).trim_end().len();
     let range = if unclosed { line } else { start + told.start..start + told.end };
-    let broken = Broken { message: error.message().to_owned(), range };
+    let broken = match scan.open_text.filter(|at| *at < end && *at <= start + told.start) {
+        // What the parser misses is the bracket that the string has swallowed.
+        Some(at) => {
+            let shown = self::line(text, at).trim_end();
+            let quote = shown.get(..1).unwrap_or_default();
+            Broken { message: format!("unclosed string, expected `{quote}`"), range: at..at + shown.len() }
+        }
+        None => Broken { message: error.message().to_owned(), range },
+    };
     let what = meant(bare, known).map_or(What::Inner, What::Header);
     (Statement { range: start..end, what, broken: true }, Some(broken))
 }
@@ -342,6 +354,8 @@ struct Scan {
     closed: bool,
     /// Where lines of text, or an inline table, begin in it: keys behind that begin no statement.
     text_from: Option<usize>,
+    /// Where the first string begins that its line does not close.
+    open_text: Option<usize>,
 }
 
 /// Follows strings and brackets to the line end that ends a statement.
@@ -355,10 +369,13 @@ fn scan(text: &str, start: usize) -> Scan {
     }
     let bytes = text.as_bytes();
     let (mut at, mut depth, mut here) = (start, 0usize, In::Plain);
-    let mut text_from = None;
+    let (mut text_from, mut open_text, mut quote) = (None, None, start);
     while let Some(&byte) = bytes.get(at) {
         let three = |q: u8| bytes.get(at..at + 3).is_some_and(|b| b.iter().all(|c| *c == q));
         let mut step = 1;
+        if byte == b'\n' && matches!(here, In::Text(_, false)) {
+            open_text.get_or_insert(quote);
+        }
         match (&here, byte) {
             (In::Text(b'"', _), b'\\') if bytes.get(at + 1).is_some_and(|b| *b != b'\n') => step = 2,
             (In::Text(q, true), b) if b == *q && three(b) => {
@@ -369,7 +386,7 @@ fn scan(text: &str, start: usize) -> Scan {
             (In::Text(_, true), _) => {}
             (In::Text(q, false), b) if b == *q => here = In::Plain,
             // No such string goes over a line: it is not closed, and what follows is looked at again.
-            (_, b'\n') if depth == 0 => return Scan { end: at + 1, closed: true, text_from },
+            (_, b'\n') if depth == 0 => return Scan { end: at + 1, closed: true, text_from, open_text },
             (_, b'\n') => here = In::Plain,
             (In::Text(..) | In::Comment, _) => {}
             (In::Plain, b'#') => here = In::Comment,
@@ -377,7 +394,7 @@ fn scan(text: &str, start: usize) -> Scan {
                 text_from.get_or_insert(at);
                 (step, here) = (3, In::Text(b, true));
             }
-            (In::Plain, b @ (b'"' | b'\'')) => here = In::Text(b, false),
+            (In::Plain, b @ (b'"' | b'\'')) => (here, quote) = (In::Text(b, false), at),
             (In::Plain, b'[') => depth += 1,
             (In::Plain, b'{') => {
                 text_from.get_or_insert(at);
@@ -389,7 +406,10 @@ fn scan(text: &str, start: usize) -> Scan {
         at += step;
     }
     let closed = depth == 0 && !matches!(here, In::Text(_, true));
-    Scan { end: text.len(), closed, text_from }
+    if matches!(here, In::Text(_, false)) {
+        open_text.get_or_insert(quote);
+    }
+    Scan { end: text.len(), closed, text_from, open_text }
 }
 
 #[cfg(test)]
@@ -425,6 +445,24 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(lines(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_string_that_is_not_closed_is_what_is_told() {
+        for (text, expected) in [
+            ("x = [\"a\", \"b 1]\ny = 1\n", "unclosed string, expected `\"`: \"b 1]"),
+            ("x = [\n  \"a\",\n  'b\n]\n", "unclosed string, expected `'`: 'b"),
+            ("x = \"a", "unclosed string, expected `\"`: \"a"),
+            ("[file.\"/z]\ny = 1\n", "unclosed string, expected `\"`: \"/z]"),
+            // Others are the parser's, as far as it comes.
+            ("x = [file:/a\"]\n", "invalid boolean, expected `false`: file:/a\""),
+            ("x = [\"a\"\n", "unclosed array, expected `]`: x = [\"a\""),
+        ] {
+            let found = recover(text, &known).broken;
+            let told: Vec<_> =
+                found.iter().map(|b| format!("{}: {}", b.message, &text[b.range.clone()])).collect();
+            assert_eq!(told, [expected]);
         }
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use units::kind::file::Ownership;
 use units::kind::user::User;
 use units::kind::{Attributes, Spec};
+use units::nearest::nearest_address;
 use units::source::STANDARD_INPUT;
 use units::{Address, Manifest, UnitId};
 
@@ -116,11 +117,10 @@ fn look(asked: &Asked<'_>, address: &Address) -> Result<Look, Fault> {
     })
 }
 
-/// The unit of the same kind with the most similar name.
+/// The unit that may have been meant.
 pub(super) fn nearest(manifest: &Manifest, address: &Address) -> Option<String> {
-    let names: Vec<String> = manifest.ids().map(|id| manifest.address(id).to_string()).take(10_000).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    similar::get_close_matches(address.to_string().as_str(), &names, 1, 0.7).first().map(|n| (*n).to_owned())
+    let all = manifest.ids().map(|id| manifest.address(id));
+    nearest_address(&address.to_string(), all).map(|a| a.to_string())
 }
 
 fn theirs(machine: &mut Machine, manifest: &Manifest, id: UnitId) -> Result<Theirs, String> {

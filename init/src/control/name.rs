@@ -1,5 +1,6 @@
 //! What a typed unit name means: an address, or a bare name that only one unit has. Pure.
 
+use units::nearest::nearest_address;
 use units::{Address, Kind};
 
 use super::failure::Failure;
@@ -53,7 +54,8 @@ where
             return Ok(Address::new(kind, canonical));
         }
     }
-    Err(Failure::NoSuchUnit { unit: text.to_owned(), nearest: nearest(text, all()) })
+    let nearest = nearest_address(text, all()).map(|a| a.to_string());
+    Err(Failure::NoSuchUnit { unit: text.to_owned(), nearest })
 }
 
 /// A name as manifests have it, of what people write for it.
@@ -79,61 +81,6 @@ fn canonical(kind: Kind, name: &str) -> String {
         }
         _ => name.to_owned(),
     }
-}
-
-/// The address whose name (or whole text, if `text` has a kind) is most similar, if any is similar at all.
-fn nearest(text: &str, all: impl Iterator<Item = Address>) -> Option<String> {
-    let whole = text.contains(':');
-    let length = text.chars().count();
-    let most = (length / 3).max(if length < 4 { 1 } else { 2 });
-    let mut best: Option<(usize, String)> = None;
-    let mut last = None;
-    for address in all {
-        let candidate = address.to_string();
-        // Of a path people remember the end.
-        if last.is_none() && !text.is_empty() && address.name.rsplit_once('/').is_some_and(|(_, l)| l == text)
-        {
-            last = Some(candidate.clone());
-        }
-        let compared = if whole { candidate.as_str() } else { address.name.as_str() };
-        let limit = best.as_ref().map_or(most, |(d, _)| d.saturating_sub(1));
-        if let Some(d) = distance(text, compared, limit) {
-            let exact = d == 0;
-            best = Some((d, candidate));
-            if exact {
-                break;
-            }
-        }
-    }
-    last.or(best.map(|(_, address)| address))
-}
-
-/// Edit distance (insert, delete, replace) where it is at most `limit`.
-fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
-    if a.len().abs_diff(b.len()) > limit.saturating_mul(4) {
-        return None;
-    }
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = i;
-        let mut left = i.saturating_add(1);
-        let mut least = left;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
-            let replaced = corner.saturating_add(usize::from(x != *y));
-            corner = *cell;
-            left = replaced.min(cell.saturating_add(1)).min(left.saturating_add(1));
-            *cell = left;
-            least = least.min(left);
-        }
-        if least > limit {
-            return None;
-        }
-    }
-    row.last().copied().filter(|d| *d <= limit)
 }
 
 #[cfg(test)]
@@ -210,12 +157,5 @@ mod tests {
             /proc/sys/net/core/somaxconn -> sysctl:net.core.somaxconn
             sysctl:net/ipv4/conf/eth0.1/forwarding -> sysctl:net.ipv4.conf.eth0/1.forwarding"#]]
         .assert_eq(&got.join("\n"));
-    }
-
-    #[test]
-    fn distance_is_the_edit_distance() {
-        assert_eq!(distance("kitten", "sitting", 9), Some(3));
-        assert_eq!(distance("kitten", "sitting", 2), None);
-        assert_eq!(distance("", "ab", 2), Some(2));
     }
 }
