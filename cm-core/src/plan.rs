@@ -105,6 +105,8 @@ impl Found {
             None => Found::NotUp("down".to_owned()),
             Some(("ready" | "starting" | "reloading", _)) => Found::Right,
             Some((state, "")) => Found::NotUp(state.to_owned()),
+            // The cause of one that waits says that it does.
+            Some((state, cause)) if cause.split(':').next() == Some(state) => Found::NotUp(cause.to_owned()),
             Some((state, cause)) => Found::NotUp(format!("{state}: {cause}")),
         }
     }

@@ -89,6 +89,16 @@ fn a_changed_file_reloads_who_says_so() {
 }
 
 #[test]
+fn a_state_is_not_said_twice_with_its_cause() {
+    let said = |state, cause| Found::of_service(Some((state, cause)));
+    assert_eq!(
+        said("waiting", "waiting: target:net (waiting)"),
+        Found::NotUp("waiting: target:net (waiting)".into())
+    );
+    assert_eq!(said("failed", "exit code 1"), Found::NotUp("failed: exit code 1".into()));
+}
+
+#[test]
 fn a_changed_command_restarts_and_a_quiet_key_does_not() {
     let restarted = WEB.replace("exec = [\"web\"]", "exec = [\"web\", \"-v\"]");
     assert_eq!(lines(WEB, &restarted, &[]), ["restart service:web: exec changed"]);

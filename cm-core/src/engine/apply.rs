@@ -305,7 +305,7 @@ impl Engine {
         let apply = self.apply.as_ref()?;
         match (apply.phase, &apply.failed) {
             (ApplyPhase::Stable, _) => {
-                Some(format!("all is as declared: done after {} s of quiet", STABLE_MS / 1000))
+                Some(format!("as declared so far: done if nothing falls within {} s", STABLE_MS / 1000))
             }
             (ApplyPhase::Returning, Some(why)) => {
                 Some(format!("returning to generation {}: {why}", apply.from.1))

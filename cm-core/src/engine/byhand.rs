@@ -146,8 +146,18 @@ impl Engine {
     }
 
     fn has_no_process(&mut self, request: u64, node: Node) {
-        let why = if self.svc(node).is_some() { "it is not running" } else { "only services have processes" };
-        self.answer(request, Verdict::Failed, format!("{}: {why}", self.address(node)));
+        let address = self.address(node);
+        let why = match self.svc(node) {
+            Some(_) => "it is not running".to_owned(),
+            None => {
+                let (verb, why) = match address.kind {
+                    units::Kind::Target => ("explain", "lists what it needs"),
+                    _ => ("restart", "looks at it anew"),
+                };
+                format!("only services have processes; `initctl {verb} {address}` {why}")
+            }
+        };
+        self.answer(request, Verdict::Failed, format!("{address}: {why}"));
     }
 
     fn hold(&mut self, node: Node, kind: HoldKind, why: String, until: Option<Mono>) {

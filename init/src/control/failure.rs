@@ -7,7 +7,7 @@ use units::diagnostic::Located;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The caller is neither root nor the socket's owner.
-    #[error("cannot {what}: permission denied; try again as root")]
+    #[error("cannot {what}: permission denied; {}", who_may(what))]
     PermissionDenied {
         /// What was asked.
         what: String,
@@ -102,6 +102,14 @@ pub enum Failure {
     },
 }
 
+/// What the log daemon's clients want, who are told only that they may not.
+const READ_LOGS: &str = "read logs";
+
+/// Who could have done it.
+fn who_may(what: &str) -> &'static str {
+    if what == READ_LOGS { "root and who is in the group adm may" } else { "try again as root" }
+}
+
 /// "; did you mean …?" or nothing.
 fn nearest_text(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default()
@@ -164,11 +172,13 @@ impl Failure {
             items.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
         // The sockets beside the control socket have the same errors in interfaces of their own.
+        let of_logs = name.starts_with("io.holdfast.Logs.");
         let common = ["io.holdfast.Store.", "io.holdfast.Logs."].iter().find_map(|p| name.strip_prefix(p));
         let name = common.map_or_else(|| name.to_owned(), |word| format!("io.holdfast.{word}"));
         match name.as_str() {
             "io.holdfast.PermissionDenied" => {
-                Failure::PermissionDenied { what: optional("what").unwrap_or_else(|| "do this".to_owned()) }
+                let unsaid = if of_logs { READ_LOGS } else { "do this" };
+                Failure::PermissionDenied { what: optional("what").unwrap_or_else(|| unsaid.to_owned()) }
             }
             "io.holdfast.CannotRead" => Failure::Failed { text: format!("cannot read: {}", text("cause")) },
             "io.holdfast.NoSuchUnit" => {

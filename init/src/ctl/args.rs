@@ -4,6 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 
+/// A number; what the standard library says of others is about digits.
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "a number is needed, such as 20".to_owned())
+}
+
 /// Talks to init: applies state files, shows and steers units.
 ///
 /// A UNIT is an address such as service:nginx or file:/etc/motd, or a bare name that only one unit has.
@@ -120,7 +125,7 @@ pub enum Verb {
         #[arg(short, long)]
         follow: bool,
         /// Only the last lines
-        #[arg(short = 'n', long, value_name = "N")]
+        #[arg(short = 'n', long, value_name = "N", value_parser = number::<u32>)]
         lines: Option<u32>,
     },
     /// Show what happens from now on
@@ -139,7 +144,7 @@ pub enum Verb {
     /// Return to a generation; without a number to the one before the current
     Rollback {
         /// Which
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", value_parser = number::<u64>)]
         generation: Option<u64>,
         /// Try one again whose apply failed
         #[arg(long)]
@@ -148,10 +153,10 @@ pub enum Verb {
     /// Compare two generations; without numbers the current one with the one before
     Diff {
         /// The old one
-        #[arg(value_name = "FROM")]
+        #[arg(value_name = "FROM", value_parser = number::<u64>)]
         from: Option<u64>,
         /// The new one
-        #[arg(value_name = "TO")]
+        #[arg(value_name = "TO", value_parser = number::<u64>)]
         to: Option<u64>,
     },
     /// List what was replaced on the machine, when and why; print a saved version
@@ -211,7 +216,7 @@ pub struct Apply {
     #[arg(long)]
     pub dry_run: bool,
     /// Only if this is the current generation, else code 4
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u64>)]
     pub if_generation: Option<u64>,
     /// Lift all holds
     #[arg(long)]

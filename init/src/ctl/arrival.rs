@@ -23,11 +23,16 @@ pub fn left(deadline: Option<Instant>, what: &str) -> Result<Option<Duration>, S
     }
 }
 
-/// Connects as soon as somebody listens at `path`.
+/// Connects as soon as somebody listens at `path`; `absent` is called once where nobody does yet.
 ///
 /// # Errors
 /// [`Stop::TimedOut`] at the deadline; other reasons than that nobody listens, such as no permission.
-pub fn connect(path: &Path, deadline: Option<Instant>) -> Result<Client, Stop> {
+pub fn connect(
+    path: &Path,
+    deadline: Option<Instant>,
+    absent: impl FnOnce() -> Result<(), Stop>,
+) -> Result<Client, Stop> {
+    let mut absent = Some(absent);
     loop {
         // The watch stands before the attempt, so that a socket that comes between the two is an event.
         let watched =
@@ -36,6 +41,9 @@ pub fn connect(path: &Path, deadline: Option<Instant>) -> Result<Client, Stop> {
             Err(ClientError::Connect { source, .. })
                 if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
             other => return Ok(other?),
+        }
+        if let Some(absent) = absent.take() {
+            absent()?;
         }
         let timeout = match left(deadline, &format!("nobody listens at {}", path.display()))? {
             None => PollTimeout::NONE,
@@ -85,8 +93,13 @@ mod tests {
         let waiting = {
             let path = path.clone();
             std::thread::spawn(move || {
-                go.send(()).unwrap();
-                connect(&path, Some(Instant::now() + Duration::from_secs(20))).map(|_| ())
+                let deadline = Some(Instant::now() + Duration::from_secs(20));
+                // Said before anybody comes, or never.
+                let absent = || {
+                    go.send(()).unwrap();
+                    Ok(())
+                };
+                connect(&path, deadline, absent).map(|_| ())
             })
         };
         come.recv().unwrap();
@@ -101,7 +114,7 @@ mod tests {
     fn gives_up_at_the_deadline() {
         let top = tempfile::tempdir().unwrap();
         let deadline = Instant::now() + Duration::from_millis(20);
-        let stop = connect(&top.path().join("control"), Some(deadline)).unwrap_err();
+        let stop = connect(&top.path().join("control"), Some(deadline), || Ok(())).unwrap_err();
         assert_eq!(stop.exit(), crate::ctl::Exit::TimedOut);
     }
 }

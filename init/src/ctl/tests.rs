@@ -7,13 +7,18 @@ use std::path::PathBuf;
 use expect_test::expect;
 use serde_json::{Value, json};
 
+use units::Address;
+
+use super::render::style::Style;
 use super::time::Clock;
-use super::{Environment, Exit, run};
+use super::{Environment, Exit, render, run};
 use crate::control::Failure;
 use crate::control::answer::{
-    Answer, Event, Finished, Outcome, Progress, State, Tally, Verdict, Waited, Waiting,
+    Answer, EdgeStatus, Event, Finished, Need, Outcome, Progress, State, Tally, TreeNode, Verdict, Waited,
+    Waiting,
 };
 use crate::control::request::{How, Request, Verb};
+use crate::control::server::Source;
 
 mod host;
 mod logs;
@@ -110,6 +115,40 @@ fn status_in_json_has_a_version() {
     assert_eq!(value["info"]["generation"], 3);
     assert_eq!(value["units"][0]["unit"], "service:nginx");
     assert_eq!(value["units"][0]["sinceTime"], "2025-11-20T11:57:57Z");
+    // A time that nobody noted is not when the machine was booted.
+    let machine = Machine { units: vec![status("file:/a", State::Ready, 1000)], store_waits: None };
+    let host = Host::with(machine, Box::new(|_, incoming| panic!("{incoming:?}")));
+    let value: Value = serde_json::from_str(&host.run("--json status /a").1).unwrap();
+    let unit = &value["units"][0];
+    assert!(unit["unit"] == "file:/a" && unit["since"].is_null() && unit["sinceTime"].is_null(), "{unit}");
+}
+
+/// Where nothing was ever executed, nothing was written, and there is no use in looking.
+#[test]
+fn what_could_not_be_started_is_not_said_to_have_written() {
+    let failed = |unit: &str, cause: &str| {
+        let mut failed = status(unit, State::Failed, 5);
+        failed.cause = cause.to_owned();
+        failed
+    };
+    let units = vec![
+        failed("service:mute", "cannot execute \"nope\": No such file or directory"),
+        failed("service:loud", "exited with 3"),
+    ];
+    let host = Host::with(
+        Machine { units, store_waits: None },
+        Box::new(|server, incoming| {
+            let text = "service:gone: failed: cannot execute \"nope\": No such file or directory";
+            let tally = Tally { not_kept: 2, ..Tally::default() };
+            server.answer(incoming.call, &finished(Verdict::Returned, tally, text));
+        }),
+    );
+    host.write("state.toml", "");
+    for line in ["status", "status mute loud", "apply state.toml"] {
+        let (_, text) = host.run(line);
+        let hints: Vec<_> = text.split("initctl logs ").skip(1).map(|t| t.lines().next().unwrap()).collect();
+        assert_eq!(hints, ["service:loud"], "{line}: {text}");
+    }
 }
 
 #[test]
@@ -229,7 +268,7 @@ fn apply_shows_what_it_does_and_how_it_ended() {
             reloading service:nginx  file:/etc/nginx/nginx.conf changed
             ready     service:nginx
             not kept  file:/proc/x  cannot open /proc/x: read-only
-            generation 4: 7 kept, 1 changed, 0 repaired, 1 not kept, 1 held
+            the return to generation 4: 7 kept, 1 changed, 0 repaired, 1 not kept, 1 held
             left alone, since held by hand: service:redis
             not kept: file:/proc/x, service:db
             returned to the old generation: file:/proc/x could not be kept
@@ -248,7 +287,7 @@ fn apply_on_a_terminal_draws_its_last_line_again() {
         ^[[36mchanged^[[0m   file:/etc/nginx/nginx.conf  ^[[2mcontent differs^[[0m
         ^M^[[K[2] kept      file:/etc/a^M^[[K[3] reloading service:nginx  file:/etc/nginx/nginx.conf changed^M^[[K^[[32mready^[[0m     service:nginx
         ^[[31mnot kept^[[0m  file:/proc/x  ^[[2mcannot open /proc/x: read-only^[[0m
-        generation 4: 7 kept, 1 changed, 0 repaired, ^[[31m1 not kept^[[0m, ^[[35m1 held^[[0m
+        the return to generation 4: 7 kept, 1 changed, 0 repaired, ^[[31m1 not kept^[[0m, ^[[35m1 held^[[0m
         left alone, since held by hand: service:redis
         not kept: file:/proc/x, service:db
         ^[[33mreturned to the old generation^[[0m: file:/proc/x could not be kept
@@ -415,6 +454,15 @@ fn wait_ends_when_it_is_true_or_cannot_be() {
     }));
     host.shows("wait --ready nginx", Exit::Done, &expect![""]);
     host.shows(
+        "wait --ready nginx --socket none --timeout 20ms",
+        Exit::TimedOut,
+        &expect![[r#"
+        [stderr]
+        initctl: nobody listens at DIR/none: waiting for init
+        initctl: time ran out: nobody listens at DIR/none
+    "#]],
+    );
+    host.shows(
         "wait",
         Exit::NotKept,
         &expect![[r#"
@@ -434,9 +482,10 @@ fn wait_gives_up_with_124_and_says_what_is_missing() {
         "wait --timeout 20ms",
         Exit::TimedOut,
         &expect![[r#"
-        [stderr]
-        initctl: time ran out: nobody listens at DIR/control
-    "#]],
+            [stderr]
+            initctl: nobody listens at DIR/control: waiting for init
+            initctl: time ran out: nobody listens at DIR/control
+        "#]],
     );
 }
 
@@ -497,6 +546,71 @@ fn tree_and_explain_are_drawn() {
           required
     "#]],
     );
+}
+
+/// A service that needs a tree needs all of its files.
+#[test]
+fn what_follows_from_one_thing_is_drawn_as_one() {
+    let nodes: Vec<TreeNode> = {
+        let need = |edge: &str, unit: &str| Need { edge: edge.to_owned(), unit: unit.to_owned() };
+        let node = |unit: &str, state, needs| TreeNode { unit: unit.to_owned(), state, needs };
+        let files = |n: std::ops::Range<u32>| n.map(|n| format!("file:/www/{n}"));
+        let both = |unit: String| [need("requires", &unit), need("reload-on", &unit)];
+        let mut web: Vec<Need> = files(0..9).chain(["file:/etc/a".to_owned()]).flat_map(both).collect();
+        web.push(need("requires", "user:web"));
+        let file = |unit: String| {
+            let state = if unit.ends_with('7') { State::Failed } else { State::Ready };
+            node(&unit, state, vec![need("requires", "directory:/www")])
+        };
+        let mut nodes = vec![node("service:web", State::Ready, web)];
+        nodes.extend(files(0..9).map(file));
+        nodes
+            .extend(["directory:/www", "file:/etc/a", "user:web"].map(|u| node(u, State::Ready, Vec::new())));
+        nodes
+    };
+    expect![[r#"
+        service:web ready
+        ├─ requires, reload-on file:/www/0 and 7 more ready
+        │  └─ directory:/www ready
+        ├─ requires, reload-on file:/www/7 failed
+        │  └─ directory:/www ready
+        ├─ requires, reload-on file:/etc/a ready
+        └─ user:web ready
+    "#]]
+    .assert_eq(&render::tree::draw(&nodes, Style::Plain));
+
+    let edge = |edge: &str, unit: String, state, reason: &str| EdgeStatus {
+        edge: edge.to_owned(),
+        unit,
+        state,
+        reason: reason.to_owned(),
+    };
+    let mut needs = vec![edge("requires", "file:/etc/a".to_owned(), State::Ready, "")];
+    for n in 0..9 {
+        let state = if n == 7 { State::Failed } else { State::Ready };
+        for kind in ["requires", "reload-on"] {
+            needs.push(edge(kind, format!("file:/www/{n}"), state, "part of directory:/www"));
+        }
+    }
+    needs.extend((0..5).map(|n| edge("wants", format!("service:{n}"), State::Ready, "")));
+    let mut page = Machine::new().explain(&Address::parse("service:nginx").unwrap()).unwrap();
+    (page.needs_total, page.needs) = (40, needs);
+    let text = render::explain::page(&page, &Clock { boot: 1000 * SECOND, wall: 0 }, Style::Plain);
+    expect![[r#"
+          requires             file:/etc/a             ready
+          requires, reload-on  file:/www/7             failed  part of directory:/www
+          wants                service:0               ready
+          wants                service:1               ready
+          wants                service:2               ready
+          wants                service:3               ready
+          wants                service:4               ready
+          requires, reload-on  file:/www/0 and 7 more  ready   part of directory:/www
+          and 16 more
+        needed by
+          wants  target:web  ready
+          and 6 more
+    "#]]
+    .assert_eq(text.split_once("needs\n").unwrap().1);
 }
 
 #[test]

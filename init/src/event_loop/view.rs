@@ -196,10 +196,14 @@ impl View<'_> {
                 });
             }
         };
-        if needs {
-            m.deps(unit).for_each(&mut add);
-        } else {
-            m.rdeps(unit).for_each(&mut add);
+        // What was written by hand goes first: a tree has more files than are told.
+        for by_hand in [true, false] {
+            let of = |e: &units::Edge<'_>| e.reason.is_empty() == by_hand;
+            if needs {
+                m.deps(unit).filter(of).for_each(&mut add);
+            } else {
+                m.rdeps(unit).filter(of).for_each(&mut add);
+            }
         }
         (out, total)
     }

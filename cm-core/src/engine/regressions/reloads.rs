@@ -21,6 +21,26 @@ fn a_reload_by_hand_that_waits_for_what_failed_is_answered() {
     assert_eq!(answered(&out, 7), Some(Verdict::Failed), "{out:?}");
 }
 
+/// Who asks in vain is told what there is to do.
+#[test]
+fn what_has_no_process_is_not_reloaded_and_says_what_would_help() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().target("all").file("/f", 1, ""));
+    s.work(out);
+    for (name, verb, help) in [
+        ("all", Verb::Reload, "`initctl explain target:all` lists what it needs"),
+        ("/f", Verb::Kill(1), "`initctl restart file:/f` looks at it anew"),
+    ] {
+        let out = s.ask(7, verb, name);
+        let text =
+            out.iter().find_map(|e| if let Effect::Answer { text, .. } = e { Some(text) } else { None });
+        assert!(
+            text.is_some_and(|t| t.ends_with(&format!("only services have processes; {help}"))),
+            "{out:?}"
+        );
+    }
+}
+
 #[test]
 fn a_reload_by_hand_does_not_end_what_is_held() {
     let mut s = Story::new();

@@ -1,6 +1,7 @@
 //! The progress of an apply, a rollback or a command, and how it ended.
 
 use super::one_line;
+use super::status::never_ran;
 use super::style::{self, Paint, Style};
 use std::collections::BTreeSet;
 
@@ -170,6 +171,8 @@ pub struct Names {
     pub stale: Vec<String>,
     /// Not kept.
     pub wrong: Vec<String>,
+    /// Of those, what could not even be started, and so has written nothing.
+    pub silent: Vec<String>,
     /// How many are gone, which nobody counts that is there.
     pub removed: usize,
 }
@@ -191,8 +194,10 @@ pub fn finished(end: &Finished, names: &Names, style: Style) -> String {
     if t.waiting > 0 {
         parts.push(format!("{} waiting", t.waiting).yellow(style));
     }
-    let mut out = format!("generation {}: {}\n", end.generation, parts.join(", "));
-    let Names { held, stale, wrong, removed: _ } = names;
+    let returned = matches!(end.verdict, Verdict::Returned | Verdict::ReturnIncomplete);
+    let of = if returned { "the return to " } else { "" };
+    let mut out = format!("{of}generation {}: {}\n", end.generation, parts.join(", "));
+    let Names { held, stale, wrong, .. } = names;
     for (what, names) in [
         ("left alone, since held by hand", held),
         ("with what was loaded before, until that is released", stale),
@@ -211,8 +216,11 @@ pub fn finished(end: &Finished, names: &Names, style: Style) -> String {
     };
     let text = one_line(&end.text);
     out.push_str(&if text.is_empty() { format!("{verdict}\n") } else { format!("{verdict}: {text}\n") });
+    let silent = end.text.split("; ").filter_map(|part| part.split_once(": "));
+    let silent = silent.filter(|(_, why)| never_ran(why)).map(|(unit, _)| unit);
+    let silent: BTreeSet<&str> = silent.chain(names.silent.iter().map(String::as_str)).collect();
     let named = wrong.iter().map(String::as_str).chain(end.text.split([' ', ';']));
-    let services = named.map(|w| w.trim_end_matches(':')).filter(|w| is_service(w));
+    let services = named.map(|w| w.trim_end_matches(':')).filter(|w| is_service(w) && !silent.contains(w));
     for service in services.collect::<BTreeSet<_>>().into_iter().take(3) {
         out.push_str(&format!("what it has written: initctl logs {service}\n"));
     }

@@ -2,7 +2,7 @@
 
 use super::style::{self, Paint, Style};
 use super::{cell, columns, count, one_line};
-use crate::control::answer::Event;
+use crate::control::answer::{Event, Outcome, State};
 use crate::ctl::query::{Generation, Verified, VerifySummary, Version};
 use crate::ctl::time::{Clock, rfc3339};
 
@@ -117,12 +117,14 @@ pub fn event(e: &Event, clock: &Clock, style: Style) -> String {
     if let Some(outcome) = e.outcome {
         out.push_str(&format!(" {}", style::outcome(outcome, style)));
     }
-    let said = e.text.is_empty()
-        || e.text == e.about
-        || e.state.is_some_and(|s| s.word() == e.text)
-        || e.outcome.is_some_and(|o| o.word() == e.text);
-    if !said {
-        out.push_str(&format!(": {}", one_line(&e.text)));
+    let words = [Some(e.about.as_str()), e.state.map(State::word), e.outcome.map(Outcome::word)];
+    let said = words.into_iter().flatten().find_map(|word| {
+        let rest = e.text.strip_prefix(word)?;
+        if rest.is_empty() { Some(rest) } else { rest.strip_prefix(": ") }
+    });
+    let text = said.unwrap_or(&e.text);
+    if !text.is_empty() {
+        out.push_str(&format!(": {}", one_line(text)));
     }
     out.push('\n');
     out

@@ -13,6 +13,16 @@ pub fn is_wrong(unit: &UnitStatus) -> bool {
     matches!(unit.state, State::Failed | State::Backoff) || unit.outcome == Some(Outcome::NotKept)
 }
 
+/// Whether it is wrong and may have said why itself: what could not even be started has written nothing.
+fn has_written(unit: &UnitStatus) -> bool {
+    unit.kind == "service" && is_wrong(unit) && !never_ran(&unit.cause)
+}
+
+/// Whether this is why something could not even be started.
+pub fn never_ran(cause: &str) -> bool {
+    cause.strip_prefix("failed: ").unwrap_or(cause).starts_with("cannot ")
+}
+
 /// Kinds that are worth a line each even where everything is right.
 fn is_always_shown(kind: &str) -> bool {
     matches!(kind, "service" | "mount" | "target" | "exec")
@@ -188,7 +198,7 @@ fn detail(unit: &UnitStatus, style: Style) -> String {
     if unit.restarts > 0 {
         parts.push(count(usize::try_from(unit.restarts).unwrap_or_default(), "restart"));
     }
-    if unit.kind == "service" && is_wrong(unit) {
+    if has_written(unit) {
         parts.push(format!("see: initctl logs {}", unit.unit));
     }
     if !unit.unenforced.is_empty() {
@@ -254,7 +264,7 @@ pub fn unit(unit: &UnitStatus, clock: &Clock, style: Style) -> String {
 /// What a person may do about drift, as far as it would do something now.
 fn ways(unit: &UnitStatus) -> Vec<String> {
     let name = &unit.unit;
-    if unit.kind == "service" && is_wrong(unit) {
+    if has_written(unit) {
         return vec![format!("what it has written: initctl logs {name}")];
     }
     // What runs has no other version, and a command is not made again by a patch.

@@ -42,7 +42,7 @@ fn logs_name_the_unit_where_there_are_several() {
         Exit::Usage,
         &expect![[r#"
         [stderr]
-        initctl: cannot do this: permission denied; try again as root
+        initctl: cannot read logs: permission denied; root and who is in the group adm may
     "#]],
     );
 }
@@ -67,6 +67,17 @@ fn events_are_a_line_each() {
                 &event("unit", Some("file:/a"), Some(State::Ready), Some(Outcome::Repaired), "mode was 0600"),
                 true,
             ),
+            reply(
+                &event(
+                    "unit",
+                    Some("file:/a"),
+                    Some(State::Failed),
+                    Some(Outcome::NotKept),
+                    "not kept: contested",
+                ),
+                true,
+            ),
+            reply(&event("at-rest", None, None, None, "not converged"), true),
             reply(&event("converged", None, None, None, ""), false),
         ],
     );
@@ -76,6 +87,8 @@ fn events_are_a_line_each() {
         &expect![[r#"
         2025-11-20T11:59:50Z service:a ready
         2025-11-20T11:59:50Z file:/a ready repaired: mode was 0600
+        2025-11-20T11:59:50Z file:/a failed not kept: contested
+        2025-11-20T11:59:50Z at-rest: not converged
         2025-11-20T11:59:50Z converged
     "#]],
     );
@@ -105,6 +118,14 @@ fn a_pipe_that_closes_is_no_failure() {
     let exit = run(["initctl", "status"].map(OsString::from), &environment, &mut Closed, &mut err);
     assert_eq!(exit, Exit::Done);
     assert!(err.is_empty());
+}
+
+#[test]
+fn what_is_no_number_is_said_to_be_none() {
+    for line in ["logs -n x", "rollback x", "diff 1 x", "apply s.toml --if-generation x"] {
+        let (exit, text) = Host::absent().run(line);
+        assert!(exit == Exit::Usage && text.contains(": a number is needed, such as 20"), "{line}: {text}");
+    }
 }
 
 #[test]

@@ -142,6 +142,9 @@ fn names(client: &mut Client, end: &Finished, wrong: BTreeSet<String>) -> Names 
             if unit.held.is_some() {
                 names.held.push(unit.unit);
             } else if render::status::is_wrong(&unit) {
+                if render::status::never_ran(&unit.cause) {
+                    names.silent.push(unit.unit.clone());
+                }
                 wrong.insert(unit.unit);
             } else if unit.stale {
                 names.stale.push(unit.unit);

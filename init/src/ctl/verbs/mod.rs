@@ -201,7 +201,12 @@ impl Run<'_, '_> {
         let clock = &self.environment.clock;
         let mut value = json_of(unit);
         if let Value::Object(members) = &mut value {
-            members.insert("sinceTime".to_owned(), json!(clock.text_of(unit.since)));
+            // Of what was never anything else, and of files and the like, nobody noted the time.
+            if unit.since == 0 {
+                members.remove("since");
+            } else {
+                members.insert("sinceTime".to_owned(), json!(clock.text_of(unit.since)));
+            }
             if let (Some(held), Some(Value::Object(shown))) = (&unit.held, members.get_mut("held")) {
                 shown.insert("whenTime".to_owned(), json!(clock.text_of(held.when)));
                 if let Some(until) = held.until {

@@ -31,11 +31,17 @@ impl Run<'_, '_> {
     }
 
     /// Asks until there is an answer. `late` says what is missing when time runs out.
-    fn waited(&self, wait: &Wait, late: impl Fn(&Self) -> String) -> Result<Waited, Stop> {
+    fn waited(&mut self, wait: &Wait, late: impl Fn(&Self) -> String) -> Result<Waited, Stop> {
         let frame = Request::Wait(wait.clone()).frame(false);
         let mut connections: u32 = 0;
         loop {
-            let mut client = arrival::connect(self.socket, self.deadline)?;
+            let (socket, screen) = (self.socket, &mut *self.screen);
+            // Who waits for an init that has ended waits for ever.
+            let absent = || {
+                let text = format!("initctl: nobody listens at {}: waiting for init\n", socket.display());
+                screen.err.write_all(text.as_bytes()).map_err(Stop::Output)
+            };
+            let mut client = arrival::connect(socket, self.deadline, absent)?;
             left(self.deadline, "init has not answered")?;
             client.set_deadline(self.deadline);
             connections = connections.saturating_add(1);
