@@ -382,7 +382,11 @@ impl Shell {
     /// [`cm_core::engine::effect::Effect::Converged`].
     pub(super) fn converged(&mut self) {
         self.clients.waits.stir();
-        self.announce("converged", "converged");
+        let Tally { not_kept, waiting, .. } = self.engine.tally();
+        // As `status` says it: nothing is under way, and yet not all is as declared.
+        let (about, text) =
+            if not_kept + waiting > 0 { ("at-rest", "not converged") } else { ("converged", "") };
+        self.announce(about, text);
     }
 
     /// The boot is no longer than the way to the generation that the machine should have.
@@ -442,6 +446,7 @@ impl Shell {
             Ok(spawned) => {
                 let fd = listener.as_raw_fd();
                 self.query = Some(self.own_started(spawned));
+                self.shell_changed = true;
                 self.deregister(fd);
             }
             Err(e) => {
@@ -461,6 +466,7 @@ impl Shell {
             return false;
         }
         self.query = None;
+        self.shell_changed = true;
         if status != ExitStatus::Code(0)
             && let Some(listener) = &self.store_listener
         {

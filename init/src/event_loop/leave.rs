@@ -121,7 +121,7 @@ impl Shell {
             s if s == RTMIN + 3 => Down::Halt,
             s if s == RTMIN + 4 => Down::Poweroff,
             s if s == RTMIN + 5 => Down::Reboot,
-            libc::SIGUSR1 => return self.renew_sockets(),
+            libc::SIGUSR1 => return self.renew_stale_sockets(),
             s if s == RTMIN + 20 && self.arm_fault() => return,
             _ => return,
         };
@@ -278,6 +278,7 @@ impl Shell {
         let at = now();
         let down = leaving.down;
         if self.options.container || down == Down::Exit {
+            self.remove_sockets();
             self.end = Some(Left::Code(self.main_code.unwrap_or(0)));
             return;
         }

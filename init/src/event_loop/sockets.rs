@@ -1,10 +1,11 @@
 //! The sockets by which init is reached, bound again where their names were removed: by a cleaner of /run, or by hand.
 //!
-//! Looked at when another init has taken over, and on SIGUSR1, which needs none of them.
+//! Looked at when another init has taken over, and on SIGUSR1, which needs none of them. Who ends in order takes them
+//! along: a name without anybody behind it looks like an init that hangs.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cm_core::engine::effect::Level;
 
@@ -18,10 +19,37 @@ fn is_gone(path: &Path) -> bool {
     !std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
+/// Whether it is the name of a socket that nobody listens at.
+fn is_stale(path: &Path) -> bool {
+    !is_gone(path) && !socket::is_served(path)
+}
+
 impl Shell {
+    /// The paths of control socket, store and logs.
+    fn socket_paths(&self) -> [PathBuf; 3] {
+        let control = &self.options.socket;
+        [control.clone(), control::beside(control, STORE_SOCKET), control::beside(control, LOGS_SOCKET)]
+    }
+
+    /// Nobody is answered any more.
+    pub(super) fn remove_sockets(&mut self) {
+        self.server = None;
+        // Unless somebody else has taken the place. Who answers about the store listens until its end, which is ours.
+        if is_stale(&self.options.socket) {
+            self.socket_paths().into_iter().for_each(|path| drop(std::fs::remove_file(path)));
+        }
+    }
+
+    /// SIGUSR1: somebody wants to reach this init again, and cannot by what stands there.
+    pub(super) fn renew_stale_sockets(&mut self) {
+        let paths = self.socket_paths().into_iter().filter(|path| is_stale(path));
+        paths.for_each(|path| drop(std::fs::remove_file(path)));
+        self.renew_sockets();
+    }
+
     /// Binds again what is gone. Who is connected stays so.
     pub(super) fn renew_sockets(&mut self) {
-        let control = self.options.socket.clone();
+        let [control, store, logs] = self.socket_paths();
         if let Err(text) = start::make_directories(&self.options) {
             self.say(Level::Error, None, &text);
         }
@@ -43,7 +71,6 @@ impl Shell {
                 (Ok(()), None) => {}
             }
         }
-        let store = control::beside(&control, STORE_SOCKET);
         if is_gone(&store)
             && let Ok(listener) = socket::listen(&store, start::STORE_MODE)
         {
@@ -56,7 +83,7 @@ impl Shell {
                 self.register(fd, Token::StoreListener);
             }
         }
-        if is_gone(&control::beside(&control, LOGS_SOCKET)) {
+        if is_gone(&logs) {
             self.bind_logs_socket();
             self.listen_for_readers();
         }

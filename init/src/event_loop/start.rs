@@ -28,7 +28,7 @@ use crate::control::{self, SOCKET, STORE_SOCKET, socket};
 use crate::log::protocol::Target;
 use crate::sys::cgroup::{EmptyWatch, Tree};
 use crate::sys::signals::Signals;
-use crate::sys::{inherit, raw};
+use crate::sys::{inherit, raw, reap};
 
 /// How PID 1 was called, and what it found.
 #[derive(Debug, Clone)]
@@ -140,6 +140,10 @@ impl Shell {
             }
             None => {}
         }
+        if let Some((found, _)) = &mut restored {
+            // One that has ended is told of nobody any more, and its listener would wait for that for ever.
+            found.handed.query = found.handed.query.filter(|pid| reap::peek_at(*pid).is_ok());
+        }
         let handed = restored.as_ref().map(|(f, _)| f.handed.clone()).unwrap_or_default();
         let mut taken = |number| restored.as_mut().and_then(|(found, _)| found.take(number));
         // Signals first: what arrives from here on waits in the descriptor. The mask outlives an exec, and a fresh
@@ -155,7 +159,8 @@ impl Shell {
             Some(fd) => inotify_from(fd),
             None => Inotify::init(InitFlags::IN_NONBLOCK).map_err(|e| kernel("inotify")(e.into()))?,
         };
-        let tree = Tree::open(options.cgroup.as_deref()).map_err(|e| complaints.push(e.to_string())).ok();
+        let tree = Tree::open(options.cgroup.as_deref());
+        let tree = tree.map_err(|e| complaints.push(format!("there are no cgroups for services: {e}"))).ok();
         if let Some(tree) = &tree
             && let Err(e) = tree.enter_own("holdfast.init")
         {

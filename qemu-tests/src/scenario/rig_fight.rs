@@ -62,8 +62,18 @@ fn contest(context: &Context) -> Result {
     rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
     let pid = rig.main_pid("service:dependent")?;
     let path = rig.inside("/srv/fought")?;
+    let mut events = rig.events()?;
     fight(&rig)?;
     contested(&rig)?;
+    // Four times it was right again, and then no more.
+    let mut standing = Vec::new();
+    while standing.last().is_none_or(|about| about != "at-rest") {
+        let event = events.next(Instant::now() + rig::LIMIT)?.ok_or("init says nothing more")?;
+        let event: Value = serde_json::from_str(&event)?;
+        let about = event.pointer("/event/about").and_then(Value::as_str).unwrap_or_default();
+        standing.extend(["converged", "at-rest"].contains(&about).then(|| about.to_owned()));
+    }
+    want(standing.len() > 1, &format!("it was never converged: {standing:?}"), &rig)?;
     // The other side goes on; what comes of it must not depend on how much it does.
     let before = repairs(&rig);
     want(before == 5, &format!("{before} repairs before the contest"), &rig)?;

@@ -1,8 +1,7 @@
 //! What a re-exec, and a client that does not keep to the rules, leave alone in the fast rig.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -183,21 +182,25 @@ fn half_call(context: &Context) -> Result {
 }
 
 /// Somebody has cleaned the run-time directory: SIGUSR1 binds the sockets again, and so does an init that takes over. Who
-/// was connected stays so.
+/// was connected stays so. An end in order leaves none behind.
 fn sockets_removed(context: &Context) -> Result {
     let clock = "[service.clock]\nexec = [\"sh\", \"-c\", \"echo tick; exec sleep 1000\"]\n";
-    let rig = Rig::start(context, &Setup::default())?;
+    let mut rig = Rig::start(context, &Setup::default())?;
     rig.apply(clock)?;
     let run = rig.directory().join("run");
-    for signal in [libc::SIGUSR1, libc::SIGSEGV] {
+    let sockets = ["control", "control.store", "control.logs"].map(|name| run.join(name));
+    for (signal, stale) in [(libc::SIGUSR1, false), (libc::SIGUSR1, true), (libc::SIGSEGV, false)] {
         let mut events = rig.events()?;
-        let sockets = ["control", "control.store", "control.logs"].map(|name| run.join(name));
         for socket in &sockets {
             std::fs::remove_file(socket)?;
+            if stale {
+                // Of somebody who has taken the place and is gone.
+                drop(UnixListener::bind(socket)?);
+            }
         }
         rig.signal(signal)?;
         for socket in &sockets {
-            rig.until_host(socket, "there", Path::exists)?;
+            rig.until_host(socket, "served", |path| UnixStream::connect(path).is_ok())?;
         }
         rig.ok(&["restart", "service:clock"])?;
         rig.ok(&["generations"])?;
@@ -209,5 +212,8 @@ fn sockets_removed(context: &Context) -> Result {
             want(event.is_some(), "who listened hears no more", &rig)?;
         }
     }
-    Ok(())
+    rig.signal(libc::SIGTERM)?;
+    rig.left()?;
+    let left: Vec<_> = sockets.iter().filter(|socket| socket.exists()).collect();
+    want(left.is_empty(), &format!("{left:?} were left behind"), &rig)
 }
