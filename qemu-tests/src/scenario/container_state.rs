@@ -100,6 +100,11 @@ fn web(context: &Context, spec: &Spec<'_>) -> Result {
     if said.code != 0 {
         return Err(format!("the container ended with {}:\n{}{}", said.code, said.out, said.err).into());
     }
+    // Who may not write to a cgroup is told what that means, once.
+    let told = said.err.matches("there are no cgroups for services: cannot ").count();
+    if said.err.lines().filter(|l| l.contains("cgroup")).count() != told || (spec.uid != 0 && told != 1) {
+        return Err(format!("that there are no cgroups is told {told} times:\n{}", said.err).into());
+    }
     Ok(())
 }
 
