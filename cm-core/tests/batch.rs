@@ -480,7 +480,6 @@ fn a_mount_that_comes_between_the_check_and_the_change_is_not_crossed() {
         "/etc/d/sub/data",
         &put,
         None,
-        true,
         &mut touched,
     );
     assert_eq!(done.unwrap_err().to_string(), "a file system is mounted at /etc/d/sub");

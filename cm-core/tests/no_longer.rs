@@ -186,9 +186,9 @@ fn ops() -> Decl {
     Decl::new().unit(Kind::Group, "ops", Spec::Group(spec))
 }
 
-fn is_owned(bench: &mut Bench, thing: &str) -> bool {
+fn owner(bench: &mut Bench, thing: &str) -> Option<String> {
     bench.reopen();
-    bench.store().index().own.contains_key(thing)
+    bench.store().index().own.get(thing).filter(|own| own.created).map(|own| own.unit.clone())
 }
 
 const STAYS: &str = "it is the primary group of alice, and stays";
@@ -200,7 +200,7 @@ fn the_primary_group_of_who_is_locked_stays_with_him() {
         let mut bench = Bench::with_accounts(PASSWD, GROUP);
         let both = pair(purge);
         let (one, _) = bench.apply(None, &both);
-        assert!(is_owned(&mut bench, "group:ops"));
+        assert_eq!(owner(&mut bench, "group:ops").as_deref(), Some("group:ops"));
         for _ in 0..2 {
             let (two, results) = bench.apply(Some((one, &both)), &nothing);
             let results = bench.by_name(results);
@@ -211,10 +211,15 @@ fn the_primary_group_of_who_is_locked_stays_with_him() {
                 true => assert_eq!(group.0, Outcome::Removed, "{group:?}"),
                 false => assert_eq!(group, (Outcome::Left, STAYS.to_owned())),
             }
-            assert!(!is_owned(&mut bench, "group:ops"), "it would be tried again at every boot");
+            let hers = (!purge).then_some("user:alice");
+            assert_eq!(
+                owner(&mut bench, "group:ops").as_deref(),
+                hers,
+                "its own would be tried at every boot"
+            );
             // With the generation it is ours again, and goes or stays as it did before.
             rollback(&mut bench, (two, &nothing), (one, &both));
-            assert!(is_owned(&mut bench, "group:ops"));
+            assert_eq!(owner(&mut bench, "group:ops").as_deref(), Some("group:ops"));
         }
     }
 }
@@ -222,18 +227,24 @@ fn the_primary_group_of_who_is_locked_stays_with_him() {
 #[test]
 fn nor_does_it_go_after_him() {
     let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    bench.write("/etc/shadow", "root:*:19000:0:99999:7:::\n");
     let (both, group, nothing) = (pair(false), ops(), Decl::new());
     let (one, _) = bench.apply(None, &both);
     let (two, results) = bench.apply(Some((one, &both)), &group);
     assert_eq!(bench.by_name(results)["user:alice"].0, Outcome::Removed);
     let (three, results) = bench.apply(Some((two, &group)), &nothing);
     assert_eq!(bench.by_name(results)["group:ops"], (Outcome::Left, STAYS.to_owned()));
-    assert!(!is_owned(&mut bench, "group:ops"));
-    // Whoever declares it later finds it there.
+    // Whoever declares it later finds it there, as one that was made.
     let (four, results) = bench.apply(Some((three, &nothing)), &group);
     assert_eq!(bench.by_name(results)["group:ops"].0, Outcome::Kept);
-    let (_, results) = bench.apply(Some((four, &group)), &nothing);
-    assert_eq!(bench.by_name(results)["group:ops"].0, Outcome::Left);
+    assert_eq!(owner(&mut bench, "group:ops").as_deref(), Some("group:ops"));
+    let (five, results) = bench.apply(Some((four, &group)), &nothing);
+    assert_eq!(bench.by_name(results)["group:ops"], (Outcome::Left, STAYS.to_owned()));
+    // It goes with her.
+    let purged = Decl::new().unit(Kind::User, "alice", Spec::User(User { purge: true, ..user("alice") }));
+    let (six, _) = bench.apply(Some((five, &nothing)), &purged);
+    bench.apply(Some((six, &purged)), &nothing);
+    assert_eq!((bench.read("/etc/passwd"), bench.read("/etc/group")), (PASSWD.to_owned(), GROUP.to_owned()));
 }
 
 #[test]
@@ -251,7 +262,7 @@ fn a_return_to_before_both_leaves_the_group_of_who_is_locked() {
     assert_eq!(results["group:ops"], (Outcome::Left, STAYS.to_owned()), "{results:?}");
     assert_eq!(results["user:alice"].0, Outcome::Removed);
     bench.commit(zero);
-    assert!(!is_owned(&mut bench, "group:ops"));
+    assert_eq!(owner(&mut bench, "group:ops").as_deref(), Some("user:alice"));
 }
 
 #[test]
@@ -266,4 +277,59 @@ fn the_group_of_who_gets_another_one_goes() {
     assert_eq!(results["group:ops"].0, Outcome::Removed, "{results:?}");
     assert_eq!(results["user:alice"].0, Outcome::Changed, "{results:?}");
     assert!(!bench.read("/etc/group").contains("\nops:"));
+}
+
+/// The journal's simulator: he came back with the bare number of a group that was not there any more.
+#[test]
+fn the_group_that_came_with_a_user_comes_back_with_him() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let nothing = Decl::new();
+    let eve = Decl::new().unit(Kind::User, "eve", Spec::User(User { purge: true, ..user("eve") }));
+    let (one, _) = bench.apply(None, &eve);
+    let group = bench.read("/etc/group");
+    assert!(group.contains("\neve:x:1001:\n"), "{group}");
+    let (two, results) = bench.apply(Some((one, &eve)), &nothing);
+    assert_eq!(results[0].outcome, Outcome::Removed);
+    assert_eq!(bench.read("/etc/group"), GROUP);
+    rollback(&mut bench, (two, &nothing), (one, &eve));
+    assert_eq!(bench.read("/etc/group"), group);
+    // It is known as his again.
+    bench.reopen();
+    bench.apply(Some((one, &eve)), &nothing);
+    assert_eq!(bench.read("/etc/group"), GROUP);
+}
+
+/// The journal's simulator: the entry came back beside another one with its number, and stayed.
+#[test]
+fn no_entry_comes_back_with_the_number_of_another_one() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let decl = |gid| {
+        let spec = Group { name: "team".into(), gid, system: false };
+        Decl::new().unit(Kind::Group, "team", Spec::Group(spec))
+    };
+    let (first, nothing) = (decl(Some(2001)), Decl::new());
+    let (one, _) = bench.apply(None, &first);
+    let (two, _) = bench.apply(Some((one, &first)), &nothing);
+    let group = format!("{GROUP}others:x:2001:\n");
+    bench.write("/etc/group", &group);
+    bench.switching(one);
+    let results = bench.swap(Some((two, &nothing)), (one, &first), Intent::Return);
+    assert_eq!(results[0].outcome, Outcome::NotKept);
+    assert_eq!(results[0].detail, "gid 2001 belongs to others");
+    assert_eq!(bench.read("/etc/group"), group);
+}
+
+/// The journal's simulator: the group of who came got the number of the group that went in the same batch.
+#[test]
+fn who_comes_does_not_get_the_number_of_who_goes() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let team = Group { name: "team".into(), gid: Some(2001), system: false };
+    let team = Decl::new().unit(Kind::Group, "team", Spec::Group(team));
+    let eve = User { uid: Some(2001), ..user("eve") };
+    let eve = Decl::new().unit(Kind::User, "eve", Spec::User(eve));
+    let (one, _) = bench.apply(None, &team);
+    bench.apply(Some((one, &team)), &eve);
+    assert!(!bench.read("/etc/group").contains("team"));
+    let passwd = bench.read("/etc/passwd");
+    assert!(passwd.contains(":2001:1001:"), "{passwd}");
 }

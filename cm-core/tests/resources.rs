@@ -277,7 +277,7 @@ fn databases_that_cannot_be_read_are_not_taken_for_empty() {
     fs::remove_file(bench.path("/etc/passwd")).unwrap();
     fs::create_dir(bench.path("/etc/passwd")).unwrap();
     let (mut areas, mut touched) = (Areas::default(), Touched::default());
-    let done = execute::run(&mut bench.world, &mut areas, &op, true, &mut touched, &mut Vec::new());
+    let done = execute::run(&mut bench.world, &mut areas, &op, &mut touched, &mut Vec::new());
     assert!(done.unwrap_err().to_string().contains("cannot read"));
     assert_eq!(bench.read("/etc/shadow"), shadow);
 }

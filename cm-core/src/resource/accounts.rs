@@ -182,6 +182,18 @@ impl Accounts {
         self.group.names().filter(listed).map(str::to_owned).collect()
     }
 
+    /// The same and those that list him in the other database of groups only: a loss of power may have left that.
+    pub fn named_in(&self, user: &str) -> Vec<String> {
+        let mut groups = self.groups_of(user);
+        for name in self.gshadow.names() {
+            let listed = self.gshadow.field(name, 3).is_some_and(|f| members(f).contains(&user));
+            if listed && !groups.iter().any(|known| known == name) {
+                groups.push(name.to_owned());
+            }
+        }
+        groups
+    }
+
     /// Makes a user a member of a group, or takes him out, in both group databases.
     pub fn set_member(&mut self, group: &str, user: &str, member: bool) {
         for database in [&mut self.group, &mut self.gshadow] {

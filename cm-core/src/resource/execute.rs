@@ -17,7 +17,7 @@ use super::tree::{self, Touched};
 use super::world::World;
 use super::{group, line, links, sysctl, user};
 use crate::store::disk::now;
-use crate::store::record::LineEdit;
+use crate::store::record::{LineEdit, member_of};
 use crate::store::{Own, Prior, Record};
 use crate::sys;
 
@@ -36,6 +36,8 @@ pub fn prior(world: &mut World, op: &Op) -> Result<Prior, Trouble> {
         What::Text { key, .. } => {
             Ok(Prior::Text(sysctl::read(world, key)?.trim_end_matches('\n').to_owned()))
         }
+        // His entry is not what it is about.
+        What::Account(_) if member_of(&op.thing).is_some() => Ok(Prior::Untouched),
         What::Account(account) => Ok(entries(world.accounts.sound()?, account)),
         // Edits of lines are told one after the other, by who carries out all of them.
         What::Line(_) | What::Unline(_) | What::Forget | What::Nothing => Ok(Prior::Untouched),
@@ -45,16 +47,10 @@ pub fn prior(world: &mut World, op: &Op) -> Result<Prior, Trouble> {
 /// Lines of the databases that an account operation may change; memberships are `member` lines of their own, so
 /// that putting them back leaves other members alone.
 fn entries(accounts: &Accounts, account: &Account) -> Prior {
-    let (is_group, name) = match account {
-        Account::User { spec, .. } => (false, &spec.name),
-        Account::Group(spec) => (true, &spec.name),
-        Account::Lock { name, .. } | Account::Leave { name, .. } | Account::RemoveUser(name) => (false, name),
-        Account::RemoveGroup(name) => (true, name),
-        Account::Restore { group, name, .. } => (*group, name),
-    };
-    let files = if is_group { ["group", "gshadow"] } else { ["passwd", "shadow"] };
+    let name = account.name();
+    let is_group = account.is_group();
     let mut out = Vec::new();
-    for file in files {
+    for file in files(is_group) {
         if let Some(line) = accounts.database(file).and_then(|d| d.line(name)) {
             out.push((file.to_owned(), line.to_owned()));
         }
@@ -63,6 +59,11 @@ fn entries(accounts: &Accounts, account: &Account) -> Prior {
         out.extend(accounts.groups_of(name).into_iter().map(|g| ("member".to_owned(), g)));
     }
     Prior::Entries(out)
+}
+
+/// The databases in which a group, or a user, has an entry.
+const fn files(is_group: bool) -> [&'static str; 2] {
+    if is_group { ["group", "gshadow"] } else { ["passwd", "shadow"] }
 }
 
 /// Carries one operation out. Facts that only now are known (numbers that are not given again, directories that are
@@ -74,14 +75,11 @@ pub fn run(
     world: &mut World,
     areas: &mut Areas,
     op: &Op,
-    dressed: bool,
     touched: &mut Touched,
     facts: &mut Vec<Record>,
 ) -> Result<(), Trouble> {
     match &op.what {
-        What::Put { path, put, staged, .. } => {
-            tree::put(world, areas, path, put, staged.as_ref(), dressed, touched)
-        }
+        What::Put { path, put, staged, .. } => tree::put(world, areas, path, put, staged.as_ref(), touched),
         What::Text { key, value } => sysctl::write(world, key, value),
         What::Line(spec) => {
             let old = line::read(world, &spec.path)?;
@@ -91,12 +89,12 @@ pub fn run(
             }
         }
         What::Unline(edit) => unline(world, areas, edit, touched),
+        What::Account(Account::GroupOfUser(_)) | What::Nothing => Ok(()),
         What::Account(account) => change_accounts(world, areas, account, touched, facts),
         What::Forget => {
             facts.push(Record::Forgot { unit: op.thing.clone() });
             Ok(())
         }
-        What::Nothing => Ok(()),
     }
 }
 
@@ -117,7 +115,7 @@ fn unline(
             }
             None => rewrite(world, areas, &edit.path, text.as_bytes(), 0o644, None, touched),
         },
-        None => tree::put(world, areas, &edit.path, &Put::Absent, None, false, touched),
+        None => tree::put(world, areas, &edit.path, &Put::Absent, None, touched),
     }
 }
 
@@ -208,7 +206,12 @@ fn change_accounts(
     world.read_accounts();
     let before = world.accounts.sound()?.clone();
     let mut after = before.clone();
-    let retired = world.store.as_ref().map(|s| s.index().retired.clone()).unwrap_or_default();
+    let mut retired = world.store.as_ref().map(|s| s.index().retired.clone()).unwrap_or_default();
+    // Nor is a number given to anybody who comes in the same batch.
+    retired.extend(facts.iter().filter_map(|fact| match fact {
+        Record::Retired { group, id, name } => Some(((*group, *id), name.clone())),
+        _ => None,
+    }));
     let retire = |is_group: bool, name: &str, id: Option<u32>| {
         id.map(|id| Record::Retired { group: is_group, id, name: name.to_owned() })
     };
@@ -216,14 +219,6 @@ fn change_accounts(
         Account::User { spec, password, leave } => {
             user::apply(&mut after, spec, *password, &retired, now() / 86_400)?;
             user::leave(&mut after, &spec.name, leave);
-            // The group of his own that came with him goes with him.
-            if spec.group.is_none()
-                && before.group.line(&spec.name).is_none()
-                && after.group.line(&spec.name).is_some()
-            {
-                let own = Own { unit: format!("user:{}", spec.name), created: true, digest: None, fs: 0 };
-                facts.push(Record::Own { thing: format!("group:{}", spec.name), own });
-            }
         }
         Account::Group(spec) => group::apply(&mut after, spec, &retired)?,
         Account::Leave { name, leave } => user::leave(&mut after, name, leave),
@@ -232,20 +227,31 @@ fn change_accounts(
             user::leave(&mut after, name, leave);
             facts.extend(retire(false, name, before.uid(name)));
         }
-        Account::RemoveUser(name) => {
-            let (thing, unit) = (format!("group:{name}"), format!("user:{name}"));
-            let owner = world.store.as_ref().and_then(|s| s.index().own.get(&thing));
-            let with_group = owner.is_some_and(|o| o.created && o.unit == unit);
-            facts.extend(retire(false, name, user::remove(&mut after, name, with_group)));
-            if with_group {
-                facts.push(Record::Disown { thing });
-            }
-        }
+        Account::RemoveUser(name) => facts.extend(retire(false, name, user::remove(&mut after, name))),
         Account::RemoveGroup(name) => match group::remove(&mut after, name) {
             Ok(id) => facts.extend(retire(true, name, id)),
-            Err(why) => touched.stays = Some(why),
+            Err(user) => {
+                // It stays with him, and goes with him.
+                let own = Own { unit: format!("user:{user}"), created: true, digest: None, fs: 0 };
+                facts.push(Record::Own { thing: format!("group:{name}"), own });
+                touched.stays = Some(group::stays(&user));
+            }
         },
-        Account::Restore { group: is_group, name, entries } => put_back(&mut after, *is_group, name, entries),
+        Account::RemoveGroupOfUser(name) if after.group.field(name, 3).is_none_or(str::is_empty) => {
+            facts.extend(group::remove(&mut after, name).ok().and_then(|id| retire(true, name, id)));
+        }
+        Account::GroupOfUser(_) | Account::RemoveGroupOfUser(_) => {}
+        Account::Restore { group: is_group, name, entries } => {
+            // Meanwhile its number may have been given to somebody else, who may be about to have his own again.
+            let numbers = if *is_group { &after.group } else { &after.passwd };
+            let line = entries.iter().find(|(file, _)| file == files(*is_group)[0]).map(|(_, line)| line);
+            let number = line.and_then(|line| line.split(':').nth(2)?.parse::<u32>().ok());
+            let stays = |(other, id): (&str, u32)| Some(id) == number && !world.expected.has(other);
+            if numbers.numbers().any(stays) {
+                group::number(&after, *is_group, name, number, false, &retired)?;
+            }
+            put_back(&mut after, *is_group, name, entries);
+        }
     }
     for file in FILES {
         let new = after.database(file).map(Database::bytes).unwrap_or_default();
@@ -259,14 +265,16 @@ fn change_accounts(
 }
 
 fn put_back(accounts: &mut Accounts, is_group: bool, name: &str, entries: &[(String, String)]) {
-    for (file, line) in entries {
-        if let Some(database) = accounts.database_mut(file) {
-            database.put(name, line.clone());
+    for file in files(is_group) {
+        let Some(database) = accounts.database_mut(file) else { continue };
+        match entries.iter().find(|(f, _)| f == file) {
+            Some((_, line)) => database.put(name, line.clone()),
+            None => database.remove(name),
         }
     }
     if !is_group {
         let was: Vec<&str> = entries.iter().filter(|(f, _)| f == "member").map(|(_, g)| g.as_str()).collect();
-        for group in accounts.groups_of(name) {
+        for group in accounts.named_in(name) {
             if !was.contains(&group.as_str()) {
                 accounts.set_member(&group, name, false);
             }

@@ -99,8 +99,8 @@ pub fn stays(user: &str) -> String {
 /// Removes the entry, and answers its number.
 ///
 /// # Errors
-/// Why it stays, when somebody has it as the primary group: without an entry his group would be a bare number, which
-/// whoever gets it next would share with him.
+/// Who has it as the primary group, so that it stays: without an entry his group would be a bare number, which whoever gets
+/// it next would share with him.
 pub fn remove(accounts: &mut Accounts, name: &str) -> Result<Option<u32>, String> {
     let Some(gid) = accounts.group.field(name, 2).and_then(|f| f.parse::<u32>().ok()) else {
         // A loss of power may have left what is written first (`FILES`).
@@ -108,7 +108,7 @@ pub fn remove(accounts: &mut Accounts, name: &str) -> Result<Option<u32>, String
         return Ok(None);
     };
     if let Some(user) = primary_of(accounts, name).next() {
-        return Err(stays(user));
+        return Err(user.to_owned());
     }
     accounts.group.remove(name);
     accounts.gshadow.remove(name);

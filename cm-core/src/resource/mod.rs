@@ -9,6 +9,7 @@ pub mod attributes;
 pub mod directory;
 pub mod exec;
 pub mod execute;
+pub(crate) mod expected;
 pub mod file;
 pub mod group;
 pub mod hostname;
@@ -22,7 +23,7 @@ pub mod staging;
 pub mod symlink;
 pub mod sysctl;
 pub mod tree;
-mod unsynced;
+pub(crate) mod unsynced;
 pub mod user;
 pub mod world;
 

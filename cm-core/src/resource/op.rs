@@ -141,8 +141,12 @@ pub enum Account {
     },
     /// The user is gone; his number is not given again.
     RemoveUser(String),
-    /// The group is gone, unless somebody is in it.
+    /// The group is gone, unless it is somebody's primary group.
     RemoveGroup(String),
+    /// The group that is made along with a user: it becomes his, and nothing else is done here.
+    GroupOfUser(String),
+    /// That group is gone, unless somebody else is in it.
+    RemoveGroupOfUser(String),
     /// Lines exactly as they were.
     Restore {
         /// Whether it is a group's.
@@ -152,6 +156,35 @@ pub enum Account {
         /// The lines.
         entries: Vec<(String, String)>,
     },
+}
+
+impl Account {
+    /// Whether it is a group that is changed.
+    pub const fn is_group(&self) -> bool {
+        match self {
+            Account::Group(_)
+            | Account::RemoveGroup(_)
+            | Account::GroupOfUser(_)
+            | Account::RemoveGroupOfUser(_) => true,
+            Account::User { .. } | Account::Lock { .. } | Account::Leave { .. } | Account::RemoveUser(_) => {
+                false
+            }
+            Account::Restore { group, .. } => *group,
+        }
+    }
+
+    /// Who is changed.
+    pub fn name(&self) -> &str {
+        match self {
+            Account::User { spec, .. } => &spec.name,
+            Account::Group(spec) => &spec.name,
+            Account::Lock { name, .. } | Account::Leave { name, .. } | Account::Restore { name, .. } => name,
+            Account::RemoveUser(name)
+            | Account::RemoveGroup(name)
+            | Account::GroupOfUser(name)
+            | Account::RemoveGroupOfUser(name) => name,
+        }
+    }
 }
 
 /// What happens to the ownership of a thing with an operation.

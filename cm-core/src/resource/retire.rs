@@ -12,7 +12,7 @@ use super::world::World;
 use super::{hostname, thing, user};
 use crate::proto::Outcome;
 use crate::store::index::{PARENT, Undo};
-use crate::store::record::path_of_names;
+use crate::store::record::{member_of, path_of_names};
 use crate::store::{Own, Prior};
 
 /// How a unit leaves.
@@ -98,16 +98,21 @@ fn leave(
             let gone = Line { present: false, matches: None, ..line.clone() };
             Ok(Leaving::removed(What::Line(gone), name))
         }
+        Spec::User(user) if user.purge => {
+            let mut leaving = Leaving::removed(What::Account(Account::RemoveUser(user.name.clone())), name);
+            leaving.ops.extend(user::groups_of_his(world, &user.name, &own.unit).into_iter().map(|group| {
+                Op {
+                    thing: format!("group:{group}"),
+                    what: What::Account(Account::RemoveGroupOfUser(group)),
+                    own: OwnChange::Drop,
+                }
+            }));
+            Ok(leaving)
+        }
         Spec::User(user) => {
-            let account = if user.purge {
-                Account::RemoveUser(user.name.clone())
-            } else {
-                Account::Lock { name: user.name.clone(), leave: groups }
-            };
+            let account = Account::Lock { name: user.name.clone(), leave: groups };
             let mut leaving = Leaving::removed(What::Account(account), name);
-            if !user.purge {
-                leaving.detail = user::LOCKED.to_owned();
-            }
+            leaving.detail = user::LOCKED.to_owned();
             Ok(leaving)
         }
         Spec::Group(group) => {
@@ -304,8 +309,15 @@ pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, T
                 Some(name) => (true, name),
                 None => (false, path.strip_prefix("user:").unwrap_or(path)),
             };
+            let of_user = group.then(|| unit.strip_prefix("user:")).flatten();
+            // He stays, locked, and so does what came with him.
+            let stays = of_user.is_some_and(|user| world.accounts.passwd.line(user).is_some());
+            if entries.is_empty() && stays {
+                return Ok(ops);
+            }
             let name = name.to_owned();
             ops.push(op(What::Account(match (entries.is_empty(), group) {
+                (true, true) if of_user.is_some() => Account::RemoveGroupOfUser(name),
                 (true, true) => Account::RemoveGroup(name),
                 (true, false) => {
                     let leave = user::memberships(world, &name, unit);
@@ -315,7 +327,13 @@ pub fn put_back(world: &mut World, unit: &str, undo: &Undo) -> Result<Vec<Op>, T
             })));
         }
         Prior::Edit(edit) => ops.push(op(What::Unline(edit.clone()))),
-        Prior::Untouched | Prior::Special | Prior::Large { .. } => ops.push(op(What::Nothing)),
+        Prior::Untouched | Prior::Special | Prior::Large { .. } => ops.push(op(match member_of(path) {
+            // Whoever was to take him out has given that up before it was done, and died.
+            Some((group, name)) if undo.own.is_none() => {
+                What::Account(Account::Leave { name: name.to_owned(), leave: vec![group.to_owned()] })
+            }
+            _ => What::Nothing,
+        })),
     }
     Ok(ops)
 }

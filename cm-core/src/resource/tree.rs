@@ -368,7 +368,6 @@ pub fn put(
     path: &str,
     put: &Put,
     staged: Option<&(usize, String)>,
-    dressed: bool,
     touched: &mut Touched,
 ) -> Result<(), Trouble> {
     match put {
@@ -400,7 +399,7 @@ pub fn put(
             };
             let place = make_parents(world, path, touched)?;
             // Most often there is nothing, and one call both sees that and puts the file there.
-            if dressed && others.is_empty() && appear(areas, *area, name, &place) {
+            if others.is_empty() && appear(areas, *area, name, &place) {
                 touched.unsynced.directory(&place.dir);
                 return Ok(());
             }
@@ -420,15 +419,6 @@ pub fn put(
                 }
                 touched.unsynced.directory(&place.dir);
                 return Ok(());
-            }
-            if !dressed {
-                let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let Some(area) = areas.get(*area) else { return Ok(()) };
-                let fd = openat(&area.fd, name.as_str(), flags, Mode::empty())
-                    .map_err(|e| Trouble::cannot("open", path, e))?;
-                let file = File::from(fd);
-                dress(world, &file, path, want)?;
-                touched.unsynced.file(file.into());
             }
             rename_in(areas, *area, name, &place)?;
             touched.unsynced.directory(&place.dir);

@@ -88,6 +88,14 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
         let thing = format!("user:{name}");
         finding.ops.push(Op { thing, what, own: OwnChange::Take { digest: None } });
         finding.ops.extend(changes);
+        let is_new = world.accounts.passwd.line(name).is_none() && world.accounts.group.line(name).is_none();
+        if is_new && spec.group.is_none() {
+            finding.ops.push(Op {
+                thing: format!("group:{name}"),
+                what: What::Account(Account::GroupOfUser(name.to_owned())),
+                own: OwnChange::Take { digest: None },
+            });
+        }
     }
     if spec.create_home {
         let path = world
@@ -119,7 +127,7 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
 pub fn memberships(world: &World, name: &str, unit: &str) -> Vec<String> {
     let Some(store) = &world.store else { return Vec::new() };
     let own = |group: &String| store.index().own.get(&record::membership(group, name));
-    let mut groups = world.accounts.groups_of(name);
+    let mut groups = world.accounts.named_in(name);
     groups.retain(|group| own(group).is_some_and(|own| own.unit == unit));
     groups
 }
@@ -242,18 +250,26 @@ pub fn lock(accounts: &mut Accounts, name: &str) {
     accounts.passwd.set_field(name, 6, "/usr/sbin/nologin");
 }
 
-/// Removes a user with his memberships and, if that was made for him and nobody else is in it, the group of his name.
-pub fn remove(accounts: &mut Accounts, name: &str, with_group: bool) -> Option<u32> {
+/// Removes a user with his memberships, and answers his number.
+pub fn remove(accounts: &mut Accounts, name: &str) -> Option<u32> {
     let uid = accounts.passwd.field(name, 2).and_then(|f| f.parse().ok());
     accounts.passwd.remove(name);
     accounts.shadow.remove(name);
-    for group in accounts.groups_of(name) {
+    for group in accounts.named_in(name) {
         accounts.set_member(&group, name, false);
     }
-    if with_group && accounts.group.field(name, 3).is_some_and(str::is_empty) {
-        let _ = group::remove(accounts, name);
-    }
     uid
+}
+
+/// Groups that came with a user or are left for his sake, so that they go with him: the one of his name, and his primary one.
+pub fn groups_of_his(world: &World, name: &str, unit: &str) -> Vec<String> {
+    let accounts = &world.accounts;
+    let gid = accounts.passwd.field(name, 3).and_then(|gid| gid.parse::<u32>().ok());
+    let primary = accounts.group.numbers().find(|(_, id)| Some(*id) == gid).map(|(group, _)| group);
+    let own = |group: &str| world.store.as_ref()?.index().own.get(&format!("group:{group}"));
+    let his = |group: &&str| own(group).is_some_and(|own| own.created && own.unit == unit);
+    let other = primary.filter(|group| *group != name);
+    [Some(name), other].into_iter().flatten().filter(his).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -298,7 +314,8 @@ mod tests {
         lock(&mut a, "bob");
         assert_eq!(a.shadow.line("bob"), Some("bob:!$6$x:20000:0:99999:7::1:"));
         assert_eq!(a.passwd.field("bob", 6), Some("/usr/sbin/nologin"));
-        assert_eq!(remove(&mut a, "bob", true), Some(1000));
+        assert_eq!(remove(&mut a, "bob"), Some(1000));
+        assert_eq!(group::remove(&mut a, "bob"), Ok(Some(1000)));
         assert_eq!(a, base());
     }
 

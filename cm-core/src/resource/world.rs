@@ -15,6 +15,7 @@ use nix::sys::stat::FileStat;
 use sha2::{Digest as _, Sha256};
 
 use super::accounts::{Accounts, Database};
+use super::expected::Expected;
 use super::op::Trouble;
 use super::place::{Places, is_below};
 use crate::mountinfo::Tree;
@@ -233,6 +234,8 @@ pub struct World {
     pub repairs: bool,
     /// The user databases; read when a batch asks for them first.
     pub accounts: Known,
+    /// Who of them is still to be changed by the batch that is carried out.
+    pub expected: Expected,
     /// The store, if there is one yet.
     pub store: Option<Store>,
     /// What files looked like when they were last read.
@@ -279,6 +282,7 @@ impl World {
             places: Places::new(root),
             repairs: false,
             accounts: Known::default(),
+            expected: Expected::default(),
             store: None,
             stamps: Names::default(),
             written: Names::default(),

@@ -96,9 +96,9 @@ pub fn membership(group: &str, user: &str) -> String {
     format!("{MEMBER}{group}:{user}")
 }
 
-/// Whether a thing is a membership.
-pub fn is_membership(thing: &str) -> bool {
-    thing.starts_with(MEMBER)
+/// The group and the user of such a thing.
+pub fn member_of(thing: &str) -> Option<(&str, &str)> {
+    thing.strip_prefix(MEMBER)?.split_once(':')
 }
 
 /// The path of such a thing.

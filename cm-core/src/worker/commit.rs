@@ -7,9 +7,11 @@ use std::fs::File;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
 use super::batch::{Batch, Work};
+use super::dress;
 use super::failpoint;
 use super::ledger::Ledger;
 use crate::proto::{Action, Intent, Outcome};
+use crate::resource::expected::Expected;
 use crate::resource::op::{Account, Op, OwnChange, Put, Trouble, What};
 use crate::resource::staging::Areas;
 use crate::resource::tree::{self, Touched};
@@ -31,10 +33,10 @@ pub struct Report {
     pub stamps: Names<Stamp>,
 }
 
-struct Running {
+pub(super) struct Running {
     at: usize,
-    work: Box<Work>,
-    failure: Option<(Outcome, String)>,
+    pub work: Box<Work>,
+    pub failure: Option<(Outcome, String)>,
     executed: bool,
     /// Why it was left in place.
     left: Option<String>,
@@ -46,9 +48,16 @@ struct Running {
     replaces: Vec<usize>,
     /// Staged files that are not durable yet, with the paths that they are for.
     fresh: Vec<(String, File)>,
+    /// Operations of which the staged file has not the attributes yet that it will have.
+    pub undressed: Vec<usize>,
 }
 
 impl Running {
+    /// Whether something that it requires has failed.
+    pub fn is_blocked(&self, failed: &[bool]) -> bool {
+        self.work.needs.iter().any(|n| failed.get(*n).copied().unwrap_or_default())
+    }
+
     /// The history tells what was replaced: not what these operations, from one on, have left.
     fn not_replaced(&self, from: usize) -> Vec<Record> {
         let left =
@@ -97,12 +106,13 @@ pub fn run(
             parents: Vec::new(),
             replaces: Vec::new(),
             fresh: Vec::new(),
+            undressed: Vec::new(),
         })
         .collect();
-    // Who owns a file may be a user that this very batch makes: then it is dressed when its turn comes.
-    let dress_now = !steps.iter().any(|s| s.work.ops.iter().any(|o| matches!(o.what, What::Account(_))));
+    // Who owns a file may be a user that this very batch makes: then it is dressed when he is there.
+    world.expected = Expected::of(steps.iter().flat_map(|s| &s.work.ops));
     world.repairs = batch.intent == Intent::Correct;
-    stage(world, areas, &mut steps, dress_now);
+    stage(world, areas, &mut steps);
     let saved = save(world, batch, &mut steps).and_then(|()| {
         world.wait(true);
         let waited = barrier(areas, &steps);
@@ -119,13 +129,16 @@ pub fn run(
     let mut facts = Vec::new();
     for at in order(world, &steps, batch.intent) {
         let Some(step) = steps.get_mut(at) else { continue };
-        if step.failure.is_none()
-            && step.work.needs.iter().any(|n| failed.get(*n).copied().unwrap_or_default())
-        {
+        if step.failure.is_none() && step.is_blocked(&failed) {
             step.failure = Some((Outcome::Blocked, "something that it requires was not kept".to_owned()));
         }
+        if step.failure.is_none() && !step.undressed.is_empty() {
+            dress::late(world, areas, &mut steps, at, &failed);
+        }
+        let Some(step) = steps.get_mut(at) else { continue };
+        world.expected.passed(&step.work.ops);
         if step.failure.is_none() {
-            change(world, areas, step, dress_now, &mut touched, &mut facts, transition);
+            change(world, areas, step, &mut touched, &mut facts, transition);
             if batch.intent == Intent::Return && step.failure.is_none() {
                 facts.extend(step.not_purged(world));
             }
@@ -254,11 +267,11 @@ fn claims_given_up(world: &World, steps: &[Running], touched: &Touched, facts: &
 }
 
 /// Writes every new content beside its place.
-fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now: bool) {
+fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running]) {
     let contents = steps.iter().flat_map(|s| &s.work.ops).filter(|o| stages(o)).count();
     for step in steps.iter_mut() {
         world.at(Some(&step.work.step));
-        for op in &mut step.work.ops {
+        for (number, op) in step.work.ops.iter_mut().enumerate() {
             let What::Put { path, put, staged: Some(staged), .. } = &mut op.what else { continue };
             let (content, want) = match put {
                 Put::File { content: Some(content), want, .. } => (*content, &*want),
@@ -270,7 +283,11 @@ fn stage(world: &mut World, areas: &mut Areas, steps: &mut [Running], dress_now:
             };
             failpoint::point();
             world.alive();
-            let base = dress_now.then(|| tree::base(world, path)).transpose();
+            let late = world.expected.has_owner_of(want);
+            if late {
+                step.undressed.push(number);
+            }
+            let base = (!late).then(|| tree::base(world, path)).transpose();
             let written = base.and_then(|base| {
                 // The permissions that it will have, where they are known: one call less than to give them later.
                 let mode = base.as_ref().map_or(0o600, |b| want.mode.unwrap_or(b.mode));
@@ -407,7 +424,6 @@ fn change(
     world: &mut World,
     areas: &mut Areas,
     step: &mut Running,
-    dressed: bool,
     touched: &mut Touched,
     facts: &mut Vec<Record>,
     transition: Option<u64>,
@@ -419,7 +435,7 @@ fn change(
         world.alive();
         touched.left = false;
         let known = touched.made.len();
-        let outcome = execute::run(world, areas, op, dressed, touched, facts);
+        let outcome = execute::run(world, areas, op, touched, facts);
         for dir in touched.made.iter().skip(known).cloned() {
             // Made on the way, though nobody knew beforehand that it would be missing: it was in the way, or an earlier
             // step of this very batch has removed it.

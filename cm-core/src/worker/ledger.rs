@@ -11,7 +11,7 @@ use crate::resource::world::World;
 use crate::resource::{execute, line, links, retire, tree, user};
 use crate::store::disk::now;
 use crate::store::index::PARENT;
-use crate::store::record::{Why, is_membership, names_of};
+use crate::store::record::{Why, member_of, names_of};
 use crate::store::{Own, Prior, Record};
 
 /// What is written down before anything is changed.
@@ -218,7 +218,7 @@ impl Ledger {
                     Prior::Entries(_) if comes_back => true,
                     Prior::Entries(lines) => lines.is_empty(),
                     Prior::Edit(edit) => edit.inserted.is_some() && edit.removed.is_empty(),
-                    Prior::Untouched => is_membership(&op.thing),
+                    Prior::Untouched => member_of(&op.thing).is_some(),
                     _ => false,
                 };
                 let fs = if op.thing.starts_with('/') && world.below_managed(&op.thing) {

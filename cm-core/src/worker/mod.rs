@@ -8,6 +8,7 @@ pub mod commit;
 pub mod compile;
 pub mod confine;
 pub mod contest;
+mod dress;
 pub mod failpoint;
 pub mod layers;
 mod ledger;

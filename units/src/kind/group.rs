@@ -42,7 +42,7 @@ pub static TABLE: Table = Table {
             "Whether a free number is taken from the system range.",
         ),
     ],
-    notes: "Only the entry is owned; members are added, and taken out again, by the users that name the group.\n\nA group that is no longer declared stays, and is nobody's from then on, while it is the primary group of somebody: also of a user without `purge` who is no longer declared, since he is locked and keeps his entry. `plan` says so.",
+    notes: "Only the entry is owned; members are added, and taken out again, by the users that name the group.\n\nA group that is no longer declared stays while it is the primary group of somebody: also of a user without `purge` who is no longer declared, since he is locked and keeps his entry. `plan` says so. It goes with him, should he be declared with `purge` and go.",
     example: "[group.deploy]\ngid = 1500\n",
 };
 

@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cm_core::resource::accounts::{Database, FILES};
 use cm_core::sys;
 
 use crate::sim::dice::Dice;
@@ -213,7 +214,8 @@ impl Tree {
         })
     }
 
-    /// Everything that can be seen of the tree at a path, but times: what stands at each path, on one line.
+    /// Everything that can be seen of the tree at a path, but times: what stands at each path, on one line. Of the user
+    /// databases that is who can be somebody: who was made once stays locked, so that nobody else gets his number.
     pub fn view(&self, path: &str) -> View {
         let mut out = View::new();
         let mut names: BTreeMap<Id, Vec<String>> = BTreeMap::new();
@@ -228,7 +230,8 @@ impl Tree {
             match &node.body {
                 Body::File(bytes) => {
                     names.entry(id).or_default().push(path.clone());
-                    line = format!("file {line} {}", shown(bytes));
+                    let is = if names_people(&path) { people(bytes) } else { shown(bytes) };
+                    line = format!("file {line} {is}");
                 }
                 Body::Link(target) => line = format!("link -> {}", String::from_utf8_lossy(target)),
                 Body::Directory(entries) => {
@@ -245,6 +248,13 @@ impl Tree {
                     *line += &format!(" = {}", names.join(" = "));
                 }
             }
+        }
+        let file = |name: &str| match &self.nodes.get(&self.find(&format!("{path}/etc/{name}"))?)?.body {
+            Body::File(bytes) => Some(Database::parse(&**bytes)),
+            _ => None,
+        };
+        if let (Some(passwd), Some(group)) = (file("passwd"), file("group")) {
+            out.insert(TOGETHER.to_owned(), groups_of_people(&passwd, &group));
         }
         out
     }
@@ -305,6 +315,50 @@ pub fn differences(is: &View, should: &View) -> String {
     let words = differ
         .map(|p| format!("{p} is {} and not {}", is.get(p).unwrap_or(&none), should.get(p).unwrap_or(&none)));
     words.collect::<Vec<_>>().join("; ")
+}
+
+/// What a view says of several files together, which only at rest belong to each other.
+pub const TOGETHER: &str = "groups of people";
+
+/// The name of the group of everybody who is not locked, and who is only a group though that was made for a user.
+fn groups_of_people(passwd: &Database, group: &Database) -> String {
+    let groups: BTreeMap<u32, &str> = group.numbers().map(|(name, gid)| (gid, name)).collect();
+    let known = passwd.names().filter(|name| passwd.field(name, 6) != Some(NO_SHELL));
+    let words = known.map(|name| {
+        let gid = passwd.field(name, 3).and_then(|gid| gid.parse().ok());
+        format!("{name} in {}", gid.and_then(|gid| groups.get(&gid)).unwrap_or(&"none"))
+    });
+    let alone = (group.line("bob").is_some() && passwd.line("bob").is_none()).then(|| "bob alone".to_owned());
+    words.chain(alone).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// The shell of who is locked.
+const NO_SHELL: &str = "/usr/sbin/nologin";
+
+fn names_people(path: &str) -> bool {
+    FILES.iter().any(|file| path.strip_prefix("/etc/") == Some(*file))
+}
+
+/// The entries of a user database in any order, without those who are locked, their own groups, and the day of a change.
+fn people(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let entry = |line: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        let locked = match (fields.len(), fields.get(7), fields.last()) {
+            (7, _, Some(shell)) => *shell == NO_SHELL,
+            (9, Some(expires), _) => *expires == "1",
+            // A group that was made for a user goes only with him.
+            (4, ..) => fields[0] == "bob",
+            _ => false,
+        };
+        if fields.len() == 9 {
+            fields[2] = "day";
+        }
+        (!locked).then(|| fields.join(":"))
+    };
+    let mut entries: Vec<String> = text.lines().filter_map(entry).collect();
+    entries.sort();
+    format!("{} bytes {}", entries.len(), entries.join(", "))
 }
 
 fn shown(bytes: &[u8]) -> String {

@@ -151,9 +151,11 @@ pub fn store(dir: &Path) -> PathBuf {
 /// Who made what: what was there before is left to whoever made it, whether it is declared or not.
 pub type Owners = BTreeMap<String, String>;
 
-/// Who made what, as a store knows.
+/// Who made what, as a store knows. The group of a user's own is his as long as his entry is there, which outlasts the unit.
 pub fn owners(store: &Store) -> Owners {
-    let made = store.index().own.iter().filter(|(_, own)| own.created);
+    let own = &store.index().own;
+    let outlasts = |unit: &str| unit.starts_with("user:") && !own.contains_key(unit);
+    let made = own.iter().filter(|(_, own)| own.created && !outlasts(&own.unit));
     made.map(|(thing, own)| (thing.clone(), own.unit.clone())).collect()
 }
 

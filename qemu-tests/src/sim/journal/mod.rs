@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 use units::kept::Kept;
 use units::kind::Spec;
 
-use self::disk::{Body, Disk, Op, Tree, View, differences};
+use self::disk::{Body, Disk, Op, TOGETHER, Tree, View, differences};
 use self::host::{Host, Run};
 use self::sabotage::Sabotage;
 use self::story::{Mark, Plot, Rest, Story};
@@ -220,9 +220,10 @@ impl Loss<'_, '_> {
                 wrong.unwrap_or_else(|| "that is none of the two".to_owned())
             ));
         }
-        for (path, line) in &found {
+        for (path, line) in found.iter().filter(|(path, _)| *path != TOGETHER) {
             if !self.moment.stood.get(path).is_some_and(|lines| lines.contains(line)) {
-                return Err(format!("before any recovery {path} is {line}, which it never was"));
+                let was: Vec<&String> = self.moment.stood.get(path).into_iter().flatten().collect();
+                return Err(format!("before any recovery {path} is {line}, which it never was, but {was:?}"));
             }
         }
         Ok(())

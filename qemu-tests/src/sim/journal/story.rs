@@ -113,8 +113,41 @@ fn state_file(dice: &mut Dice, root: bool) -> String {
             let _ = writeln!(out, "[file.\"/srv/many/{n}\"]\ncontent = \"{n} {}\"", dice.below(3));
         }
     }
+    accounts(&mut out);
     out
 }
+
+/// Users and groups of a state: those that one of these names has are made, changed, locked and taken away.
+fn accounts(out: &mut String) {
+    // They came later, and leave the other units of each history as they were.
+    let text = Sha256::digest(&*out);
+    let mut dice = Dice::of(&[u64::from_le_bytes(text.first_chunk().copied().unwrap_or_default()), 79]);
+    let team = dice.chance(300);
+    if team {
+        let gid = dice.pick(&["", "gid = 2001\n", "gid = 2002\n"]);
+        let _ = write!(out, "[group.team]\n{gid}");
+    }
+    for name in ["bob", "ada"] {
+        if !dice.chance(250) {
+            continue;
+        }
+        let comment = dice.pick(&["", "comment = \"one\"\n", "comment = \"two\"\n"]);
+        let uid = if name == "bob" { dice.pick(&["", "uid = 2001\n"]) } else { "" };
+        let purge = if dice.chance(300) { "purge = true\n" } else { "" };
+        let groups = if team && dice.chance(500) { "groups = [\"team\"]\n" } else { "" };
+        let _ = write!(out, "[user.{name}]\n{uid}{comment}{groups}{purge}");
+    }
+}
+
+/// Who is known before anything is declared.
+pub const ACCOUNTS: [(&str, &str); 5] = [
+    ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada:/home/ada:/bin/sh\n"),
+    ("/etc/shadow", "root:*:19000:0:99999:7:::\nada:$y$hers:19000:0:99999:7:::\n"),
+    ("/etc/group", "root:x:0:\nstaff:x:50:ada\nada:x:1000:\n"),
+    ("/etc/gshadow", "root:*::\nstaff:!::ada\nada:!::\n"),
+    // Whoever locks the databases makes it once.
+    ("/etc/.pwd.lock", ""),
+];
 
 /// A state by lot: what does not compile is drawn anew, so that every one does.
 pub fn state(dice: &mut Dice, root: bool) -> State {
@@ -141,6 +174,7 @@ pub fn compiled(text: &str) -> Option<State> {
 fn furnish(dir: &Path, dice: &mut Dice) -> std::io::Result<()> {
     let root = host::root(dir);
     furnish_with(dir, &[("/etc/c", "one\nport 22\n")])?;
+    furnish_with(dir, &ACCOUNTS)?;
     for path in PATHS {
         let at = root.join(&path[1..]);
         if !dice.chance(350) || at.parent().is_some_and(|p| fs::create_dir_all(p).is_err()) {

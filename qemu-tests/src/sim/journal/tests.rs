@@ -12,7 +12,7 @@ use super::{lose, losses, story};
 
 #[test]
 fn the_journal_gives_old_or_new() {
-    for seed in 0..4 {
+    for seed in 0..8 {
         if let Err(text) = losses(seed, 10, 8, Sabotage::None) {
             panic!("seed {seed}: {text}");
         }
@@ -154,4 +154,32 @@ fn what_a_superseded_apply_brought_makes_room() {
         "[directory.\"/etc/d\"]\n[file.\"/etc/a\"]\ncontent = \"a\"\nrequires = [\"directory:/etc/d\"]\n";
     let other = "[file.\"/etc/b\"]\ncontent = \"b\"\n";
     lose_in(&[], &[apply(D), Act::Supersede(of(directory), of(other)), apply(D)]);
+}
+
+/// Who owns a file may come with it: it has the attributes that it will have all the same before it is in its place.
+#[test]
+fn a_file_is_dressed_before_it_is_there_though_its_owner_comes_with_it() {
+    let owner = if nix::unistd::geteuid().is_root() { "owner = \"bob\"\n" } else { "" };
+    let file = |text: &str| format!("[file.\"/etc/a\"]\ncontent = \"{text}\"\nmode = \"0755\"\n");
+    let one = format!("{}{owner}[user.bob]\n", file("a"));
+    lose_in(
+        &story::ACCOUNTS,
+        &[apply(&one), apply(&format!("{}[user.ada]\ncomment = \"two\"\n", file("b")))],
+    );
+}
+
+/// The group that came with a user goes with him, and comes back with him, by whatever way that is left in the middle.
+#[test]
+fn a_user_comes_and_goes_with_his_group() {
+    let bob = apply("[group.team]\n[user.bob]\ngroups = [\"team\"]\npurge = true\n");
+    lose_in(&story::ACCOUNTS, &[bob, apply("[group.team]\n"), Act::Rollback(2), Act::Rollback(1)]);
+}
+
+/// A return that gives up a membership before it takes the user out, and dies, is made up for.
+#[test]
+fn a_membership_that_was_given_up_goes() {
+    let fails = "[file.\"/etc/c/x\"]\ncontent = \"x\"\n";
+    let files = [&story::ACCOUNTS[..], &[("/etc/c", "in the way")]].concat();
+    let bob = format!("[group.team]\n[user.bob]\ngroups = [\"team\"]\n{fails}");
+    lose_in(&files, &[apply("[group.team]\n"), apply(&bob)]);
 }
