@@ -300,6 +300,11 @@ impl Engine {
         }
     }
 
+    /// Whether an apply is on its way back.
+    pub fn is_returning(&self) -> bool {
+        self.apply.as_ref().is_some_and(|a| matches!(a.phase, ApplyPhase::Returning))
+    }
+
     /// What an apply does that no unit tells of.
     pub fn apply_news(&self) -> Option<String> {
         let apply = self.apply.as_ref()?;

@@ -73,8 +73,9 @@ impl Shell {
         self.fault_in_step(&event);
         let told = self.engine.apply_news();
         self.engine.step(moment, event, &mut effects);
-        if let Some(news) = self.engine.apply_news().filter(|news| told.as_ref() != Some(news)) {
-            // ORDER: before what units tell of it.
+        let mut news = self.engine.apply_news().filter(|news| told.as_ref() != Some(news));
+        // ORDER: a return before what units tell of it; that all is up after the last of them has told so.
+        if let Some(news) = news.take_if(|_| self.engine.is_returning()) {
             self.tell_of_apply(&news);
         }
         for node in self.engine.departed() {
@@ -103,6 +104,9 @@ impl Shell {
             self.suffer(fault);
         }
         self.effects_done = None;
+        if let Some(news) = news {
+            self.tell_of_apply(&news);
+        }
         if boots {
             // What was refused is replaced by hand, perhaps that of who sits at the shell.
             if self.boot != BootStage::Refused {

@@ -275,11 +275,14 @@ fn what_is_gone(context: &Context) -> Result {
 /// Commands say in one line what they have come to, and a limit on what goes on for ever is no mishap.
 fn by_hand(context: &Context) -> Result {
     let rig = Rig::start(context, &Setup::default())?;
-    rig.apply(
+    let applied = rig.apply(
         "[service.talk]\nexec = [\"sh\", \"-c\", \"echo hello; exec sleep infinity\"]\n\
          [service.user]\nexec = [\"sleep\", \"infinity\"]\nrequires = [\"service:talk\"]\n\
          [target.all]\nrequires = [\"service:user\"]\n",
     )?;
+    // Whoever is up has said so before all are said to be.
+    let end = "ready     target:all\nas declared so far: done if nothing falls within 5 s\ngeneration 1: ";
+    want(applied.contains(end), &format!("apply says {applied}"), &rig)?;
     for (words, line) in [
         (&["start", "talk"][..], "started   service:talk  nothing was to be done\n"),
         (
