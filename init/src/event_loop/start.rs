@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cm_core::engine::Engine;
 use cm_core::engine::effect::Level;
@@ -123,7 +123,8 @@ impl Shell {
         if found.is_none() && !alone && socket::is_served(&options.socket) {
             return Err(StartError::Served(options.socket));
         }
-        let mut complaints = Vec::new();
+        let own = std::fs::read_link("/proc/self").unwrap_or_default();
+        let mut complaints: Vec<String> = Vec::from_iter(foreign_proc(&own, std::process::id()));
         let mut restored = None;
         let mut lost = false;
         // With what cannot be read goes what was open, so that its worker and log daemon see that nobody is there.
@@ -346,6 +347,14 @@ fn end_strays(tree: Option<&Tree>) {
     }
 }
 
+/// What is wrong with a /proc whose `self` leads there.
+fn foreign_proc(own: &Path, pid: u32) -> Option<String> {
+    let is_ours = own.to_str().is_some_and(|text| text == pid.to_string());
+    let text = "/proc is not that of this pid namespace, so nobody can tell when services have ended: mount it anew \
+                (unshare --mount-proc)";
+    (!is_ours).then(|| text.to_owned())
+}
+
 fn keep(fd: &impl AsFd) {
     // The next PID 1 would only have to bind anew; and clients would be refused for a moment.
     drop(inherit::set_close_on_exec(fd.as_fd(), false));
@@ -354,4 +363,20 @@ fn keep(fd: &impl AsFd) {
 fn inotify_from(fd: OwnedFd) -> Inotify {
     // SAFETY: the descriptor is owned here, and given up to nix's type, which closes it.
     unsafe { Inotify::from_raw_fd(fd.into_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proc_of_others_is_noticed() {
+        assert_eq!(foreign_proc(Path::new("1"), 1), None);
+        for other in ["12", ""] {
+            assert!(
+                foreign_proc(Path::new(other), 1).is_some_and(|text| text.contains("--mount-proc")),
+                "{other}"
+            );
+        }
+    }
 }
