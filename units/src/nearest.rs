@@ -24,7 +24,12 @@ pub fn nearest_address(text: &str, all: impl IntoIterator<Item = Address>) -> Op
     let mut best: Option<(usize, Address)> = None;
     for address in all {
         let bound = best.as_ref().map_or(usize::MAX, |(d, _)| *d);
-        let Some(of_name) = word.distance(&address.name, bound) else {
+        // That two paths lie in one directory is no likeness.
+        let of_name = match below_common(name, &address.name) {
+            Some((name, other)) => Word::new(name).distance(other, bound),
+            None => word.distance(&address.name, bound),
+        };
+        let Some(of_name) = of_name else {
             // Of a path people remember the end.
             let end = address.name.rsplit_once('/').is_some_and(|(_, end)| end == name && !end.is_empty());
             if end && kind.is_none() && bound > 0 {
@@ -43,6 +48,13 @@ pub fn nearest_address(text: &str, all: impl IntoIterator<Item = Address>) -> Op
         }
     }
     best.map(|(_, address)| address)
+}
+
+/// What is left of two paths below the last directory that they have in common.
+fn below_common<'a>(a: &'a str, b: &'a str) -> Option<(&'a str, &'a str)> {
+    let common = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y);
+    let (cut, _) = common.enumerate().filter(|(_, (byte, _))| *byte == b'/').last()?;
+    Some((a.get(cut + 1..)?, b.get(cut + 1..)?))
 }
 
 /// Slips that a long word may have.
@@ -135,6 +147,9 @@ mod tests {
             ("service:nope", ""),
             ("service:db", ""),
             ("service:x", ""),
+            ("/etc/conf", ""),
+            ("/ect/motd", "file:/etc/motd"),
+            ("/etc/motd/", "file:/etc/motd"),
             ("file:ann", "user:ann"),
             ("x", ""),
             ("", ""),
