@@ -308,6 +308,13 @@ fn address(said: &str) -> Result<Address, (String, String)> {
             let help = format!("here the kind comes first: `{}:{name}`", kind.word());
             return Err((format!("`{said}` is no unit"), help));
         }
+        // As its header has it.
+        if let Some((word, name)) = said.split_once('.')
+            && Kind::from_word(word).is_some()
+        {
+            let name = name.trim_matches(['"', '\'']);
+            return Err((format!("`{said}` is no unit"), format!("write it with a colon: `{word}:{name}`")));
+        }
         return Err((format!("`{said}` is no unit"), format!("write the kind too, as in `{kind}:{said}`")));
     };
     let Some(kind) = Kind::from_word(word) else {
