@@ -33,6 +33,12 @@ pub enum ClientError {
         /// The socket.
         socket: String,
     },
+    /// What was followed has no end of its own.
+    #[error("nothing more comes from {socket}: who answered has ended")]
+    Ended {
+        /// The socket.
+        socket: String,
+    },
     /// The connection failed.
     #[error("cannot talk to {socket}: {source}")]
     Io {

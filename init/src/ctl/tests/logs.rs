@@ -94,6 +94,18 @@ fn events_are_a_line_each() {
     );
 }
 
+/// Nothing was begun that could go on.
+#[test]
+fn the_end_of_who_is_listened_to_is_told_as_that() {
+    for (line, socket) in [("events", "control"), ("logs -f", "control.logs")] {
+        let host = Host::absent();
+        host.script(socket, Vec::new());
+        let told =
+            format!("[stderr]\ninitctl: nothing more comes from DIR/{socket}: who answered has ended\n");
+        assert_eq!(host.run(line), (Exit::Unreachable, told));
+    }
+}
+
 #[test]
 fn a_pipe_that_closes_is_no_failure() {
     struct Closed;

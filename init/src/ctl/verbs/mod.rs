@@ -387,6 +387,7 @@ fn as_typed(name: &str) -> String {
 fn followed(streamed: Result<(), Stop>) -> Result<Exit, Stop> {
     match streamed {
         Err(Stop::Client(ClientError::TimedOut { .. })) => Ok(Exit::TimedOut),
+        Err(Stop::Client(ClientError::Lost { socket })) => Err(ClientError::Ended { socket }.into()),
         other => other.map(|()| Exit::Done),
     }
 }
