@@ -1,5 +1,6 @@
 //! How the programs of the profiles `release` and `image` are linked, in which a panic aborts: without the tables that
-//! unwinding needs, and with relocations in a few words instead of three each (elf(5), DT_RELR; glibc 2.36 and newer).
+//! unwinding needs, with relocations in a few words instead of three each (elf(5), DT_RELR; glibc 2.36 and newer), and
+//! with `without_stdio.rs` before the C library, whatever else the library has beside the same names.
 
 use std::path::Path;
 
@@ -8,7 +9,9 @@ fn main() {
     println!("cargo::rerun-if-changed={}", script.display());
     // Of profiles that are made from it this says the same.
     if std::env::var("PROFILE").is_ok_and(|p| p == "release") {
-        for argument in ["-z,pack-relative-relocs", "--no-eh-frame-hdr", &format!("-T,{}", script.display())]
+        let script = format!("-T,{}", script.display());
+        for argument in
+            ["-z,pack-relative-relocs", "--no-eh-frame-hdr", "--allow-multiple-definition", &script]
         {
             println!("cargo::rustc-link-arg-bins=-Wl,{argument}");
         }

@@ -302,7 +302,7 @@ impl Shell {
         (!line.is_empty()).then(|| words::shown(&line))
     }
 
-    fn order(&mut self, order: &Order, fd: Option<RawFd>) {
+    pub(super) fn order(&mut self, order: &Order, fd: Option<RawFd>) {
         let Some(daemon) = &mut self.log_daemon else { return };
         let sent = match fd.and_then(|fd| self.streams.values().find(|s| s.record.reader == fd)) {
             Some(stream) => daemon.link.send(order, Some(stream.reader.as_fd())),

@@ -57,8 +57,9 @@ use nix::sys::inotify::Inotify;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::control::server::Server;
-use crate::log::protocol::Target;
+use crate::log::protocol::{Order, Target};
 use crate::sys::cgroup::{EmptyWatch, Tree};
+use crate::sys::pages;
 use crate::sys::signals::Signals;
 use spawns::Spawns;
 use token::{ReadyList, Token, Turn};
@@ -176,8 +177,12 @@ impl Shell {
             }
             let busy = !self.ready.is_empty() || !self.queue.is_empty();
             let deserted = !busy && self.server.as_mut().is_some_and(Server::take_deserted);
-            if deserted || (!busy && std::mem::take(&mut self.work_is_over)) {
-                crate::sys::raw::trim_memory();
+            let over = !busy && std::mem::take(&mut self.work_is_over);
+            if over {
+                self.rest();
+            }
+            if deserted || over {
+                pages::trim_heap();
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
@@ -201,6 +206,12 @@ impl Shell {
             }
             self.tick_if_due();
         }
+    }
+
+    /// From here on only what happens has to be looked at.
+    fn rest(&mut self) {
+        self.order(&Order::Rest, None);
+        pages::leave_program();
     }
 
     /// Steps the engine through what has happened, until nothing is left to do.

@@ -18,7 +18,7 @@ use super::serve::{Client, Pump};
 use super::stream::{Scratch, Sink, Stream, Turn};
 use super::words::{self, Words};
 use crate::sys::cgroup::directory_name;
-use crate::sys::{inherit, message, signals, userdb};
+use crate::sys::{inherit, message, pages, signals, userdb};
 
 /// The name under which the executable is the daemon.
 pub const NAME: &str = "holdfast-log";
@@ -270,6 +270,10 @@ impl Daemon {
                     places.for_each(|place| new.put(place, &old.get(place)));
                 }
                 self.scratch.words = Some(new);
+            }
+            (Order::Rest, _) => {
+                pages::trim_heap();
+                pages::leave_program();
             }
             (Order::Listen | Order::Words, None) => {}
         }

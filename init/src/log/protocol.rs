@@ -42,6 +42,8 @@ pub enum Order {
     Listen,
     /// Keep the last lines of commands in the memory that comes along, with those that were kept so far.
     Words,
+    /// Nothing is being changed any more: what memory that took is not needed.
+    Rest,
 }
 
 /// From the daemon.

@@ -18,6 +18,7 @@ pub mod message;
 pub mod module;
 pub mod mount;
 pub mod notify;
+pub mod pages;
 pub mod point;
 pub mod raw;
 pub mod reap;

@@ -93,12 +93,6 @@ pub fn inotify_rm_watch(instance: BorrowedFd<'_>, watch: i32) -> io::Result<()> 
     check(i64::from(unsafe { libc::inotify_rm_watch(instance.as_raw_fd(), watch) })).map(drop)
 }
 
-/// Gives memory that nothing uses any more back to the kernel: glibc keeps it, unless it is at the heap's very end.
-pub fn trim_memory() {
-    // SAFETY: malloc_trim(3) touches only what is free.
-    unsafe { libc::malloc_trim(0) };
-}
-
 /// Stops swapping to a device or file.
 ///
 /// # Errors
