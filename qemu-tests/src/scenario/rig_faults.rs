@@ -300,6 +300,16 @@ fn damage(rig: &Rig, round: u32, edits: &mut Edits) -> Result {
     Ok(())
 }
 
+/// Everything is as declared once more. What could not be repaired on a full disk is tried again after a while, the longer the
+/// disk was full; a wait ends where for seconds nothing has happened.
+fn right_again(rig: &Rig) -> Result {
+    let limit = Instant::now() + Duration::from_secs(100);
+    while rig.initctl(&["wait", "--converged", "--timeout", "60s"])?.code != 0 {
+        want(Instant::now() < limit, "not everything is right again", rig)?;
+    }
+    Ok(())
+}
+
 /// Somebody damages everything there is, kills everything there is, and fills the disk of the store, round after round.
 /// Afterwards everything is as declared; what was overwritten can be had back; what is nobody's is as it was; and the one
 /// thing that he does not leave alone is told as contested.
@@ -323,7 +333,7 @@ fn vandal(context: &Context) -> Result {
         if let Some(place) = place.lines().next() {
             rig.run(&["rm", &format!("{place}/full")])?;
         }
-        rig.ok(&["wait", "--converged", "--timeout", "100s"])?;
+        right_again(&rig)?;
         rig.until_state("service:worker", "ready")?;
         pids.push(rig.main_pid("service:sleeper")?);
         println!(
