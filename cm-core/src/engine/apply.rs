@@ -89,6 +89,7 @@ impl Engine {
             }
             Swap::Apply | Swap::Rollback | Swap::Boot | Swap::First => {}
         }
+        self.end_again(Verdict::Superseded, "a newer apply came");
         if let Some(apply) = &mut self.apply
             && kind == Swap::Rollback
             && !apply.kind.boots()
@@ -132,8 +133,9 @@ impl Engine {
             self.generation = generation;
             self.globals_changed = true;
             self.undo_awaited();
-            if release {
-                self.lift_all();
+            if !kind.boots() {
+                self.apply_again(request, release);
+                return;
             }
             let (verdict, text) = self.end_of_change();
             // What was changed or repaired before, this one found right.
@@ -307,11 +309,11 @@ impl Engine {
 
     /// What an apply does that no unit tells of.
     pub fn apply_news(&self) -> Option<String> {
+        if self.timers.get(NOBODY, Timer::Stable).is_some() {
+            return Some(format!("as declared so far: done if nothing falls within {} s", STABLE_MS / 1000));
+        }
         let apply = self.apply.as_ref()?;
         match (apply.phase, &apply.failed) {
-            (ApplyPhase::Stable, _) => {
-                Some(format!("as declared so far: done if nothing falls within {} s", STABLE_MS / 1000))
-            }
             (ApplyPhase::Returning, Some(why)) => {
                 Some(format!("returning to generation {}: {why}", apply.from.1))
             }
@@ -319,6 +321,7 @@ impl Engine {
             (
                 ApplyPhase::Preparing { .. }
                 | ApplyPhase::Changing
+                | ApplyPhase::Stable
                 | ApplyPhase::Committing { .. }
                 | ApplyPhase::Recording { .. },
                 _,
@@ -349,6 +352,7 @@ impl Engine {
     }
 
     pub(crate) fn stable_timer(&mut self) {
+        self.again_is_proven();
         let quiet = self.is_quiet();
         let Some(apply) = &mut self.apply else { return };
         if apply.phase != ApplyPhase::Stable {
@@ -536,6 +540,7 @@ impl Engine {
 
     /// The machine goes down in the middle of it: the journal says so, and the next boot undoes it.
     pub(crate) fn abandon_apply(&mut self, why: &str) {
+        self.end_again(Verdict::Failed, why);
         self.timers.clear(NOBODY, Timer::Stable);
         if let Some(next) = self.next_swap.take() {
             self.release(next.manifest);
@@ -554,7 +559,7 @@ impl Engine {
 
     /// How a change ends that is not undone: the verdict and the count of what is not kept say the same, whoever is to
     /// blame for that.
-    fn end_of_change(&mut self) -> (Verdict, String) {
+    pub(crate) fn end_of_change(&mut self) -> (Verdict, String) {
         self.refresh_outdated();
         let not_kept = &self.lists.not_kept;
         let mut text: Vec<String> =
@@ -574,7 +579,7 @@ impl Engine {
         self.answer_with(request, verdict, text, tally);
     }
 
-    fn answer_with(&mut self, request: u64, verdict: Verdict, text: String, tally: Tally) {
+    pub(crate) fn answer_with(&mut self, request: u64, verdict: Verdict, text: String, tally: Tally) {
         if request == 0 {
             if verdict != Verdict::Done {
                 self.log(Level::Warning, None, format!("{verdict:?}: {text}"));

@@ -42,7 +42,7 @@ impl Engine {
             manifests: self.gens.len(),
             serials: self.serials.len(),
             timers: self.timers.all().count(),
-            asks: self.asks.len(),
+            asks: self.asks.len() + usize::from(self.again.is_some()),
             other: self.holds.len()
                 + self.lifted.len()
                 + self.fights.len()
@@ -322,7 +322,8 @@ impl Engine {
             return Some(format!("worker awaited: {awaited}, with a deadline: {timed}"));
         }
         let stable = self.apply.as_ref().is_some_and(|a| a.phase == ApplyPhase::Stable);
-        if self.timers.get(NOBODY, Timer::Stable).is_some() != stable {
+        let quiet = self.timers.get(NOBODY, Timer::Stable).is_some();
+        if quiet != stable && !(quiet && self.again.is_some()) {
             return Some(format!("quiet time awaited: {stable}, but deadline: {}", !stable));
         }
         let leaving = self.down.is_some() && !self.left;
@@ -347,6 +348,9 @@ impl Engine {
                 (&mut lists.not_kept, standing == Standing::NotKept),
                 (&mut lists.tired, tired),
                 (&mut lists.marked, unit.has(bits::OF_APPLY)),
+                (&mut lists.awaited, unit.has(bits::AWAITED)),
+                (&mut lists.raised, unit.has(bits::RAISED)),
+                (&mut lists.late, unit.has(bits::AWAITED) && self.awaits_device(node)),
                 (&mut lists.going, unit.has(bits::GOING) && unit.has(bits::UP)),
                 (&mut lists.deferred, deferred),
                 (&mut lists.for_store, unit.has(bits::NEEDS_STORE)),

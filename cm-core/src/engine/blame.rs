@@ -122,13 +122,15 @@ impl Engine {
 
     /// Whether all that keeps a unit from what it should be is what somebody holds: the gate leaves out both.
     fn waits_for_held(&self, node: Node) -> bool {
-        if self.holds.is_empty() {
-            return false;
-        }
+        !self.holds.is_empty() && self.waits_only_for(node, &|n| self.holds.contains_key(&n))
+    }
+
+    /// Whether all that keeps a unit from what it should be is units of this kind, through others or itself.
+    pub(crate) fn waits_only_for(&self, node: Node, is_cause: &dyn Fn(Node) -> bool) -> bool {
         let mut seen = BTreeSet::from([node]);
         let mut open = vec![node];
         while let Some(node) = open.pop() {
-            if self.holds.contains_key(&node) {
+            if is_cause(node) {
                 continue;
             }
             let unit = self.u(node);

@@ -89,6 +89,8 @@
 //! - What could not be mounted again is not unmounted because a hand asks for a restart.
 //! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
 //!   holds that its apply has lifted, with what was held as it was.
+//! - An apply of what is current is no change and has no return: it tries again what is wrong, and is answered when that, and
+//!   what was dirty when it came, has ended once; what it has started has to stay up for as long as after a change (`again`).
 //! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
 //!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows. Until then
 //!   it keeps what it claims, and who takes that waits and says so: what was removed after the other is in place would
@@ -97,6 +99,7 @@
 //!   nothing repairs it before.
 //! - How a `forked` daemon without a known main process has ended nobody can tell: it counts as a bad exit.
 
+mod again;
 mod apply;
 mod audit;
 mod batch;
@@ -241,6 +244,8 @@ pub struct Engine {
     pub(crate) apply: Option<apply::Apply>,
     /// A swap that came while a record of the one before was on its way to the disk.
     pub(crate) next_swap: Option<apply::Next>,
+    /// An apply of what is current, which waits for what it tries again.
+    pub(crate) again: Option<again::Again>,
     pub(crate) asks: Vec<byhand::Ask>,
     pub(crate) holds: BTreeMap<Node, Hold>,
     /// Holds that the apply under way has lifted: its return puts them back.
@@ -306,6 +311,7 @@ impl Engine {
             timers: Timers::default(),
             apply: None,
             next_swap: None,
+            again: None,
             exec_inputs: BTreeMap::new(),
             asks: Vec::new(),
             holds: BTreeMap::new(),
@@ -429,7 +435,10 @@ impl Engine {
             Event::Asked { request, verb, node, note, until } => self.asked(request, verb, node, note, until),
             Event::ShutdownAsked { down } => self.shutdown(down),
             Event::Explained { serial, why } => self.explained(serial, why),
-            Event::Unasked { request } => self.unasked(request),
+            Event::Unasked { request } => {
+                self.forget_again(request);
+                self.unasked(request);
+            }
         }
     }
 
@@ -452,6 +461,7 @@ impl Engine {
         }
         self.form_batch();
         self.propagate();
+        self.advance_again();
         let converged = self.busy == 0 && self.runnable.is_empty() && self.batch.is_none();
         let converged = converged && self.apply.is_none();
         if converged != self.converged {

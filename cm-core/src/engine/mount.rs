@@ -156,9 +156,11 @@ impl Engine {
         if last.is_some_and(|last| *last != why) {
             self.m(node).set(bits::NEWS, true);
         }
-        self.set_detail(node, why);
+        self.set_detail(node, why.clone());
+        // Whether it waits for its device decides whether anybody waits for it.
+        self.mark_outdated(node);
         if self.awaits_device(node) {
-            self.publish(node, "waiting");
+            self.publish(node, why);
         }
     }
 

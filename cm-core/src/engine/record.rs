@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use units::{Manifest, UnitId};
 
+use super::again::Again;
 use super::apply::{Apply, Next};
 use super::batch::Batch;
 use super::byhand::Ask;
@@ -122,7 +123,10 @@ impl Engine {
             awaited_undo: self.awaited_undo,
             pending: self.pending.iter().copied().collect(),
         };
-        postcard::to_allocvec(&globals).unwrap_or_default()
+        // Behind the rest, where who does not know it reads nothing, and who misses it knows of none.
+        let mut bytes = postcard::to_allocvec(&globals).unwrap_or_default();
+        bytes.extend(self.again.iter().filter_map(|again| postcard::to_allocvec(again).ok()).flatten());
+        bytes
     }
 
     /// One unit; `None` when the node is free.
@@ -160,7 +164,9 @@ impl Engine {
         globals: &[u8],
         records: impl IntoIterator<Item = (Node, Vec<u8>)>,
     ) -> Result<Engine, RestoreError> {
-        let globals: Globals = postcard::from_bytes(globals).map_err(|_| RestoreError::Globals)?;
+        let (globals, more) =
+            postcard::take_from_bytes::<Globals>(globals).map_err(|_| RestoreError::Globals)?;
+        let again = (!more.is_empty()).then(|| postcard::from_bytes::<Again>(more)).transpose();
         let mut engine = Engine::new();
         engine.gens = manifests
             .into_iter()
@@ -188,6 +194,7 @@ impl Engine {
         }
         engine.apply = globals.apply;
         engine.next_swap = globals.next_swap;
+        engine.again = again.map_err(|_| RestoreError::Globals)?;
         engine.asks = globals.asks;
         engine.down = globals.down;
         engine.left = globals.left;
@@ -281,6 +288,12 @@ impl Engine {
             if self.u(node).has(bits::OF_APPLY) {
                 self.lists.marked.insert(node);
             }
+            if self.u(node).has(bits::AWAITED) {
+                self.lists.awaited.insert(node);
+            }
+            if self.u(node).has(bits::RAISED) {
+                self.lists.raised.insert(node);
+            }
             self.up += u32::from(self.u(node).has(bits::UP));
         }
         // Every predicate is false and counted so; what is true travels along the edges from there. Nobody acts.
@@ -295,6 +308,7 @@ impl Engine {
             holders.iter().for_each(|holder| self.takers_look(*holder));
             self.refresh_outdated();
         }
+        self.lists.ending.clear();
         for node in std::mem::take(&mut self.queue) {
             if let Some(unit) = self.nodes.get_mut(node.index()) {
                 unit.set(bits::QUEUED, false);

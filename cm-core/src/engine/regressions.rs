@@ -1,5 +1,6 @@
 //! Stories of defects that the simulator or a reader found: each fails without its mending.
 
+mod again;
 mod claims;
 mod downs;
 mod ends;

@@ -34,6 +34,15 @@ pub(crate) struct Lists {
     pub tired: BTreeSet<Node>,
     /// Marked by an apply.
     pub marked: BTreeSet<Node>,
+    /// Whoever has applied what is current waits for them.
+    pub awaited: BTreeSet<Node>,
+    /// Of those, mounts whose device is late.
+    pub late: BTreeSet<Node>,
+    /// What it has started.
+    pub raised: BTreeSet<Node>,
+    /// Those that it waits for and that something has happened to in this step, and what has fallen that it has started;
+    /// empty between two.
+    pub ending: BTreeSet<Node>,
     /// Going, and up yet.
     pub going: BTreeSet<Node>,
     /// To be removed once what it lies on is mounted.
@@ -108,6 +117,12 @@ impl Engine {
             let tired = self.u(node).has(bits::BUSY) && self.svc(node).is_some_and(|s| s.tries >= FLAPS);
             enter(&mut self.lists.tired, node, tired);
         }
+        if self.u(node).has(bits::AWAITED | bits::RAISED) {
+            let awaited = self.u(node).has(bits::AWAITED);
+            let late = awaited && self.awaits_device(node);
+            enter(&mut self.lists.late, node, late);
+            enter(&mut self.lists.ending, node, awaited || bad);
+        }
         let going = self.u(node).has(bits::GOING) && self.u(node).has(bits::UP);
         enter(&mut self.lists.going, node, going && !gone);
         if was_bad != bad {
@@ -146,6 +161,10 @@ impl Engine {
             &mut lists.not_kept,
             &mut lists.tired,
             &mut lists.marked,
+            &mut lists.awaited,
+            &mut lists.late,
+            &mut lists.raised,
+            &mut lists.ending,
             &mut lists.going,
             &mut lists.deferred,
             &mut lists.for_store,

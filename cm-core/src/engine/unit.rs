@@ -55,6 +55,10 @@ pub(crate) mod bits {
     pub const NEWS: u32 = 1 << 23;
     /// Of a mount: its helper was ended before it could say so, and nobody knows whether it is mounted.
     pub const UNSURE: u32 = 1 << 24;
+    /// Whoever has applied what is current waits until it has ended.
+    pub const AWAITED: u32 = 1 << 25;
+    /// It was not up when that came, or is to load what it had failed to: once it is, it has to stay so.
+    pub const RAISED: u32 = 1 << 26;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

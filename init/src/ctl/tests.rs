@@ -295,6 +295,28 @@ fn apply_on_a_terminal_draws_its_last_line_again() {
     "#]].assert_eq(&text.replace('\x1b', "^[").replace('\r', "^M"));
 }
 
+/// Whoever reads it in a log has to know why nothing goes on.
+#[test]
+fn apply_says_once_for_which_device_it_waits() {
+    let host = Host::new(Box::new(|server, incoming| {
+        let waits = |text: &str| progress("mount:/srv", Some(State::Waiting), None, text);
+        for text in ["waiting", "waiting: for the device /dev/vdb", "waiting: for the device /dev/vdb"] {
+            server.progress(incoming.call, &waits(text));
+        }
+        server.answer(incoming.call, &finished(Verdict::Done, Tally { kept: 1, ..Tally::default() }, ""));
+    }));
+    host.write("state.toml", "");
+    host.shows(
+        "apply state.toml",
+        Exit::Done,
+        &expect![[r#"
+            waiting   mount:/srv
+            waiting   mount:/srv  for the device /dev/vdb
+            generation 4: 1 kept, 0 changed, 0 repaired, 0 not kept
+        "#]],
+    );
+}
+
 #[test]
 fn apply_in_json_is_a_line_a_change() {
     let host = Host::new(applying());

@@ -170,6 +170,9 @@ impl Shell {
     /// Nobody waits for its answer.
     fn forget_call(&mut self, call: u64) {
         self.clients.waits.forget(call);
+        if self.swapped_calls.remove(&call) {
+            self.queue.push_back(Event::Unasked { request: call });
+        }
         if self.clients.commands.remove(&call).is_some() {
             let queue = &mut self.queue;
             self.clients.parts.retain(|request, of| {

@@ -236,7 +236,8 @@ impl Source for View<'_> {
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             generation: engine.desired().1,
             converged: self.shell.is_at_rest() && !stuck,
-            at_rest: self.shell.is_at_rest(),
+            // An apply waits for a device like for anything else.
+            at_rest: self.shell.is_at_rest() && engine.returns_to().is_none(),
             store_open: self.shell.store_open,
             store_waits: self.shell.store_waits().map(|n| engine.address(n).to_string()),
             time: now().0,

@@ -1,6 +1,7 @@
 //! The invariants, checked after every step by an observer that sees events, effects and the world, and that
 //! believes the engine only where it says what it says to people.
 
+mod answers;
 mod batches;
 mod blame;
 mod changes;
@@ -42,6 +43,8 @@ pub enum Invariant {
     LastApplyWins,
     /// Each request has exactly one answer.
     OneAnswer,
+    /// An apply of what is current is answered when what it tries again has ended, and not as done where that has failed.
+    AgainIsTrue,
     /// One main process a service at a time.
     OneMainProcess,
     /// A number names one spawn, batch or record for ever.
@@ -92,7 +95,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every one.
-    pub const ALL: [Invariant; 30] = [
+    pub const ALL: [Invariant; 31] = [
         Invariant::StartsInOrder,
         Invariant::StopsInOrder,
         Invariant::DirtyEnds,
@@ -100,6 +103,7 @@ impl Invariant {
         Invariant::StaleEnds,
         Invariant::LastApplyWins,
         Invariant::OneAnswer,
+        Invariant::AgainIsTrue,
         Invariant::OneMainProcess,
         Invariant::NumbersAreUnique,
         Invariant::OneBatch,
@@ -159,19 +163,13 @@ fn broken(invariant: Invariant, text: impl Into<String>) -> Found {
     Err(Violation { invariant, text: text.into() })
 }
 
-#[derive(Debug, Clone)]
-struct Asked {
-    swap: Option<(u64, [u8; 32], Swap)>,
-    answer: Option<Verdict>,
-}
-
 /// The steps of a batch, by the unit that they are for.
 type StepsByUnit = BTreeMap<(ManifestRef, UnitId), Step>;
 
 /// What the observer remembers.
 #[derive(Debug, Clone, Default)]
 pub struct Checks {
-    requests: BTreeMap<u64, Asked>,
+    answers: answers::Answers,
     numbers: BTreeSet<(u8, u64)>,
     /// Slot → the spawn whose readiness the engine was told of.
     ready: BTreeMap<u8, u64>,
@@ -185,8 +183,6 @@ pub struct Checks {
     batch: Option<(u64, Intent, StepsByUnit)>,
     loads: BTreeMap<Node, changes::Load>,
     desired: Option<ManifestRef>,
-    /// What was desired after the step before, and its number.
-    stood: Option<(u64, [u8; 32])>,
     returns: bool,
     blame: blame::Blame,
     signalled: Option<Node>,
@@ -199,28 +195,14 @@ impl Checks {
         Checks::default()
     }
 
-    /// A request is about to be made.
-    pub fn request(&mut self, request: u64, swap: Option<(u64, [u8; 32], Swap)>) {
-        self.requests.insert(request, Asked { swap, answer: None });
-    }
-
     /// Whether the engine has said that it leaves.
     pub const fn has_left(&self) -> bool {
         self.down.left
     }
 
-    /// Requests that nobody answered.
-    pub fn unanswered(&self) -> usize {
-        self.requests.values().filter(|r| r.answer.is_none()).count()
-    }
-
-    /// How a request was answered.
-    pub fn verdict(&self, request: u64) -> Option<Verdict> {
-        self.requests.get(&request)?.answer
-    }
-
     /// Before a step: what was so.
     pub fn note(&mut self, engine: &Engine) {
+        self.answers.note(engine);
         self.before = engine.nodes().map(|n| (n, (declared(engine, n), engine.glance(n)))).collect();
     }
 
@@ -286,12 +268,7 @@ impl Checks {
                     }
                 }
             }
-            Event::Unasked { request } => {
-                if let Some(asked) = self.requests.get_mut(request) {
-                    // From here on an answer would be one too many.
-                    asked.answer.get_or_insert(Verdict::Done);
-                }
-            }
+            Event::Unasked { request } => self.answers.unasked(*request),
             Event::Touched { nodes } => {
                 for node in nodes {
                     self.clean.remove(&slot_of(&engine.address(*node)));
@@ -370,6 +347,7 @@ impl Checks {
             .collect();
         self.may_load(engine, event, effects);
         self.goes_down(engine, now, event, effects);
+        self.again(engine, world, effects)?;
         for effect in effects {
             if self.down.left
                 && !matches!(effect, Effect::Log { .. } | Effect::Forget { .. } | Effect::Publish { .. })
@@ -457,9 +435,7 @@ impl Checks {
                 broken(Invariant::ShutdownLeaves, text.clone())
             }
             Effect::Answer { request, verdict, text, .. } => {
-                // Else it stands, and something that it does not answer for is not kept.
-                let refused = ["cannot write", "the machine goes down", "unknown manifest"];
-                self.answered(*request, *verdict, refused.iter().any(|why| text.starts_with(why)))
+                self.answered(*request, *verdict, answers::is_refused(text))
             }
             Effect::Leave { .. } => self.leaves(engine, world),
             Effect::Converged => {
@@ -475,32 +451,6 @@ impl Checks {
             | Effect::Publish { .. }
             | Effect::Log { .. } => Ok(()),
         }
-    }
-
-    fn answered(&mut self, request: u64, verdict: Verdict, refused: bool) -> Found {
-        let Some(asked) = self.requests.get_mut(&request) else {
-            return broken(
-                Invariant::OneAnswer,
-                format!("an answer to request {request}, which nobody made"),
-            );
-        };
-        if let Some(earlier) = asked.answer.replace(verdict) {
-            let text = format!("request {request} was answered {earlier:?} and then {verdict:?}");
-            return broken(Invariant::OneAnswer, text);
-        }
-        if let Some((generation, digest, kind)) = asked.swap {
-            let stands = match verdict {
-                Verdict::Failed => kind.boots() || !refused,
-                // A boot that has begun is never taken back, however far it has come.
-                Verdict::Superseded => kind.boots() && self.stood == Some((generation, digest)),
-                Verdict::Done | Verdict::Returned | Verdict::ReturnIncomplete => false,
-            };
-            if verdict == Verdict::Done || stands {
-                self.accepted = Some((generation, digest));
-            }
-            self.lifts_end(verdict);
-        }
-        Ok(())
     }
 
     /// Nothing starts before what it requires is ready, and not dirty.
@@ -669,8 +619,6 @@ impl Checks {
         let sizes = engine.sizes();
         // Who came and left in one step had a place too.
         self.most_units = self.most_units.max(sizes.units + engine.departed().count());
-        let (manifest, generation) = engine.desired();
-        self.stood = engine.manifest(manifest).map(|m| (generation, m.digest()));
         self.last_apply(engine)
     }
 

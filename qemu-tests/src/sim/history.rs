@@ -25,8 +25,8 @@ pub enum Act {
     Swap(Graph, Swap),
     /// The same, and every hold is lifted with it.
     Release(Graph, Swap),
-    /// The present manifest is applied once more.
-    Again,
+    /// The present manifest is applied once more; whether it lifts every hold.
+    Again(bool),
     /// Somebody touches what these slots own, and really changes it.
     Touch(Vec<u8>, bool),
     /// Events were lost.
@@ -158,7 +158,7 @@ impl Script {
                     let other = graph::mutated(&mut dice, &universe, &graph);
                     Act::Swap(other, if dice.chance(700) { Swap::Undo } else { Swap::Purge })
                 }
-                23 | 24 => Act::Again,
+                23 | 24 => Act::Again(false),
                 25..=36 => {
                     let slots = (0..1 + dice.below(3)).map(|_| u8::try_from(dice.below(13)).unwrap_or(0));
                     Act::Touch(slots.collect(), dice.chance(800))
@@ -203,7 +203,7 @@ impl Script {
                 Act::Swap(graph, kind @ (Swap::Apply | Swap::Rollback)) if releases => {
                     Act::Release(graph, kind)
                 }
-                Act::Again if releases => Act::Release(graph.clone(), Swap::Apply),
+                Act::Again(false) if releases => Act::Release(graph.clone(), Swap::Apply),
                 act => act,
             };
             entries.push(Entry { at, act });
@@ -232,6 +232,14 @@ impl Script {
                 let later = begins.max(at) + 60_000_000 + dice.below(200_000_000);
                 entries.push(Entry { at: later, act: Act::Overflow });
             }
+        }
+        // This came later, and leaves most histories of the seeds before as they were.
+        let mut dice = Dice::of(&[seed, 7]);
+        for _ in 0..if dice.chance(300) { 1 + dice.below(3) } else { 0 } {
+            let begins = dice.below(1 + at);
+            let act = Act::Again(dice.chance(400));
+            let place = entries.partition_point(|e| e.at <= begins);
+            entries.insert(place, Entry { at: begins, act });
         }
         let mut dice = Dice::of(&[seed, 2]);
         let mut plans = Vec::new();
@@ -342,9 +350,11 @@ impl Player<'_> {
                 self.graph = graph.clone();
                 self.machine.apply_and(graph, self.generation, *kind, true)
             }
-            Act::Again => {
+            Act::Again(release) => {
                 let graph = self.graph.clone();
-                self.machine.apply(&graph, self.generation, Swap::Apply)
+                self.machine.apply_and(&graph, self.generation, Swap::Apply, *release)?;
+                let request = self.machine.last_request();
+                if request.is_multiple_of(5) { self.machine.step(Event::Unasked { request }) } else { Ok(()) }
             }
             Act::Touch(slots, real) => {
                 let mut nodes = Vec::new();

@@ -2,7 +2,7 @@
 
 mod histories;
 
-use cm_core::engine::effect::{Effect, Job, Verdict};
+use cm_core::engine::effect::{Effect, Job, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Swap, Verb};
 use cm_core::engine::{Engine, Mono};
 use cm_core::proto::{Action, Intent, ManifestRef, Outcome, Step, StoreOp, UnitResult};
@@ -561,6 +561,33 @@ fn nothing_foreign_purged_can_fail() {
     machine.world.things.remove(&0);
     let broken = machine.step(Event::Overflowed).unwrap_err();
     assert_eq!(broken.invariant, Invariant::NothingForeignPurged, "{broken}");
+}
+
+#[test]
+fn again_is_true_can_fail() {
+    // A file that somebody has just changed is still to be looked at.
+    let dirty =
+        vec![boot(chain(&[(Sort::File, false)])), (100, Act::Touch(vec![0], true)), (101, Act::Again(false))];
+    breaks(Invariant::AgainIsTrue, &script(dirty), |engine, effects, _| {
+        if engine.sizes().asks > 0 {
+            let (verdict, tally, text) = (Verdict::Done, Tally::default(), String::new());
+            effects.push(Effect::Answer { request: 2, verdict, tally, text });
+        }
+    });
+    // A service that has failed, and fails again.
+    let mut fails = chain(&[(Sort::Notifies, false)]);
+    if let Some(Spec::Service(s)) = fails.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.restart = Restart::Never;
+    }
+    let acts =
+        vec![boot(fails), (1_000, Act::Crash(0, 1)), (2_000, Act::Again(false)), (4_000, Act::Crash(0, 1))];
+    breaks(Invariant::AgainIsTrue, &script(acts), |_, effects, _| {
+        for effect in effects {
+            if let Effect::Answer { request: 2, verdict, .. } = effect {
+                *verdict = Verdict::Done;
+            }
+        }
+    });
 }
 
 #[test]

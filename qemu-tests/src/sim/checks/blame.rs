@@ -37,8 +37,7 @@ impl Checks {
         self.blame.kinds.insert(manifest, kind);
         let old = engine.manifest(engine.desired().0);
         if let (Some(old), Some(new)) = (old, world.manifests.get(&manifest)) {
-            let units = blamable(engine, old, new);
-            self.blame.units.extend(units);
+            self.blame.units.extend(blamable(engine, old, new, false));
         }
     }
 
@@ -57,11 +56,10 @@ impl Checks {
         if let (Some(old), Some(new)) = (&self.blame.desired, desired)
             && old != new
         {
-            let units = blamable(engine, old, new);
             if self.blame.kinds.get(&number).is_some_and(|kind| !kind.boots()) {
-                self.blame.guilty.extend(units.iter().cloned());
+                self.blame.guilty.extend(blamable(engine, old, new, true));
             }
-            self.blame.units.extend(units);
+            self.blame.units.extend(blamable(engine, old, new, false));
             other = true;
         }
         self.blame.desired = desired.cloned();
@@ -84,8 +82,7 @@ impl Checks {
         // One that has waited for that begins in the same step.
         let ends = |effect: &Effect| match effect {
             Effect::Answer { request, verdict, .. } => {
-                *verdict != Verdict::Superseded
-                    && self.requests.get(request).is_some_and(|asked| asked.swap.is_some())
+                *verdict != Verdict::Superseded && self.answers.is_swap(*request)
             }
             _ => false,
         };
@@ -149,8 +146,9 @@ impl Checks {
     }
 }
 
-/// What differs between two manifests, and what depends on that in any manifest by which somebody runs.
-fn blamable(engine: &Engine, old: &Manifest, new: &Manifest) -> BTreeSet<String> {
+/// What differs between two manifests, and what depends on that in either, or in any by which somebody runs. `own`: only
+/// in that by which it runs itself.
+fn blamable(engine: &Engine, old: &Manifest, new: &Manifest, own: bool) -> BTreeSet<String> {
     let mut units: BTreeSet<String> = BTreeSet::new();
     let like = |m: &Manifest, id: UnitId| {
         let edges: BTreeSet<(String, EdgeKind)> =
@@ -167,16 +165,21 @@ fn blamable(engine: &Engine, old: &Manifest, new: &Manifest) -> BTreeSet<String>
     }
     // One that is installed and waits for its turn makes nobody depend on anything yet.
     let by: BTreeSet<ManifestRef> = engine.nodes().map(|n| engine.edges_from(n)).collect();
-    let runs_by = |(number, m)| by.contains(&number).then_some(m);
-    let all: Vec<&Manifest> = engine.manifests().filter_map(runs_by).chain([old, new]).collect();
+    let runs_by = |(number, m)| by.contains(&number).then_some((Some(number), m));
+    let all: Vec<(Option<ManifestRef>, &Manifest)> =
+        engine.manifests().filter_map(runs_by).chain([(None, old), (None, new)]).collect();
+    let counts = |number: Option<ManifestRef>, address: &units::Address| {
+        let runs = || engine.node(address).map(|node| engine.edges_from(node));
+        !own || number.is_none() || runs() == number
+    };
     loop {
         let before = units.len();
-        for m in &all {
+        for (number, m) in &all {
             for id in m.ids() {
                 let depends = m
                     .deps(id)
                     .any(|e| e.kind != EdgeKind::After && units.contains(&m.address(e.unit).to_string()));
-                if depends {
+                if depends && counts(*number, &m.address(id)) {
                     units.insert(m.address(id).to_string());
                 }
             }

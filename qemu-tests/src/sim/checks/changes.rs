@@ -76,6 +76,11 @@ impl Checks {
         {
             load.owe();
         }
+        if matches!(event, Event::Swapped { kind: Swap::Apply | Swap::Rollback, .. }) {
+            // Who applies what is current has that tried again which could not load it.
+            let stale = |node: &Node| self.before.get(node).is_some_and(|(_, was)| was.stale);
+            self.loads.iter_mut().filter(|(node, _)| stale(node)).for_each(|(_, load)| load.owe());
+        }
         let desired = engine.desired().0;
         if self.desired.replace(desired) == Some(desired) {
             return;

@@ -58,7 +58,7 @@ impl Checks {
     /// The machine is left: who still runs was asked, had its time, and was killed in vain.
     pub(super) fn leaves(&mut self, engine: &Engine, world: &World) -> Found {
         // Whatever is asked for from here on goes unheard, and what was asked for before has been answered.
-        let open = self.unanswered();
+        let open = self.answers.open().len();
         let down = &mut self.down;
         if std::mem::replace(&mut down.left, true) {
             return broken(Invariant::ShutdownLeaves, "left twice");

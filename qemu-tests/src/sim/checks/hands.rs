@@ -121,7 +121,12 @@ impl Checks {
             Some(false) => hands.lifted.clear(),
             None => {}
         }
-        hands.releasing.retain(|request| self.requests.get(request).is_none_or(|r| r.answer.is_none()));
+        let at_once = |request: &u64| engine.applying().is_none() && self.answers.lasts(*request);
+        if hands.releasing.iter().any(at_once) {
+            // What is current was applied again: nothing returns to what was held.
+            hands.lifted.clear();
+        }
+        hands.releasing.retain(|request| self.answers.lasts(*request));
         if engine.going_down().is_none() {
             for slot in hands.holds.keys() {
                 let held = engine.node_of_slot(*slot).is_some_and(|n| engine.glance(n).held);

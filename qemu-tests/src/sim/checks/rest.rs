@@ -11,9 +11,8 @@ impl Checks {
         for node in engine.nodes() {
             self.ended(engine, node)?;
         }
-        if self.unanswered() > 0 {
-            let open: Vec<u64> =
-                self.requests.iter().filter(|(_, r)| r.answer.is_none()).map(|(n, _)| *n).collect();
+        let open = self.answers.open();
+        if !open.is_empty() {
             return broken(Invariant::OneAnswer, format!("requests {open:?} have no answer"));
         }
         if !engine.is_converged() {

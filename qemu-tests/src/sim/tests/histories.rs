@@ -36,6 +36,64 @@ fn work_for_one_change_does_not_grow_with_the_machine() {
     };
     assert_eq!(work(10), work(3000));
 }
+/// Seeds 123177 and 150344: what is held and declared no more keeps the first manifest, by which nobody else runs.
+#[test]
+fn an_apply_answers_for_nobody_by_edges_that_only_others_run_by() {
+    let sorts = [(Sort::File, false), (Sort::File, false), (Sort::Plain, true)];
+    let first = chain(&sorts);
+    let mut second = first.clone();
+    second.units.remove(&0);
+    second.edges.clear();
+    let mut third = second.clone();
+    third.units.remove(&1);
+    third.units.insert(3, unit(Sort::Plain, 3));
+    let acts = vec![
+        boot(first),
+        (1_000, Act::Ask(0, Verb::Hold, None)),
+        (2_000, Act::Swap(second, Swap::Apply)),
+        (20_000, Act::Swap(third, Swap::Apply)),
+        (22_000, Act::Crash(2, 1)),
+    ];
+    let violation = script(acts).play(false, None).violation;
+    assert!(violation.is_none(), "{violation:?}");
+}
+
+/// The next record that the worker has to write; all before it happens.
+fn next_record(machine: &mut Machine) -> u64 {
+    loop {
+        let (_, what) = machine.world.pending.pop_first().unwrap();
+        if let Happening::Writes(token, _) = what {
+            return token;
+        }
+        machine.now = machine.now.after_ms(1);
+        let now = machine.now;
+        if let Some(told) = machine.world.fire(now, &what) {
+            machine.tell(told).unwrap();
+        }
+    }
+}
+
+/// Seed 132530: what is desired is what a boot would bring that waits for its turn, and that has not begun for all that.
+#[test]
+fn a_boot_that_is_superseded_before_its_turn_does_not_stand() {
+    let (first, second) = (chain(&[(Sort::File, false)]), chain(&[(Sort::File, false), (Sort::File, false)]));
+    let mut machine = Machine::new(World::new(1, 0), false);
+    machine.apply(&first, 1, Swap::Boot).unwrap();
+    run(&mut machine);
+    machine.apply(&second, 2, Swap::Apply).unwrap();
+    let switching = next_record(&mut machine);
+    machine.tell(Told::Recorded(switching, true)).unwrap();
+    let commit = next_record(&mut machine);
+    machine.apply(&second, 2, Swap::Boot).unwrap();
+    machine.apply(&second, 3, Swap::Apply).unwrap();
+    assert_eq!(machine.checks.verdict(3), Some(Verdict::Superseded));
+    // Neither of the other two can be recorded.
+    machine.tell(Told::Recorded(commit, false)).unwrap();
+    let switching = next_record(&mut machine);
+    machine.tell(Told::Recorded(switching, false)).unwrap();
+    assert_eq!((machine.engine.desired().1, machine.engine.applying()), (1, None));
+}
+
 #[test]
 fn a_planner_that_does_not_know_the_engine_is_found_out() {
     let standins: [plans::Planner; 3] = [
