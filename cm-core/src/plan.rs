@@ -127,6 +127,8 @@ pub struct Observation {
     pub stale: bool,
     /// Whether PID 1 counts it as ready; `None` when it did not say.
     pub ready: Option<bool>,
+    /// Whether it is tried again although it has failed: what is current is applied once more.
+    pub again: bool,
 }
 
 /// Which unit is asked about.

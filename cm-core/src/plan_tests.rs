@@ -67,6 +67,30 @@ reload-on = ["file:/etc/web.conf"]
 exec = ["gone"]
 "#;
 
+/// What an apply of what is current would do about a service.
+fn again(seen: &Observation) -> (Verb, String) {
+    let manifest = compiled("[service.web]\nexec = [\"web\"]\nreload = [\"reload\"]\n");
+    let observe = |_| Observation { again: true, ..seen.clone() };
+    let planned = plan(&manifest, &manifest, &observe);
+    planned.into_iter().next().map(|p| (p.verb, p.reason)).unwrap()
+}
+
+#[test]
+fn what_is_current_is_applied_to_what_has_failed() {
+    let failed =
+        Observation { found: Found::NotUp("failed: exited with 1".into()), ..Observation::default() };
+    assert_eq!(again(&failed), (Verb::Start, "it is failed: exited with 1".to_owned()));
+    let held = Observation { held: Some("by root".into()), ..failed.clone() };
+    assert_eq!(again(&held).0, Verb::Nothing);
+    let stale = Observation { found: Found::Right, stale: true, ..Observation::default() };
+    assert_eq!(again(&stale).0, Verb::Reload);
+    assert_eq!(again(&Observation { held: Some("by root".into()), ..stale }).0, Verb::Nothing);
+    assert_eq!(again(&Observation { found: Found::Right, ..Observation::default() }).0, Verb::Nothing);
+    let other = Observation { found: failed.found, ..Observation::default() };
+    let manifest = compiled("[service.web]\nexec = [\"web\"]\n");
+    assert_eq!(plan(&manifest, &manifest, &|_| other.clone())[0].verb, Verb::Nothing);
+}
+
 #[test]
 fn a_changed_file_reloads_who_says_so() {
     let desired = WEB

@@ -104,6 +104,9 @@ impl Courses<'_> {
             let why = if switch == Switch::Reload { changed.to_owned() } else { inputs.unwrap_or_default() };
             return (course, Verb::Reload, why);
         }
+        if unit.seen.stale && unit.seen.again && unit.seen.held.is_none() && unit.blocker.is_none() {
+            return (course, Verb::Reload, "it has not loaded its configuration yet".to_owned());
+        }
         let reason = match (unit.change, switch) {
             (Before::New, _) => format!("{declared}; it runs already"),
             _ if unit.blocker.is_some() && !course.ok => unit.why_not(changed),
@@ -123,7 +126,7 @@ impl Courses<'_> {
         let inputs = self.inputs_changed(unit);
         let again = is("done") && oneshot && inputs.is_some();
         let eligible = match () {
-            () if is("failed") => unit.differs || self.needs_more(unit),
+            () if is("failed") => unit.differs || unit.seen.again || self.needs_more(unit),
             () if is("done") => unit.differs || again,
             () => true,
         };

@@ -113,18 +113,25 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     let mut machine = Machine::new(asked.options, live, Some(asked.staging))?;
     let (generation, running) = machine.current()?;
     machine.begin(&[&running, &desired]);
+    let same = running.digest() == desired.digest() && same_layers && generation > 0;
+    let as_asked = |mut seen: Observation| {
+        if source.release == Some(true) {
+            (seen.held, seen.stopped) = (None, false);
+        }
+        Observation { again: same, ..seen }
+    };
     let declared: Vec<Observation> = desired
         .ids()
         .map(|id| {
             let unchanged = running
                 .find(desired.kind(id), desired.name(id))
                 .is_some_and(|old| units::diff::is_same((&running, old), (&desired, id)));
-            machine.look(&desired, id, unchanged).seen
+            as_asked(machine.look(&desired, id, unchanged).seen)
         })
         .collect();
     let gone = running.ids().map(|id| match desired.find(running.kind(id), running.name(id)) {
         Some(_) => Observation::default(),
-        None => machine.look_at_leaving(&running, &desired, id),
+        None => as_asked(machine.look_at_leaving(&running, &desired, id)),
     });
     let leaving: Vec<Observation> = gone.collect();
     let observe = |subject| match subject {
@@ -140,8 +147,11 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
         let change = change(&mut machine, &running, &desired, &planned, &observe(planned.subject));
         replies.send(&Plan::from(change))?;
     }
-    let same = running.digest() == desired.digest() && same_layers && generation > 0;
-    replies.send(&Plan::from(PlanSummary { generation, units: desired.len(), same }))
+    let left = |seen: &&Observation| {
+        seen.held.is_some() && !matches!(seen.found, Found::Unknown | Found::Right | Found::Due(_))
+    };
+    let held = declared.iter().filter(left).count();
+    replies.send(&Plan::from(PlanSummary { generation, units: desired.len(), same, held }))
 }
 
 fn change(

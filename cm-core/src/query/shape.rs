@@ -29,6 +29,9 @@ pub struct Source {
     /// The layer goes, and no file is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remove: Option<bool>,
+    /// As if every hold were lifted; `Plan` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<bool>,
 }
 
 /// What an apply would do to one unit.
@@ -65,6 +68,9 @@ pub struct PlanSummary {
     pub units: usize,
     /// Whether the state file is exactly that generation.
     pub same: bool,
+    /// Units that are held, not as declared, and left so.
+    #[serde(default)]
+    pub held: usize,
 }
 
 /// One reply to `Plan`.

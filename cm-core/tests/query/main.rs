@@ -264,7 +264,7 @@ fn a_plan_names_each_change_with_its_diff() {
             "start exec:once: newly declared; no guard keeps it from running",
         ]
     );
-    assert_eq!(summary, json!({ "generation": 1, "units": 6, "same": false }));
+    assert_eq!(summary, json!({ "generation": 1, "units": 6, "same": false, "held": 0 }));
     let diff = |unit: &str| {
         let found = changes.iter().find(|c| c["unit"] == unit).unwrap();
         found["diff"].as_str().unwrap_or_default().to_owned()

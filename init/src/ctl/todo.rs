@@ -69,6 +69,8 @@ pub enum Task {
         state: State,
         /// Units with nothing to do too.
         all: bool,
+        /// As if every hold were lifted.
+        release: bool,
     },
     /// Compile here.
     Check(File),
@@ -167,7 +169,9 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Todo, Stop> {
     };
     let task = match args.verb {
         args::Verb::Apply(apply) => apply_task(apply, environment)?,
-        args::Verb::Plan { state: asked, all } => Task::Plan { state: state(asked, environment)?, all },
+        args::Verb::Plan { state: asked, all } => {
+            Task::Plan { state: state(asked, environment)?, all, release: false }
+        }
         args::Verb::Check { file: path, layer: None } => Task::Check(file(path)?),
         args::Verb::Check { file: path, layer } => {
             let asked = args::State { file: Some(path), layer, remove: false };
@@ -239,7 +243,7 @@ fn apply_task(apply: args::Apply, environment: &Environment) -> Result<Task, Sto
     }
     let state = state(apply.state, environment)?;
     let task = if apply.dry_run {
-        Task::Plan { state, all: false }
+        Task::Plan { state, all: false, release: apply.release }
     } else {
         Task::Apply {
             state,
@@ -356,11 +360,11 @@ mod tests {
         assert_eq!(task("initctl apply --layer local --remove"), Ok(apply(state(None, Some("local")))));
         assert_eq!(
             task("initctl apply --dry-run /a.toml"),
-            Ok(Task::Plan { state: state(Some(path("/a.toml")), None), all: false })
+            Ok(Task::Plan { state: state(Some(path("/a.toml")), None), all: false, release: false })
         );
         assert_eq!(
             task("initctl plan --layer local --remove"),
-            Ok(Task::Plan { state: state(None, Some("local")), all: false })
+            Ok(Task::Plan { state: state(None, Some("local")), all: false, release: false })
         );
         assert_eq!(
             task("initctl check --layer local /a.toml"),

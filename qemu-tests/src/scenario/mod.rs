@@ -17,6 +17,7 @@ pub mod qemu_load;
 pub mod qemu_power;
 pub mod rest;
 pub mod rig;
+pub mod rig_again;
 pub mod rig_bad_input;
 pub mod rig_change;
 pub mod rig_cli;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Scenario> {
         qemu_power::ALL,
         rest::ALL,
         rig::ALL,
+        rig_again::ALL,
         rig_bad_input::ALL,
         rig_change::ALL,
         rig_cli::ALL,

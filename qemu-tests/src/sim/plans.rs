@@ -156,6 +156,7 @@ fn observe(machine: &Machine, running: &Manifest, desired: &Manifest, subject: S
         started: status.as_ref().is_some_and(|s| s.started),
         stale: status.as_ref().is_some_and(|s| s.stale),
         ready: Some(status.is_some_and(|s| s.ready)),
+        again: false,
     }
 }
 

@@ -58,13 +58,19 @@ pub fn summary(changes: &[(Verb, usize)], summary: &PlanSummary) -> String {
         .map(|(verb, n)| format!("{n} to {}", verb.word()))
         .collect();
     let units = count(summary.units, "unit");
-    if summary.same {
-        format!("nothing to do: this is generation {} ({units})\n", summary.generation)
-    } else if parts.is_empty() {
-        format!("nothing to do for {units}; an apply makes it the generation after {}\n", summary.generation)
-    } else {
-        format!("{}; {units}, the current generation is {}\n", parts.join(", "), summary.generation)
+    let (todo, current) = (parts.join(", "), summary.generation);
+    let mut text = match (parts.is_empty(), summary.same) {
+        (true, true) => format!("nothing to do: this is generation {current} ({units})"),
+        (true, false) => {
+            format!("nothing to do for {units}; an apply makes it the generation after {current}")
+        }
+        (false, true) => format!("{todo}; {units}, this is generation {current}"),
+        (false, false) => format!("{todo}; {units}, the current generation is {current}"),
+    };
+    if summary.held > 0 {
+        text.push_str(&format!("; {} not as declared, and held: left alone", summary.held));
     }
+    text + "\n"
 }
 
 /// What the difference between two generations is of.

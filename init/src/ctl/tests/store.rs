@@ -41,6 +41,32 @@ fn plan_shows_verbs_reasons_and_diffs() {
 }
 
 #[test]
+fn plan_of_what_is_current_says_what_is_to_be_done_all_the_same() {
+    for (changes, held, says) in [
+        (false, 0, "nothing to do: this is generation 3 (9 units)\n"),
+        (
+            false,
+            2,
+            "nothing to do: this is generation 3 (9 units); 2 not as declared, and held: left alone\n",
+        ),
+        (true, 0, "start    service:web  it is failed\n1 to start; 9 units, this is generation 3\n"),
+    ] {
+        let host = Host::absent();
+        host.write("state.toml", "");
+        let summary = json!({"generation": 3, "units": 9, "same": true, "held": held});
+        let start = json!({"unit": "service:web", "verb": "start", "reason": "it is failed"});
+        let mut replies = vec![json!({"parameters": {"summary": summary}})];
+        if changes {
+            replies.insert(0, json!({"continues": true, "parameters": {"change": start}}));
+        }
+        let server = host.script("control.store", replies);
+        let (exit, out) = host.run("apply state.toml --dry-run --release");
+        assert_eq!((exit, out.as_str()), (Exit::Done, says));
+        assert_eq!(server.join().unwrap()["parameters"]["release"], true);
+    }
+}
+
+#[test]
 fn generations_are_listed_and_the_store_can_refuse() {
     let host = Host::absent();
     let generation = |number: u64, state: &str, note: &str| {

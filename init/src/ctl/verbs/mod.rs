@@ -67,7 +67,7 @@ pub fn carry_out(todo: Todo, environment: &Environment, screen: &mut Screen<'_>)
             run.change(&Request::Rollback(rollback), None)
         }
         Task::Command(command) => run.change(&Request::Command(command), None),
-        Task::Plan { state, all } => run.plan(state, all),
+        Task::Plan { state, all, release } => run.plan(state, all, release),
         Task::CheckLayer(state) => run.check_layer(state),
         Task::Check(file) => check::check(&file, &environment.directory, run.screen),
         Task::Status { units, all } => run.status(units, all),

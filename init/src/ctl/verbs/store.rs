@@ -24,10 +24,16 @@ impl Run<'_, '_> {
     }
 
     /// A call about a state, with what goes beside it.
-    fn about(method: &str, state: State, all: bool) -> Result<(Vec<u8>, Option<OwnedFd>), Stop> {
+    fn about(
+        method: &str,
+        state: State,
+        all: bool,
+        release: bool,
+    ) -> Result<(Vec<u8>, Option<OwnedFd>), Stop> {
         let remove = state.file.is_none().then_some(true);
         let (path, directory, descriptor) = handed_over(state.file)?;
-        let source = Source { path, directory, all: all.then_some(true), layer: state.layer, remove };
+        let (all, release) = (all.then_some(true), release.then_some(true));
+        let source = Source { path, directory, all, layer: state.layer, remove, release };
         Ok((query::frame(method, &source, true), descriptor))
     }
 
@@ -36,7 +42,7 @@ impl Run<'_, '_> {
             Some(File::Path(path)) => path.clone(),
             _ => STANDARD_INPUT.to_owned(),
         };
-        let (frame, descriptor) = Self::about("io.holdfast.Store.Check", state, false)?;
+        let (frame, descriptor) = Self::about("io.holdfast.Store.Check", state, false, false)?;
         let mut checked = None;
         self.query()?.stream(&frame, descriptor.as_ref(), |reply: Check| {
             checked = Some(reply);
@@ -56,8 +62,8 @@ impl Run<'_, '_> {
         Ok(Exit::Done)
     }
 
-    pub(super) fn plan(&mut self, state: State, all: bool) -> Result<Exit, Stop> {
-        let (frame, descriptor) = Self::about("io.holdfast.Store.Plan", state, all)?;
+    pub(super) fn plan(&mut self, state: State, all: bool, release: bool) -> Result<Exit, Stop> {
+        let (frame, descriptor) = Self::about("io.holdfast.Store.Plan", state, all, release)?;
         let mut counts: Vec<(Verb, usize)> = Verb::ALL.map(|v| (v, 0)).to_vec();
         let mut summary: Option<PlanSummary> = None;
         let mut changes = Vec::new();
