@@ -333,3 +333,23 @@ fn who_comes_does_not_get_the_number_of_who_goes() {
     let passwd = bench.read("/etc/passwd");
     assert!(passwd.contains(":2001:1001:"), "{passwd}");
 }
+
+/// The journal's simulator: a group was given another number, and who came got the one that it had, so that it could not
+/// have it back.
+#[test]
+fn nor_the_number_of_who_has_another_one_now() {
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let team = |gid| {
+        let spec = Group { name: "team".into(), gid, system: false };
+        Decl::new().unit(Kind::Group, "team", Spec::Group(spec))
+    };
+    let (first, moved) = (team(None), team(Some(2001)));
+    let both = moved.clone().unit(Kind::User, "eve", Spec::User(user("eve")));
+    let (one, _) = bench.apply(None, &first);
+    assert!(bench.read("/etc/group").contains("team:x:1001:"));
+    let (two, _) = bench.apply(Some((one, &first)), &both);
+    let group = bench.read("/etc/group");
+    assert!(group.contains("team:x:2001:") && group.contains("eve:x:1002:"), "{group}");
+    rollback(&mut bench, (two, &both), (one, &first));
+    assert!(bench.read("/etc/group").contains("team:x:1001:"));
+}

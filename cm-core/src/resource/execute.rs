@@ -212,9 +212,6 @@ fn change_accounts(
         Record::Retired { group, id, name } => Some(((*group, *id), name.clone())),
         _ => None,
     }));
-    let retire = |is_group: bool, name: &str, id: Option<u32>| {
-        id.map(|id| Record::Retired { group: is_group, id, name: name.to_owned() })
-    };
     match account {
         Account::User { spec, password, leave } => {
             user::apply(&mut after, spec, *password, &retired, now() / 86_400)?;
@@ -225,22 +222,22 @@ fn change_accounts(
         Account::Lock { name, leave } => {
             user::lock(&mut after, name);
             user::leave(&mut after, name, leave);
-            facts.extend(retire(false, name, before.uid(name)));
         }
-        Account::RemoveUser(name) => facts.extend(retire(false, name, user::remove(&mut after, name))),
-        Account::RemoveGroup(name) => match group::remove(&mut after, name) {
-            Ok(id) => facts.extend(retire(true, name, id)),
-            Err(user) => {
+        Account::RemoveUser(name) => user::remove(&mut after, name),
+        Account::RemoveGroup(name) => {
+            if let Err(user) = group::remove(&mut after, name) {
                 // It stays with him, and goes with him.
                 let own = Own { unit: format!("user:{user}"), created: true, digest: None, fs: 0 };
                 facts.push(Record::Own { thing: format!("group:{name}"), own });
                 touched.stays = Some(group::stays(&user));
             }
-        },
-        Account::RemoveGroupOfUser(name) if after.group.field(name, 3).is_none_or(str::is_empty) => {
-            facts.extend(group::remove(&mut after, name).ok().and_then(|id| retire(true, name, id)));
         }
-        Account::GroupOfUser(_) | Account::RemoveGroupOfUser(_) => {}
+        Account::RemoveGroupOfUser(name) => {
+            if after.group.field(name, 3).is_none_or(str::is_empty) {
+                let _ = group::remove(&mut after, name);
+            }
+        }
+        Account::GroupOfUser(_) => {}
         Account::Restore { group: is_group, name, entries } => {
             // Meanwhile its number may have been given to somebody else, who may be about to have his own again.
             let numbers = if *is_group { &after.group } else { &after.passwd };
@@ -253,6 +250,18 @@ fn change_accounts(
             put_back(&mut after, *is_group, name, entries);
         }
     }
+    // Files may be left that have the number: nobody else gets it, also of who has another one now, or is locked.
+    let (is_group, name) = (account.is_group(), account.name());
+    let number = |accounts: &Accounts| {
+        let database = if is_group { &accounts.group } else { &accounts.passwd };
+        database.field(name, 2).and_then(|id| id.parse::<u32>().ok())
+    };
+    let is_left = matches!(account, Account::Lock { .. }) || number(&before) != number(&after);
+    facts.extend(number(&before).filter(|_| is_left).map(|id| Record::Retired {
+        group: is_group,
+        id,
+        name: name.to_owned(),
+    }));
     for file in FILES {
         let new = after.database(file).map(Database::bytes).unwrap_or_default();
         if before.database(file) != after.database(file) {

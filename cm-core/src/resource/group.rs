@@ -96,21 +96,17 @@ pub fn stays(user: &str) -> String {
     format!("it is the primary group of {user}, and stays")
 }
 
-/// Removes the entry, and answers its number.
+/// Removes the entry.
 ///
 /// # Errors
 /// Who has it as the primary group, so that it stays: without an entry his group would be a bare number, which whoever gets
 /// it next would share with him.
-pub fn remove(accounts: &mut Accounts, name: &str) -> Result<Option<u32>, String> {
-    let Some(gid) = accounts.group.field(name, 2).and_then(|f| f.parse::<u32>().ok()) else {
-        // A loss of power may have left what is written first (`FILES`).
-        accounts.gshadow.remove(name);
-        return Ok(None);
-    };
+pub fn remove(accounts: &mut Accounts, name: &str) -> Result<(), String> {
     if let Some(user) = primary_of(accounts, name).next() {
         return Err(user.to_owned());
     }
+    // A loss of power may have left only one of them (`FILES`).
     accounts.group.remove(name);
     accounts.gshadow.remove(name);
-    Ok(Some(gid))
+    Ok(())
 }

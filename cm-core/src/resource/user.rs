@@ -250,15 +250,13 @@ pub fn lock(accounts: &mut Accounts, name: &str) {
     accounts.passwd.set_field(name, 6, "/usr/sbin/nologin");
 }
 
-/// Removes a user with his memberships, and answers his number.
-pub fn remove(accounts: &mut Accounts, name: &str) -> Option<u32> {
-    let uid = accounts.passwd.field(name, 2).and_then(|f| f.parse().ok());
+/// Removes a user with his memberships.
+pub fn remove(accounts: &mut Accounts, name: &str) {
     accounts.passwd.remove(name);
     accounts.shadow.remove(name);
     for group in accounts.named_in(name) {
         accounts.set_member(&group, name, false);
     }
-    uid
 }
 
 /// Groups that came with a user or are left for his sake, so that they go with him: the one of his name, and his primary one.
@@ -314,8 +312,8 @@ mod tests {
         lock(&mut a, "bob");
         assert_eq!(a.shadow.line("bob"), Some("bob:!$6$x:20000:0:99999:7::1:"));
         assert_eq!(a.passwd.field("bob", 6), Some("/usr/sbin/nologin"));
-        assert_eq!(remove(&mut a, "bob"), Some(1000));
-        assert_eq!(group::remove(&mut a, "bob"), Ok(Some(1000)));
+        remove(&mut a, "bob");
+        assert_eq!(group::remove(&mut a, "bob"), Ok(()));
         assert_eq!(a, base());
     }
 
