@@ -117,6 +117,19 @@ impl Links {
         self.down.range((wd, name, Number::LEAST)..=(wd, name, Number::MOST)).map(|(_, _, inside)| *inside)
     }
 
+    /// The directory in which all others lie: it is in itself, under no name.
+    fn root(&self) -> Option<Wd> {
+        let (mut open, mut seen) = (vec![self.down.first()?.0], BTreeSet::new());
+        while let Some(wd) = open.pop() {
+            if self.down.contains(&(wd, hash(""), wd)) {
+                return Some(wd);
+            }
+            let above = (wd, Number::LEAST, Number::LEAST)..=(wd, Number::MOST, Number::MOST);
+            open.extend(self.up.range(above).map(|(_, above, _)| *above).filter(|above| seen.insert(*above)));
+        }
+        None
+    }
+
     /// Cuts off what has gone. Answers what it lay in.
     fn cut(&mut self, wd: Wd) -> Vec<Wd> {
         let of = (wd, Number::LEAST, Number::LEAST)..=(wd, Number::MOST, Number::MOST);
@@ -223,6 +236,7 @@ impl Index {
                 // tells.
                 self.links.add(above, hash(name), wd);
             }
+            (Watch::Directory { parent: None, .. }, _) => self.links.add(wd, hash(""), wd),
             (Watch::Entry { name, .. }, Some(node)) if !name.is_empty() => {
                 place.entries.insert((hash(name), node));
             }
@@ -248,6 +262,23 @@ impl Index {
             None
         });
         above.or(whole)
+    }
+
+    /// Units that own a real path or something below it, whatever links they are declared through: what is mounted there
+    /// covers them, of which the directories that it covers tell nothing.
+    pub fn owners_at(&self, path: &str) -> BTreeSet<Node> {
+        let mut touch = Touch::default();
+        let mut at: BTreeSet<Wd> = self.links.root().into_iter().collect();
+        for name in path.split('/').filter(|name| !name.is_empty()).map(hash) {
+            let places = at.iter().filter_map(|wd| self.places.get(wd));
+            touch.dirty = places
+                .flat_map(|place| place.entries.like(move |(h, _)| *h < name, move |(h, _)| *h == name))
+                .map(|(_, node)| *node)
+                .collect();
+            at = at.iter().flat_map(|wd| self.links.named(*wd, name)).collect();
+        }
+        self.below(at, &mut touch);
+        touch.dirty
     }
 
     /// An event; `name` is empty when it is about the watched thing itself.
@@ -322,7 +353,7 @@ impl Index {
         // A directory is needed for what it holds, or for what lies further inside: those above come after it.
         while let Some(wd) = open.pop() {
             let is_needed = self.places.get(&wd).is_none_or(|p| !p.is_empty());
-            if is_needed || self.links.inside(wd).next().is_some() {
+            if is_needed || self.links.inside(wd).any(|inside| inside != wd) {
                 continue;
             }
             self.places.remove(&wd);

@@ -150,6 +150,33 @@ fn what_nobody_needs_is_let_go() {
     assert_eq!(index.forget(&nodes(&[10])), BTreeSet::from([(false, 2), (false, 1)]));
 }
 
+/// What is mounted over a directory makes no event in it; a link that leads there has a name of its own.
+#[test]
+fn who_lies_below_a_real_path_is_known_by_whatever_name() {
+    let mut index = Index::new();
+    assert_eq!(index.owners_at("/srv"), nodes(&[]));
+    for (watch, owner) in [
+        (directory(1, None, ""), None),
+        (entry(1, "link"), Some(Node(10))),
+        (directory(2, Some(1), "srv"), None),
+        (directory(3, Some(2), "data"), None),
+        (entry(3, "file"), Some(Node(10))),
+        (entry(2, "data"), Some(Node(11))),
+        (entry(2, "other"), Some(Node(12))),
+        // What is mounted below itself: the root has a name in another directory.
+        (directory(1, Some(2), "all"), None),
+    ] {
+        index.add([(&watch, owner)]);
+    }
+    assert_eq!(index.owners_at("/srv/data"), nodes(&[10, 11]));
+    assert_eq!(index.owners_at("/srv/data/file"), nodes(&[10]));
+    assert_eq!(index.owners_at("/srv"), nodes(&[10, 11, 12]));
+    assert_eq!(index.owners_at("/srv/all/link"), nodes(&[10]));
+    assert_eq!(index.owners_at("/"), nodes(&[10, 11, 12]));
+    assert_eq!(index.owners_at("/dat"), nodes(&[]));
+    assert_eq!(index.owners_at("/link/deeper"), nodes(&[]));
+}
+
 #[test]
 fn ten_thousand_files_cost_little() {
     let mut index = Index::new();
@@ -228,6 +255,7 @@ fn a_sibling_costs_a_logarithm_of_all_siblings() {
         (index.places.len(), index.links.clone()),
         (2, {
             let mut links = Links::default();
+            links.add(packed((false, 1)), hash(""), packed((false, 1)));
             links.add(packed((false, 1)), hash("sites"), packed((false, 2)));
             links
         })
@@ -398,7 +426,7 @@ impl Naive {
         let mut gone = BTreeSet::new();
         while let Some(key) = self.places.iter().copied().find(|key| {
             let holds = self.entries.iter().any(|e| e.0 == *key) || self.all.iter().any(|a| a.0 == *key);
-            !holds && !self.links.iter().any(|l| l.0 == *key)
+            !holds && !self.links.iter().any(|l| l.0 == *key && l.2 != *key)
         }) {
             self.remove(key);
             gone.insert(key);

@@ -1,10 +1,12 @@
 //! Workers that were given up and cannot be killed, since the call that they are in does not end. No other is sent where
 //! they hang before they have ended, or something else is mounted there: each would be one more process to stay.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 
 use cm_core::engine::event::Event;
 use cm_core::engine::{Mono, Node, SUSPECT_MS};
+use cm_core::mountinfo::Tree;
 use cm_core::proto::{Intent, ManifestRef, Position, Step};
 use serde::{Deserialize, Serialize};
 use units::UnitId;
@@ -101,11 +103,11 @@ impl Shell {
         let Some(Lost { step: (manifest, unit), pid }) = lost else { return Event::WorkerLost };
         let path = self.engine.path_of((manifest, unit));
         let mountinfo = mount::table().unwrap_or_default();
-        let mount = path.as_deref().and_then(|path| mounts::holding(&mountinfo, path));
         let name = self.engine.manifest(manifest).map(|m| m.address(unit).to_string());
         let (Some(node), Some(name)) = (self.engine.node_in(manifest, unit), name) else {
             return Event::WorkerLost;
         };
+        let mount = path.as_deref().and_then(|path| self.mount_of(&mountinfo, node, path));
         let stuck = Stuck { pid, worker, node, unit: name, path, mount, since: now() };
         let mount = stuck.point().map(str::to_owned);
         if hangs && is_there(pid) {
@@ -115,12 +117,33 @@ impl Shell {
         Event::WorkerLostAt { manifest, unit, mount }
     }
 
-    fn stuck_at(&self, step: &Step) -> Option<&Stuck> {
-        let unit = self.engine.manifest(step.manifest)?.address(step.unit).to_string();
-        let path = self.engine.path_of((step.manifest, step.unit));
-        let lies =
-            |s: &Stuck| path.as_deref().zip(s.point()).is_some_and(|(path, point)| is_within(path, point));
-        self.hanging.all.iter().find(|s| s.unit == unit || lies(s))
+    /// The mount that what a unit owns lies on: links that its path leads through may lead into one.
+    fn mount_of(&self, mountinfo: &str, node: Node, path: &str) -> Option<(u64, String)> {
+        let tree = Tree::read(mountinfo);
+        let seen = tree.seen().into_keys().filter(|point| point != "/");
+        let real = seen.filter(|point| self.watches.index().owners_at(point).contains(&node));
+        let real = real.max_by_key(|point| point.len());
+        mounts::holding(mountinfo, real.as_deref().unwrap_or(path))
+    }
+
+    /// Who lies where somebody hangs, by whatever name.
+    fn below_stuck(&self, stuck: &Stuck) -> BTreeSet<Node> {
+        stuck.point().map(|point| self.watches.index().owners_at(point)).unwrap_or_default()
+    }
+
+    /// The first of these steps that leads to where somebody hangs.
+    fn stuck_at<'a>(&self, steps: &'a [Step]) -> Option<(&'a Step, &Stuck)> {
+        let all: Vec<_> = self.hanging.all.iter().map(|s| (s, self.below_stuck(s))).collect();
+        steps.iter().find_map(|step| {
+            let unit = self.engine.manifest(step.manifest)?.address(step.unit).to_string();
+            let path = self.engine.path_of((step.manifest, step.unit));
+            let node = self.engine.node_in(step.manifest, step.unit);
+            let lies = |s: &Stuck| path.as_deref().zip(s.point()).is_some_and(|(p, at)| is_within(p, at));
+            let (stuck, _) = all.iter().find(|(s, below)| {
+                s.unit == unit || lies(s) || node.is_some_and(|node| below.contains(&node))
+            })?;
+            Some((step, *stuck))
+        })
     }
 
     /// Whether a batch is not handed out, for somebody hangs where it leads.
@@ -128,8 +151,7 @@ impl Shell {
         if self.hanging.all.is_empty() {
             return false;
         }
-        let found = steps.iter().find_map(|step| Some((step, self.stuck_at(step)?)));
-        let Some((step, stuck)) = found else { return false };
+        let Some((step, stuck)) = self.stuck_at(steps) else { return false };
         let until = stuck.since.after_ms(SUSPECT_MS);
         if until > now() {
             self.hanging.parked = Some(Parked { batch, generation, intent, steps: steps.to_vec(), until });
@@ -150,7 +172,7 @@ impl Shell {
     /// Whether what the engine does not wait for any more is a batch that nobody has.
     pub(super) fn give_parked_up(&mut self) -> bool {
         let Some(parked) = self.hanging.parked.take() else { return false };
-        let found = parked.steps.iter().find_map(|step| Some(hangs(step, self.stuck_at(step)?)));
+        let found = self.stuck_at(&parked.steps).map(|(step, stuck)| hangs(step, stuck));
         self.queue.push_back(found.unwrap_or(Event::WorkerLost));
         true
     }
@@ -163,7 +185,12 @@ impl Shell {
 
     /// What is mounted has changed: what hangs may do so upon what nobody sees any more.
     pub(super) fn compare_hanging(&mut self, mountinfo: &str) {
-        self.free(|s| s.path.as_deref().is_some_and(|path| mounts::holding(mountinfo, path) != s.mount));
+        let is_elsewhere = |s: &&Stuck| {
+            let of = |path: &str| self.mount_of(mountinfo, s.node, path) != s.mount;
+            s.path.as_deref().is_some_and(of)
+        };
+        let elsewhere: Vec<i32> = self.hanging.all.iter().filter(is_elsewhere).map(|s| s.pid).collect();
+        self.free(|s| elsewhere.contains(&s.pid));
     }
 
     /// What an earlier PID 1 knew of.
@@ -186,6 +213,7 @@ impl Shell {
             let below = gone.iter().filter_map(Stuck::point).flat_map(|p| mounts::units_below(manifest, p));
             nodes.extend(below.filter_map(|unit| self.engine.node_in(desired, unit)));
         }
+        nodes.extend(gone.iter().flat_map(|stuck| self.below_stuck(stuck)));
         nodes.sort_unstable();
         nodes.dedup();
         self.queue.push_back(Event::WorkerFreed { nodes });

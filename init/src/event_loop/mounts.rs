@@ -213,9 +213,12 @@ impl Shell {
         // What was there first has covered nothing that was looked at before.
         let before = self.mounts.listed.take().unwrap_or_else(|| listed.clone());
         let moved: BTreeSet<&str> = listed.symmetric_difference(&before).map(|(_, p)| p.as_str()).collect();
+        let through_links = moved.iter().flat_map(|point| self.watches.index().owners_at(point));
+        let through_links: BTreeSet<Node> = through_links.collect();
         let moved = moved.iter().flat_map(|point| names(point, self.linked()));
         let touched = moved.flat_map(|point| units_below(manifest, &point));
-        let nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
+        let mut nodes: BTreeSet<Node> = touched.filter_map(|id| self.engine.node_in(desired, id)).collect();
+        nodes.extend(through_links);
         let mut seen = BTreeMap::new();
         let known: BTreeSet<Node> = units.iter().map(|(node, _, _)| *node).collect();
         for (node, path, options) in units {

@@ -56,6 +56,11 @@ impl Watches {
         if public { &mut self.public } else { &mut self.own }
     }
 
+    /// Who owns what where.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// Why drift of a unit may go unseen.
     pub fn missing(&self, node: Node) -> Option<&str> {
         self.missing.get(&node).map(String::as_str)

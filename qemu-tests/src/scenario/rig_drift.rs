@@ -272,6 +272,16 @@ fn links(context: &Context) -> Result {
     want(std::fs::read_link(&parent)? == Path::new("../moved"), "root's link is gone", &rig)?;
     want(holds(&moved.join("child"), "child\n"), "what lies behind root's link is not repaired", &rig)?;
 
+    // What is mounted over what it leads to covers the file, and is mounted under another name.
+    let mut events = rig.events()?;
+    let cover = rig.run(&["mount", "-t", "tmpfs", "none", "/srv/moved"])?;
+    want(cover.code == 0, &cover.err, &rig)?;
+    repaired(&rig, &mut events, unit)?;
+    let uncover = rig.run(&["umount", "/srv/moved"])?;
+    want(uncover.code == 0, &uncover.err, &rig)?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    rig.ok(&["verify"])?;
+
     // Somebody else's: whoever owns it could lead us to any file of the machine.
     std::fs::create_dir(&theirs)?;
     std::fs::write(theirs.join("child"), "theirs\n")?;

@@ -21,8 +21,15 @@ pub const ALL: &[Scenario] = &[scenario("rig-hung-path", hung_path)];
 const NEAR: u32 = 20;
 /// Files on the server.
 const FAR: u32 = 3;
+/// A link that leads there.
+const LINK: &str = "/srv/link";
 /// What is said when a worker is given up.
 const GIVEN_UP: &str = "the worker does not answer: another one takes its place";
+
+/// The path of a file on the server: one of them is declared through a link.
+fn far(n: u32) -> String {
+    format!("{}/{n}", if n == FAR - 1 { LINK } else { DEAD })
+}
 
 /// The state, with contents of this version elsewhere.
 fn state(version: u32) -> Result<String> {
@@ -33,8 +40,9 @@ fn state(version: u32) -> Result<String> {
         writeln!(state, "[file.\"/srv/near/{n}\"]\ncontent = \"version {version}\\n\"")?;
     }
     for n in 0..FAR {
-        writeln!(state, "[file.\"{DEAD}/{n}\"]\ncontent = \"far\\n\"")?;
+        writeln!(state, "[file.\"{}\"]\ncontent = \"far\\n\"", far(n))?;
     }
+    writeln!(state, "[symlink.\"{LINK}\"]\ntarget = \"{DEAD}\"")?;
     Ok(state)
 }
 
@@ -61,7 +69,7 @@ fn unkillable(rig: &Rig) -> Result<Vec<i32>> {
 /// Wants that what is on the server is not kept and says why, and that one process hangs upon it and no more.
 fn only_far(rig: &Rig) -> Result {
     for n in 0..FAR {
-        let status = rig.status(&format!("file:{DEAD}/{n}"))?;
+        let status = rig.status(&format!("file:{}", far(n)))?;
         want(word(&status, "outcome") == "not-kept", &format!("it is {status}"), rig)?;
     }
     let text = rig.initctl(&["status"])?.out;
@@ -102,7 +110,7 @@ fn hung_path(context: &Context) -> Result {
     want(said.code == 1, &format!("apply ended with {}: {}{}", said.code, said.out, said.err), &rig)?;
     near(&rig, 2)?;
     rig.ok(&["reexec"])?;
-    rig.initctl(&["restart", &format!("file:{DEAD}/2")])?;
+    rig.initctl(&["restart", &format!("file:{}", far(2))])?;
     rig.initctl(&["wait", "--converged", "--timeout", "60s"])?;
     only_far(&rig)?;
 
@@ -110,7 +118,7 @@ fn hung_path(context: &Context) -> Result {
     rig.ok(&["stop", "service:server"])?;
     rig.run(&["umount", "--lazy", DEAD])?;
     for n in 0..FAR {
-        rig.until(&format!("file:{DEAD}/{n}"), "kept", |s| word(s, "state") == "ready")?;
+        rig.until(&format!("file:{}", far(n)), "kept", |s| word(s, "state") == "ready")?;
         let file = rig.inside(&format!("{DEAD}/{n}"))?;
         want(holds(&file, "far\n"), &format!("{DEAD}/{n} is not right"), &rig)?;
     }
