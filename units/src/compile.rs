@@ -4,6 +4,7 @@
 
 use std::collections::btree_map::Entry;
 
+use crate::address::Address;
 use crate::check;
 use crate::declared::{self, Declared};
 use crate::diagnostic::Diagnostic;
@@ -60,7 +61,7 @@ pub fn compile_layers(layers: &[Layer], loader: &mut dyn Loader) -> Compiled {
     let mut report = Report::new(loader);
     let declared = read_layers(layers, &mut report);
     let mut units = merge(layers, declared, &mut report);
-    tree::expand(&mut units, &mut report);
+    tree::expand(&mut units, layers, &mut report);
     tree::fill_entries(&mut units);
     let units: Vec<Declared> = units.into_values().collect();
     let index = Index::new(&units);
@@ -114,20 +115,37 @@ fn merge(layers: &[Layer], declared: Vec<Declared>, report: &mut Report<'_>) -> 
         let other = place.get();
         let later = unit.layer > other.layer;
         if !(later && unit.overrides) {
-            let text = format!("{} is declared twice", unit.address);
-            let d = Diagnostic::error("duplicate-unit", unit.header, text).label(other.header, "first here");
             report.add(match later {
-                true => {
-                    let name = layers.get(other.layer).map_or("", |l| l.name.as_str());
-                    d.help(format!("say `override = true` to replace the one of layer {name}"))
-                }
-                false => d.help("take one of them away"),
+                true => in_two_layers(layers, &unit.address, &unit, other),
+                false => Diagnostic::error(
+                    "duplicate-unit",
+                    unit.header,
+                    format!("{} is declared twice", unit.address),
+                )
+                .label(other.header, "first here")
+                .help("take one of them away"),
             });
             continue;
         }
         place.insert(unit);
     }
     units
+}
+
+/// Two layers have the same unit, and the one that lies on the other does not say that it may.
+pub(crate) fn in_two_layers(
+    layers: &[Layer],
+    address: &Address,
+    later: &Declared,
+    earlier: &Declared,
+) -> Diagnostic {
+    let name = |unit: &Declared| layers.get(unit.layer).map_or("", |l| l.name.as_str());
+    let (upper, lower) = (name(later), name(earlier));
+    let text =
+        format!("{address} is declared twice: in layer {lower}, and in layer {upper}, which lies on it");
+    Diagnostic::error("duplicate-unit", later.header, text)
+        .label(earlier.header, format!("the one of layer {lower}"))
+        .help(format!("say `override = true` in layer {upper} to replace it, or take one of them away"))
 }
 
 fn build(layers: &[Layer], units: &[Declared], edges: &[Edge], report: &mut Report<'_>) -> Option<Manifest> {

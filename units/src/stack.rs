@@ -248,7 +248,7 @@ mod tests {
         let main = From::Kept(kept("[file.\"/a\"]\ncontent = \"x\"\n"));
         let entry = files("/other.toml");
         let said = said(&compile(stack(&[("main", &main), ("dropin:x", &entry)]), &mut loader));
-        for part in ["/other.toml:3", "/s.toml:1", "override = true", "layer main"] {
+        for part in ["/other.toml:3", "/s.toml:1", "override = true` in layer dropin:x", "layer main"] {
             assert!(said.contains(part), "{part} in {said}");
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::address::{Address, Kind};
+use crate::compile::{Layer, in_two_layers};
 use crate::declared::Declared;
 use crate::diagnostic::Diagnostic;
 use crate::kind::file::{File, Ownership};
@@ -22,15 +23,15 @@ pub type Units = BTreeMap<(Kind, String), Declared>;
 const MAX_ENTRIES: usize = 1_000_000;
 
 /// Expands every directory with a source. Units with a table of their own win.
-pub fn expand(units: &mut Units, report: &mut Report<'_>) {
+pub fn expand(units: &mut Units, layers: &[Layer], report: &mut Report<'_>) {
     let roots: Vec<(Declared, Tree)> =
         units.values().filter_map(|u| Some((u.clone(), u.tree.clone()?))).collect();
     for (root, tree) in roots {
-        walk(&root, &tree, units, report);
+        walk(&root, &tree, units, layers, report);
     }
 }
 
-fn walk(root: &Declared, tree: &Tree, units: &mut Units, report: &mut Report<'_>) {
+fn walk(root: &Declared, tree: &Tree, units: &mut Units, layers: &[Layer], report: &mut Report<'_>) {
     let Spec::Directory(directory) = &root.spec else { return };
     let at = root.at("source");
     let mut pending = vec![(report.path_at(&tree.source, at), directory.path.clone())];
@@ -98,12 +99,19 @@ fn walk(root: &Declared, tree: &Tree, units: &mut Units, report: &mut Report<'_>
                 report.add(Diagnostic::error("bad-name", at, format!("in `{}`: {}", tree.source, e.message)));
                 continue;
             }
-            add(root, Address::new(kind, path), spec, units, report);
+            add(root, Address::new(kind, path), spec, units, layers, report);
         }
     }
 }
 
-fn add(root: &Declared, address: Address, spec: Spec, units: &mut Units, report: &mut Report<'_>) {
+fn add(
+    root: &Declared,
+    address: Address,
+    spec: Spec,
+    units: &mut Units,
+    layers: &[Layer],
+    report: &mut Report<'_>,
+) {
     let own = [Kind::File, Kind::Directory, Kind::Symlink]
         .into_iter()
         .find_map(|kind| units.get(&(kind, address.name.clone())));
@@ -117,9 +125,7 @@ fn add(root: &Declared, address: Address, spec: Spec, units: &mut Units, report:
         }
         Some(other) if other.layer != root.layer => {
             let (later, earlier) = if other.layer > root.layer { (other, root) } else { (root, other) };
-            let d = Diagnostic::error("duplicate-unit", later.header, format!("{address} is declared twice"));
-            let d = d.label(earlier.header, "first here");
-            report.add(d.help("say `override = true` to replace the one of the earlier layer"));
+            report.add(in_two_layers(layers, &address, later, earlier));
             return;
         }
         Some(other) => {
