@@ -183,9 +183,9 @@ pub fn check(bytes: &[u8], replayed: &Replay) -> Result<(), Unreadable> {
     if replayed.valid_len == 0 {
         let (name, version) = (MAGIC.get(..MAGIC.len() - 1), bytes.get(MAGIC.len() - 1));
         return match version {
-            Some(version) if bytes.get(..MAGIC.len() - 1) == name => Err(Unreadable::Version(*version)),
-            // A crash while it was made leaves a beginning of the first bytes, or anything in their place.
+            // A crash while it was made leaves a beginning of the first bytes, or anything in the place of some of them.
             _ if bytes.len() <= MAGIC.len() => Ok(()),
+            Some(version) if bytes.get(..MAGIC.len() - 1) == name => Err(Unreadable::Version(*version)),
             _ => Err(Unreadable::NoJournal),
         };
     }
@@ -404,6 +404,8 @@ mod tests {
         newer[7] = 2;
         assert_eq!(checked(&newer), Err(Unreadable::Version(2)));
         assert_eq!(checked(b"something else"), Err(Unreadable::NoJournal));
+        // The journal's simulator: the last of the first bytes was something else when the power went.
+        assert_eq!(checked(b"HFJRNL\n\xe4"), Ok(()));
         for unfinished in [&b""[..], b"HFJ", b"HFJ\0\0\0\0\0", &[0; 8], b"garbage!"] {
             assert_eq!(checked(unfinished), Ok(()));
         }
