@@ -1,5 +1,7 @@
 //! An apply of what is current, in the fast rig: what is wrong is right when it ends, or it says that it is not.
 
+use std::time::{Duration, Instant};
+
 use super::Scenario;
 use crate::Result;
 use crate::context::Context;
@@ -10,7 +12,8 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 }
 
 /// See the module.
-pub const ALL: &[Scenario] = &[scenario("rig-apply-again", again)];
+pub const ALL: &[Scenario] =
+    &[scenario("rig-apply-again", again), scenario("rig-apply-awaits-device", awaits_device)];
 
 const FILES: &str = r#"
 [file."/srv/held"]
@@ -77,4 +80,29 @@ fn again(context: &Context) -> Result {
     ends(&rig, &apply, 0, &["2 kept, 0 changed, 1 repaired, 0 not kept"])?;
     rig.main_pid("service:flaky")?;
     Ok(())
+}
+
+/// Where nobody looks at a screen a line says what an apply waits for, and that it does is no rest.
+fn awaits_device(context: &Context) -> Result {
+    let rig = Rig::start(context, &Setup { first: Some(FILES), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    rig.apply(FILES)?;
+    let mount = "[mount.\"/srv/data\"]\nsource = \"/dev/never\"\nfstype = \"ext4\"\n";
+    let state = rig.state_file("mount.toml", &format!("{FILES}{mount}"))?;
+    let mut lines = rig.follow(&["apply", &state])?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut told = 0;
+    while told == 0 {
+        let Some(line) = lines.next(deadline)? else { break };
+        told += usize::from(line.contains("mount:/srv/data") && line.contains("/dev/never"));
+    }
+    want(told == 1, "nobody says what it waits for", &rig)?;
+    ends(&rig, &["status"], 0, &[", converging, ", "/dev/never"])?;
+    rig.ok(&["rollback"])?;
+    // Until it has ended.
+    while let Ok(Some(line)) = lines.next(deadline) {
+        told += usize::from(line.contains("/dev/never"));
+    }
+    want(told == 1, &format!("it was told {told} times"), &rig)?;
+    want(lines.end(Duration::from_secs(10))?.code() == Some(4), "it was not given up", &rig)
 }
