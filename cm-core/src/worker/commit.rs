@@ -149,6 +149,7 @@ pub fn run(
             *f = true;
         }
     }
+    go_at_last(world, areas, &mut steps, &mut touched, &mut facts);
     world.at(None);
     facts.extend(claims_given_up(world, &steps, &touched, &facts));
     facts.extend(steps.iter().filter(|s| s.failure.is_some() && !s.executed).flat_map(|s| s.not_replaced(0)));
@@ -173,6 +174,39 @@ pub fn run(
     world.written.clear();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
 }
+
+/// A directory of a unit that was not empty when its turn came goes all the same when later steps have emptied it.
+fn go_at_last(
+    world: &mut World,
+    areas: &mut Areas,
+    steps: &mut [Running],
+    touched: &mut Touched,
+    facts: &mut Vec<Record>,
+) {
+    for step in steps.iter_mut().rev().filter(|s| s.left.as_deref() == Some(NOT_EMPTY)) {
+        world.at(Some(&step.work.step));
+        for op in step.work.ops.iter().filter(|op| step.work.unit.ends_with(&op.thing)) {
+            if !matches!(op.what, What::Put { put: Put::Absent, .. }) {
+                continue;
+            }
+            touched.left = false;
+            if execute::run(world, areas, op, touched, facts).is_ok() && !touched.left {
+                step.left = None;
+                let thing = op.thing.clone();
+                let unit = step.work.unit.clone();
+                facts
+                    .retain(|fact| *fact != Record::NotReplaced { unit: unit.clone(), thing: thing.clone() });
+                facts.push(match &op.own {
+                    OwnChange::Back(Some(own)) => Record::Own { thing, own: own.clone() },
+                    _ => Record::Disown { thing },
+                });
+            }
+        }
+    }
+}
+
+/// Why such a one is left.
+const NOT_EMPTY: &str = "it is not empty";
 
 /// Facts without owners that others follow: a loss of power may leave the first part of what is written at a time, and
 /// nothing may be nobody's in between.
@@ -489,7 +523,7 @@ fn change(
         }
         // A directory of the unit itself; those on the way to it may well be in use by others.
         if touched.left && step.work.unit.ends_with(&op.thing) {
-            step.left = Some("it is not empty".to_owned());
+            step.left = Some(NOT_EMPTY.to_owned());
             if step.replaces.contains(&at) {
                 facts.push(Record::NotReplaced { unit: step.work.unit.clone(), thing: op.thing.clone() });
             }

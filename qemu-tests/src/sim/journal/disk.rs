@@ -354,6 +354,13 @@ fn people(bytes: &[u8]) -> String {
         if fields.len() == 9 {
             fields[2] = "day";
         }
+        // Who comes back to a group comes last.
+        let mut members: Vec<&str> = fields.last().map(|last| last.split(',').collect()).unwrap_or_default();
+        members.sort_unstable();
+        let members = members.join(",");
+        if let (4, Some(last)) = (fields.len(), fields.last_mut()) {
+            *last = &members;
+        }
         (!locked).then(|| fields.join(":"))
     };
     let mut entries: Vec<String> = text.lines().filter_map(entry).collect();

@@ -183,3 +183,11 @@ fn a_membership_that_was_given_up_goes() {
     let bob = format!("[group.team]\n[user.bob]\ngroups = [\"team\"]\n{fails}");
     lose_in(&files, &[apply("[group.team]\n"), apply(&bob)]);
 }
+
+/// A directory that has its turn before what was made in it goes with the last of that.
+#[test]
+fn a_directory_that_a_failed_apply_made_goes_whatever_the_order() {
+    let fails = "[file.\"/etc/c/x\"]\ncontent = \"x\"\n";
+    let inside = "[directory.\"/etc/d\"]\n[file.\"/etc/d/x\"]\ncontent = \"x\"\n[directory.\"/etc/d/e/y\"]\n";
+    lose_in(&[("/etc/c", "in the way")], &[apply(&format!("{fails}{inside}"))]);
+}
