@@ -16,6 +16,4 @@ pub mod sys;
 pub mod throttle;
 pub mod varlink;
 pub mod watch;
-#[cfg(panic = "abort")]
-mod without_stdio;
 pub mod worker;

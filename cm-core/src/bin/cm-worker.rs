@@ -1,6 +1,10 @@
 //! The worker of Holdfast. PID 1 starts it with its socket as descriptor 3; nobody else needs to. As `cm-worker query`
 //! it answers questions about the store, and descriptor 3 is a listening socket.
 
+#[cfg(panic = "abort")]
+#[path = "../../../cm-core/link/without_stdio.rs"]
+mod without_stdio;
+
 use std::process::ExitCode;
 
 use cm_core::proto::{INOTIFY_FD, POSITION_FD, PUBLIC_INOTIFY_FD, WORKER_FD};

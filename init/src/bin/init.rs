@@ -1,6 +1,10 @@
 //! `init`: PID 1. Under other names the same executable is the log daemon or a helper, and before `--` stands what it is as the
 //! init of one command.
 
+#[cfg(panic = "abort")]
+#[path = "../../../cm-core/link/without_stdio.rs"]
+mod without_stdio;
+
 use std::ffi::{CString, OsString};
 use std::process::ExitCode;
 

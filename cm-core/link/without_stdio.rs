@@ -5,8 +5,9 @@
 //! of it, and with it the dynamic loader that character sets are loaded with: half a megabyte, a fifth of PID 1. A static
 //! linker takes the first definition that it finds, and these are found before the library's (ld(1)).
 //!
-//! Only where a panic aborts, that is in the profiles `release` and `image`: see `link/build.rs`. A C library that calls
-//! other names than these is linked as it is; then the programs are larger, and nothing else.
+//! Only in `init` and `cm-worker`, and where a panic aborts, that is in the profiles `release` and `image`: see `build.rs`
+//! beside this. A C library that calls other names than these is linked as it is; then the programs are larger, and
+//! nothing else.
 #![allow(unsafe_code, non_upper_case_globals)]
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
