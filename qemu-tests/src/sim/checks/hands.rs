@@ -111,6 +111,11 @@ impl Checks {
             hands.holds = stand;
             hands.lifted.extend::<BTreeMap<_, _>>(lifted);
         }
+        let at_once = |request: &u64| engine.applying().is_none() && self.answers.lasts(*request);
+        if hands.releasing.iter().any(at_once) {
+            // What is current was applied again: nothing returns to what was held.
+            hands.lifted.clear();
+        }
         match hands.ended.take() {
             Some(true) => {
                 // What was gone before it began, and is again, has nothing that could be held.
@@ -120,11 +125,6 @@ impl Checks {
             }
             Some(false) => hands.lifted.clear(),
             None => {}
-        }
-        let at_once = |request: &u64| engine.applying().is_none() && self.answers.lasts(*request);
-        if hands.releasing.iter().any(at_once) {
-            // What is current was applied again: nothing returns to what was held.
-            hands.lifted.clear();
         }
         hands.releasing.retain(|request| self.answers.lasts(*request));
         if engine.going_down().is_none() {

@@ -58,6 +58,13 @@ fn an_apply_answers_for_nobody_by_edges_that_only_others_run_by() {
     assert!(violation.is_none(), "{violation:?}");
 }
 
+/// Seed 306021: an apply that lifts holds returns, and one of what it returns to, which lifts them too, comes right behind.
+#[test]
+fn a_hold_that_is_lifted_behind_a_return_is_over() {
+    let violation = Script::random(306_021).play(false, None).violation;
+    assert!(violation.is_none(), "{violation:?}");
+}
+
 /// The next record that the worker has to write; all before it happens.
 fn next_record(machine: &mut Machine) -> u64 {
     loop {
