@@ -231,12 +231,10 @@ impl Engine {
             },
             State::Mount(m) => match m.phase {
                 MountPhase::Backoff { .. } => (true, true),
-                MountPhase::Mounting { .. } | MountPhase::Unmounting { .. } => (false, true),
-                MountPhase::Down
-                | MountPhase::Waiting
-                | MountPhase::Up
+                MountPhase::Mounting { .. }
                 | MountPhase::Remounting { .. }
-                | MountPhase::Stuck => (false, false),
+                | MountPhase::Unmounting { .. } => (false, true),
+                MountPhase::Down | MountPhase::Waiting | MountPhase::Up | MountPhase::Stuck => (false, false),
             },
             State::Target | State::Gone => (false, false),
         };

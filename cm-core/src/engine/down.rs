@@ -3,7 +3,7 @@
 use super::effect::{Effect, Level, Verdict};
 use super::event::Down;
 use super::timer::Timer;
-use super::unit::{NOBODY, Next, Phase, bits};
+use super::unit::{MountPhase, NOBODY, Next, Phase, State, bits};
 use super::{Engine, Mono, Node, SHUTDOWN_MS};
 
 impl Engine {
@@ -44,9 +44,13 @@ impl Engine {
         self.leave();
     }
 
-    /// Until when services that were asked to stop have time for it: the last of their deadlines.
+    /// Until when those that were asked to stop have time for it: the last of their deadlines.
     fn stops_until(&self) -> Option<Mono> {
-        let stopping = |n: &Node| self.svc(*n).is_some_and(|s| matches!(s.phase, Phase::Stopping { .. }));
+        let stopping = |n: &Node| match &self.u(*n).state {
+            State::Service(s) => matches!(s.phase, Phase::Stopping { .. }),
+            State::Mount(m) => matches!(m.phase, MountPhase::Unmounting { .. }),
+            State::Latch(_) | State::Target | State::Gone => false,
+        };
         self.timers.all().filter(|(_, n, t)| *t == Timer::State && stopping(n)).map(|(at, _, _)| at).last()
     }
 

@@ -4,7 +4,7 @@ use units::address::Class;
 use units::manifest::flags;
 use units::{EdgeKind, UnitId};
 
-use super::effect::{Effect, Job};
+use super::effect::Job;
 use super::unit::{Latch, Mount, MountPhase, Phase, State, Unit, Want, Work, bits};
 use super::{Engine, HoldKind, Node};
 use crate::proto::ManifestRef;
@@ -571,7 +571,7 @@ impl Engine {
             State::Latch(_) | State::Mount(_) | State::Service(_) | State::Target | State::Gone => return,
         };
         if self.serials.get(&serial).is_some_and(|(_, job)| *job != Job::Undo) {
-            self.out.push(Effect::Kill { serial });
+            self.kill_job(node, serial);
         }
     }
 

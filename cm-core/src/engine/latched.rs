@@ -7,6 +7,7 @@ use units::manifest::flags;
 use super::effect::{Effect, Job, Level};
 use super::event::Exit;
 use super::graph::hard;
+use super::late::{SIGKILL, TOO_LATE, given_up};
 use super::timer::Timer;
 use super::unit::{ExecStep, Latch, Lost, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node, RETRY_FIRST_MS, RETRY_MAX_MS, RETRY_TOUCHED_MS, SUSPECT_MAX_MS};
@@ -18,8 +19,8 @@ const SETTLE_AT_MOST: u64 = 20;
 /// What the helper ends with when the module was loaded already.
 const ALREADY_LOADED: i32 = 5;
 
-/// Why a command that was killed at its time limit is not kept.
-const TOO_LATE: &str = "did not end in time";
+/// A module that takes longer to be loaded is not kept: 90 s, as mounts.
+const MODULE_MS: u64 = 90_000;
 
 /// `first · 2^(times - 1)`, at most `most`; 0 times is 0.
 pub(crate) fn doubled(first: u64, times: u8, most: u64) -> u64 {
@@ -157,6 +158,7 @@ impl Engine {
             (Class::Helper, _) => {
                 let serial = self.spawn(node, Job::Module, at, "wanted");
                 self.set_work(node, Work::Job { serial });
+                self.limit(node, MODULE_MS);
             }
             (Class::Exec, ExecStep::Unless) => self.run_exec(node, Job::Unless),
             (Class::Exec, ExecStep::Run) => self.run_exec(node, Job::Exec),
@@ -177,9 +179,7 @@ impl Engine {
         let cause = if job == Job::Undo { "undone" } else { "no guard holds" };
         let serial = self.spawn(node, job, at, cause);
         self.set_work(node, Work::Job { serial });
-        if timeout > 0 {
-            self.timers.set(node, Timer::State, self.now.after_ms(timeout));
-        }
+        self.limit(node, timeout);
     }
 
     /// It is no longer declared.
@@ -288,12 +288,7 @@ impl Engine {
                 self.with_latch(node, |l| l.step = ExecStep::Guard);
                 self.set_work(node, Work::Waiting);
             }
-            Some(Work::Job { serial }) => {
-                let text = format!("{} did not end in time: killed", self.address(node));
-                self.log(Level::Error, Some(node), text);
-                self.set_detail(node, TOO_LATE.to_owned());
-                self.out.push(Effect::Kill { serial });
-            }
+            Some(Work::Job { serial }) => self.job_late(node, serial),
             Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred) | None => {}
         }
     }
@@ -369,7 +364,6 @@ impl Engine {
 
     /// How a command failed, and the last line that it wrote. The end of one that took too long is ours.
     pub(crate) fn command_explained(&mut self, node: Node, why: String) {
-        const SIGKILL: i32 = 9;
         let killed = format!("{}", Exit::Signal(SIGKILL));
         let late = self.details.get(&node).is_some_and(|d| d == TOO_LATE);
         let why = match why.strip_prefix(&killed) {
@@ -426,8 +420,9 @@ impl Engine {
         self.set_detail(node, why.clone());
         let fails = self.latch(node).map_or(1, |l| l.fails.saturating_add(1));
         let suspect = self.is_suspect(node);
-        let most = if suspect { SUSPECT_MAX_MS } else { RETRY_MAX_MS };
-        let until = self.now.after_ms(doubled(RETRY_FIRST_MS, fails, most));
+        let most = if suspect || given_up(&why) { SUSPECT_MAX_MS } else { RETRY_MAX_MS };
+        let first = if given_up(&why) { RETRY_MAX_MS } else { RETRY_FIRST_MS };
+        let until = self.now.after_ms(doubled(first, fails, most));
         self.with_latch(node, |l| {
             l.fails = fails;
             l.lost = if suspect { Lost::Suspect } else { Lost::No };

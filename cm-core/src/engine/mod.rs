@@ -86,6 +86,8 @@
 //!   is in use when what it requires goes is left standing, and counts again when that is back.
 //! - A mount whose helper was killed, and that could not be unmounted, may be there or not: it is mounted anew, and the helper
 //!   finds out.
+//! - A helper or a command that takes longer than it may is killed, and one that does not end then is not waited for (`late`).
+//! - A mount that a hand has stopped and that could not be unmounted is *failed* until somebody unmounts it or wants it again.
 //! - What could not be mounted again is not unmounted because a hand asks for a restart.
 //! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
 //!   holds that its apply has lifted, with what was held as it was.
@@ -115,6 +117,7 @@ mod follow;
 mod graph;
 mod hanging;
 mod latched;
+mod late;
 mod mount;
 mod questions;
 mod record;
@@ -139,7 +142,7 @@ use timer::{Timer, Timers};
 use unit::Unit;
 
 pub use audit::Sizes;
-pub use mount::{CHECKING, DEVICE_LATE};
+pub use mount::{CHECKING, DEVICE_LATE, GOES_ON};
 pub use record::Records;
 pub use status::{Gate, Glance, Hold, HoldKind, UnitStatus};
 pub use swap::exec_inputs;

@@ -1,12 +1,16 @@
 //! Mounts: live units that a helper process carries out (mount(2) may block on a device).
 
+use units::UnitId;
+use units::kind::Spec;
 use units::manifest::flags;
 
 use super::effect::{Job, Level};
 use super::event::Exit;
+use super::late::given_up;
 use super::timer::Timer;
 use super::unit::{Mount, MountPhase, State, Want, bits};
-use super::{Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Node, RETRY_FIRST_MS, RETRY_MAX_MS};
+use super::{Engine, FIGHT_REPAIRS, FIGHT_WINDOW_MS, Node, RETRY_FIRST_MS, RETRY_MAX_MS, SUSPECT_MAX_MS};
+use crate::proto::ManifestRef;
 
 /// The exit code with which the unmount helper says that it was not mounted.
 const NOT_MOUNTED: i32 = 3;
@@ -17,6 +21,8 @@ const NOT_TAKEN: i32 = 4;
 pub const DEVICE_LATE: &str = "waiting: for the device";
 /// What a mount's helper says while it checks the file system begins with this.
 pub const CHECKING: &str = "checking ";
+/// What it says when either is over.
+pub const GOES_ON: &str = "goes on";
 
 impl Engine {
     fn mount(&self, node: Node) -> Option<Mount> {
@@ -26,7 +32,31 @@ impl Engine {
         }
     }
 
+    /// Starts a helper, which has the time that is declared for it.
+    fn start_helper(&mut self, node: Node, job: Job, at: (ManifestRef, UnitId), cause: &str) -> u64 {
+        let serial = self.spawn(node, job, at, cause);
+        self.limit_helper(node, at);
+        serial
+    }
+
+    fn limit_helper(&mut self, node: Node, at: (ManifestRef, UnitId)) {
+        let timeout = match self.manifest_of(at.0).and_then(|m| m.spec(at.1)) {
+            Some(Spec::Mount(m)) => m.timeout,
+            Some(_) | None => 0,
+        };
+        self.limit(node, timeout);
+    }
+
     fn set_phase(&mut self, node: Node, phase: MountPhase) {
+        match phase {
+            MountPhase::Backoff { .. }
+            | MountPhase::Mounting { .. }
+            | MountPhase::Remounting { .. }
+            | MountPhase::Unmounting { .. } => {}
+            MountPhase::Down | MountPhase::Waiting | MountPhase::Up | MountPhase::Stuck => {
+                self.timers.clear(node, Timer::State);
+            }
+        }
         if let State::Mount(m) = &mut self.m(node).state {
             m.phase = phase;
         }
@@ -56,8 +86,12 @@ impl Engine {
                 Want::Absent => self.remove(node),
                 Want::Down => {}
             },
-            MountPhase::Waiting | MountPhase::Backoff { .. } | MountPhase::Stuck if want != Want::Up => {
-                self.timers.clear(node, Timer::State);
+            MountPhase::Waiting | MountPhase::Backoff { .. } if want != Want::Up => {
+                self.go_down(node);
+                self.set_phase(node, MountPhase::Down);
+            }
+            // Where a hand has stopped it, it still stands, and says so.
+            MountPhase::Stuck if want == Want::Absent => {
                 self.go_down(node);
                 self.set_phase(node, MountPhase::Down);
             }
@@ -69,7 +103,7 @@ impl Engine {
             MountPhase::Up => {
                 if self.predicates(node).going && self.may_stop(node) {
                     let at = (unit.made, unit.made_id);
-                    let serial = self.spawn(node, Job::Unmount, at, "going down");
+                    let serial = self.start_helper(node, Job::Unmount, at, "going down");
                     self.set_phase(node, MountPhase::Unmounting { serial });
                 } else if !up {
                     self.go_up(node);
@@ -105,7 +139,7 @@ impl Engine {
             Some(MountPhase::Up | MountPhase::Remounting { .. }) => self.m(node).set(bits::BOUNCE, true),
             Some(MountPhase::Stuck) => {
                 let at = self.unit_of(node);
-                let serial = self.spawn(node, Job::Unmount, at, "restarted");
+                let serial = self.start_helper(node, Job::Unmount, at, "restarted");
                 self.go_up(node);
                 self.set_phase(node, MountPhase::Unmounting { serial });
             }
@@ -117,6 +151,14 @@ impl Engine {
                 | MountPhase::Backoff { .. },
             )
             | None => {}
+        }
+    }
+
+    /// One that could not be unmounted is to go once more: as any that stands, after who has come to use it.
+    pub(crate) fn goes_again(&mut self, node: Node) {
+        if let State::Mount(Mount { phase: phase @ MountPhase::Stuck, .. }) = &mut self.m(node).state {
+            *phase = MountPhase::Up;
+            self.go_up(node);
         }
     }
 
@@ -143,18 +185,32 @@ impl Engine {
             m.lost = false;
             m.repaired = false;
         }
-        let serial = self.spawn(node, Job::Mount, (self.desired, id), "wanted up");
+        let serial = self.start_helper(node, Job::Mount, (self.desired, id), "wanted up");
         self.set_phase(node, MountPhase::Mounting { serial });
     }
 
     /// A helper says why it fails, or for what it still waits.
     pub(crate) fn helper_explained(&mut self, node: Node, why: String) {
+        if self.u(node).has(bits::KILLED) {
+            return;
+        }
+        if why == GOES_ON {
+            self.limit_helper(node, self.unit_of(node));
+            self.clear_detail(node);
+            self.mark_outdated(node);
+            let word = self.state_word(node);
+            return self.publish(node, word);
+        }
         // What it does is no reason; and what it says of that takes the place of the reason before, so that this is not
         // known any more: who waits again has no news.
         let reason = |d: &str| ![DEVICE_LATE, CHECKING].iter().any(|word| d.starts_with(word));
         let last = self.details.get(&node).filter(|last| reason(last) && reason(&why));
         if last.is_some_and(|last| *last != why) {
             self.m(node).set(bits::NEWS, true);
+        }
+        if !reason(&why) {
+            // The device has its own time, and a check takes what it takes.
+            self.limit(node, 0);
         }
         self.set_detail(node, why.clone());
         // Whether it waits for its device decides whether anybody waits for it.
@@ -209,7 +265,7 @@ impl Engine {
                     self.set_phase(node, MountPhase::Down);
                 } else if self.u(node).want != Want::Up {
                     // It was ended because nobody wants the mount any more, perhaps just after it had mounted.
-                    let serial = self.spawn(node, Job::Unmount, self.unit_of(node), "not wanted");
+                    let serial = self.start_helper(node, Job::Unmount, self.unit_of(node), "not wanted");
                     self.set_phase(node, MountPhase::Unmounting { serial });
                     self.m(node).set(bits::UNSURE, true);
                 } else {
@@ -294,7 +350,9 @@ impl Engine {
         }
         self.set_detail(node, why.clone());
         self.go_down(node);
-        let until = self.now.after_ms(super::latched::doubled(RETRY_FIRST_MS, fails, RETRY_MAX_MS));
+        let (first, most) =
+            if given_up(&why) { (RETRY_MAX_MS, SUSPECT_MAX_MS) } else { (RETRY_FIRST_MS, RETRY_MAX_MS) };
+        let until = self.now.after_ms(super::latched::doubled(first, fails, most));
         self.timers.set(node, Timer::State, until);
         self.set_phase(node, MountPhase::Backoff { until });
         self.apply_failure(node, &format!("cannot be mounted: {why}"));
@@ -336,8 +394,14 @@ impl Engine {
     }
 
     pub(crate) fn mount_timer(&mut self, node: Node) {
-        if let Some(Mount { phase: MountPhase::Backoff { .. }, .. }) = self.mount(node) {
-            self.set_phase(node, MountPhase::Waiting);
+        match self.mount(node).map(|m| m.phase) {
+            Some(MountPhase::Backoff { .. }) => self.set_phase(node, MountPhase::Waiting),
+            Some(
+                MountPhase::Mounting { serial }
+                | MountPhase::Remounting { serial }
+                | MountPhase::Unmounting { serial },
+            ) => self.job_late(node, serial),
+            Some(MountPhase::Down | MountPhase::Waiting | MountPhase::Up | MountPhase::Stuck) | None => {}
         }
     }
 
@@ -379,7 +443,7 @@ impl Engine {
         } else if unit.flags & flags::REPORT != 0 {
             format!("drifted: it stands without the options {options}")
         } else {
-            let serial = self.spawn(node, Job::Mount, at, "somebody changed its options");
+            let serial = self.start_helper(node, Job::Mount, at, "somebody changed its options");
             self.set_phase(node, MountPhase::Remounting { serial });
             return;
         };

@@ -81,8 +81,7 @@ impl Units {
             source: "tmpfs".into(),
             fstype: "tmpfs".into(),
             options: options.iter().map(|o| (*o).to_owned()).collect(),
-            device_timeout: 0,
-            check: false,
+            ..units::kind::mount::Mount::default()
         };
         self.0.unit(NewUnit::new(Kind::Mount, path, Spec::Mount(mount)));
         self

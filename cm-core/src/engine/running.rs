@@ -228,7 +228,7 @@ impl Engine {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.serials.insert(serial, (node, job));
-        self.changed.insert(node);
+        self.m(node).set(bits::KILLED, false);
         if matches!(job, Job::Reload | Job::Stop | Job::AwaitPath)
             && let Some(service) = self.svc_mut(node)
         {

@@ -454,9 +454,7 @@ fn a_mount_that_waits_for_its_device_says_which() {
         path: path.into(),
         source: source.into(),
         fstype: fstype.into(),
-        options: vec![],
-        device_timeout: 0,
-        check: false,
+        ..Mount::default()
     };
     let mut b = ManifestBuilder::new();
     b.unit(NewUnit::new(Kind::Mount, "/var", Spec::Mount(disk("/var", "LABEL=data", "ext4"))));

@@ -59,6 +59,8 @@ pub(crate) mod bits {
     pub const AWAITED: u32 = 1 << 25;
     /// It was not up when that came, or is to load what it had failed to: once it is, it has to stay so.
     pub const RAISED: u32 = 1 << 26;
+    /// Its helper or command was killed, and is waited for.
+    pub const KILLED: u32 = 1 << 27;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

@@ -165,8 +165,7 @@ mod tests {
             source,
             fstype,
             options: vec![],
-            device_timeout: 0,
-            check: false,
+            ..units::kind::mount::Mount::default()
         };
         NewUnit::new(Kind::Mount, mount.path.clone(), Spec::Mount(mount))
     }

@@ -4,12 +4,13 @@
 //! is mounted, but not with all options"; 5 is "it was loaded already" (`module`); else a line says why not: on the descriptor that `--why` names, for PID 1; else
 //! on standard error, and in the kernel's log where standard error goes nowhere.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cm_core::engine::{CHECKING, DEVICE_LATE};
+use cm_core::engine::{CHECKING, DEVICE_LATE, GOES_ON};
 use cm_core::mountinfo::Tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -161,7 +162,9 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
     }
     let place = point::resolve(path).map_err(|e| cannot(&e))?;
     unmount::dead(&place).map_err(|e| cannot(&format!("cannot take away what is dead there: {e}")))?;
+    let waited = Cell::new(false);
     let late = || {
+        waited.set(true);
         say(&format!("still waiting for the device \"{source}\", to mount it on \"{path}\""));
         tell(&format!("{DEVICE_LATE} {source}, which is not there"));
     };
@@ -169,6 +172,9 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
         std::io::ErrorKind::TimedOut => cannot(&"the device did not appear in time"),
         _ => cannot(&format!("cannot wait for the device: {e}")),
     })?;
+    if waited.get() {
+        tell(GOES_ON);
+    }
     // It may have been waited for long.
     let place = &*point::resolve(path).map_err(|e| cannot(&e))?;
     tell(&format!("{AT}{place}"));
@@ -243,7 +249,9 @@ fn checked(device: &Path, fstype: &str, tell: &impl Fn(&str)) -> Result<(), Stri
     let fstype = probed.as_deref().unwrap_or(fstype);
     let mounted = mount::now().map_err(|e| format!("cannot tell whether it is mounted: {e}"))?;
     let begins = |program: &Path| tell(&format!("{CHECKING}{} with {}", device.display(), program.display()));
-    match fsck::check(device, fstype, &mounted, DEFAULT_PATH, begins)? {
+    let result = fsck::check(device, fstype, &mounted, DEFAULT_PATH, begins)?;
+    tell(GOES_ON);
+    match result {
         Checked::Clean => {}
         Checked::Repaired(said) => note(&format!("\"{}\" was repaired: {said}", device.display())),
         Checked::Not(why) => note(&format!("\"{}\" is mounted unchecked: {why}", device.display())),

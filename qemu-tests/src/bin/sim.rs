@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use qemu_tests::sim::coverage::Coverage;
 use qemu_tests::sim::exhaustive::{Bounds, Sort, search};
+use qemu_tests::sim::helpers::Helpers;
 use qemu_tests::sim::history::Script;
 use qemu_tests::sim::journal::sabotage::Sabotage;
 use qemu_tests::sim::journal::{Losses, losses};
@@ -253,6 +254,7 @@ fn random(options: &Options) -> bool {
     let (mut histories, mut steps, mut simulated) = (0u64, 0u64, 0u64);
     let mut coverage = Coverage::default();
     let mut resources = Resources::default();
+    let mut helpers = Helpers::default();
     let mut kept = Kept::default();
     let mut most_looks = 0;
     while histories < most && limit.is_none_or(|l| started.elapsed() < l) {
@@ -264,6 +266,7 @@ fn random(options: &Options) -> bool {
         simulated += outcome.time.0 / 1_000_000;
         coverage.add(&outcome.coverage);
         resources.add(&outcome.resources);
+        helpers.add(&outcome.helpers);
         kept.add(&outcome.kept);
         most_looks = most_looks.max(outcome.most_looks);
         if let Some(violation) = outcome.violation {
@@ -285,10 +288,11 @@ fn random(options: &Options) -> bool {
     let real = started.elapsed().as_millis().max(1);
     let (visited, possible) = coverage.counts();
     let (seen, all) = resources.counts();
+    let (ended, ends) = helpers.counts();
     println!(
         "random: {histories} histories ({} a second), {steps} steps, {:.1} days simulated ({} s in each real \
-         second), {visited} of {possible} cells of fact × phase, {seen} of {all} cells of resources, at most {:.1} % \
-         of what a step may look at, 0 violations, {:.1} s",
+         second), {visited} of {possible} cells of fact × phase, {seen} of {all} cells of resources, {ended} of {ends} \
+         of helpers, at most {:.1} % of what a step may look at, 0 violations, {:.1} s",
         u128::from(histories) * 1000 / real,
         u128::from(simulated) as f64 / 86_400_000.0,
         u128::from(simulated) / real,
@@ -308,11 +312,14 @@ fn random(options: &Options) -> bool {
     if options.table || seen < all {
         println!("{resources}");
     }
+    if options.table || ended < ends {
+        println!("{helpers}");
+    }
     let unseen = kept.unseen();
-    if histories < STANDARD || (visited == possible && seen == all && unseen.is_empty()) {
+    if histories < STANDARD || (visited == possible && seen == all && ended == ends && unseen.is_empty()) {
         return true;
     }
-    let missed = possible - visited + all - seen;
+    let missed = possible - visited + all - seen + ends - ended;
     println!("{missed} cells were not visited; never promised: {}", unseen.join(", "));
     false
 }

@@ -1,6 +1,6 @@
-//! Mounts in the fast rig: where their paths lead, and what they cover.
+//! Mounts in the fast rig: where their paths lead, what they cover, and what hangs.
 
-use std::os::unix::fs::{lchown, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 
 use serde_json::Value;
 
@@ -14,7 +14,8 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 }
 
 /// See the module.
-pub const ALL: &[Scenario] = &[scenario("rig-mount-link", link), scenario("rig-mount-over", over)];
+pub const ALL: &[Scenario] =
+    &[scenario("rig-mount-link", link), scenario("rig-mount-over", over), scenario("rig-mount-hangs", hangs)];
 
 /// A mount, a file on it, and a service that is bound to it.
 pub(super) fn a_mount(path: &str) -> String {
@@ -116,4 +117,40 @@ uid = 4321
     let passwd = rig.inside("/etc/passwd")?;
     let has = || std::fs::read_to_string(&passwd).is_ok_and(|text| text.contains("\nkeeper:"));
     rig.until_true("the user is in what was mounted", has)
+}
+
+/// A program that mounts and does not end is killed with all that it has started when its time is over, and tried again; an
+/// apply does not wait for it for ever, but returns and says why.
+fn hangs(context: &Context) -> Result {
+    const PROGRAM: &str =
+        "#!/bin/sh\n[ -e /srv/hang ] && { sleep infinity & wait; }\nexec mount -t tmpfs tmpfs \"$2\"\n";
+    let state = |name: &str| {
+        format!("[mount.\"/srv/{name}\"]\nfstype = \"hang\"\nsource = \"server:/x\"\ntimeout = \"1s\"\n")
+    };
+    let rig = Rig::start(context, &Setup::default())?;
+    let srv = rig.inside("/srv")?;
+    let program = srv.join("sbin/mount.hang");
+    std::fs::create_dir(srv.join("sbin"))?;
+    std::fs::write(&program, PROGRAM)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let bind = rig.run(&["mount", "--bind", "/srv/sbin", "/sbin"])?;
+    want(bind.code == 0, &bind.err, &rig)?;
+    rig.apply(&state("m"))?;
+
+    std::fs::write(srv.join("hang"), "")?;
+    let umount = rig.run(&["umount", "/srv/m"])?;
+    want(umount.code == 0, &umount.err, &rig)?;
+    rig.until("mount:/srv/m", "given up", |s| {
+        word(s, "state") == "backoff" && word(s, "cause") == "did not end in time"
+    })?;
+    let path = rig.state_file("more.toml", &format!("{}{}", state("m"), state("n")))?;
+    let left = rig.initctl(&["apply", &path])?;
+    let why = "mount:/srv/n: cannot be mounted: did not end in time";
+    want(left.code == 5 && left.out.contains(why), &format!("{left:?}"), &rig)?;
+    let look = ["sh", "-c", "grep -qsx sleep /proc/[0-9]*/comm"];
+    rig.until_true("nothing of it is left between two tries", || rig.run(&look).is_ok_and(|s| s.code > 0))?;
+
+    std::fs::remove_file(srv.join("hang"))?;
+    rig.until_state("mount:/srv/m", "ready")?;
+    want(listed(&rig, "/srv/m")? == 1 && listed(&rig, "/srv/n")? == 0, "not that alone is mounted", &rig)
 }

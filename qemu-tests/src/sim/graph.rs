@@ -485,8 +485,8 @@ pub fn mount(slot: u8, version: u64) -> Spec {
         source: "tmpfs".into(),
         fstype: "tmpfs".into(),
         options: (0..version).map(|v| format!("o{v}")).collect(),
-        device_timeout: 0,
-        check: false,
+        timeout: if version % 3 == 1 { 1_000 } else { 90_000 },
+        ..units::kind::mount::Mount::default()
     })
 }
 

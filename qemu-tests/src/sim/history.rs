@@ -9,6 +9,7 @@ use super::checks::{Invariant, Violation};
 use super::coverage::Coverage;
 use super::dice::Dice;
 use super::graph::{self, Graph, Universe};
+use super::helpers::Helpers;
 use super::machine::{Machine, Tamper};
 use super::plans::{self, Kept};
 use super::resources::Resources;
@@ -87,6 +88,8 @@ pub struct Outcome {
     pub coverage: Coverage,
     /// Cells of the table of resources.
     pub resources: Resources,
+    /// Cells of the table of helpers.
+    pub helpers: Helpers,
     /// Plans that were kept.
     pub kept: Kept,
     /// The most that a step looked at, in thousandths of what it may.
@@ -265,6 +268,7 @@ impl Script {
             time: machine.now,
             coverage: machine.coverage,
             resources: machine.resources,
+            helpers: machine.helpers,
             kept: machine.kept,
             most_looks: machine.most_looks,
             story: machine.story.unwrap_or_default(),

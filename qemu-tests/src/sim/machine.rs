@@ -13,6 +13,7 @@ use super::checks::{Checks, Invariant, Violation};
 use super::coverage::Coverage;
 use super::effort::Effort;
 use super::graph::{Graph, slot_of};
+use super::helpers::Helpers;
 use super::plans::Kept;
 use super::resources::Resources;
 use super::world::{Told, World};
@@ -47,6 +48,8 @@ pub struct Machine {
     pub coverage: Coverage,
     /// Where the table of what is observed × situation was visited.
     pub resources: Resources,
+    /// How helpers and commands ended.
+    pub helpers: Helpers,
     /// Plans that were kept.
     pub kept: Kept,
     /// The most units and edges that a step looked at, in thousandths of what it may.
@@ -70,6 +73,7 @@ impl Machine {
             tamper: None,
             coverage: Coverage::default(),
             resources: Resources::default(),
+            helpers: Helpers::default(),
             kept: Kept::default(),
             most_looks: 0,
         };
@@ -204,6 +208,7 @@ impl Machine {
         }
         self.coverage.fact(&self.engine, &event);
         self.resources.before(&self.engine, &self.checks, &self.world, &event);
+        self.helpers.before(&self.engine, &event);
         self.checks.note(&self.engine);
         let mut effort = Effort::before(&self.engine);
         self.checks.told(&self.engine, &self.world, &event);
@@ -226,6 +231,7 @@ impl Machine {
         }
         self.coverage.conditions(&self.engine, &self.checks, &effects);
         self.resources.after(&self.engine, &self.checks, &self.world, &effects);
+        self.helpers.after(&self.engine, &self.world, &event, &effects);
         self.checks.check(&self.engine, &self.world, self.now, &event, &effects)?;
         self.most_looks = self.most_looks.max(effort.bounded(&self.engine, &event, &effects, &changed)?);
         for effect in &effects {

@@ -2,8 +2,8 @@
 //!
 //! - [`dice`]: the generator of chance; [`graph`]: random manifests.
 //! - [`world`]: what reacts to effects; [`machine`]: engine, twin, world and observer in lock step.
-//! - [`checks`]: the invariants; [`cells`], [`coverage`], [`resources`]: cells of the tables of semantics §3 and §4 that were
-//!   visited.
+//! - [`checks`]: the invariants; [`cells`], [`coverage`], [`resources`], [`helpers`]: cells of the tables of semantics §3 and §4,
+//!   and of ends of helpers, that were visited.
 //! - [`history`]: scripts, made from a seed and played; [`shrink`]: the same failure with less in it.
 //! - [`effort`]: how much each step may look at; [`large`]: machines of thousands of units, for that alone.
 //! - [`plans`]: what the planner promises and what is then done.
@@ -22,6 +22,7 @@ pub mod dice;
 pub mod effort;
 pub mod exhaustive;
 pub mod graph;
+pub mod helpers;
 pub mod history;
 pub mod journal;
 pub mod large;

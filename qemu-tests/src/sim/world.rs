@@ -394,6 +394,10 @@ impl World {
         self.procs.get(&serial).is_some_and(|p| self.mounts.contains(&p.slot))
     }
 
+    fn is_loaded(&self, serial: u64) -> bool {
+        self.procs.get(&serial).is_some_and(|p| self.modules.contains(&p.slot))
+    }
+
     fn signal(&mut self, now: Mono, serial: u64, signal: i32) {
         let Some(proc) = self.procs.get_mut(&serial) else { return };
         if proc.frozen {
@@ -652,6 +656,7 @@ impl World {
                 (_, _) if !ends && (main || starts) => {
                     let code = match job {
                         Job::Unmount if !self.is_mounted(serial) => 3,
+                        Job::Module if self.is_loaded(serial) => 5,
                         _ => 0,
                     };
                     self.soon(now, after, Happening::Ends(serial, code));

@@ -1,12 +1,17 @@
 //! `mount`: a mounted file system.
 
+use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Kind;
 use crate::field::{Table, Type, Without, field};
 
-/// Checked form of a `[mount."PATH"]` table.
-#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How long mounting may take where nothing else is declared, in milliseconds.
+const USUAL_TIMEOUT: u64 = 90_000;
+
+/// Checked form of a `[mount."PATH"]` table. Manifests of programs that did not know the last two keys end before them, and
+/// one that says nothing new is the same in bytes: its mount is not done anew.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Mount {
     /// Canonical absolute path of the mount point; created (0755) when missing.
     pub path: String,
@@ -18,15 +23,55 @@ pub struct Mount {
     pub options: Vec<String>,
     /// Milliseconds to wait for the source device to appear; 0 waits for ever.
     pub device_timeout: u64,
-    /// Whether the file system is checked before it is mounted. Manifests of programs that did not know this end before
-    /// it, and one that says nothing new is the same in bytes: its mount is not done anew.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "said_or_not")]
+    /// Whether the file system is checked before it is mounted.
+    #[serde(deserialize_with = "said_or_not")]
     pub check: bool,
+    /// Milliseconds that mounting, without the wait for the device and the check, or unmounting may take; 0 is no limit.
+    #[serde(deserialize_with = "said_or_usual")]
+    pub timeout: u64,
 }
 
-/// A flag at the very end of a specification, which may be missing.
+/// At the very end of a specification, where it may be missing.
 fn said_or_not<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(bool::deserialize(from).unwrap_or_default())
+}
+
+fn said_or_usual<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    Ok(u64::deserialize(from).unwrap_or(USUAL_TIMEOUT))
+}
+
+impl Serialize for Mount {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let timeout = self.timeout != USUAL_TIMEOUT;
+        let mut out =
+            to.serialize_struct("Mount", 5 + usize::from(self.check || timeout) + usize::from(timeout))?;
+        out.serialize_field("path", &self.path)?;
+        out.serialize_field("source", &self.source)?;
+        out.serialize_field("fstype", &self.fstype)?;
+        out.serialize_field("options", &self.options)?;
+        out.serialize_field("device_timeout", &self.device_timeout)?;
+        if self.check || timeout {
+            out.serialize_field("check", &self.check)?;
+        }
+        if timeout {
+            out.serialize_field("timeout", &self.timeout)?;
+        }
+        out.end()
+    }
+}
+
+impl Default for Mount {
+    fn default() -> Mount {
+        Mount {
+            path: String::new(),
+            source: String::new(),
+            fstype: String::new(),
+            options: Vec::new(),
+            device_timeout: 0,
+            check: false,
+            timeout: USUAL_TIMEOUT,
+        }
+    }
 }
 
 impl Mount {
@@ -34,7 +79,7 @@ impl Mount {
     pub fn differing(&self, new: &Mount) -> Vec<&'static str> {
         crate::diff::differing!(self, new, Mount {
             path => "path", source => "source", fstype => "fstype", options => "options",
-            device_timeout => "device-timeout", check => "check",
+            device_timeout => "device-timeout", check => "check", timeout => "timeout",
         })
     }
 }
@@ -65,6 +110,12 @@ pub static TABLE: Table = Table {
             Without::Is("false"),
             "Whether the file system is checked, and repaired where that is safe, before it is mounted.",
         ),
+        field(
+            "timeout",
+            Type::Duration,
+            Without::Is("90s"),
+            "Time that mounting, without the wait for the device and the check, and unmounting may take; 0 is no limit.",
+        ),
     ],
     notes: "What lies below a managed mount requires it, services that work there are bound to it: they stop when it is \
 lost. The mount point is created (0755) when it is missing. What stands there already is given the options that it \
@@ -76,6 +127,8 @@ through links that root owns; what is on the mount is declared by the same path.
 the kernel's log; where it leaves errors the file system is not mounted, and the unit says why. Without such a program, and where \
 the device is mounted already, nothing is checked, and that is told. ext4 and xfs replay their journals in the kernel \
 without it.\n\n\
+Mounting or unmounting that takes longer than `timeout` is killed, the unit is not kept, and it is tried again later; an \
+apply returns.\n\n\
 A difference in any key unmounts it and mounts it again, after what works there has stopped.",
     example: r#"[mount."/srv/cache"]
 fstype  = "tmpfs"
@@ -129,6 +182,7 @@ pub(crate) fn read(r: &mut crate::reader::Reader<'_, '_>) -> Mount {
         options,
         device_timeout: r.duration("device-timeout"),
         check,
+        timeout: r.duration("timeout"),
     }
 }
 
@@ -142,21 +196,27 @@ mod tests {
     struct Before(&'static str, &'static str, &'static str, Vec<String>, u64);
 
     #[test]
-    fn manifests_without_check_read_and_stay_the_same() {
+    fn manifests_without_the_last_keys_read_and_stay_the_same() {
         let mut mount = Mount {
             path: "/m".into(),
             source: "/dev/x".into(),
             fstype: "ext4".into(),
             options: vec!["ro".into()],
             device_timeout: 7,
-            check: false,
+            ..Mount::default()
         };
         let before = postcard::to_allocvec(&Before("/m", "/dev/x", "ext4", vec!["ro".into()], 7)).unwrap();
         assert_eq!(postcard::to_allocvec(&mount).unwrap(), before);
         assert_eq!(postcard::from_bytes::<Mount>(&before).unwrap(), mount);
         mount.check = true;
-        let spec = Spec::Mount(mount);
-        let bytes = postcard::to_allocvec(&spec).unwrap();
-        assert_eq!(postcard::from_bytes::<Spec>(&bytes).unwrap(), spec);
+        // One that knew no `timeout`.
+        let checked = [&before[..], &[1]].concat();
+        assert_eq!(postcard::to_allocvec(&mount).unwrap(), checked);
+        for (check, timeout) in [(true, USUAL_TIMEOUT), (false, 0), (true, 5)] {
+            (mount.check, mount.timeout) = (check, timeout);
+            let spec = Spec::Mount(mount.clone());
+            let bytes = postcard::to_allocvec(&spec).unwrap();
+            assert_eq!(postcard::from_bytes::<Spec>(&bytes).unwrap(), spec);
+        }
     }
 }

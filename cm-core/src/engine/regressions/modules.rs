@@ -92,3 +92,21 @@ fn a_module_that_is_unloaded_again_and_again_is_contested() {
     helper_ends(&mut s, &out, 0);
     assert_eq!(s.engine.status(node).state, "repaired", "the contest has ended");
 }
+
+/// A module that does not load, and a helper that cannot be killed: neither keeps an apply open.
+#[test]
+fn a_module_that_hangs_is_given_up() {
+    let mut s = Story::new();
+    s.boot(Units::new());
+    let out = s.swap(one_module(), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: token(&out), error: None });
+    assert_eq!(spawned(&s, &out), [("dummy".to_owned(), Job::Module)]);
+    let (serial, begun) = (s.engine.next_serial - 1, s.now);
+    let out = s.tick();
+    assert!(out.contains(&Effect::Kill { serial }), "{out:?}");
+    assert_eq!((s.now - begun) / 1_000_000_000, 90);
+    let out = s.tick();
+    let told = "module:dummy is not kept: did not end in time, and cannot be killed";
+    assert!(out.iter().any(|e| matches!(e, Effect::Log { text, .. } if text == told)), "{out:?}");
+    assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+}

@@ -252,6 +252,109 @@ fn a_mount_that_is_lost_again_and_again_is_mounted_ever_more_rarely() {
     assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
 }
 
+/// A helper that does not end is killed when its time is over; one that cannot be killed is not waited for. Neither keeps
+/// an apply open. The device has its own time, and a check takes what it takes.
+#[test]
+fn a_mount_that_hangs_is_given_up() {
+    for killable in [true, false] {
+        let mut s = Story::new();
+        s.boot(Units::new().plain("web"));
+        s.runs("web");
+        let out = s.swap(Units::new().plain("web").mount("/m"), Swap::Apply);
+        let open = s.tell(Event::Recorded { token: token(&out), error: None });
+        let (serial, begun) = (s.engine.next_serial - 1, s.now);
+        assert_eq!((spawned(&s, &open), s.state("/m")), (vec![("/m".to_owned(), Job::Mount)], "starting"));
+        for (why, state) in
+            [(format!("{DEVICE_LATE} /dev/x"), "waiting"), (format!("{CHECKING}/dev/x"), "starting")]
+        {
+            s.tell(Event::Explained { serial, why: why.clone() });
+            assert_eq!((s.engine.next_deadline(), s.state("/m")), (None, state));
+            assert_eq!(s.engine.status(s.node("/m")).cause, why);
+            s.now += 3_600_000_000_000;
+            s.tell(Event::Explained { serial, why: GOES_ON.to_owned() });
+            assert_eq!((s.state("/m"), s.engine.status(s.node("/m")).cause.as_str()), ("starting", ""));
+        }
+        let out = s.tick();
+        assert_eq!((s.now - begun) / 1_000_000_000, 2 * 3_600 + 90);
+        assert!(out.contains(&Effect::Kill { serial }), "{out:?}");
+        s.tell(Event::Explained { serial, why: "its last words".to_owned() });
+        let (out, cause) = if killable {
+            (s.tell(Event::Exited { serial, exit: Exit::Signal(9) }), "did not end in time")
+        } else {
+            (s.tick(), "did not end in time, and cannot be killed")
+        };
+        let told = format!("cannot mount mount:/m: {cause}");
+        assert!(out.iter().any(|e| matches!(e, Effect::Log { text, .. } if *text == told)), "{out:?}");
+        assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+        s.tell(Event::Exited { serial, exit: Exit::Signal(9) });
+        assert_eq!(s.state("/m"), "absent");
+    }
+}
+
+/// Each try may leave one more process that nobody can kill: there are few of them.
+#[test]
+fn a_mount_that_cannot_be_killed_is_tried_rarely() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        s.tick();
+        s.tick();
+        let since = s.now;
+        let out = s.tick();
+        assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Mount)]);
+        waits.push((s.now - since) / 60_000_000_000);
+    }
+    assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+    let out = helper_ends(&mut s, 0);
+    assert_eq!((spawned(&s, &out), s.state("/m"), s.engine.next_deadline()), (vec![], "ready", None));
+}
+
+/// An unmount that hangs keeps nobody waiting, and a machine that goes down no longer than its time.
+#[test]
+fn an_unmount_that_hangs_is_given_up() {
+    let booted = || {
+        let mut s = Story::new();
+        s.boot(Units::new().mount("/m"));
+        helper_ends(&mut s, 0);
+        s
+    };
+    let mut s = booted();
+    s.ask(7, Verb::Stop, "/m");
+    let serial = s.engine.next_serial - 1;
+    let out = s.tick();
+    assert!(out.contains(&Effect::Kill { serial }), "{out:?}");
+    let out = s.tick();
+    assert_eq!((answered(&out, 7), s.state("/m")), (Some(Verdict::Failed), "failed"));
+    let cause = s.engine.status(s.node("/m")).cause;
+    assert_eq!(cause, "did not end in time, and cannot be killed");
+    // Who asks once more has it tried once more.
+    let out = s.ask(8, Verb::Stop, "/m");
+    assert_eq!((spawned(&s, &out), answered(&out, 8)), (vec![("/m".to_owned(), Job::Unmount)], None));
+    let out = helper_ends(&mut s, 0);
+    assert_eq!((answered(&out, 8), s.state("/m")), (Some(Verdict::Done), "down"));
+
+    let mut s = booted();
+    let begun = s.now;
+    s.tell(Event::ShutdownAsked { down: Down::Poweroff });
+    s.tick_until_left();
+    assert_eq!((s.now - begun) / 1_000_000_000, 95);
+}
+
+/// A mount that an apply drops while it is being mounted, by a helper that cannot be killed.
+#[test]
+fn a_mount_that_nobody_wants_any_more_is_not_waited_for() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let out = s.swap(Units::new(), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: token(&out), error: None });
+    assert_eq!((out, s.state("/m")), (vec![Effect::Kill { serial: s.engine.next_serial - 1 }], "starting"));
+    let out = s.tick();
+    assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
+    let out = helper_ends(&mut s, 3);
+    assert_eq!(s.until_answered(out, 102), Verdict::Done);
+}
+
 /// What fails for ever fills no log: the first try is told, another reason, and then one where there were half as many.
 #[test]
 fn tries_of_a_mount_that_fails_are_counted_and_few_are_told() {

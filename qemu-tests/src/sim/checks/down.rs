@@ -1,6 +1,7 @@
 //! The way down: everybody is asked to stop and has the time for it that was declared; then the machine is left.
 
 use cm_core::engine::SHUTDOWN_MS;
+use units::kind::Spec;
 
 use super::*;
 
@@ -45,6 +46,11 @@ impl Checks {
                     let running = engine.running(*node).and_then(|(m, u)| engine.manifest(m)?.service(u));
                     if let (Some(spec), Some(serial)) = (running, engine.main_serial(*node)) {
                         until(serial, now.after_ms(spec.stop_timeout));
+                    }
+                }
+                Effect::Spawn { serial, manifest, unit, job: Job::Unmount, .. } => {
+                    if let Some(Spec::Mount(m)) = engine.manifest(*manifest).and_then(|m| m.spec(*unit)) {
+                        until(*serial, now.after_ms(m.timeout));
                     }
                 }
                 Effect::Kill { serial } => {

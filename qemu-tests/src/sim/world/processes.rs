@@ -23,7 +23,7 @@ impl World {
             signal: None,
             says_later: false,
             stubborn: self.can(fault::STUBBORN) && dice.chance(100),
-            unkillable: self.can(fault::STUBBORN) && dice.chance(20),
+            unkillable: self.can(fault::STUBBORN) && dice.chance(if job == Job::Main { 20 } else { 300 }),
             silent: self.can(fault::WATCHDOG) && dice.chance(300),
             exit_told: false,
             empty_told: false,
@@ -113,7 +113,11 @@ impl World {
         // Long enough that something may happen meanwhile.
         let slow = job == Job::Reload && self.can(fault::RELOAD) && dice.chance(500);
         let at = if slow { at + dice.below(2_500_000) } else { at };
-        let code = if job == Job::Unmount && code == 0 && !self.is_mounted(serial) { 3 } else { code };
+        let code = match job {
+            Job::Unmount if code == 0 && !self.is_mounted(serial) => 3,
+            Job::Module if code == 0 && self.is_loaded(serial) => 5,
+            _ => code,
+        };
         self.soon(now, at, Happening::Ends(serial, code));
     }
 
