@@ -239,6 +239,12 @@ impl Engine {
             let unit = self.m(node);
             unit.made = old;
             unit.made_id = id;
+            // What it lies on may leave as well: it takes its place among the uses, so that it is removed before that goes.
+            let stands = |(dep, kind): &(Node, _)| hard(*kind) && self.stands(*dep);
+            if self.u(node).class() == Class::Committer && self.made_deps(node).iter().any(stands) {
+                self.m(node).set(bits::UP, true);
+                self.up += 1;
+            }
         }
     }
 

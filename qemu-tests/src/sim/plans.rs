@@ -82,6 +82,8 @@ pub struct Promise {
     /// Units with what they are bound to, and will not be.
     unbound: Vec<(Address, Address)>,
     before: BTreeMap<u8, State>,
+    /// What leaves already, as an earlier plan has promised: it is removed once what it lies on is mounted.
+    leaving: BTreeSet<u8>,
 }
 
 struct Line {
@@ -194,7 +196,9 @@ pub fn promise(machine: &Machine, graph: &Graph, planner: Planner) -> Promise {
     let slots = lines.iter().map(|line| slot_of(&line.address));
     let before = slots.map(|slot| (slot, state(&machine.world, slot))).collect();
     let (turned, unbound) = (turned(&running, &desired), unbound(&running, &desired));
-    Promise { lines, turned, unbound, before }
+    let leaving = machine.engine.nodes().filter(|n| machine.engine.glance(*n).leaving);
+    let leaving = leaving.map(|n| slot_of(&machine.engine.address(n))).collect();
+    Promise { lines, turned, unbound, before, leaving }
 }
 
 /// Whether what a unit requires in one manifest depends on it in the other.
@@ -280,7 +284,8 @@ impl Promise {
     /// # Errors
     /// [`Invariant::PlanIsKept`] with the first unit to which something else was done than promised.
     pub fn compare(&self, world: &World, kept: &mut Kept) -> Result<(), Violation> {
-        let silent = |slot: &&u8| !self.lines.iter().any(|line| slot_of(&line.address) == **slot);
+        let named = |slot: &u8| self.lines.iter().any(|line| slot_of(&line.address) == *slot);
+        let silent = |slot: &&u8| !named(slot) && !self.leaving.contains(slot);
         if let Some(slot) = world.deeds.keys().find(silent) {
             let text = format!("something was done to slot {slot}, of which the plan says nothing");
             return Err(Violation { invariant: Invariant::PlanIsKept, text });

@@ -1,5 +1,7 @@
 //! Stories of mounts.
 
+use units::kind::service::Start;
+
 use super::*;
 
 fn mounted_web() -> (Story, u64) {
@@ -353,6 +355,23 @@ fn a_mount_that_nobody_wants_any_more_is_not_waited_for() {
     assert_eq!(spawned(&s, &out), [("/m".to_owned(), Job::Unmount)]);
     let out = helper_ends(&mut s, 3);
     assert_eq!(s.until_answered(out, 102), Verdict::Done);
+}
+
+/// Seed 154809: a file that waits, and leaves with the mount on which it lies, is removed while that is there.
+#[test]
+fn what_leaves_with_its_mount_is_removed_before_that_goes() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/m/a", 1, ""));
+    s.work(out);
+    let units = Units::new().file("/m/a", 1, "").mount("/m").service("late", |s| s.start = Start::Manual);
+    s.boot(units.edge("/m/a", EdgeKind::Binds, "/m").edge("/m/a", EdgeKind::Requires, "late"));
+    helper_ends(&mut s, 0);
+    assert!(s.state("/m") == "ready" && !s.engine.status(s.node("/m/a")).ready);
+    let out = s.swap(Units::new(), Swap::Apply);
+    let out = s.tell(Event::Recorded { token: token(&out), error: None });
+    assert_eq!((spawned(&s, &out), actions(&out)), (vec![], vec![Action::Remove]));
+    let out = result(&mut s, &out, Outcome::Removed);
+    assert_eq!((spawned(&s, &out), s.state("/m/a")), (vec![("/m".to_owned(), Job::Unmount)], "absent"));
 }
 
 /// What fails for ever fills no log: the first try is told, another reason, and then one where there were half as many.
