@@ -41,6 +41,7 @@ mod swap;
 pub mod token;
 mod view;
 mod waits;
+mod wakeup;
 mod watches;
 mod workers;
 
@@ -80,6 +81,7 @@ pub struct Shell {
     executable_directory: String,
     engine: Engine,
     poll: Poll,
+    wakeup: wakeup::Wakeup,
     ready: ReadyList,
     queue: queue::Queue,
     signals: Signals,
@@ -184,8 +186,10 @@ impl Shell {
             if deserted || over {
                 pages::trim_heap();
             }
-            let timeout = if busy { Some(Duration::ZERO) } else { self.timeout() };
-            match self.poll.poll(&mut events, timeout) {
+            if !busy {
+                self.set_wakeup();
+            }
+            match self.poll.poll(&mut events, busy.then_some(Duration::ZERO)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => self.say(Level::Error, None, &format!("cannot wait for events: {e}")),
@@ -251,8 +255,8 @@ impl Shell {
         }
     }
 
-    /// How long nothing has to be done, rounded up so that the deadline has passed afterwards.
-    fn timeout(&self) -> Option<Duration> {
+    /// Sets the timer to the moment until which nothing has to be done.
+    fn set_wakeup(&mut self) {
         let own = self.leaving.as_ref().and_then(leave::Leaving::deadline);
         let at = now();
         let reexec = self.reexec_deadline(at);
@@ -272,8 +276,10 @@ impl Shell {
         ]
         .into_iter()
         .flatten()
-        .min()?;
-        Some(Duration::from_nanos(due.0.saturating_sub(at.0)))
+        .min();
+        if let Err(e) = self.wakeup.set(due) {
+            self.say(Level::Error, None, &format!("cannot set a timer: {e}"));
+        }
     }
 
     fn tick_if_due(&mut self) {
@@ -315,6 +321,11 @@ impl Shell {
             Token::Main(serial) => self.main_ended(serial),
             Token::Contest(number) => self.hear_contest(number),
             Token::Cgroups => self.hear_cgroups(),
+            // What was due is seen to behind all turns.
+            Token::Wakeup => {
+                self.wakeup.passed();
+                Turn::Drained
+            }
         }
     }
 

@@ -152,6 +152,7 @@ impl Shell {
         drop(taken(handed.signals));
         let signals = Signals::open().map_err(kernel("signals"))?;
         let poll = Poll::new().map_err(kernel("epoll"))?;
+        let wakeup = super::wakeup::Wakeup::new().map_err(kernel("timerfd"))?;
         let inotify = match taken(handed.inotify) {
             Some(fd) => inotify_from(fd),
             None => Inotify::init(InitFlags::IN_NONBLOCK).map_err(|e| kernel("inotify")(e.into()))?,
@@ -196,6 +197,7 @@ impl Shell {
             executable_directory: directory,
             engine,
             poll,
+            wakeup,
             ready: ReadyList::default(),
             queue: Queue::default(),
             signals,
@@ -284,6 +286,7 @@ impl Shell {
     /// `logging`: there is a log daemon.
     fn open_sources(&mut self, [control, store, logs]: [Option<OwnedFd>; 3], querying: bool, logging: bool) {
         self.register(self.signals.as_raw_fd(), Token::Signals);
+        self.register(self.wakeup.as_raw_fd(), Token::Wakeup);
         self.register(self.inotify.as_fd().as_raw_fd(), Token::Inotify);
         self.register(self.public_inotify.as_fd().as_raw_fd(), Token::PublicInotify);
         if let Some(fd) = self.empty.as_ref().map(AsRawFd::as_raw_fd) {

@@ -44,6 +44,8 @@ pub enum Token {
     Contest(u64),
     /// What tells that a kernel module was unloaded.
     Modules,
+    /// The timer of the nearest deadline.
+    Wakeup,
 }
 
 impl Token {
@@ -69,6 +71,7 @@ impl Token {
             Token::Modules => (16, 0),
             Token::Output(n) => (17, u64::from(n)),
             Token::LogsListener => (18, 0),
+            Token::Wakeup => (19, 0),
         };
         // 64 bits: this system is for 64-bit machines, and a token of 32 would lose the kind.
         mio::Token(usize::try_from((tag << 56) | (id & ID)).unwrap_or(usize::MAX))
@@ -98,6 +101,7 @@ impl Token {
             16 => Token::Modules,
             17 => Token::Output(u32::try_from(id).ok()?),
             18 => Token::LogsListener,
+            19 => Token::Wakeup,
             _ => return None,
         })
     }
