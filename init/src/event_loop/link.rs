@@ -70,12 +70,15 @@ impl Task {
     }
 }
 
+/// In place of a pid: no process has such a number, so that a signal to it reaches nobody.
+pub const REAPED: i32 = i32::MAX;
+
 /// A connected worker.
 #[derive(Debug)]
 pub struct Link {
     /// Its number: no two workers of one PID 1 share it.
     pub number: u64,
-    /// Its pid.
+    /// Its pid; [`REAPED`] once it has ended.
     pub pid: i32,
     socket: OwnedFd,
     queue: VecDeque<(Vec<u8>, Vec<Rc<OwnedFd>>)>,
@@ -111,6 +114,12 @@ impl AsFd for Link {
 }
 
 impl Link {
+    /// It has been reaped: its number may be somebody else's from now on.
+    pub fn reaped(&mut self) {
+        self.pid = REAPED;
+        self.changed = true;
+    }
+
     /// A worker that was just started with the other end of `socket`.
     pub fn new(number: u64, pid: i32, socket: OwnedFd) -> Link {
         let (queue, manifests, tasks) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());

@@ -433,19 +433,26 @@ impl Shell {
     }
 
     fn log_daemon_lost(&mut self) {
-        if let Some(daemon) = self.log_daemon.take() {
-            self.deregister(daemon.link.as_raw_fd());
-            drop(raw::kill(daemon.pid, libc::SIGKILL));
-            self.log_dead.insert(daemon.pid);
-            self.shell_changed = true;
+        if let Some(pid) = self.leave_log_daemon() {
+            drop(raw::kill(pid, libc::SIGKILL));
         }
+    }
+
+    /// Forgets its link. Its end is still to be told.
+    fn leave_log_daemon(&mut self) -> Option<i32> {
+        let daemon = self.log_daemon.take()?;
+        self.deregister(daemon.link.as_raw_fd());
+        self.log_dead.insert(daemon.pid);
+        self.shell_changed = true;
+        Some(daemon.pid)
     }
 
     /// Whether it was the log daemon; another one is started then.
     pub(super) fn log_daemon_ended(&mut self, pid: i32, status: ExitStatus) -> bool {
         let running = self.log_daemon.as_ref().is_some_and(|d| d.pid == pid);
         if running {
-            self.log_daemon_lost();
+            // It has been reaped: its number may be somebody else's by now.
+            self.leave_log_daemon();
         }
         if !self.log_dead.remove(&pid) {
             return false;

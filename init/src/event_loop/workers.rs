@@ -13,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use units::UnitId;
 
 use super::hanging::Lost;
-use super::link::{self, Heard, Link, Task};
+use super::link::{self, Heard, Link, REAPED, Task};
 use super::swap::Order;
 use super::token::{Token, Turn};
 use super::{Shell, now};
@@ -342,7 +342,8 @@ impl Shell {
             Some(Status::Failed(failure)) => format!("cannot start cm-worker: {failure}"),
             // Its socket closes a moment before its pipe does: what the pipe says is read when it is buried.
             stage => {
-                if let (Some(Status::Pending), Some(pipe)) = (stage, worker.stage.take()) {
+                let there = worker.link.pid != REAPED;
+                if let (Some(Status::Pending), Some(pipe), true) = (stage, worker.stage.take(), there) {
                     self.own_stages.insert(worker.link.pid, pipe);
                 }
                 if why.is_empty() {
@@ -381,8 +382,10 @@ impl Shell {
             self.emergency.not_executed(pid);
         }
         self.stuck_ended(pid);
-        let worker = self.workers.values().any(|w| w.link.pid == pid);
-        if worker {
+        // Its socket says what becomes of its work, perhaps later.
+        if let Some(worker) = self.workers.values_mut().find(|w| w.link.pid == pid) {
+            worker.link.reaped();
+            self.shell_changed = true;
             if status != ExitStatus::Code(0) {
                 self.say(Level::Warning, None, &format!("cm-worker {status}"));
             }
