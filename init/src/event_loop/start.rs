@@ -164,7 +164,7 @@ impl Shell {
         let tree = Tree::open(options.cgroup.as_deref());
         let tree = tree.map_err(|e| complaints.push(format!("there are no cgroups for services: {e}"))).ok();
         if let Some(tree) = &tree
-            && let Err(e) = tree.enter_own("holdfast.init")
+            && let Err(e) = tree.enter_own()
         {
             complaints.push(e.to_string());
         }

@@ -46,10 +46,25 @@ pub enum CgroupError {
     NotASetting(String),
 }
 
+impl CgroupError {
+    /// What the kernel said, or would have said to what cannot be.
+    pub fn errno(&self) -> i32 {
+        match self {
+            CgroupError::File { cause, .. } => cause.raw_os_error().unwrap_or(libc::EIO),
+            CgroupError::NotMounted | CgroupError::NoController { .. } => libc::ENOENT,
+            CgroupError::NotASetting(_) => libc::EINVAL,
+        }
+    }
+}
+
 fn file_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.display().to_string();
     move |cause| CgroupError::File { verb, path, cause }
 }
+
+/// The root's name, and that of the leaf for init itself in a container: no unit's, which has a colon.
+const ROOT: &str = "holdfast";
+const LEAF: &str = "holdfast.init";
 
 /// The root under which all services' cgroups are.
 #[derive(Debug)]
@@ -121,7 +136,7 @@ impl Tree {
             Some(parent) => parent.to_owned(),
             None => own_directory()?,
         };
-        let root = parent.join("holdfast");
+        let root = parent.join(ROOT);
         make_directory(&root)?;
         // Those of the parent: it hands them on when the first setting asks for one.
         let mut controllers = words(&read(&parent.join("cgroup.controllers")).unwrap_or_default());
@@ -157,12 +172,12 @@ impl Tree {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn enter_own(&self, name: &str) -> Result<(), CgroupError> {
+    pub fn enter_own(&self) -> Result<(), CgroupError> {
         // cgroups(7): what the root of all lacks.
         if self.root.parent().is_some_and(|p| !p.join("cgroup.events").exists()) {
             return Ok(());
         }
-        let path = self.root.join(directory_name(name));
+        let path = self.root.join(LEAF);
         make_directory(&path)?;
         write(&path.join("cgroup.procs"), "0")
     }
@@ -402,9 +417,14 @@ fn own_directory() -> Result<PathBuf, CgroupError> {
     // A parent that reads as "/../x" lies outside of the cgroup namespace: only the mount's own root is left.
     let below = if below.contains("..") { "" } else { below };
     let directory = mount.join(below.trim_start_matches('/'));
-    // After a re-exec this process is in its own leaf below the root that it had made.
-    let ours = directory.ancestors().find(|a| a.file_name() == Some(OsStr::new("holdfast")));
-    Ok(ours.and_then(Path::parent).map(Path::to_owned).unwrap_or(directory))
+    Ok(above_leaf(&directory).map(Path::to_owned).unwrap_or(directory))
+}
+
+/// After a re-exec this process is in its own leaf below the root that it had made. Any other cgroup below one of that name
+/// is somebody else's, as is that of a container on a machine of ours.
+fn above_leaf(directory: &Path) -> Option<&Path> {
+    let root = directory.parent().filter(|_| directory.file_name() == Some(OsStr::new(LEAF)))?;
+    root.parent().filter(|_| root.file_name() == Some(OsStr::new(ROOT)))
 }
 
 fn event(text: &str, key: &str) -> bool {
@@ -591,6 +611,20 @@ mod tests {
         }
         assert_eq!(unit_name("%g0"), None);
         assert_eq!(unit_name("%4"), None);
+    }
+
+    #[test]
+    fn only_init_itself_is_in_a_leaf_of_ours() {
+        let above = |path: &'static str| above_leaf(Path::new(path)).and_then(Path::to_str);
+        assert_eq!(directory_name(LEAF), LEAF);
+        assert_eq!(above("/sys/fs/cgroup/holdfast/holdfast.init"), Some("/sys/fs/cgroup"));
+        let nested = "/sys/fs/cgroup/holdfast/service:podman/c/holdfast/holdfast.init";
+        assert_eq!(above(nested), Some("/sys/fs/cgroup/holdfast/service:podman/c"));
+        for other in
+            ["/sys/fs/cgroup/holdfast/service:podman/c", "/sys/fs/cgroup/holdfast", "/", "/x/holdfast.init"]
+        {
+            assert_eq!(above(other), None, "{other}");
+        }
     }
 
     #[test]
