@@ -45,9 +45,9 @@ pub(crate) enum Fact {
     ReloadEnded { serial: u64, ok: bool },
 }
 
-/// ENOENT, EACCES, ENOEXEC, EISDIR, ENOTDIR, and ESRCH for a user or group that does not exist: the same again will
-/// fail again.
-const HOPELESS: [i32; 6] = [2, 13, 8, 21, 20, 3];
+/// ENOENT, EACCES, EPERM, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG, ENOEXEC, E2BIG, EINVAL, ERANGE and EOPNOTSUPP of settings that
+/// are refused, and ESRCH for a user or group that does not exist: the same again will fail again.
+const HOPELESS: [i32; 13] = [2, 13, 1, 20, 21, 40, 36, 8, 7, 22, 34, 95, 3];
 /// The signal that a missed watchdog sends: SIGABRT, as its users know it from systemd.
 const SIGABRT: i32 = 6;
 

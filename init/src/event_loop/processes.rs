@@ -19,6 +19,7 @@ use super::notified::Strangers;
 use super::spawns::{Record, Spawn};
 use super::token::{Token, Turn};
 use crate::control::output::MARK;
+use crate::sys::cgroup::CgroupError;
 use crate::sys::notify::NotifySocket;
 use crate::sys::reap::{self, ExitStatus, ProcessId};
 use crate::sys::spawn::{self, Launch, OWN_PROGRAM, Output, Status};
@@ -94,7 +95,7 @@ impl Shell {
         let clean = command.service.as_deref().is_some_and(|s| s.cgroup.is_empty());
         let (cgroup, directory) = match self.prepare_cgroup(cgroup, serial, &command, clean) {
             Ok(prepared) => prepared,
-            Err(text) => return self.spawn_failed(serial, text, libc::EIO),
+            Err(e) => return self.spawn_failed(serial, e.to_string(), e.errno()),
         };
 
         let mut notify = None;
@@ -242,7 +243,7 @@ impl Shell {
         serial: u64,
         command: &launch::Command,
         clean: bool,
-    ) -> Result<(String, Option<OwnedFd>), String> {
+    ) -> Result<(String, Option<OwnedFd>), CgroupError> {
         let Some(tree) = &self.tree else { return Ok((name, None)) };
         // A restart: what has just become empty need not be removed and made again.
         if self.left_cgroups.remove(&name)
@@ -252,10 +253,10 @@ impl Shell {
             return Ok((name, Some(directory)));
         }
         let in_use = self.spawns.in_cgroup(&name);
-        let (name, directory) = tree.create_fresh(&name, serial, in_use).map_err(|e| e.to_string())?;
+        let (name, directory) = tree.create_fresh(&name, serial, in_use)?;
         if let Some(service) = &command.service {
             for (setting, value) in &service.cgroup {
-                tree.set(&name, setting, value).map_err(|e| e.to_string())?;
+                tree.set(&name, setting, value)?;
             }
         }
         Ok((name, Some(directory)))

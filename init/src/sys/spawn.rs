@@ -231,26 +231,6 @@ pub struct StageFailure {
     text: String,
 }
 
-impl StageFailure {
-    /// Whether trying again cannot help before somebody changes something: no such file, user or permission.
-    pub fn is_permanent(&self) -> bool {
-        matches!(
-            self.errno,
-            libc::ENOENT
-                | libc::EACCES
-                | libc::EPERM
-                | libc::ENOTDIR
-                | libc::ENOEXEC
-                | libc::ESRCH
-                | libc::ELOOP
-                | libc::EISDIR
-                | libc::EINVAL
-                | libc::ENAMETOOLONG
-                | libc::E2BIG
-        )
-    }
-}
-
 /// What the status pipe says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
