@@ -23,6 +23,7 @@ support::cases! {
     Pid1: as_pid_1_too,
     Process: a_signal_in_the_window_is_kept,
     Process: deaths_are_counted,
+    Process: a_signal_that_somebody_sends_is_no_fault,
     Process: closed_standard_descriptors_are_opened,
 }
 
@@ -63,10 +64,11 @@ fn victim(arguments: &[String], kind: &str) {
         let n = live.read_at(&mut text, 0).unwrap();
         let pending = listening.read().unwrap().map(|s| s.signal);
         println!(
-            "{} / {} / {} deaths / {pending:?}",
+            "{} / {} / {} deaths / {pending:?} / {} own",
             std::str::from_utf8(&text[..n]).unwrap(),
             std::process::id(),
-            deaths.len()
+            deaths.len(),
+            crash::recent(&deaths)
         );
         return;
     }
@@ -82,6 +84,11 @@ fn die(kind: &str) {
         "segv" | "pending" => unsafe { std::ptr::null_mut::<u8>().write_volatile(1) },
         "overflow" => println!("{}", deep(1)),
         "abort" => std::process::abort(),
+        "sent" => {
+            let own = std::process::id().to_string();
+            Command::new("kill").args(["-SEGV", &own]).status().unwrap();
+            unreachable!("it has arrived before that has ended");
+        }
         "panic" => {
             let _ = std::panic::catch_unwind(|| panic!("on purpose"));
             crash::again();
@@ -154,6 +161,14 @@ fn deaths_are_counted() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("/ 5 deaths / None"), "{text}");
     assert_eq!(reap::peek().unwrap(), None);
+}
+
+fn a_signal_that_somebody_sends_is_no_fault() {
+    let (code, text, _) = run("sent");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("1 deaths / None / 0 own"), "{text}");
+    let (_, text, _) = run("abort");
+    assert!(text.contains("1 deaths / None / 1 own"), "{text}");
 }
 
 fn descriptors() {

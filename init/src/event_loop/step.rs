@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::fnv::fnv;
 use super::swap::BootStage;
 use super::{Shell, launch, now};
-use crate::sys::cgroup;
+use crate::sys::{cgroup, crash};
 
 /// One minute, in nanoseconds: what happened longer ago says nothing about now.
 pub(super) const WINDOW: u64 = 60_000_000_000;
@@ -169,7 +169,7 @@ impl Shell {
 
     /// Whether init has died so often that only reaping and answering is left.
     pub(super) fn reaps_only(&self) -> bool {
-        self.obituary.deaths.len() >= DEATHS
+        self.obituary.deaths.iter().filter(|d| crash::is_own(d.0)).count() >= DEATHS
     }
 
     /// Whether an event has killed init too often. It is dropped then, and its unit left alone until somebody looks;

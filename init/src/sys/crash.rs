@@ -20,6 +20,8 @@ use super::reap;
 
 /// The variable with the moments of deaths: nanoseconds of CLOCK_BOOTTIME, oldest first, separated by commas.
 pub const DEATHS: &str = "HOLDFAST_DEATHS";
+/// The lowest bit of a moment: somebody sent the signal, and init itself is as sound as before.
+const SENT: u64 = 1;
 /// Deaths that are remembered.
 const REMEMBERED: usize = 12;
 /// Digits of a moment: as many as the largest number has.
@@ -55,10 +57,15 @@ fn parse(text: &str) -> Vec<u64> {
     all.get(all.len().saturating_sub(REMEMBERED)..).unwrap_or_default().to_vec()
 }
 
-/// How many of these deaths were within the last minute.
+/// Whether a death at this moment was a fault of init: root may send it what signal it likes.
+pub const fn is_own(death: u64) -> bool {
+    death & SENT == 0
+}
+
+/// How many of these deaths were its own and within the last minute.
 pub fn recent(deaths: &[u64]) -> usize {
     let now = moment();
-    deaths.iter().filter(|d| now.saturating_sub(**d) < 60_000_000_000).count()
+    deaths.iter().filter(|d| is_own(**d) && now.saturating_sub(**d) < 60_000_000_000).count()
 }
 
 fn moment() -> u64 {
@@ -66,7 +73,8 @@ fn moment() -> u64 {
     // SAFETY: time lives across the call, which is safe in a signal handler.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(nanos.unwrap_or_default())
+    let nanos = seconds.unwrap_or_default().saturating_mul(1_000_000_000) + nanos.unwrap_or_default();
+    nanos & !SENT
 }
 
 /// Appends a moment to a null-terminated list of them, dropping the oldest when it is full. No allocation.
@@ -146,9 +154,9 @@ fn install() -> io::Result<()> {
         faults.add(signal);
         // SAFETY: sigaction is plain data, for which zero is valid.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        let handler: extern "C" fn(c_int) = fault;
+        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = fault;
         action.sa_sigaction = handler as libc::sighandler_t;
-        action.sa_flags = libc::SA_ONSTACK;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_SIGINFO;
         // SAFETY: action lives across the calls; the handler makes only async-signal-safe calls. Everything is
         // blocked in it: what arrives waits for the next PID 1, which reads it from its signalfd.
         let result = unsafe {
@@ -165,9 +173,12 @@ fn install() -> io::Result<()> {
     Ok(())
 }
 
-extern "C" fn fault(signal: c_int) {
+extern "C" fn fault(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     tell(signal);
-    execute()
+    // sigaction(2): what is not positive was sent by a process, as abort(3) does by init itself.
+    // SAFETY: with SA_SIGINFO the kernel gives a whole siginfo; kill(2), tgkill(2) and sigqueue(3) all say who.
+    let sent = unsafe { (*info).si_code <= 0 && (*info).si_pid() != libc::getpid() };
+    execute(if sent { SENT } else { 0 })
 }
 
 /// One line on standard error and in the kernel's log, by system calls alone.
@@ -229,11 +240,11 @@ fn panicked(info: &std::panic::PanicHookInfo<'_>) {
     put(line.bytes.get(..=line.length).unwrap_or_default());
 }
 
-fn execute() -> ! {
+fn execute(sent: u64) -> ! {
     // SAFETY: a plan is never freed, and only changed here, where nothing returns.
     if let Some(plan) = unsafe { PLAN.load(Ordering::Acquire).as_ref() } {
         // SAFETY: nobody else writes, and execve reads only afterwards.
-        append(unsafe { &mut *plan.deaths.get() }, moment());
+        append(unsafe { &mut *plan.deaths.get() }, moment() | sent);
         super::spawn::restore_descriptor_limit();
         // The running executable first, which is known to understand the table; the file of that name may be new.
         // SAFETY: null-terminated arrays of C strings that are never freed.
@@ -246,7 +257,7 @@ fn execute() -> ! {
 pub fn again() -> ! {
     // What is delivered between here and the new signalfd waits.
     let _best_effort = nix::sys::signal::SigSet::all().thread_block();
-    execute()
+    execute(0)
 }
 
 /// The least that keeps a machine standing: reaps children, for ever. For a PID 1 that cannot do better.
@@ -296,5 +307,6 @@ mod tests {
         let old = now.checked_sub(61_000_000_000);
         let deaths: Vec<u64> = old.into_iter().chain([now, now]).collect();
         assert_eq!(recent(&deaths), 2);
+        assert_eq!(recent(&[now | SENT, now]), 1);
     }
 }
