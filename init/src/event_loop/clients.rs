@@ -346,13 +346,17 @@ impl Shell {
 
     /// Tells who listens what a service says of itself, which changes nothing else.
     pub(super) fn tell_said(&mut self, node: Node) {
-        let Some(server) = self.server.as_mut().filter(|server| server.has_listeners()) else { return };
+        if !self.server.as_ref().is_some_and(|server| server.has_listeners()) {
+            return;
+        }
         let status = self.engine.status(node);
+        let state = self.state_of(node, status.state, status.wanted).0;
+        let Some(server) = &mut self.server else { return };
         server.publish(&answer::Event {
             time: now().0,
             about: "unit".to_owned(),
             unit: Some(status.address.to_string()),
-            state: Some(view::words(status.state, status.wanted).0),
+            state: Some(state),
             outcome: None,
             text: self.said.text(node).unwrap_or_default(),
         });

@@ -45,6 +45,11 @@ impl AllSaid {
         }
     }
 
+    /// Whether it says so.
+    pub(super) fn stops(&self, node: Node) -> bool {
+        self.of.get(&node).is_some_and(|said| said.stopping)
+    }
+
     /// It is about to be signalled, perhaps to reload.
     pub(super) fn signalled(&mut self, node: Node) {
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();

@@ -132,15 +132,26 @@ fn held(hold: &cm_core::engine::Hold) -> Held {
     }
 }
 
+impl Shell {
+    /// State and outcome of a unit for people. Who says that it stops is not ready any more, though nobody who depends on it
+    /// has to go before it has ended.
+    pub(super) fn state_of(&self, node: Node, word: &str, wanted: bool) -> (State, Option<Outcome>) {
+        match words(word, wanted) {
+            (State::Ready | State::Reloading, None) if self.said.stops(node) => (State::Stopping, None),
+            other => other,
+        }
+    }
+}
+
 impl View<'_> {
     /// One unit.
     pub fn unit(&self, node: Node) -> UnitStatus {
         let engine = &self.shell.engine;
         let status: Engines = engine.status(node);
-        let (state, outcome) = words(status.state, status.wanted);
+        let (state, outcome) = self.shell.state_of(node, status.state, status.wanted);
         let mut out = UnitStatus::new(status.address.to_string(), state, status.since.0);
         out.outcome = outcome;
-        out.ready = status.ready;
+        out.ready = status.ready && state != State::Stopping;
         out.started = status.started;
         out.cause = status.cause;
         out.restarts = status.restarts;
@@ -191,7 +202,7 @@ impl View<'_> {
                 out.push(EdgeStatus {
                     edge: edge.kind.word().to_owned(),
                     unit: status.address.to_string(),
-                    state: words(status.state, status.wanted).0,
+                    state: self.shell.state_of(other, status.state, status.wanted).0,
                     reason: edge.reason.to_owned(),
                 });
             }
@@ -217,7 +228,7 @@ impl Source for View<'_> {
         for node in engine.nodes() {
             let status = engine.status(node);
             stuck |= is_stuck_as(&status);
-            let (state, outcome) = words(status.state, status.wanted);
+            let (state, outcome) = self.shell.state_of(node, status.state, status.wanted);
             units.total += 1;
             match state {
                 State::Ready | State::Reloading | State::Done => units.ready += 1,
@@ -280,7 +291,7 @@ impl Source for View<'_> {
             MAX_EDGES => (u64::from(node.0) << 32) | u64::try_from(told).unwrap_or_default(),
             _ => (u64::from(node.0) + 1) << 32,
         };
-        let state = words(status.state, status.wanted).0;
+        let state = self.shell.state_of(node, status.state, status.wanted).0;
         Some((TreeNode { unit: status.address.to_string(), state, needs }, next))
     }
 

@@ -322,12 +322,18 @@ fn old_path(context: &Context) -> Result {
     rig.until_state("service:slow", "ready").map(drop)
 }
 
-/// A reload by signal counts as confirmed only by one that began after the signal; and who says that it stops is said to.
+/// A reload by signal counts as confirmed only by one that began after the signal; and who says that it stops is shown as
+/// stopping, while who is bound to it runs on.
 fn reload(context: &Context) -> Result {
-    let state =
-        format!("[service.own]\nexec = {}\nready = \"notify\"\nreload = \"HUP\"\n", command("reload")?);
+    let bound = "[service.bound]\nexec = [\"sleep\", \"infinity\"]\nbinds = [\"service:own\"]\n";
+    let state = format!(
+        "[service.own]\nexec = {}\nready = \"notify\"\nreload = \"HUP\"\n{bound}",
+        command("reload")?
+    );
     let rig = Rig::start(context, &Setup { first: Some(&state), ..Setup::default() })?;
     rig.until_state("service:own", "ready")?;
+    rig.until_state("service:bound", "ready")?;
+    let user = rig.main_pid("service:bound")?;
     let pid = rig.main_pid("service:own")?.to_string();
     let tell = |signal: &str| {
         let told = rig.run(&["kill", signal, &pid])?;
@@ -342,10 +348,21 @@ fn reload(context: &Context) -> Result {
     tell("-USR2")?;
     for _ in 0..2 {
         let words = "says that it stops: saving";
-        rig.until("service:own", words, |s| word(s, "state") == "ready" && word(s, "detail") == words)?;
+        let status = rig
+            .until("service:own", words, |s| word(s, "state") == "stopping" && word(s, "detail") == words)?;
+        want(
+            status.get("ready") == Some(&Value::Bool(false)),
+            &format!("it counts as ready: {status}"),
+            &rig,
+        )?;
+        want(
+            rig.initctl(&["status", "service:own"])?.code == 3,
+            "status exits as for one that is ready",
+            &rig,
+        )?;
         rig.ok(&["reexec"])?;
     }
-    Ok(())
+    want(rig.main_pid("service:bound")? == user, "who is bound to it was restarted", &rig)
 }
 
 /// EXTEND_TIMEOUT_USEC= gives a slow start more time than was declared, as long as it goes on asking.

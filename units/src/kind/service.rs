@@ -345,8 +345,8 @@ The user, the groups, the program, the nearest managed directory and the nearest
 service names are required by it without being named; it is bound to mounts.\n\n\
 Of sd_notify(3) are heard `READY`, `RELOADING`, `STOPPING`, `MONOTONIC_USEC`, `STATUS`, `MAINPID`, `WATCHDOG`, `WATCHDOG_USEC`, \
 `EXTEND_TIMEOUT_USEC` and `BARRIER`; `ERRNO` changes nothing. A reload by signal that the service confirms (`RELOADING`, then \
-`READY`) is not reported as assumed; one that began before the signal (`MONOTONIC_USEC`) confirms nothing. Status tells of a \
-service that says that it stops; it counts as ready, and what is bound to it stays, until it has ended. Descriptors are not kept for it (`FDSTORE`), and who may speak for it is not declared: its own processes and user, \
+`READY`) is not reported as assumed; one that began before the signal (`MONOTONIC_USEC`) confirms nothing. Status shows a \
+service that says that it stops as stopping; what requires it or is bound to it stays until it has ended. Descriptors are not kept for it (`FDSTORE`), and who may speak for it is not declared: its own processes and user, \
 and root.\n\n\
 Instances are written `[service.\"NAME@INSTANCE\"]`.",
     example: r#"[service.nginx]
