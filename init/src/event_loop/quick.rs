@@ -10,12 +10,13 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::tcgetpgrp;
 
 #[derive(Debug)]
 enum Way {
     /// A terminal or a pipe, opened once more: an open file description of our own.
     Again(File),
-    /// A terminal that cannot be opened: no way that could not wait.
+    /// A terminal that cannot be opened by any name: no way that could not wait.
     None,
     Socket(OwnedFd),
     /// A file, or a pipe that cannot be opened.
@@ -46,7 +47,7 @@ impl Quick {
             OpenOptions::new().write(true).custom_flags(flags).open(name)
         };
         let way = if file.is_terminal() {
-            again().map_or(Way::None, Way::Again)
+            again().or_else(|_| own_terminal(&file)).map_or(Way::None, Way::Again)
         } else if is(FileType::is_socket) {
             Way::Socket(file.into())
         } else if is(FileType::is_fifo)
@@ -90,6 +91,14 @@ impl Quick {
             Way::None => Err(ErrorKind::WouldBlock.into()),
         }
     }
+}
+
+/// The terminal once more where its own name is not there (no /proc), or another user's: everybody may open the one that
+/// controls him. That may be another one.
+fn own_terminal(file: &File) -> io::Result<File> {
+    // tcgetpgrp(3): ENOTTY for every other terminal.
+    tcgetpgrp(file)?;
+    OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/tty")
 }
 
 #[cfg(test)]
@@ -147,6 +156,35 @@ mod tests {
         // The services write to the same file.
         assert!(waits(slave.as_fd()), "{}", slave.as_raw_fd());
         reads_on(&mut quick, &mut File::from(pty.master), taken);
+    }
+
+    /// With the terminal on standard error as the one that controls it: see below.
+    #[test]
+    fn in_a_session_of_its_own() {
+        if std::env::var_os(SESSION).is_none() {
+            return;
+        }
+        let fd = io::stderr().as_fd().try_clone_to_owned().unwrap();
+        let way = Way::Again(own_terminal(&File::from(fd)).unwrap());
+        let mut quick = Quick { way, rest: Vec::new() };
+        let taken = fill(&mut quick);
+        assert!(waits(io::stderr().as_fd()), "{taken}");
+        std::process::exit(42);
+    }
+
+    const SESSION: &str = "HOLDFAST_TEST_SESSION";
+
+    #[test]
+    fn a_terminal_of_somebody_else_is_not_waited_for_either() {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let slave = || std::process::Stdio::from(pty.slave.try_clone().unwrap());
+        let mut command = std::process::Command::new("setsid");
+        command.args(["--ctty", "--wait"]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "event_loop::quick::tests::in_a_session_of_its_own", "--nocapture"]);
+        command.env(SESSION, "1").stdin(slave()).stdout(std::process::Stdio::null()).stderr(slave());
+        assert_eq!(command.status().unwrap().code(), Some(42));
+        // One that controls somebody else, or nobody.
+        assert!(own_terminal(&File::from(pty.slave)).is_err());
     }
 
     #[test]
