@@ -28,6 +28,8 @@ pub(crate) enum Goal {
     Down,
     /// Not reloading, not stale.
     Loaded,
+    /// No worker has it in hand.
+    Still,
 }
 
 impl Engine {
@@ -113,7 +115,9 @@ impl Engine {
             }
             Verb::Hold => {
                 self.hold(node, HoldKind::Held, note, until);
-                None
+                // What is edited after the answer is left alone: a repair that is under way is over by then.
+                let in_hand = |l: Latch| matches!(l.work, Work::Batch);
+                self.latch(node).is_some_and(in_hand).then_some(Goal::Still)
             }
             Verb::Resume | Verb::Release => {
                 self.lift(node);
@@ -489,6 +493,10 @@ impl Engine {
                     State::Gone => failed(),
                 }
             }
+            Goal::Still => match self.latch(ask.node) {
+                Some(Latch { work: Work::Batch, .. }) => None,
+                Some(_) | None => done,
+            },
             Goal::Loaded => match self.svc(ask.node) {
                 Some(s) => match s.phase {
                     Phase::Ready if s.reload_failed => failed(),

@@ -437,3 +437,18 @@ fn a_hold_outlives_the_removal_of_what_is_held() {
     let out = s.ask(8, Verb::Release, "/a");
     assert_eq!(actions(&out), [Action::Converge]);
 }
+
+/// A repair that is under way when it is held ends before that is answered: an edit after the answer is left alone.
+#[test]
+fn a_hold_is_answered_when_nobody_is_at_work_on_it() {
+    let mut s = Story::new();
+    let out = s.boot(Units::new().file("/f", 1, ""));
+    s.work(out);
+    let begun = s.tell(Event::Touched { nodes: vec![s.node("/f")] });
+    let out = s.ask(7, Verb::Hold, "/f");
+    assert_eq!(answered(&out, 7), None);
+    let out = result(&mut s, &begun, Outcome::Changed);
+    assert_eq!(answered(&out, 7), Some(Verdict::Done));
+    let out = s.ask(8, Verb::Hold, "/f");
+    assert_eq!(answered(&out, 8), Some(Verdict::Done));
+}
