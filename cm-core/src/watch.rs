@@ -281,6 +281,21 @@ impl Index {
         touch.dirty
     }
 
+    /// Who else owns the entry of this name that a unit owns. A walk over all that is watched.
+    pub fn sharing(&self, node: Node, name: &str) -> BTreeSet<Node> {
+        let name = hash(name);
+        let mut all = BTreeSet::new();
+        for place in self.places.values() {
+            let owners = place.entries.like(|(h, _)| *h < name, |(h, _)| *h == name).map(|(_, owner)| *owner);
+            let owners: BTreeSet<Node> = owners.collect();
+            if owners.contains(&node) {
+                all.extend(owners);
+            }
+        }
+        all.remove(&node);
+        all
+    }
+
     /// An event; `name` is empty when it is about the watched thing itself.
     pub fn event(&mut self, key: Key, name: &str, bits: u32) -> Touch {
         let mut touch = Touch::default();

@@ -190,6 +190,28 @@ fn links_that_root_owns_are_followed_below_the_root() {
 }
 
 #[test]
+fn two_units_that_are_one_file_are_both_named() {
+    for confinement in [Confinement::None, Confinement::Full] {
+        let mut bench = Bench::new();
+        bench.confinement = confinement;
+        fs::create_dir_all(bench.path("/srv/real")).unwrap();
+        symlink("real", bench.path("/srv/link")).unwrap();
+        let decl = Decl::new()
+            .file("/srv/real/dup", "one")
+            .file("/srv/other/dup", "other")
+            .file("/srv/link/dup", "two")
+            .file("/srv/link/more", "more");
+        let results = bench.converge(&decl, Intent::Apply);
+        let lost = "still wrong after the change: content differs; file:/srv/real/dup is the same file by another path: \
+                    declare only one of the two";
+        assert_eq!(results["file:/srv/link/dup"], (Outcome::NotKept, lost.to_owned()));
+        for right in ["file:/srv/other/dup", "file:/srv/real/dup", "file:/srv/link/more"] {
+            assert_eq!(results[right].0, Outcome::Changed, "{right}");
+        }
+    }
+}
+
+#[test]
 fn a_directory_where_a_file_should_be_is_not_removed() {
     let mut bench = Bench::new();
     bench.write("/etc/f/inside", "theirs");

@@ -46,6 +46,15 @@ fn a_directory_is_named_by_what_is_managed_in_it() {
 }
 
 #[test]
+fn who_owns_the_same_entry_is_known() {
+    let mut index = example();
+    index.add([(&entry(3, "a"), Some(Node(13)))]);
+    let sharing = [10, 11, 12, 13, 14].map(|n| index.sharing(Node(n), "a"));
+    assert_eq!(sharing, [nodes(&[]), nodes(&[13]), nodes(&[]), nodes(&[11]), nodes(&[])]);
+    assert_eq!(index.sharing(Node(11), "b"), nodes(&[]));
+}
+
+#[test]
 fn an_event_is_about_the_owners_of_the_name() {
     let mut index = example();
     assert_eq!(index.event((false, 3), "a", 2).dirty, nodes(&[11]));

@@ -10,6 +10,7 @@ use super::batch::{Batch, Work};
 use super::dress;
 use super::failpoint;
 use super::ledger::Ledger;
+use super::same;
 use crate::proto::{Action, Intent, Outcome};
 use crate::resource::expected::Expected;
 use crate::resource::op::{Account, Op, OwnChange, Put, Trouble, What};
@@ -169,7 +170,7 @@ pub fn run(
     discard(areas, &steps);
     world.places.forget();
     world.stamps.clear();
-    let results = steps.iter().map(|s| read_back(world, s)).collect();
+    let results = steps.iter().map(|s| read_back(world, &steps, s)).collect();
     world.at(None);
     world.written.clear();
     Report { results, stamps: std::mem::take(&mut world.stamps) }
@@ -568,7 +569,7 @@ fn discard(areas: &Areas, steps: &[Running]) {
     }
 }
 
-fn read_back(world: &mut World, step: &Running) -> (Outcome, String) {
+fn read_back(world: &mut World, steps: &[Running], step: &Running) -> (Outcome, String) {
     world.alive();
     world.at(Some(&step.work.step));
     if let Some(failure) = &step.failure {
@@ -586,7 +587,11 @@ fn read_back(world: &mut World, step: &Running) -> (Outcome, String) {
     match resource::check(world, &work.spec, &context) {
         Ok(finding) if finding.wrong.is_empty() => (work.outcome, work.detail.clone()),
         Ok(finding) => {
-            (Outcome::NotKept, format!("still wrong after the change: {}", finding.wrong.join(", ")))
+            let mut text = format!("still wrong after the change: {}", finding.wrong.join(", "));
+            if let Some(other) = same::other(world, steps, step) {
+                text += &format!("; {other} is the same file by another path: declare only one of the two");
+            }
+            (Outcome::NotKept, text)
         }
         Err(e) => (Outcome::NotKept, e.to_string()),
     }

@@ -17,5 +17,6 @@ pub mod named;
 mod opener;
 mod reach;
 mod rights;
+mod same;
 pub mod serve;
 pub mod watches;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use cm_core::engine::Node;
 use cm_core::engine::event::Event;
-use units::Kind;
+use units::{Address, Kind};
 
 use super::Shell;
 use super::link::Task;
@@ -105,6 +105,12 @@ impl Shell {
             self.contests.open.insert(node, contest);
             return self.culprit_unknown(node, why);
         }
+        if let Some(other) = self.same_file(node) {
+            let contest = Contest { number, group: None, names: None, reads: 0, glimpsed: false };
+            self.contests.open.insert(node, contest);
+            let who = format!("{other}, the same file by another path (declare only one of the two),");
+            return self.queue.push_back(Event::CulpritSeen { node, who });
+        }
         let groups = self.contests.open.values().filter(|c| c.group.is_some()).count();
         let group = if groups < MOST {
             fanotify::group().map(Rc::new).map_err(|e| match e.raw_os_error() {
@@ -125,6 +131,17 @@ impl Shell {
             }
             Err(why) => self.culprit_unknown(node, &why),
         }
+    }
+
+    /// Another unit that declares the same file, by a path that leads there through a link.
+    fn same_file(&self, node: Node) -> Option<Address> {
+        let whole = |n: Node| {
+            let address = self.engine.address(n);
+            matches!(address.kind, Kind::File | Kind::Directory | Kind::Symlink).then_some(address)
+        };
+        let own = whole(node)?;
+        let others = self.watches.sharing(node, own.name.rsplit('/').next()?);
+        others.into_iter().find_map(whole)
     }
 
     /// The worker's answer.

@@ -66,6 +66,11 @@ impl Watches {
         self.missing.get(&node).map(String::as_str)
     }
 
+    /// Who else owns the entry of this name that a unit owns.
+    pub fn sharing(&self, node: Node, name: &str) -> BTreeSet<Node> {
+        self.index.sharing(node, name)
+    }
+
     /// When an instance is heard again that was too loud.
     pub fn deadline(&self) -> Option<Mono> {
         [&self.own, &self.public].into_iter().filter_map(Throttle::until).min()

@@ -19,6 +19,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 pub const ALL: &[Scenario] = &[
     scenario("rig-contest", contest),
     scenario("rig-contest-ends", contest_ends),
+    scenario("rig-contest-same-file", same_file),
     scenario("rig-hold", hold),
     scenario("rig-hold-survives", hold_survives),
     scenario("rig-hold-for", hold_for),
@@ -54,6 +55,39 @@ fn fight(rig: &Rig) -> Result {
 
 fn contested(rig: &Rig) -> Result<Value> {
     rig.until(UNIT, "contested", |s| word(s, "outcome") == "not-kept" && format!("{s}").contains("contested"))
+}
+
+/// Two units that are one file, by a link of which no compiler can know: whatever comes of it names both.
+fn same_file(context: &Context) -> Result {
+    let (one, other) = ("file:/srv/real/dup", "file:/srv/link/dup");
+    let link = "[directory.\"/srv/real\"]\n\
+                [exec.link]\ncommand = [\"ln\", \"-s\", \"real\", \"/srv/link\"]\ncreates = \"/srv/link\"\n\
+                requires = [\"directory:/srv/real\"]\n";
+    let file =
+        |path: &str| format!("[file.\"{path}\"]\ncontent = \"for {path}\\n\"\nrequires = [\"exec:link\"]\n");
+    let files = ["/srv/real/dup", "/srv/link/dup", "/srv/real/third"].map(file).concat();
+    // An apply of both at once returns.
+    let rig = Rig::start(context, &Setup { first: Some(link), ..Setup::default() })?;
+    rig.ok(&["wait", "--converged", "--timeout", "60s"])?;
+    let path = rig.state_file("state.toml", &format!("{link}{files}"))?;
+    let answer = rig.initctl(&["apply", &path])?;
+    let said = format!("{answer:?}");
+    want(answer.code == 5, &format!("the apply did not return: {said}"), &rig)?;
+    let way_out = "is the same file by another path: declare only one of the two";
+    let named = |one: &str, other: &str| said.contains(one) && said.contains(&format!("{other} {way_out}"));
+    want(named(one, other) || named(other, one), &format!("the apply names not both: {said}"), &rig)?;
+    want(!rig.inside("/srv/real/dup")?.exists(), "the file is still there after the return", &rig)?;
+    // A boot never does: the two fight.
+    let rig = Rig::start(context, &Setup { first: Some(&format!("{link}{files}")), ..Setup::default() })?;
+    let names = |status: &Value, other: &str| {
+        let culprit = format!("{other}, the same file by another path (declare only one of the two),");
+        word(status, "cause") == format!("contested: {culprit} keeps changing it")
+    };
+    rig.until_true("one of them names the other", || {
+        let status = |unit: &str| rig.status(unit).unwrap_or_default();
+        names(&status(one), other) || names(&status(other), one)
+    })?;
+    want(word(&rig.status("file:/srv/real/third")?, "state") == "ready", "a third one is drawn into it", &rig)
 }
 
 /// Five repairs in a minute, then no more: the machine does not work itself to death, and says what is going on.
