@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::effect::Verdict;
+use super::service::NOT_KILLED;
 use super::tally::Lists;
 use super::timer::Timer;
 use super::unit::{NOBODY, Phase, Shown, State, Want, bits};
@@ -59,10 +60,18 @@ impl Engine {
     /// Whether nothing is being done about a unit, nor about what it waits for.
     fn has_ended(&self, node: Node) -> bool {
         let unit = self.u(node);
-        let given_up = self
-            .svc(node)
-            .is_some_and(|s| matches!(s.phase, Phase::Backoff { .. } | Phase::Stopping { stuck: true, .. }));
+        let given_up = self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Backoff { .. }));
         self.holds.contains_key(&node) || given_up || (unit.has(bits::SETTLED) && !unit.has(bits::BUSY))
+    }
+
+    /// Whether nobody can tell if what is being done about a unit ever ends: its device is late, or its process cannot be
+    /// killed.
+    pub(crate) fn may_never_end(&self, node: Node) -> bool {
+        self.awaits_device(node) || self.is_stuck(node)
+    }
+
+    fn is_stuck(&self, node: Node) -> bool {
+        self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Stopping { stuck: true, .. }))
     }
 
     /// What has ended is not waited for any more; once nothing is left that could end, the answer. Where a service was
@@ -77,6 +86,8 @@ impl Engine {
                     self.begin_awaiting(node);
                 }
             }
+            // What may never end was so before, and nothing may come of it any more.
+            self.refresh_outdated();
         }
         for node in std::mem::take(&mut self.lists.ending) {
             stirred = true;
@@ -88,8 +99,7 @@ impl Engine {
         }
         let quiet = self.timers.get(NOBODY, Timer::Stable).is_some();
         let proven = self.again.as_ref().is_some_and(|a| a.proven);
-        // A device that is late may never come.
-        let late = |n: &Node| self.waits_only_for(*n, &|n| self.awaits_device(n));
+        let late = |n: &Node| self.waits_only_for(*n, &|n| self.may_never_end(n));
         let ended = match self.lists.awaited.is_empty() {
             false if stirred => !self.lists.late.is_empty() && self.lists.awaited.iter().all(late),
             none => none || quiet || proven,
@@ -173,8 +183,12 @@ impl Engine {
         let raised = self.lists.raised.clone();
         let Some(again) = self.take_again() else { return };
         let stale = |n: &Node| self.svc(*n).is_some_and(|s| s.reload_failed);
-        let failed =
-            raised.iter().find(|n| stale(n)).map(|n| format!("{}: {}", self.address(*n), self.why(*n)));
+        let why = |n: Node| match self.is_stuck(n) {
+            true => NOT_KILLED.to_owned(),
+            false => self.why(n),
+        };
+        let failed = raised.iter().find(|n| stale(n) || self.is_stuck(**n));
+        let failed = failed.map(|n| format!("{}: {}", self.address(*n), why(*n)));
         let up = raised.iter().filter(|n| self.u(**n).has(bits::OK) && !stale(n)).count();
         let (verdict, text) = match (self.end_of_change(), failed) {
             ((Verdict::Done, _), Some(why)) => (Verdict::Failed, why),

@@ -348,7 +348,7 @@ impl Engine {
                 (&mut lists.marked, unit.has(bits::OF_APPLY)),
                 (&mut lists.awaited, unit.has(bits::AWAITED)),
                 (&mut lists.raised, unit.has(bits::RAISED)),
-                (&mut lists.late, unit.has(bits::AWAITED) && self.awaits_device(node)),
+                (&mut lists.late, unit.has(bits::AWAITED) && self.may_never_end(node)),
                 (&mut lists.going, unit.has(bits::GOING) && unit.has(bits::UP)),
                 (&mut lists.deferred, deferred),
                 (&mut lists.for_store, unit.has(bits::NEEDS_STORE)),

@@ -93,6 +93,7 @@
 //!   holds that its apply has lifted, with what was held as it was.
 //! - An apply of what is current is no change and has no return: it tries again what is wrong, and is answered when that, and
 //!   what was dirty when it came, has ended once; what it has started has to stay up for as long as after a change (`again`).
+//!   What waits for a device that is late, or cannot be killed, is not waited for, nor is who waits for nothing else.
 //! - What cannot be removed since its mount is absent stays as a leaving unit, *deferred*, until that is back; where no
 //!   mount is declared there any more, it is left to the first boot that has one. Who it was the store knows. Until then
 //!   it keeps what it claims, and who takes that waits and says so: what was removed after the other is in place would

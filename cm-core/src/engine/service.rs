@@ -48,6 +48,8 @@ pub(crate) enum Fact {
 /// ENOENT, EACCES, EPERM, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG, ENOEXEC, E2BIG, EINVAL, ERANGE and EOPNOTSUPP of settings that
 /// are refused, and ESRCH for a user or group that does not exist: the same again will fail again.
 const HOPELESS: [i32; 13] = [2, 13, 1, 20, 21, 40, 36, 8, 7, 22, 34, 95, 3];
+/// What is said of a service that is stuck.
+pub(crate) const NOT_KILLED: &str = "does not end although it was killed";
 /// The signal that a missed watchdog sends: SIGABRT, as its users know it from systemd.
 const SIGABRT: i32 = 6;
 
@@ -371,7 +373,7 @@ impl Engine {
             }
             (Fact::Deadline, Phase::Stopping { next, killed: false, .. }) => self.kill(node, next),
             (Fact::Deadline, Phase::Stopping { next, killed: true, .. }) => {
-                let text = format!("{} does not end although it was killed", self.address(node));
+                let text = format!("{} {NOT_KILLED}", self.address(node));
                 self.log(Level::Error, Some(node), text);
                 self.enter(node, Phase::Stopping { next, killed: true, stuck: true });
             }

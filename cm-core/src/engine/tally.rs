@@ -36,7 +36,7 @@ pub(crate) struct Lists {
     pub marked: BTreeSet<Node>,
     /// Whoever has applied what is current waits for them.
     pub awaited: BTreeSet<Node>,
-    /// Of those, mounts whose device is late.
+    /// Of those, the ones of which nobody can tell whether they ever end.
     pub late: BTreeSet<Node>,
     /// What it has started.
     pub raised: BTreeSet<Node>,
@@ -119,7 +119,7 @@ impl Engine {
         }
         if self.u(node).has(bits::AWAITED | bits::RAISED) {
             let awaited = self.u(node).has(bits::AWAITED);
-            let late = awaited && self.awaits_device(node);
+            let late = awaited && self.may_never_end(node);
             enter(&mut self.lists.late, node, late);
             enter(&mut self.lists.ending, node, awaited || bad);
         }

@@ -259,3 +259,51 @@ fn a_newer_apply_and_the_way_down_end_it_and_who_has_gone_has_no_answer() {
     s.runs("app");
     assert_eq!((s.state("app"), s.engine.next_deadline()), ("ready", None), "what was begun goes on");
 }
+
+/// Neither for one that was late before: the mount was lost, and its device with it.
+#[test]
+fn nor_for_one_that_was_late_already() {
+    let units = || Units::new().mount("/m").file("/m/f", 1, "").edge("/m/f", EdgeKind::Binds, "/m");
+    let mut s = Story::new();
+    s.boot(units());
+    let serial = s.engine.next_serial - 1;
+    let out = s.tell(Event::Exited { serial, exit: Exit::Code(0) });
+    s.work(out);
+    s.tell(Event::Unmounted { node: s.node("/m") });
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Explained { serial, why: format!("{DEVICE_LATE} /dev/sdz") });
+    assert_eq!((s.state("/m"), s.engine.applying()), ("waiting", None));
+    assert_eq!(end(&again(&mut s, units(), false)), Some((Verdict::Done, 0, 0, 0)));
+}
+
+/// Nobody can tell when a process ends that cannot be killed, and nothing is waited for that only waits for it.
+#[test]
+fn who_requires_what_cannot_be_killed_is_not_waited_for() {
+    let units = || Units::new().plain("web").plain("app").edge("app", EdgeKind::Requires, "web");
+    for before in [true, false] {
+        let mut s = Story::new();
+        s.boot(units());
+        s.runs("web");
+        s.runs("app");
+        s.ask(1, Verb::Restart, "web");
+        let serial = s.serial("app");
+        s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+        s.tell(Event::CgroupEmpty { serial });
+        assert_eq!((s.state("web"), s.state("app")), ("stopping", "waiting"));
+        let mut out = Vec::new();
+        if !before {
+            out = again(&mut s, units(), false);
+            assert_eq!(end(&out), None, "it may end yet");
+        }
+        while s.engine.next_deadline().is_some() {
+            out = s.tick();
+        }
+        if before {
+            out = again(&mut s, units(), false);
+        }
+        assert_eq!(end(&out).map(|e| e.0), Some(Verdict::Failed), "{before}");
+        let named =
+            |e: &Effect| matches!(e, Effect::Answer { text, .. } if text.contains("although it was killed"));
+        assert!(out.iter().any(named), "{out:?}");
+    }
+}
