@@ -353,3 +353,26 @@ fn nor_the_number_of_who_has_another_one_now() {
     rollback(&mut bench, (two, &both), (one, &first));
     assert!(bench.read("/etc/group").contains("team:x:1001:"));
 }
+
+/// Who reviewed it found: he took the group that a unit of the same batch had made for him along when he went.
+#[test]
+fn a_declared_group_does_not_go_with_the_user_of_its_name() {
+    let spec = Group { name: "eve".into(), gid: Some(2001), system: false };
+    let group = || Decl::new().unit(Kind::Group, "eve", Spec::Group(spec.clone()));
+    let eve = || Spec::User(User { purge: true, ..user("eve") });
+    let both = group().unit(Kind::User, "eve", eve());
+    // At once, and a group that came with him first.
+    for first in [Decl::new(), Decl::new().unit(Kind::User, "eve", eve())] {
+        let mut bench = Bench::with_accounts(PASSWD, GROUP);
+        let (one, _) = bench.apply(None, &first);
+        let (two, _) = bench.apply(Some((one, &first)), &both);
+        assert_eq!(owner(&mut bench, "group:eve").as_deref(), Some("group:eve"));
+        let (three, results) = bench.apply(Some((two, &both)), &group());
+        let results = bench.by_name(results);
+        assert_eq!(results["user:eve"].0, Outcome::Removed, "{results:?}");
+        assert!(bench.read("/etc/group").contains("\neve:x:2001:\n"), "{results:?}");
+        let (_, results) = bench.apply(Some((three, &group())), &Decl::new());
+        assert_eq!(results[0].outcome, Outcome::Removed);
+        assert_eq!(bench.read("/etc/group"), GROUP);
+    }
+}

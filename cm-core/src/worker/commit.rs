@@ -92,9 +92,10 @@ pub fn run(
     world: &mut World,
     areas: &mut Areas,
     batch: &Batch,
-    todo: Vec<(usize, Box<Work>)>,
+    mut todo: Vec<(usize, Box<Work>)>,
     mut failed: Vec<bool>,
 ) -> Report {
+    leave_declared_groups(&mut todo);
     let mut steps: Vec<Running> = todo
         .into_iter()
         .map(|(at, work)| Running {
@@ -427,6 +428,18 @@ fn wait_for_staged(steps: &mut [Running]) {
                 step.failure.get_or_insert_with(|| (Outcome::NotKept, trouble.to_string()));
             }
         }
+    }
+}
+
+/// A group that comes with a user is not his where a unit of this very batch makes it: that was not there yet when he was
+/// looked at.
+fn leave_declared_groups(todo: &mut [(usize, Box<Work>)]) {
+    let ops = todo.iter().flat_map(|(_, work)| &work.ops);
+    let declared = ops.filter(|op| matches!(op.what, What::Account(Account::Group(_))));
+    let declared: BTreeSet<String> = declared.map(|op| op.thing.clone()).collect();
+    let is_of_user = |op: &Op| matches!(op.what, What::Account(Account::GroupOfUser(_)));
+    for (_, work) in todo {
+        work.ops.retain(|op| !is_of_user(op) || !declared.contains(&op.thing));
     }
 }
 
