@@ -1,6 +1,9 @@
 //! An apply: change → ready on the new inputs → quiet → committed, or back to where it came from (semantics §6).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+use units::UnitId;
 
 use super::effect::{Effect, Level, Tally, Verdict};
 use super::event::Swap;
@@ -27,6 +30,10 @@ pub(crate) struct Apply {
     pub failed: Option<String>,
     /// The worker died with the record that is awaited, which was then sent once more.
     pub record_lost: bool,
+    /// Units of what it returns to that were bad before anything was changed: no return has to do better. Nothing yet
+    /// before that. In the hand-over it stands behind the rest.
+    #[serde(skip)]
+    pub bad_before: Option<BTreeSet<UnitId>>,
 }
 
 /// Where an apply is.
@@ -146,6 +153,7 @@ impl Engine {
         }
         // What the one that it supersedes has started is still to be proven.
         let service_step = self.apply.as_ref().is_some_and(|a| a.service_step && !a.kind.boots());
+        let mut bad_before = None;
         let from = match self.apply.take() {
             Some(earlier) => {
                 self.timers.clear(NOBODY, Timer::Stable);
@@ -159,6 +167,7 @@ impl Engine {
                     self.release(earlier.from.0);
                     (self.desired, self.generation)
                 } else {
+                    bad_before = earlier.bad_before;
                     earlier.from
                 }
             }
@@ -185,6 +194,7 @@ impl Engine {
             service_step,
             failed: None,
             record_lost: false,
+            bad_before,
         });
         self.globals_changed = true;
         if kind.boots() {
@@ -200,7 +210,11 @@ impl Engine {
     }
 
     fn begin_change(&mut self) {
+        self.refresh_outdated();
+        let bad = self.all().filter(|n| self.u(*n).has(bits::BAD) || self.is_flapping(*n));
+        let bad = bad.filter_map(|n| self.u(n).id).collect();
         let Some(apply) = &mut self.apply else { return };
+        apply.bad_before.get_or_insert(bad);
         apply.phase = ApplyPhase::Changing;
         let (manifest, generation, kind) = (apply.manifest, apply.generation, apply.kind);
         if std::mem::take(&mut apply.release) {
@@ -284,8 +298,11 @@ impl Engine {
                 if self.hold_again(false) {
                     return true;
                 }
-                let complete = self.bad_units().is_empty();
                 let Some(apply) = &self.apply else { return false };
+                let was_bad = |n: Node| {
+                    self.u(n).id.zip(apply.bad_before.as_ref()).is_some_and(|(id, bad)| bad.contains(&id))
+                };
+                let complete = self.guilty().all(was_bad);
                 let op = StoreOp::Returned { generation: apply.generation, to: apply.from.1 };
                 let token = self.await_record(op);
                 if let Some(apply) = &mut self.apply {

@@ -102,16 +102,18 @@ impl Engine {
         fell && self.is_to_blame(node) && !held
     }
 
-    /// The units because of which an apply cannot be good, or because of which a boot is not, as text; empty when
-    /// there is none.
-    pub(crate) fn bad_units(&self) -> String {
+    /// The units because of which an apply cannot be good, or because of which a boot is not.
+    pub(crate) fn guilty(&self) -> impl Iterator<Item = Node> {
         let all = self.apply.as_ref().is_none_or(|a| a.kind.boots());
-        let mut out = Vec::new();
         let list = if all { &self.lists.bad } else { &self.lists.guilty };
-        for node in list.iter().copied() {
-            if !self.waits_for_held(node) {
-                out.push(format!("{}: {}", self.address(node), self.why(node)));
-            }
+        list.iter().copied().filter(|node| !self.waits_for_held(*node))
+    }
+
+    /// The same as text; empty when there is none.
+    pub(crate) fn bad_units(&self) -> String {
+        let mut out = Vec::new();
+        for node in self.guilty() {
+            out.push(format!("{}: {}", self.address(node), self.why(node)));
             if out.len() == 8 {
                 out.push("…".to_owned());
                 break;

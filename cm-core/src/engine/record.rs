@@ -123,9 +123,12 @@ impl Engine {
             awaited_undo: self.awaited_undo,
             pending: self.pending.iter().copied().collect(),
         };
-        // Behind the rest, where who does not know it reads nothing, and who misses it knows of none.
+        // Behind the rest, where who does not know it reads nothing, and who misses it knows of none: an apply under way
+        // and one of what is current exclude each other.
         let mut bytes = postcard::to_allocvec(&globals).unwrap_or_default();
         bytes.extend(self.again.iter().filter_map(|again| postcard::to_allocvec(again).ok()).flatten());
+        let bad = self.apply.iter().filter_map(|apply| apply.bad_before.as_ref());
+        bytes.extend(bad.filter_map(|bad| postcard::to_allocvec(bad).ok()).flatten());
         bytes
     }
 
@@ -166,7 +169,9 @@ impl Engine {
     ) -> Result<Engine, RestoreError> {
         let (globals, more) =
             postcard::take_from_bytes::<Globals>(globals).map_err(|_| RestoreError::Globals)?;
-        let again = (!more.is_empty()).then(|| postcard::from_bytes::<Again>(more)).transpose();
+        let applies = globals.apply.is_some();
+        let again = (!applies && !more.is_empty()).then(|| postcard::from_bytes::<Again>(more)).transpose();
+        let bad_before = (applies && !more.is_empty()).then(|| postcard::from_bytes(more)).transpose();
         let mut engine = Engine::new();
         engine.gens = manifests
             .into_iter()
@@ -193,6 +198,9 @@ impl Engine {
             engine.timers.set(NOBODY, timer, at);
         }
         engine.apply = globals.apply;
+        if let Some(apply) = &mut engine.apply {
+            apply.bad_before = bad_before.map_err(|_| RestoreError::Globals)?;
+        }
         engine.next_swap = globals.next_swap;
         engine.again = again.map_err(|_| RestoreError::Globals)?;
         engine.asks = globals.asks;

@@ -79,7 +79,8 @@ pub enum Invariant {
     ClaimsInOrder,
     /// Nobody is made to load what it has loaded.
     LoadsOnce,
-    /// An apply returns only because of what it changes and what depends on that.
+    /// An apply returns only because of what it changes and what depends on that, and that return is incomplete only where
+    /// something is worse than before.
     BlameIsRight,
     /// An apply is committed when nothing that it answers for had to be restarted in the quiet time before.
     TrialIsQuiet,
@@ -358,7 +359,7 @@ impl Checks {
             self.effect(engine, world, effect, &causes)?;
         }
         self.contained(engine, world, event, effects, &causes)?;
-        self.blamed_rightly(engine, now, effects)?;
+        self.blamed_rightly(engine, now, event, effects)?;
         self.state(engine, world, now, event)
     }
 

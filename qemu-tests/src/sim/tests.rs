@@ -450,6 +450,23 @@ fn blame_is_right_can_fail() {
     });
 }
 
+#[test]
+fn blame_is_right_can_fail_of_a_return() {
+    let mut bad = chain(&[(Sort::Plain, false)]);
+    if let Some(Spec::Service(s)) = bad.units.get_mut(&0).map(|u| &mut u.spec) {
+        s.restart = Restart::Never;
+    }
+    let acts = vec![boot(chain(&[])), (10_000, Act::Swap(bad, Swap::Apply)), (12_000, Act::Crash(0, 1))];
+    // As if something had been worse after it.
+    breaks(Invariant::BlameIsRight, &script(acts), |_, effects, _| {
+        for effect in effects {
+            if let Effect::Answer { request: 2, verdict: verdict @ Verdict::Returned, .. } = effect {
+                *verdict = Verdict::ReturnIncomplete;
+            }
+        }
+    });
+}
+
 /// A service that reloads on a file, and the same with another file.
 fn reloading() -> (Graph, Graph) {
     let mut first = chain(&[(Sort::File, false), (Sort::Plain, true)]);

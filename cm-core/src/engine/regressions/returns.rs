@@ -566,3 +566,104 @@ fn an_apply_does_not_answer_for_the_boot_that_it_supersedes() {
     assert_eq!(s.until_answered(out, 102), Verdict::Failed, "it is told, and stays");
     assert_eq!(s.engine.desired().1, 2);
 }
+
+/// All goes on until a request is answered: a `web` of these versions cannot be started, and `/bad` cannot be
+/// kept. `again`: with a re-exec after each step.
+fn play(s: &mut Story, effects: Vec<Effect>, request: u64, failing: &[i32], again: bool) -> Verdict {
+    let mut open = effects;
+    for _ in 0..40 {
+        if let Some(verdict) = answered(&open, request) {
+            return verdict;
+        }
+        if again {
+            reexec(s);
+        }
+        let mut next = Vec::new();
+        for effect in std::mem::take(&mut open) {
+            match effect {
+                Effect::Spawn { node, serial, job: Job::Main, manifest, unit, .. } => {
+                    let spec = s.engine.manifest(manifest).and_then(|m| m.spec(unit));
+                    let version = if let Some(Spec::Service(spec)) = spec { spec.nice } else { 0 };
+                    let fails = s.engine.address(node).name == "web" && failing.contains(&version);
+                    next.extend(s.tell(match fails {
+                        true => Event::SpawnFailed { serial, stage: "execute".into(), errno: 2 },
+                        false => Event::Spawned { serial },
+                    }));
+                }
+                Effect::Signal { serial, signal: 15 } => {
+                    next.extend(s.tell(Event::CgroupEmpty { serial }));
+                    next.extend(s.tell(Event::Exited { serial, exit: Exit::Signal(15) }));
+                }
+                Effect::Batch { batch, steps, .. } => {
+                    let word = |of: &Step| UnitResult {
+                        manifest: of.manifest,
+                        unit: of.unit,
+                        outcome: match of.action {
+                            Action::Converge => Outcome::NotKept,
+                            _ => Outcome::Removed,
+                        },
+                        detail: String::new(),
+                    };
+                    let results = steps.iter().map(word).collect();
+                    next.extend(s.tell(Event::Results { batch, results }));
+                    next.extend(s.tell(Event::BatchDone { batch }));
+                }
+                Effect::Store { token, .. } => {
+                    next.extend(s.tell(Event::Recorded { token, error: None }));
+                }
+                _ => {}
+            }
+        }
+        open = if next.is_empty() { s.tick() } else { next };
+    }
+    panic!("request {request} has no answer")
+}
+
+fn web_of(version: i32) -> Units {
+    let web = Units::new().service("web", |s| (s.restart, s.nice) = (Restart::Never, version));
+    web.plain("user").edge("user", EdgeKind::Requires, "web")
+}
+
+/// What a return brings back is the machine before its apply, with what was bad then.
+#[test]
+fn a_return_to_what_was_bad_before_is_complete() {
+    let changed = || web_of(1).file("/bad", 1, "");
+    let removed = || Units::new().file("/bad", 1, "");
+    for again in [false, true] {
+        for (to, failing) in [(changed(), &[0, 1][..]), (changed(), &[0]), (removed(), &[0])] {
+            let mut s = Story::new();
+            let out = s.swap(web_of(0), Swap::First);
+            s.swap(web_of(0), Swap::Boot);
+            let serial = s.serial("web");
+            assert_eq!(started(&out), [serial]);
+            s.tell(Event::CgroupEmpty { serial });
+            s.tell(Event::Exited { serial, exit: Exit::Code(1) });
+            assert_eq!((s.state("web"), s.state("user")), ("failed", "waiting"));
+            let out = s.swap(to, Swap::Apply);
+            let verdict = play(&mut s, out, 103, failing, again);
+            assert_eq!((verdict, s.state("web")), (Verdict::Returned, "failed"), "{failing:?} {again}");
+        }
+    }
+}
+
+#[test]
+fn a_return_to_what_was_good_before_is_incomplete_where_that_fails() {
+    for superseded in [false, true] {
+        let mut s = Story::new();
+        s.boot(web_of(0));
+        s.runs("web");
+        s.runs("user");
+        let mut out = s.swap(web_of(1), Swap::Apply);
+        if superseded {
+            // What the first has broken is no excuse for the second.
+            let mut stops = s.tell(Event::Recorded { token: token(&out), error: None });
+            stops.extend(s.ends("user"));
+            stops.extend(s.ends("web"));
+            assert_eq!(s.state("web"), "starting");
+            out = s.swap(web_of(2), Swap::Apply);
+        }
+        let request = if superseded { 103 } else { 102 };
+        let verdict = play(&mut s, out, request, &[0, 1, 2], false);
+        assert_eq!(verdict, Verdict::ReturnIncomplete, "superseded: {superseded}");
+    }
+}

@@ -26,7 +26,14 @@ pub(super) struct Blame {
     excused: BTreeSet<String>,
     /// The apply has come to the time in which all has to be quiet.
     trial: bool,
+    /// Who was not ready when the apply began to change something: a return has not to do better.
+    before: Option<BTreeSet<String>>,
+    /// Something was worse than that when the return was written down.
+    worse: bool,
 }
+
+/// The bit of [`Engine::levels`] that says that nothing about a unit is to be done.
+const OK: u32 = 1;
 
 /// Who was restarted in the minute before an apply may be one that is restarted again and again.
 const LATELY_MS: u64 = 60_000;
@@ -42,7 +49,13 @@ impl Checks {
     }
 
     /// Who is named as the reason of a return is changed by the apply, or depends on what is.
-    pub(super) fn blamed_rightly(&mut self, engine: &Engine, now: Mono, effects: &[Effect]) -> Found {
+    pub(super) fn blamed_rightly(
+        &mut self,
+        engine: &Engine,
+        now: Mono,
+        event: &Event,
+        effects: &[Effect],
+    ) -> Found {
         let number = engine.desired().0;
         if self.blame.number.replace(number) != Some(number)
             && self.blame.kinds.get(&number).is_some_and(|kind| kind.boots())
@@ -50,6 +63,7 @@ impl Checks {
             // Nobody goes back behind a boot: what an apply before it has changed is nobody's to answer for.
             self.blame.guilty.clear();
             self.blame.trial = false;
+            self.blame.before = None;
         }
         let desired = engine.manifest(number);
         let mut other = false;
@@ -64,6 +78,12 @@ impl Checks {
         }
         self.blame.desired = desired.cloned();
         self.quiet_before(engine, now, effects, other)?;
+        if other && self.blame.kinds.get(&number).is_some_and(|kind| !kind.boots()) {
+            let bad = self.before.iter().filter(|(_, (_, glance))| glance.wanted && !glance.ready);
+            let bad = bad.map(|(node, _)| engine.address(*node).to_string()).collect();
+            self.blame.before.get_or_insert(bad);
+        }
+        self.returned_completely(engine, event, effects)?;
         for effect in effects {
             let Effect::Answer { verdict: Verdict::Returned | Verdict::ReturnIncomplete, text, .. } = effect
             else {
@@ -94,6 +114,39 @@ impl Checks {
             self.blame.guilty.clear();
             self.blame.excused.clear();
             self.blame.trial = false;
+            self.blame.before = None;
+        }
+        Ok(())
+    }
+
+    /// A return is called incomplete only where something is worse than it was before the apply.
+    fn returned_completely(&mut self, engine: &Engine, event: &Event, effects: &[Effect]) -> Found {
+        for effect in effects {
+            match effect {
+                Effect::Store { op: StoreOp::Returned { .. }, .. } => {
+                    let before = self.blame.before.as_ref();
+                    let worse = |node: Node| {
+                        let glance = engine.glance(node);
+                        let counts = glance.wanted && !glance.held && engine.levels(node) & OK == 0;
+                        counts && before.is_none_or(|b| !b.contains(&engine.address(node).to_string()))
+                    };
+                    // One that was lost with the worker is written once more, and says the same.
+                    self.blame.worse |= engine.nodes().any(worse);
+                }
+                Effect::Answer { verdict: Verdict::Returned | Verdict::ReturnIncomplete, .. } => {
+                    let unwritten =
+                        matches!(event, Event::Recorded { error: Some(_), .. } | Event::WorkerLost)
+                            || matches!(event, Event::WorkerLostAt { .. } | Event::Tick);
+                    let worse = std::mem::take(&mut self.blame.worse);
+                    let incomplete =
+                        matches!(effect, Effect::Answer { verdict: Verdict::ReturnIncomplete, .. });
+                    if incomplete && !worse && !unwritten {
+                        let text = "a return is called incomplete, and nothing is worse than it was before";
+                        return broken(Invariant::BlameIsRight, text);
+                    }
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
