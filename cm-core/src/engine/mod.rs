@@ -144,7 +144,7 @@ use timer::{Timer, Timers};
 use unit::Unit;
 
 pub use audit::Sizes;
-pub use mount::{CHECKING, DEVICE_LATE, GOES_ON};
+pub use mount::{CHECKING, DEVICE_LATE, DEVICE_PATIENCE_MS, GOES_ON};
 pub use record::Records;
 pub use status::{Gate, Glance, Hold, HoldKind, UnitStatus};
 pub use swap::exec_inputs;

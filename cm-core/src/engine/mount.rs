@@ -2,6 +2,7 @@
 
 use units::UnitId;
 use units::kind::Spec;
+use units::kind::mount::WITHOUT_DEVICE;
 use units::manifest::flags;
 
 use super::effect::{Job, Level};
@@ -23,6 +24,8 @@ pub const DEVICE_LATE: &str = "waiting: for the device";
 pub const CHECKING: &str = "checking ";
 /// What it says when either is over.
 pub const GOES_ON: &str = "goes on";
+/// A device that takes longer than this to appear is late: 5 s. Before that nobody knows that it is waited for.
+pub const DEVICE_PATIENCE_MS: u64 = 5_000;
 
 impl Engine {
     fn mount(&self, node: Node) -> Option<Mount> {
@@ -35,12 +38,18 @@ impl Engine {
     /// Starts a helper, which has the time that is declared for it.
     fn start_helper(&mut self, node: Node, job: Job, at: (ManifestRef, UnitId), cause: &str) -> u64 {
         let serial = self.spawn(node, job, at, cause);
-        self.limit_helper(node, at);
+        self.limit_helper(node, at, job == Job::Mount);
         serial
     }
 
-    fn limit_helper(&mut self, node: Node, at: (ManifestRef, UnitId)) {
+    /// `waits`: it may wait for a device first, which is none of its time.
+    fn limit_helper(&mut self, node: Node, at: (ManifestRef, UnitId), waits: bool) {
         let timeout = match self.manifest_of(at.0).and_then(|m| m.spec(at.1)) {
+            Some(Spec::Mount(m))
+                if waits && m.timeout > 0 && !WITHOUT_DEVICE.contains(&m.fstype.as_str()) =>
+            {
+                m.timeout.saturating_add(DEVICE_PATIENCE_MS)
+            }
             Some(Spec::Mount(m)) => m.timeout,
             Some(_) | None => 0,
         };
@@ -195,7 +204,7 @@ impl Engine {
             return;
         }
         if why == GOES_ON {
-            self.limit_helper(node, self.unit_of(node));
+            self.limit_helper(node, self.unit_of(node), false);
             self.clear_detail(node);
             self.mark_outdated(node);
             let word = self.state_word(node);

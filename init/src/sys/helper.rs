@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cm_core::engine::{CHECKING, DEVICE_LATE, GOES_ON};
+use cm_core::engine::{CHECKING, DEVICE_LATE, DEVICE_PATIENCE_MS, GOES_ON};
 use cm_core::mountinfo::Tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -26,7 +26,7 @@ use super::{device, mount, point, remount, unmount};
 /// The name under which the executable is a helper.
 pub const NAME: &str = "holdfast-helper";
 /// A device that takes longer to appear is worth a line on the console.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_millis(DEVICE_PATIENCE_MS);
 /// Exit code: it cannot be done.
 const FAILED: i32 = 1;
 /// Exit code: bad usage.

@@ -293,6 +293,31 @@ fn a_mount_that_hangs_is_given_up() {
     }
 }
 
+/// Whoever reviewed it found: where mounting had less time than a device before it is late, its helper was killed while it
+/// waited for that.
+#[test]
+fn the_time_for_mounting_does_not_pass_while_its_device_comes() {
+    for (fstype, seconds) in [("ext4", 6), ("tmpfs", 1)] {
+        let mount = units::kind::mount::Mount {
+            path: "/m".into(),
+            fstype: fstype.into(),
+            timeout: 1_000,
+            ..units::kind::mount::Mount::default()
+        };
+        let mut units = Units::new();
+        units.0.unit(NewUnit::new(Kind::Mount, "/m", Spec::Mount(mount)));
+        let mut s = Story::new();
+        s.boot(units);
+        let left = |s: &Story| s.engine.next_deadline().map(|at| (at.0 - s.now) / 1_000_000_000);
+        assert_eq!(left(&s), Some(seconds), "{fstype}");
+        let serial = s.engine.next_serial - 1;
+        s.tell(Event::Explained { serial, why: format!("{DEVICE_LATE} /dev/x") });
+        assert_eq!(left(&s), None);
+        s.tell(Event::Explained { serial, why: GOES_ON.to_owned() });
+        assert_eq!(left(&s), Some(1), "{fstype}");
+    }
+}
+
 /// Each try may leave one more process that nobody can kill: there are few of them.
 #[test]
 fn a_mount_that_cannot_be_killed_is_tried_rarely() {
