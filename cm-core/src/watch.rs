@@ -117,17 +117,10 @@ impl Links {
         self.down.range((wd, name, Number::LEAST)..=(wd, name, Number::MOST)).map(|(_, _, inside)| *inside)
     }
 
-    /// The directory in which all others lie: it is in itself, under no name.
+    /// The directory in which all others lie: it is in itself, under no name. It was watched before them, and stands first.
     fn root(&self) -> Option<Wd> {
-        let (mut open, mut seen) = (vec![self.down.first()?.0], BTreeSet::new());
-        while let Some(wd) = open.pop() {
-            if self.down.contains(&(wd, hash(""), wd)) {
-                return Some(wd);
-            }
-            let above = (wd, Number::LEAST, Number::LEAST)..=(wd, Number::MOST, Number::MOST);
-            open.extend(self.up.range(above).map(|(_, above, _)| *above).filter(|above| seen.insert(*above)));
-        }
-        None
+        let is_root = |(above, name, inside): &&(Wd, Hash, Wd)| above == inside && *name == hash("");
+        self.down.iter().find(is_root).map(|(wd, ..)| *wd)
     }
 
     /// Cuts off what has gone. Answers what it lay in.

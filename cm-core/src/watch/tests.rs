@@ -183,6 +183,10 @@ fn who_lies_below_a_real_path_is_known_by_whatever_name() {
     assert_eq!(index.owners_at("/srv/all/link"), nodes(&[10]));
     assert_eq!(index.owners_at("/"), nodes(&[10, 11, 12]));
     assert_eq!(index.owners_at("/dat"), nodes(&[]));
+    // One that nobody knows the way to any more, since what it lay in has gone, says nothing of the others.
+    let lost = directory(4, Some(0), "lost");
+    index.add([(&lost, None)]);
+    assert_eq!(index.owners_at("/srv/data"), nodes(&[10, 11]));
     assert_eq!(index.owners_at("/link/deeper"), nodes(&[]));
 }
 
