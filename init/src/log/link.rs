@@ -70,8 +70,13 @@ impl LogLink {
     /// # Errors
     /// When the descriptor cannot be copied, or the daemon is gone.
     pub fn send(&mut self, order: &Order, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let copy = descriptor.map(|d| d.try_clone_to_owned()).transpose()?;
-        self.queue.push_back((encode(order), copy));
+        let packet = encode(order);
+        // Said once, these hold until they are heard: a daemon that takes nothing does not make the queue grow.
+        let lasts = matches!(order, Order::Flush { .. } | Order::Rest);
+        if !(lasts && self.queue.iter().any(|(waiting, _)| *waiting == packet)) {
+            let copy = descriptor.map(|d| d.try_clone_to_owned()).transpose()?;
+            self.queue.push_back((packet, copy));
+        }
         self.flush()
     }
 
@@ -122,5 +127,29 @@ impl AsFd for LogLink {
 impl AsRawFd for LogLink {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::Target;
+    use super::*;
+
+    #[test]
+    fn what_nobody_takes_waits_once() {
+        let (mut link, daemon) = LogLink::pair().unwrap();
+        for _ in 0..10_000 {
+            for order in [Order::Flush { stream: 1 }, Order::Rest, Order::Flush { stream: 2 }] {
+                link.send(&order, None).unwrap();
+            }
+        }
+        assert!(link.has_queue());
+        assert!(link.queue.len() <= 3, "{}", link.queue.len());
+        // What goes to and fro does not: the last one counts.
+        for target in [Target::Kernel, Target::Files, Target::Kernel, Target::Files] {
+            link.send(&Order::Target(target), None).unwrap();
+        }
+        assert!(link.queue.len() >= 4, "{}", link.queue.len());
+        drop(daemon);
     }
 }
