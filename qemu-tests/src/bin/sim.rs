@@ -1,5 +1,6 @@
 //! `cargo sim`: random histories against the engine, and every small graph exhaustively.
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ struct Options {
     exhaustive: bool,
     table: bool,
     survey: bool,
+    journal: Option<u64>,
 }
 
 fn options() -> Result<Options, String> {
@@ -42,6 +44,7 @@ fn options() -> Result<Options, String> {
         exhaustive: false,
         table: false,
         survey: false,
+        journal: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -55,12 +58,13 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = Some(number()?),
             "--histories" => options.histories = Some(number()?),
             "--exhaustive" => options.exhaustive = true,
+            "--journal" => options.journal = Some(number()?),
             "--survey" => options.survey = true,
             "--table" => options.table = true,
             other => {
                 return Err(format!(
                     "cannot read the command line: unknown argument {other}; there are --seconds N, --seed S, \
-                     --histories N, --exhaustive, --table"
+                     --histories N, --exhaustive, --journal S, --table"
                 ));
             }
         }
@@ -80,11 +84,15 @@ fn main() -> ExitCode {
         survey(&options);
         return ExitCode::SUCCESS;
     }
+    if let Some(first) = options.journal {
+        let good = journal(first..first.saturating_add(options.histories.unwrap_or(1)));
+        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let one = options.seed.is_some() && options.histories.is_some();
     let good = if options.exhaustive {
         exhaustive(options.seconds.unwrap_or(600))
     } else {
-        random(&options) && (one || (thousands() && journal()))
+        random(&options) && (one || (thousands() && journal(0..STORIES)))
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -117,23 +125,24 @@ fn thousands() -> bool {
     true
 }
 
-/// Power loss at any moment of the store's and the committer's work.
-fn journal() -> bool {
+/// Power loss at any moment of the store's and the committer's work, in the histories of these seeds.
+fn journal(seeds: Range<u64>) -> bool {
     let started = Instant::now();
-    let next = AtomicU64::new(0);
+    let next = AtomicU64::new(seeds.start);
     // Two at a time: each waits for the kernel, and for what it traces.
     let worker = || {
         let mut sum = Losses::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= STORIES {
+            if seed >= seeds.end {
                 return Ok(sum);
             }
             match losses(seed, EVENTS, EACH, Sabotage::None) {
                 Ok(count) => sum = sum.and(count),
                 Err(text) => {
-                    next.store(STORIES, Ordering::Relaxed);
-                    return Err(format!("VIOLATION journal, seed {seed}: {text}"));
+                    next.store(seeds.end, Ordering::Relaxed);
+                    let repeat = format!("repeat with: cargo sim --journal {seed}");
+                    return Err(format!("VIOLATION journal, seed {seed}: {text}\n{repeat}"));
                 }
             }
         }
