@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     let inotify = inherited(INOTIFY_FD).ok().zip(inherited(PUBLIC_INOTIFY_FD).ok());
     let root = std::env::var_os("HOLDFAST_ROOT").unwrap_or_default().into();
     let position = inherited(POSITION_FD).ok().map(Into::into);
-    let start = serve::Start { socket, inotify, position, root, confinement: Confinement::Full };
+    let confinement = Confinement::Full;
+    let start = serve::Start { socket, inotify, position, root, confinement, linger: Some(serve::LINGER) };
     match serve::serve(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use units::address::Class;
+use units::diff::is_same;
 use units::kind::Spec;
-use units::{Address, Manifest, UnitId};
+use units::{Address, Kind, Manifest, UnitId};
 
 use super::batch::{
-    Batch, BatchError, Confinement, Manifests, Plan, Slot, Work, carry_out, managed_mounts, trouble,
+    self, Batch, BatchError, Confinement, Manifests, Plan, Slot, Work, carry_out, managed_mounts, trouble,
 };
 use crate::proto::{Action, Intent, ManifestRef, Step, UnitResult};
 use crate::resource::op::{Account, Op, OwnChange, Trouble, What};
@@ -152,5 +154,57 @@ pub fn put_back_rest(
     if let Some(store) = &mut world.store {
         store.unlock();
     }
+    Ok(done)
+}
+
+/// Puts back what generations in between have changed of units that the one that is left declares as this one does, so
+/// that no step of the engine names them: one that was taken away and made anew has nothing of what nobody declares.
+///
+/// # Errors
+/// As [`super::batch::run`].
+pub fn put_back_alike(
+    world: &mut World,
+    manifests: &Manifests,
+    generation: u64,
+    returned: bool,
+    confinement: Confinement,
+) -> Result<Vec<(String, UnitResult)>, BatchError> {
+    let Some(store) = &world.store else { return Ok(Vec::new()) };
+    let index = store.index();
+    let Some((failed, open)) = index.open.filter(|_| index.is_back(generation)) else {
+        return Ok(Vec::new());
+    };
+    let Some(left) = (if returned { Some(failed) } else { index.current() }) else { return Ok(Vec::new()) };
+    let load = |generation| store.load(Some(generation)).ok().map(|(_, manifest)| manifest);
+    let (Some(here), Some(there)) = (load(generation), load(left)) else { return Ok(Vec::new()) };
+    let alike = |unit: &String| {
+        let address = Address::parse(unit).filter(|a| a.kind.class() == Class::Committer)?;
+        let (id, same) = (here.find(address.kind, &address.name)?, there.find(address.kind, &address.name)?);
+        is_same((&here, id), (&there, same)).then_some(id)
+    };
+    let name = ManifestRef(u32::MAX);
+    let mut steps: Vec<Step> = (index.undo.iter())
+        .filter(|(_, list)| !returned || list.iter().any(|u| u.transition == open))
+        .filter_map(|(unit, _)| alike(unit).map(|id| (unit, id)))
+        .filter(|(unit, _)| !index.undo_to(unit, generation, &FirstTouches::default()).is_empty())
+        .map(|(_, unit)| Step { manifest: name, unit, action: Action::Converge })
+        .collect();
+    if generation == left || steps.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Owners before what they own, and what lies inside after what it lies in.
+    let rank = |kind| match kind {
+        Kind::Group => 0,
+        Kind::User => 1,
+        Kind::Directory => 2,
+        _ => 3,
+    };
+    steps.sort_by_key(|s| (rank(here.kind(s.unit)), s.unit));
+    let mut manifests = manifests.clone();
+    manifests.insert(name, (generation, here.clone()));
+    let batch = Batch { generation, intent: Intent::Return, steps };
+    let mut done = Vec::new();
+    let mut take = |r: UnitResult| done.push((here.address(r.unit).to_string(), r));
+    batch::run(world, &manifests, &batch, confinement, &mut take)?;
     Ok(done)
 }

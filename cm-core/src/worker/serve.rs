@@ -12,7 +12,7 @@ use units::pick::Pick;
 use units::source::STANDARD_INPUT;
 
 use super::back;
-use super::batch::{self, Batch, Confinement, Manifests};
+use super::batch::{self, Batch, BatchError, Confinement, Manifests};
 use super::channel::{Channel, ChannelError};
 use super::compile::{self, Job};
 use super::confine;
@@ -30,7 +30,7 @@ use crate::store::{Progress, Record, Store, StoreError, place};
 use crate::sys;
 
 /// Milliseconds that a worker stays after its last work.
-const LINGER: u16 = 1000;
+pub const LINGER: u16 = 1000;
 /// Bytes of results in one packet.
 const CHUNK: usize = 48 << 10;
 /// Watches in one packet.
@@ -70,6 +70,8 @@ pub struct Start {
     pub root: PathBuf,
     /// How the committer is confined.
     pub confinement: Confinement,
+    /// Milliseconds that it stays after its last work; for ever, if none are said.
+    pub linger: Option<u16>,
 }
 
 struct Worker {
@@ -127,7 +129,7 @@ pub fn serve(start: Start) -> Result<(), ServeError> {
         parts: BTreeMap::new(),
         said: false,
     };
-    while worker.channel.wait(Some(LINGER))? {
+    while worker.channel.wait(start.linger)? {
         let Some((request, fds)) = worker.channel.receive::<Request>()? else { break };
         worker.handle(request, fds)?;
     }
@@ -384,7 +386,11 @@ impl Worker {
         self.have_store()?;
         if let StoreOp::Commit { generation: to } | StoreOp::Returned { to, .. } = &op {
             let known = std::mem::take(&mut self.manifests);
-            self.put_back_rest(&known, *to, matches!(op, StoreOp::Returned { .. }));
+            let returned = matches!(op, StoreOp::Returned { .. });
+            let rest = back::put_back_rest(&mut self.world, &known, *to, returned, self.confinement);
+            self.say_back(*to, rest);
+            let alike = back::put_back_alike(&mut self.world, &known, *to, returned, self.confinement);
+            self.say_back(*to, alike);
             self.manifests = known;
         }
         let candidates = match &op {
@@ -430,8 +436,7 @@ impl Worker {
     }
 
     /// Nothing here keeps a return from being recorded; what could not be put back is said.
-    fn put_back_rest(&mut self, manifests: &Manifests, generation: u64, returned: bool) {
-        let done = back::put_back_rest(&mut self.world, manifests, generation, returned, self.confinement);
+    fn say_back(&mut self, generation: u64, done: Result<Vec<(String, UnitResult)>, BatchError>) {
         let texts: Vec<String> = match done {
             Ok(done) => (done.into_iter())
                 .filter(|(_, r)| {
@@ -500,7 +505,9 @@ impl Worker {
             // may be in the way of what comes back. Where its mount is not there yet, that is done with the rest.
             let declared = manifest.into_iter().chain(undone).zip(0..);
             let known = declared.map(|(m, n)| (ManifestRef(u32::MAX - n), (0, m))).collect();
-            self.put_back_rest(&known, current.unwrap_or(0), true);
+            let to = current.unwrap_or(0);
+            let rest = back::put_back_rest(&mut self.world, &known, to, true, self.confinement);
+            self.say_back(to, rest);
         }
         Ok(StoreReply::Opened { current, interrupted, left: left.is_some() })
     }

@@ -202,7 +202,9 @@ impl Host {
             Run::Traced(log, _) => Some(Arc::clone(log)),
         };
         let work = move |socket: OwnedFd, confinement: Confinement| {
-            serve(Start { socket, inotify: None, position: None, root: top, confinement })
+            // However busy the real machine is: nobody here would start another one.
+            let linger = None;
+            serve(Start { socket, inotify: None, position: None, root: top, confinement, linger })
         };
         let thread = match run {
             Run::Here => std::thread::spawn(move || drop(work(theirs, Confinement::None))),
@@ -485,6 +487,8 @@ impl Host {
     /// # Errors
     /// As [`Host::apply`].
     pub fn touched(&mut self, units: &[Address]) -> Told<()> {
+        // Long after the last time: who does it again and again within a minute is left alone, and that is no repair.
+        self.now = self.now.after_ms(3_600_000);
         let nodes = units.iter().filter_map(|a| self.engine.node(a)).collect();
         self.step(Event::Touched { nodes });
         self.rest()

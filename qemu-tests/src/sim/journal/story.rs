@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cm_core::engine::effect::Verdict;
+use cm_core::store::Store;
 use cm_core::worker::batch::Confinement;
 use sha2::{Digest, Sha256};
 use units::compile::{Where, compile};
@@ -244,6 +245,14 @@ fn bare(tree: &View) -> View {
     tree.iter().map(|(path, line)| (path.clone(), held(line))).collect()
 }
 
+/// What a rollback brings back of a tree whatever has happened since: users stay, locked, and repairs leave attributes that
+/// nobody declares.
+fn kept(tree: &View) -> View {
+    let mut tree = bare(tree);
+    tree.retain(|path, _| ACCOUNTS.iter().all(|(known, _)| !path.ends_with(known)));
+    tree
+}
+
 /// One event of a history.
 #[derive(Debug, Clone)]
 pub enum Act {
@@ -363,6 +372,9 @@ impl Living<'_> {
         self.host.results.clear();
         let what = act.to_string();
         let repaired = matches!(act, Act::Damage);
+        // What did not lead here is applied, and not gone back to.
+        let leads_back = |to| Store::look(&host::store(self.dir)).is_ok_and(|s| s.index().is_back(to));
+        let rolls_back = matches!(act, Act::Rollback(to) if leads_back(to));
         let (verdict, text) = match act {
             Act::Apply(state) => self.host.apply(&state)?,
             Act::Supersede(first, then) => {
@@ -388,6 +400,14 @@ impl Living<'_> {
         self.story.told.push(format!("to call {}: {what}: {word} {text}: generation {number}", end.at));
         if verdict == Verdict::ReturnIncomplete {
             return Err(self.wrong("a return is incomplete"));
+        }
+        let last = self.story.rests.iter().rev().find(|r| r.generation == end.generation);
+        if let Some(was) = last.filter(|_| rolls_back && verdict == Verdict::Done) {
+            let (is, was) = (kept(&end.tree), kept(&was.tree));
+            if is != was {
+                let differ = differences(&is, &was);
+                return Err(self.wrong(&format!("generation {number} is not as it was: {differ}")));
+            }
         }
         // Attributes that nobody declares are as whoever made the damage left them.
         if repaired && bare(&end.tree) != bare(&before.tree) {

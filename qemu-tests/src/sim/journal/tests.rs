@@ -191,3 +191,26 @@ fn a_directory_that_a_failed_apply_made_goes_whatever_the_order() {
     let inside = "[directory.\"/etc/d\"]\n[file.\"/etc/d/x\"]\ncontent = \"x\"\n[directory.\"/etc/d/e/y\"]\n";
     lose_in(&[("/etc/c", "in the way")], &[apply(&format!("{fails}{inside}"))]);
 }
+
+/// What a superseded apply took away was made anew by the one after it, with nothing of what nobody declares. A return to
+/// the generation before both, and a rollback over them, put that back, though what is left declares it alike.
+#[test]
+fn what_was_made_anew_is_put_back_though_it_is_declared_alike() {
+    let of = |text: &str| compiled(text).unwrap();
+    let x = "[file.\"/etc/x\"]\ncontent = \"x\"\n";
+    let team = "[group.team]\n";
+    let first = format!("{x}mode = \"4755\"\n[group.team]\ngid = 2001\n");
+    let both = format!("{x}{team}");
+    let fails = "[file.\"/etc/c/x\"]\ncontent = \"x\"\n";
+    let link = "[symlink.\"/etc/x\"]\ntarget = \"t\"\n";
+    let (without, with) = (of(&format!("{link}{fails}")), of(&format!("{both}{fails}")));
+    let files = [&story::ACCOUNTS[..], &[("/etc/c", "in the way")]].concat();
+    lose_in(&files, &[apply(&first), apply(&both), Act::Supersede(without, with)]);
+    let over = [apply(&first), apply(&both), apply(D), apply(&format!("{both}{D}")), Act::Rollback(3)];
+    let place = crate::scratch::journal().unwrap();
+    let plot = Plot::Script(files, over.to_vec());
+    let story = story::live(place.path(), 1, &plot, Confinement::None).unwrap();
+    let (was, is) = (story.rests.iter().find(|r| r.generation == Some(3)), story.rests.last());
+    assert_eq!(is.map(|r| r.generation), Some(Some(3)));
+    assert_eq!(was.map(|r| &r.tree), is.map(|r| &r.tree));
+}
