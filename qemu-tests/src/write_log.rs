@@ -96,6 +96,12 @@ impl WriteLog {
         out
     }
 
+    /// Whether a loss of power right before request `at` finds something that no flush has made durable.
+    pub fn unflushed(&self, at: usize) -> bool {
+        let since = (0..at).rev().take_while(|n| !self.is_flush(*n));
+        since.filter_map(|n| self.entries.get(n)).any(|e| e.flags & FUA == 0)
+    }
+
     fn is_flush(&self, at: usize) -> bool {
         self.entries.get(at).is_some_and(|e| e.flags & FLUSH != 0)
     }
@@ -196,6 +202,7 @@ mod tests {
         ];
         let (here, log) = log(&requests);
         assert_eq!((log.len(), log.moments(0, 9)), (6, vec![1, 2, 5, 6]));
+        assert_eq!([0, 1, 2, 3, 5, 6].map(|at| log.unflushed(at)), [false, true, false, true, true, false]);
         assert_eq!(after(&log, 1, false), b"----");
         assert_eq!(after(&log, 1, true), b"a---");
         assert_eq!(after(&log, 2, false), b"a---");
