@@ -28,7 +28,7 @@ pub(crate) enum Goal {
     Down,
     /// Not reloading, not stale.
     Loaded,
-    /// No worker has it in hand.
+    /// No worker and no helper has it in hand.
     Still,
 }
 
@@ -124,7 +124,7 @@ impl Engine {
                 if self.is_contested(node) {
                     self.retry_now(node);
                 }
-                None
+                self.is_mended(node).then_some(Goal::Still)
             }
             Verb::Kill(signal) => match self.svc(node).filter(|s| s.running()).map(|s| s.serial) {
                 Some(serial) => {
@@ -210,10 +210,8 @@ impl Engine {
         {
             self.set_work(node, Work::Waiting);
         }
-        if let State::Mount(_) = self.u(node).state
-            && hold.kind != HoldKind::Stopped
-        {
-            self.out.push(Effect::Compare { node });
+        if hold.kind != HoldKind::Stopped {
+            self.compare(node);
         }
         // It may be looked at just now, only to be left as it is.
         if self.latch(node).is_some_and(|l| l.work == Work::Batch) {
@@ -482,7 +480,9 @@ impl Engine {
                         | Work::Job { .. } => None,
                     },
                     State::Mount(_) | State::Target => {
-                        if unit.has(bits::OK) {
+                        if self.is_mended(ask.node) {
+                            None
+                        } else if unit.has(bits::OK) {
                             done
                         } else if unit.has(bits::SETTLED) {
                             failed()
@@ -493,6 +493,7 @@ impl Engine {
                     State::Gone => failed(),
                 }
             }
+            Goal::Still if self.is_mended(ask.node) => None,
             Goal::Still => match self.latch(ask.node) {
                 Some(Latch { work: Work::Batch, .. }) => None,
                 Some(_) | None => done,

@@ -171,7 +171,7 @@ pub enum Effect {
         text: String,
     },
     /// Compare the options of mounts with what stands once more: what was told while this one was held was left alone.
-    /// Answered by `MountDiffers`, where there is a difference.
+    /// Answered by `MountDiffers`, without options where there is no difference.
     Compare {
         /// The mount.
         node: Node,

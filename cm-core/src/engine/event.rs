@@ -214,7 +214,7 @@ pub enum Event {
         /// Its unit.
         node: Node,
     },
-    /// A managed mount stands without some of its options.
+    /// A managed mount stands without some of its options; or without none, where that was asked for.
     MountDiffers {
         /// Its unit.
         node: Node,

@@ -264,10 +264,15 @@ impl Engine {
                 | Work::Contested { .. }
                 | Work::Deferred => false,
             },
-            State::Mount(m) => matches!(
-                m.phase,
-                MountPhase::Mounting { .. } | MountPhase::Remounting { .. } | MountPhase::Unmounting { .. }
-            ),
+            State::Mount(m) => match m.phase {
+                MountPhase::Mounting { .. }
+                | MountPhase::Remounting { .. }
+                | MountPhase::Unmounting { .. } => true,
+                MountPhase::Up => unit.has(bits::COMPARED),
+                MountPhase::Down | MountPhase::Waiting | MountPhase::Backoff { .. } | MountPhase::Stuck => {
+                    false
+                }
+            },
             State::Target | State::Gone => false,
         }
     }

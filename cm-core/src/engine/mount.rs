@@ -5,7 +5,7 @@ use units::kind::Spec;
 use units::kind::mount::WITHOUT_DEVICE;
 use units::manifest::flags;
 
-use super::effect::{Job, Level};
+use super::effect::{Effect, Job, Level};
 use super::event::Exit;
 use super::late::given_up;
 use super::timer::Timer;
@@ -73,6 +73,9 @@ impl Engine {
             self.m(node).set(bits::FIRST, false);
             self.take_up_deferred(node);
         }
+        if phase != MountPhase::Up {
+            self.m(node).set(bits::COMPARED, false);
+        }
         if !matches!(phase, MountPhase::Stuck | MountPhase::Unmounting { .. }) {
             self.m(node).set(bits::KEEP | bits::UNSURE, false);
         }
@@ -135,6 +138,27 @@ impl Engine {
         let unit = self.u(node);
         let as_desired = !unit.has(bits::KEEP | bits::UNSURE) && self.is_mounted_as_desired(node);
         unit.want == Want::Up && unit.gate_open() && as_desired && !self.left_alone(node)
+    }
+
+    /// It was held, and what was told of it meanwhile was left alone: it is compared again. Nobody would compare what is
+    /// not declared.
+    pub(crate) fn compare(&mut self, node: Node) {
+        if let Some(mount) = self.mount(node) {
+            let stands = mount.phase == MountPhase::Up && self.u(node).id.is_some();
+            self.m(node).set(bits::COMPARED, stands);
+            self.out.push(Effect::Compare { node });
+        }
+    }
+
+    /// Whether it is being compared with what is declared, for then its options may yet be repaired.
+    pub fn is_compared(&self, node: Node) -> bool {
+        self.u(node).has(bits::COMPARED)
+    }
+
+    /// Whether its options are in somebody's hand.
+    pub(crate) fn is_mended(&self, node: Node) -> bool {
+        let remounted = matches!(self.mount(node).map(|m| m.phase), Some(MountPhase::Remounting { .. }));
+        remounted || self.is_compared(node)
     }
 
     /// Whether it is mounted.
@@ -438,8 +462,16 @@ impl Engine {
         }
     }
 
-    /// It stands without some of its options: they are repaired in place, so that nobody who uses it is bothered.
+    /// It stands without some of its options: they are repaired in place, so that nobody who uses it is bothered. Or it
+    /// was compared, and there is nothing to do.
     pub(crate) fn mount_differs(&mut self, node: Node, options: &str, tried: bool) {
+        if self.is_compared(node) {
+            self.m(node).set(bits::COMPARED, false);
+            self.enqueue(node);
+        }
+        if options.is_empty() {
+            return;
+        }
         let Some(Mount { phase: MountPhase::Up, .. }) = self.mount(node) else { return };
         let unit = self.u(node);
         // One that is about to go would be compared with what it becomes.

@@ -232,6 +232,8 @@ impl Engine {
     fn leave_manifest(&mut self, node: Node, old: ManifestRef, id: UnitId) {
         let up = self.u(node).has(bits::UP);
         self.m(node).id = None;
+        // Nobody compares what is not declared.
+        self.m(node).set(bits::COMPARED, false);
         if !up {
             let made = self.u(node).made;
             self.retain(old);

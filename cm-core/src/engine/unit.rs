@@ -61,6 +61,8 @@ pub(crate) mod bits {
     pub const RAISED: u32 = 1 << 26;
     /// Its helper or command was killed, and is waited for.
     pub const KILLED: u32 = 1 << 27;
+    /// Of a mount: what it stands without is being looked at, since a hold on it has ended.
+    pub const COMPARED: u32 = 1 << 28;
     /// What follows from the rest, and is therefore in no record.
     pub const DERIVED: u32 = OK | READY | SETTLED | GOING | QUEUED | BUSY | BAD | OUTDATED | (7 << STANDING);
     /// What an apply marks a unit with, until it is over.

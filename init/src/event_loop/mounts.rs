@@ -243,7 +243,9 @@ impl Shell {
             seen.extend(there.map(|(mark, _)| (node, mark)));
             let missing = top.map(|m| remount::differing(&m, &options)).unwrap_or_default();
             let missing = missing.into_iter().map(|d| d.option).collect();
-            self.queue.extend(self.mounts.compare(node, missing));
+            let told = self.mounts.compare(node, missing);
+            let same = || Event::MountDiffers { node, options: String::new(), tried: false };
+            self.queue.extend(told.or_else(|| self.engine.is_compared(node).then(same)));
         }
         if !nodes.is_empty() {
             self.queue.push_back(Event::Touched { nodes: nodes.into_iter().collect() });

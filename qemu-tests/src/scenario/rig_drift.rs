@@ -563,6 +563,11 @@ options = ["size=1m", "noexec"]
         has(path, &["noexec", "size=1024k"])?;
     }
     has("/srv/disk", &["ro"])?;
+    // What is lost while it is held is there again when the release is answered.
+    rig.ok(&["hold", "/srv/disk"])?;
+    sh(&["mount", "-o", "remount,rw,exec", "/srv/disk"])?;
+    rig.ok(&["release", "/srv/disk"])?;
+    has("/srv/disk", &["noexec", "ro"])?;
     let table = rig.run(&["findmnt", "-n", "-o", "TARGET", "/srv/early"])?;
     want(table.out.lines().count() == 1, &format!("it is mounted twice: {}", table.out), &rig)?;
     in_peace(&rig, pid)

@@ -388,6 +388,10 @@ impl Checks {
                         self.loads(engine, *node, true)?;
                         self.left_alone(engine, *node)
                     }
+                    // Its options are repaired in place: it stands, and stays whatever becomes of what it requires.
+                    Job::Mount if self.was(*node).is_some_and(|g| g.ready) && engine.glance(*node).ready => {
+                        self.left_alone(engine, *node)
+                    }
                     Job::Mount | Job::Module | Job::Unless | Job::Exec => {
                         self.starts(engine, world, *manifest, *unit, &BTreeSet::new())?;
                         self.left_alone(engine, *node)
@@ -502,7 +506,7 @@ impl Checks {
                 (glance.state != "done" && !runs && !told).then(|| "has no process".to_owned())
             }
             Kind::Mount => {
-                if glance.state != "ready" {
+                if !matches!(glance.state, "ready" | "repaired") {
                     return says();
                 }
                 (!self.mounted.contains(&slot)).then(|| "is not mounted".to_owned())

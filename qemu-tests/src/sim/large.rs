@@ -241,6 +241,9 @@ impl Machine {
                 }
                 worker.push_back(Event::BatchDone { batch });
             }
+            Effect::Compare { node } => {
+                processes.push_back(Event::MountDiffers { node, options: String::new(), tried: false });
+            }
             Effect::Store { token, .. } => worker.push_back(Event::Recorded { token, error: None }),
             _ => {}
         }

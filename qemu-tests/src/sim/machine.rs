@@ -188,6 +188,13 @@ impl Machine {
                 Some(node) => Event::Touched { nodes: vec![node] },
                 None => return Ok(()),
             },
+            Told::Compared(slot, differs) => match self.node(slot) {
+                Some(node) => {
+                    let options = if differs { "noexec" } else { "" }.to_owned();
+                    Event::MountDiffers { node, options, tried: false }
+                }
+                None => return Ok(()),
+            },
         };
         self.step(event)
     }
@@ -235,7 +242,12 @@ impl Machine {
         self.checks.check(&self.engine, &self.world, self.now, &event, &effects)?;
         self.most_looks = self.most_looks.max(effort.bounded(&self.engine, &event, &effects, &changed)?);
         for effect in &effects {
-            self.world.react(self.now, effect);
+            match effect {
+                Effect::Compare { node } => {
+                    self.world.compares(self.now, slot_of(&self.engine.address(*node)));
+                }
+                effect => self.world.react(self.now, effect),
+            }
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ pub enum Happening {
     Echoes(u8),
     /// Somebody undoes what the worker has repaired.
     Undoes(u8),
+    /// A mount was compared with its options, and differs or not.
+    Compares(u8, bool),
 }
 
 /// What a happening is to the engine. Slots become nodes when they are told.
@@ -106,6 +108,8 @@ pub enum Told {
     Unmounted(u8),
     /// `Touched`.
     Touched(u8),
+    /// `MountDiffers`, with options or without.
+    Compared(u8, bool),
 }
 
 /// One spawn.
@@ -579,6 +583,7 @@ impl World {
                 self.things.get_mut(&slot)?.drifted = true;
                 Some(Told::Touched(slot))
             }
+            Happening::Compares(slot, differs) => Some(Told::Compared(slot, differs)),
             Happening::Lists(slot, there) => {
                 // The list is compared when it is read: what has changed back by then is never told.
                 (self.mounts.contains(&slot) == there).then_some(if there {

@@ -500,3 +500,40 @@ fn a_mount_that_could_not_come_back_is_not_restarted() {
     assert_eq!((s.state("/m"), s.state("web")), ("ready", "ready"));
     assert!(looked < 60, "its users are not even looked at, and {looked} are");
 }
+
+/// Whoever ends a hold is answered when what the mount has lost meanwhile is there again, and not before.
+#[test]
+fn a_release_is_answered_when_the_options_are_right() {
+    let differs =
+        |node, options: &str| Event::MountDiffers { node, options: options.to_owned(), tried: false };
+    let mut s = Story::new();
+    s.boot(Units::new().mount_with("/m", &["noexec"]));
+    helper_ends(&mut s, 0);
+    for (verb, options) in
+        [(Verb::Release, "noexec"), (Verb::Start, "noexec"), (Verb::Release, ""), (Verb::Resume, "")]
+    {
+        s.ask(7, Verb::Hold, "/m");
+        let node = s.node("/m");
+        s.tell(differs(node, "noexec"));
+        let out = s.ask(8, verb, "/m");
+        assert_eq!((answered(&out, 8), s.engine.is_converged()), (None, false), "{verb:?} {options}");
+        // An init that takes over goes on with it.
+        let manifests = s.engine.manifests().map(|(r, m)| (r, m.clone())).collect();
+        let records: Vec<_> = s.engine.nodes().map(|n| (n, s.engine.record(n).unwrap())).collect();
+        s.engine = Engine::restore(manifests, &s.engine.globals(), records).unwrap();
+        assert!(s.engine.is_compared(node));
+        let mut out = s.tell(differs(node, options));
+        if !options.is_empty() {
+            assert_eq!(answered(&out, 8), None, "{verb:?}: the helper is at it");
+            out = helper_ends(&mut s, 0);
+        }
+        assert_eq!((answered(&out, 8), s.engine.is_converged()), (Some(Verdict::Done), true), "{verb:?}");
+    }
+    // Nobody compares what is not declared any more.
+    s.ask(7, Verb::Hold, "/m");
+    s.ask(8, Verb::Release, "/m");
+    s.boot(Units::new());
+    let out = helper_ends(&mut s, 0);
+    assert_eq!(s.state("/m"), "absent", "{out:?}");
+    assert!(s.engine.is_converged());
+}

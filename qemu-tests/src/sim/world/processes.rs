@@ -200,6 +200,13 @@ impl World {
         self.maybe_empty(now, serial);
     }
 
+    /// The options of a mount are looked at again; somebody may have changed them.
+    pub fn compares(&mut self, now: Mono, slot: u8) {
+        let mut dice = self.fate(slot, 34);
+        let differs = self.can(fault::FOREIGN) && dice.chance(300);
+        self.soon(now, dice.below(3_000), Happening::Compares(slot, differs));
+    }
+
     pub(super) fn maybe_empty(&mut self, now: Mono, serial: u64) {
         let Some(proc) = self.procs.get(&serial) else { return };
         if !proc.exists() {
