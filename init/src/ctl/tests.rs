@@ -310,7 +310,6 @@ fn apply_says_once_for_which_device_it_waits() {
         "apply state.toml",
         Exit::Done,
         &expect![[r#"
-            waiting   mount:/srv
             waiting   mount:/srv  for the device /dev/vdb
             generation 4: 1 kept, 0 changed, 0 repaired, 0 not kept
         "#]],

@@ -80,6 +80,11 @@ pub fn repeats(progress: &Progress, before: &Progress) -> bool {
     word(progress) == word(before) && (text.is_empty() || text == beside(before))
 }
 
+/// Whether it says that a unit waits, and not what for: that, or what comes of it, is still to come.
+pub fn is_bare(progress: &Progress) -> bool {
+    progress.state == Some(State::Waiting) && beside(progress).is_empty()
+}
+
 /// One line of progress, without a newline.
 pub fn line(progress: &Progress, style: Style) -> String {
     let text = beside(progress);

@@ -125,7 +125,7 @@ impl Run<'_, '_> {
         } else if self.screen.live {
             let line = render::change::line(progress, render::style::Style::Plain);
             self.screen.draw(&format!("[{steps}] {line}"))
-        } else if progress.outcome.is_none() {
+        } else if progress.outcome.is_none() && !render::change::is_bare(progress) {
             self.screen.put(&format!("{}\n", render::change::line(progress, style)))
         } else {
             Ok(())
