@@ -132,7 +132,7 @@ mod tally;
 mod timer;
 mod unit;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use units::{Address, Manifest, UnitId};
@@ -280,6 +280,9 @@ pub struct Engine {
     pub(crate) departed: BTreeMap<Node, Address>,
     pub(crate) globals_changed: bool,
     pub(crate) blank: Unit,
+    /// The specification that was read last: a step asks for that of the same service many times, and to read one takes
+    /// thousands of instructions.
+    pub(crate) last_spec: RefCell<Option<service::SpecAt>>,
     /// Units and edges looked at since the beginning; the simulator bounds it.
     pub(crate) work: Cell<u64>,
 }
@@ -338,6 +341,7 @@ impl Engine {
             departed: BTreeMap::new(),
             globals_changed: true,
             blank: Unit::blank(),
+            last_spec: RefCell::new(None),
             work: Cell::new(0),
         };
         // The one reference that `install` takes is that of the desired manifest.

@@ -1,5 +1,7 @@
 //! Services: the table of fact × phase (semantics §3). Conditions are in `running`, the way out in `stopping`.
 
+use std::sync::Arc;
+
 use units::UnitId;
 use units::kind::service::{Ready, Restart, Service as Spec};
 
@@ -52,6 +54,9 @@ const HOPELESS: [i32; 13] = [2, 13, 1, 20, 21, 40, 36, 8, 7, 22, 34, 95, 3];
 pub(crate) const NOT_KILLED: &str = "does not end although it was killed";
 /// The signal that a missed watchdog sends: SIGABRT, as its users know it from systemd.
 const SIGABRT: i32 = 6;
+
+/// A specification, and where it stands.
+pub(crate) type SpecAt = ((ManifestRef, UnitId), Arc<Spec>);
 
 impl Engine {
     /// A fact about a spawn; one of an earlier spawn is dropped.
@@ -176,19 +181,27 @@ impl Engine {
         }
     }
 
-    pub(crate) fn spec_at(&self, at: (ManifestRef, UnitId)) -> Option<Box<Spec>> {
-        self.manifest_of(at.0)?.service(at.1)
+    pub(crate) fn spec_at(&self, at: (ManifestRef, UnitId)) -> Option<Arc<Spec>> {
+        let mut last = self.last_spec.borrow_mut();
+        match &*last {
+            Some((of, spec)) if *of == at => Some(Arc::clone(spec)),
+            _ => {
+                let spec: Arc<Spec> = Arc::from(self.manifest_of(at.0)?.service(at.1)?);
+                *last = Some((at, Arc::clone(&spec)));
+                Some(spec)
+            }
+        }
     }
 
     /// The specification that the process runs with; before a start, the desired one.
-    pub(crate) fn running_spec(&self, node: Node) -> Option<Box<Spec>> {
+    pub(crate) fn running_spec(&self, node: Node) -> Option<Arc<Spec>> {
         match self.svc(node)?.run {
             Some(at) => self.spec_at(at),
             None => self.desired_spec(node),
         }
     }
 
-    pub(crate) fn desired_spec(&self, node: Node) -> Option<Box<Spec>> {
+    pub(crate) fn desired_spec(&self, node: Node) -> Option<Arc<Spec>> {
         self.spec_at((self.desired, self.u(node).id?))
     }
 
