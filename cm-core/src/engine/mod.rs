@@ -91,6 +91,7 @@
 //! - What could not be mounted again is not unmounted because a hand asks for a restart.
 //! - A return starts again what was up before its apply, which answers for it, and gave up under it; and it puts back the
 //!   holds that its apply has lifted, with what was held as it was.
+//! - An apply for which a service has to stop that cannot be killed returns, and waits for it with the rest in its place.
 //! - A return is complete when nothing that its apply answers for is bad that was not so before.
 //! - An apply of what is current is no change and has no return: it tries again what is wrong, and is answered when that, and
 //!   what was dirty when it came, has ended once; what it has started has to stay up for as long as after a change (`again`).

@@ -389,6 +389,7 @@ impl Engine {
                 let text = format!("{} {NOT_KILLED}", self.address(node));
                 self.log(Level::Error, Some(node), text);
                 self.enter(node, Phase::Stopping { next, killed: true, stuck: true });
+                self.apply_failure(node, NOT_KILLED);
             }
             (Fact::Deadline, Phase::Backoff { .. }) => self.enter(node, Phase::Waiting),
             (Fact::Deadline, Phase::Ready | Phase::Down | Phase::Waiting | Phase::Failed | Phase::Done) => {}

@@ -667,3 +667,34 @@ fn a_return_to_what_was_good_before_is_incomplete_where_that_fails() {
         assert_eq!(verdict, Verdict::ReturnIncomplete, "superseded: {superseded}");
     }
 }
+
+/// An apply for which a service has to stop that cannot be killed is not good: the rest is put back, and it says why it
+/// still waits.
+#[test]
+fn an_apply_that_cannot_stop_a_service_returns() {
+    let file = |version| Units::new().file("/etc/f", version, "");
+    for stays in [true, false] {
+        let mut s = Story::new();
+        let out = s.boot(file(1).plain("web"));
+        s.work(out);
+        s.runs("web");
+        let other = |s: &mut Service| s.user = Some("other".into());
+        let next = if stays { file(2).service("web", other) } else { file(2) };
+        let out = s.swap(next, Swap::Apply);
+        let out = s.tell(Event::Recorded { token: token(&out), error: None });
+        s.work(out);
+        let serial = s.serial("web");
+        s.tick();
+        assert_eq!((s.state("web"), s.engine.is_returning()), ("stopping", false), "it has been killed");
+        let out = s.tick();
+        let why = "service:web: does not end although it was killed";
+        assert_eq!(s.engine.apply_news(), Some(format!("returning to generation 1: {why}")), "{stays}");
+        assert_eq!(steps(&out), 1, "the file is put back meanwhile");
+        s.work(out);
+        assert_eq!(s.engine.next_deadline(), None);
+        s.tell(Event::Exited { serial, exit: Exit::Signal(9) });
+        s.tell(Event::CgroupEmpty { serial });
+        let out = s.runs("web");
+        assert_eq!(s.until_answered(out, 102), Verdict::Returned);
+    }
+}
