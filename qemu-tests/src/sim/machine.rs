@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use cm_core::engine::effect::Effect;
 use cm_core::engine::event::{Event, Swap};
-use cm_core::engine::{Engine, Mono, Node};
+use cm_core::engine::{DEVICE_LATE, Engine, GOES_ON, Mono, Node};
 use cm_core::proto::Step;
 
 use super::checks::{Checks, Invariant, Violation};
@@ -153,6 +153,10 @@ impl Machine {
                 Event::SpawnFailed { serial, stage: "cannot run".to_owned(), errno }
             }
             Told::Ready(serial) => Event::Ready { serial },
+            Told::Waits(serial, late) => {
+                let why = if late { format!("{DEVICE_LATE} /dev/x") } else { GOES_ON.to_owned() };
+                Event::Explained { serial, why }
+            }
             Told::Reloading(serial) => Event::Reloading { serial },
             Told::Watchdog(serial) => Event::Watchdog { serial },
             Told::Broken(serial) => Event::Broken { serial },

@@ -6,6 +6,7 @@
 
 pub mod fault;
 mod hanging;
+mod heal;
 mod processes;
 mod work;
 
@@ -33,6 +34,8 @@ pub enum Happening {
     CannotRun(u64, i32),
     /// It says that it is ready.
     SaysReady(u64),
+    /// A helper says that its device is late, or that it is there.
+    Waits(u64, bool),
     /// It says that it reloads.
     SaysReloading(u64),
     /// It gives a sign of life.
@@ -76,6 +79,8 @@ pub enum Told {
     SpawnFailed(u64, i32),
     /// `Ready`.
     Ready(u64),
+    /// `Explained`: whether its device is late.
+    Waits(u64, bool),
     /// `Reloading`.
     Reloading(u64),
     /// `Watchdog`.
@@ -131,6 +136,8 @@ pub struct Proc {
     pub ready: bool,
     /// It is frozen; signals wait.
     pub frozen: bool,
+    /// It has said that its device is late.
+    pub waits: bool,
     /// How it ends as soon as it thaws.
     pub ends_later: Option<i32>,
     signal: Option<i32>,
@@ -517,6 +524,7 @@ impl World {
                 proc.ready = true;
                 Some(Told::Ready(serial))
             }
+            Happening::Waits(serial, late) => self.waits(serial, late),
             Happening::SaysReloading(serial) => {
                 self.procs.get(&serial).filter(|p| p.main && p.ready && !p.frozen)?;
                 Some(Told::Reloading(serial))
@@ -600,6 +608,7 @@ impl World {
         let Some(what) = self.pending.values().nth(index) else { return false };
         let serial = match *what {
             Happening::SaysReady(s)
+            | Happening::Waits(s, _)
             | Happening::SaysReloading(s)
             | Happening::Pings(s)
             | Happening::Ends(s, _)
@@ -626,57 +635,6 @@ impl World {
         if let Some(work) = &self.work {
             (work.number, work.next, work.steps.len()).hash(hash);
             work.failed.hash(hash);
-        }
-    }
-
-    /// From now on everything works, and what hung goes on.
-    pub fn heal(&mut self, now: Mono) {
-        self.kind = true;
-        self.vandals.clear();
-        self.free_all(now);
-        let waits = |h: &Happening, serial: u64| match *h {
-            Happening::Runs(s) | Happening::CannotRun(s, _) => s == serial,
-            _ => false,
-        };
-        let serials: Vec<u64> = self.procs.keys().copied().collect();
-        for serial in serials {
-            let starts = self.pending.values().any(|h| waits(h, serial));
-            let Some(proc) = self.procs.get_mut(&serial) else { continue };
-            proc.unkillable = false;
-            proc.stubborn = false;
-            proc.silent = false;
-            let (job, ready, main, by, watchdog) =
-                (proc.job, proc.ready, proc.main, proc.by.clone(), proc.watchdog);
-            let after = if starts { 5_000 } else { 100 };
-            let ends = self.pending.values().any(|h| matches!(h, Happening::Ends(s, _) if *s == serial));
-            match (job, by) {
-                (Job::Main, Some(Ready::Notify | Ready::Fd(_))) => {
-                    // Said again, in case that it is reloading.
-                    self.soon(now, after, Happening::SaysReady(serial));
-                }
-                (Job::Main, Some(Ready::Forked | Ready::Exited)) if !ready && !ends => {
-                    self.soon(now, after, Happening::Ends(serial, 0));
-                }
-                (Job::Main, _) => {}
-                (_, _) if !ends && (main || starts) => {
-                    let code = match job {
-                        Job::Unmount if !self.is_mounted(serial) => 3,
-                        Job::Module if self.is_loaded(serial) => 5,
-                        _ => 0,
-                    };
-                    self.soon(now, after, Happening::Ends(serial, code));
-                }
-                (_, _) => {}
-            }
-            let pings = self.pending.values().any(|h| *h == Happening::Pings(serial));
-            if job == Job::Main && watchdog > 0 && !pings {
-                self.soon(now, after, Happening::Pings(serial));
-            }
-        }
-        let working = self.pending.values().any(hanging::is_work);
-        if !working && (self.work.is_some() || !self.records.is_empty()) {
-            self.forget_worker();
-            self.soon(now, 100, Happening::WorkerDies);
         }
     }
 }

@@ -167,6 +167,16 @@ impl Checks {
                 return broken(Invariant::AgainIsTrue, text);
             }
         }
+        // What was started has to stay up for a while.
+        let quiet = engine.deadlines().any(|(_, node, word)| node.is_none() && word == "stable");
+        if let Some(request) = self.answers.again.keys().next()
+            && engine.only_awaits_devices(engine.nodes())
+            && !quiet
+        {
+            let text =
+                format!("request {request} is not answered, and only devices that are late are waited for");
+            return broken(Invariant::AgainIsTrue, text);
+        }
         Ok(())
     }
 
@@ -188,7 +198,7 @@ impl Checks {
             || effects
                 .iter()
                 .any(|e| matches!(e, Effect::Spawn { node: n, job, .. } if *n == node && helps(*job)));
-        if glance.held {
+        if glance.held || only_late(engine, world, node) {
             return true;
         }
         if helper || steps.any(|s| world.slot(s.manifest, s.unit) == slot) {
@@ -210,4 +220,24 @@ impl Checks {
             _ => true,
         }
     }
+}
+
+/// Whether all that a unit waits for, through others or itself, is devices that are late.
+fn only_late(engine: &Engine, world: &World, node: Node) -> bool {
+    let is_late = |node: Node| {
+        let slot = slot_of(&engine.address(node));
+        world.procs.iter().any(|(serial, p)| p.slot == slot && p.waits && engine.job(*serial).is_some())
+    };
+    let (mut open, mut seen) = (vec![node], BTreeSet::from([node]));
+    while let Some(node) = open.pop() {
+        if is_late(node) {
+            continue;
+        }
+        let closed: Vec<Node> = engine.gates(node).iter().filter(|g| !g.open).map(|g| g.node).collect();
+        if closed.is_empty() || engine.glance(node).state != "waiting" {
+            return false;
+        }
+        open.extend(closed.into_iter().filter(|n| seen.insert(*n)));
+    }
+    true
 }

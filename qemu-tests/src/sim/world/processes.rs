@@ -19,6 +19,7 @@ impl World {
             children: false,
             ready: false,
             frozen: false,
+            waits: false,
             ends_later: None,
             signal: None,
             says_later: false,
@@ -118,7 +119,19 @@ impl World {
             Job::Module if code == 0 && self.is_loaded(serial) => 5,
             _ => code,
         };
+        if job == Job::Mount && self.can(fault::HELPER) && dice.chance(250) {
+            let comes = at + 1 + dice.below(60_000_000);
+            self.soon(now, at, Happening::Waits(serial, true));
+            self.soon(now, comes, Happening::Waits(serial, false));
+            return self.soon(now, comes + dice.delay(), Happening::Ends(serial, code));
+        }
         self.soon(now, at, Happening::Ends(serial, code));
+    }
+
+    pub(super) fn waits(&mut self, serial: u64, late: bool) -> Option<Told> {
+        let proc = self.procs.get_mut(&serial).filter(|p| p.main)?;
+        proc.waits = late;
+        Some(Told::Waits(serial, late))
     }
 
     pub(super) fn runs(&mut self, now: Mono, serial: u64) -> Option<Told> {
