@@ -376,3 +376,42 @@ fn a_declared_group_does_not_go_with_the_user_of_its_name() {
         assert_eq!(bench.read("/etc/group"), GROUP);
     }
 }
+
+/// What others may write was theirs before the apply: the return puts that back, and not what is declared.
+#[test]
+fn a_return_puts_back_what_others_may_write() {
+    use units::manifest::flags::{REPORT, SEED};
+    for (flags, changed) in [(REPORT, false), (REPORT, true), (SEED, false), (SEED, true)] {
+        let mut bench = Bench::new();
+        let mut decl = Decl::new();
+        let mut spec = decl.file_spec("/etc/f", Some("mine"), Some(0o600));
+        if flags == SEED {
+            spec.ownership = units::kind::file::Ownership::Seed;
+        }
+        let decl = decl.with_flags(Kind::File, "/etc/f", Spec::File(spec), flags);
+        let (one, _) = bench.apply(None, &decl);
+        bench.write("/etc/f", "theirs");
+        let next = if changed { Decl::new().file("/etc/f", "other") } else { Decl::new() };
+        let two = bench.prepare(&next);
+        bench.switching(two);
+        bench.swap(Some((one, &decl)), (two, &next), Intent::Apply);
+        assert!(changed || !bench.path("/etc/f").exists());
+        bench.switching(one);
+        let results = bench.swap(Some((two, &next)), (one, &decl), Intent::Return);
+        let results = bench.by_name(results);
+        assert_eq!(
+            results["file:/etc/f"],
+            (Outcome::Changed, "as it was before".to_owned()),
+            "{flags} {changed}"
+        );
+        bench.commit(one);
+        assert_eq!(
+            (bench.read("/etc/f").as_str(), bench.mode("/etc/f")),
+            ("theirs", 0o600),
+            "{flags} {changed}"
+        );
+        // It is the unit's as before, and goes with it.
+        let (_, results) = bench.apply(Some((one, &decl)), &Decl::new());
+        assert_eq!(bench.by_name(results)["file:/etc/f"].0, Outcome::Removed);
+    }
+}

@@ -218,7 +218,7 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
 }
 
 /// Whether something was there that is put back.
-fn was_there(undo: &Undo) -> bool {
+pub fn was_there(undo: &Undo) -> bool {
     match &undo.prior {
         Prior::File { .. }
         | Prior::Linked { .. }

@@ -25,6 +25,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use units::kind::Spec;
 use units::kind::line::Line;
+use units::manifest::flags;
 use units::{EdgeKind, Kind, Manifest};
 
 use super::back::{look_back, own_again, take_back};
@@ -38,7 +39,7 @@ use crate::resource::staging::Areas;
 use crate::resource::world::{Pulse, Spared, WAITS, World};
 use crate::resource::{self, Context, directory, exec, thing};
 use crate::store::index::PARENT;
-use crate::store::{Own, Record};
+use crate::store::{Own, Record, Store};
 use crate::sys::{self, Forked, fork};
 
 /// Manifests by the name PID 1 gave them, each with its generation.
@@ -201,6 +202,16 @@ fn check_step(
         Action::Converge if batch.intent == Intent::Correct && reported(manifest, step) => {
             check_unit(world, &mut work).map(|f| Some(report_only(step, &f)))
         }
+        Action::Converge
+            if batch.intent == Intent::Return && others_may_write(world, batch, manifest, &work) =>
+        {
+            work.step.action = Action::Restore;
+            retire::restore(world, &work.unit, batch.generation).map(|leaving| {
+                let done = leave(&mut work, leaving);
+                work.detail = "as it was before".to_owned();
+                done
+            })
+        }
         Action::Converge => converge(world, batch, &mut work, plan),
         Action::Check | Action::Rewatch => check_unit(world, &mut work).map(|f| Some(report_only(step, &f))),
         Action::Remove => {
@@ -246,7 +257,17 @@ fn check_step(
 
 /// Whether drift of this unit is reported and left.
 fn reported(manifest: &Manifest, step: &Step) -> bool {
-    manifest.flags(step.unit) & units::manifest::flags::REPORT != 0
+    manifest.flags(step.unit) & flags::REPORT != 0
+}
+
+/// Whether what somebody else wrote there was right before the apply that a return takes back: then it is put back, and not
+/// what is declared, which would lose it.
+fn others_may_write(world: &World, batch: &Batch, manifest: &Manifest, work: &Work) -> bool {
+    let own = thing(&work.spec);
+    let of = |s: &Store| s.index().undo_to(&work.unit, batch.generation, &world.first_touches);
+    manifest.flags(work.step.unit) & (flags::REPORT | flags::SEED) != 0
+        && (world.store.as_ref().map(of).unwrap_or_default().iter())
+            .any(|undo| Some(&undo.thing) == own.as_ref() && retire::was_there(undo))
 }
 
 fn check_unit(world: &mut World, work: &mut Work) -> Result<Finding, Trouble> {
