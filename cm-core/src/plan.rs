@@ -129,6 +129,8 @@ pub struct Observation {
     pub ready: Option<bool>,
     /// Whether it is tried again although it has failed: what is current is applied once more.
     pub again: bool,
+    /// Whether a hold on it is lifted with that: it is looked at anew.
+    pub lifted: bool,
 }
 
 /// Which unit is asked about.

@@ -69,10 +69,14 @@ exec = ["gone"]
 
 /// What an apply of what is current would do about a service.
 fn again(seen: &Observation) -> (Verb, String) {
-    let manifest = compiled("[service.web]\nexec = [\"web\"]\nreload = [\"reload\"]\n");
+    again_of("[service.web]\nexec = [\"web\"]\nreload = [\"reload\"]\n", seen)
+}
+
+fn again_of(state: &str, seen: &Observation) -> (Verb, String) {
+    let manifest = compiled(state);
     let observe = |_| Observation { again: true, ..seen.clone() };
     let planned = plan(&manifest, &manifest, &observe);
-    planned.into_iter().next().map(|p| (p.verb, p.reason)).unwrap()
+    planned.into_iter().next_back().map(|p| (p.verb, p.reason)).unwrap()
 }
 
 #[test]
@@ -84,7 +88,22 @@ fn what_is_current_is_applied_to_what_has_failed() {
     assert_eq!(again(&held).0, Verb::Nothing);
     let stale = Observation { found: Found::Right, stale: true, ..Observation::default() };
     assert_eq!(again(&stale).0, Verb::Reload);
-    assert_eq!(again(&Observation { held: Some("by root".into()), ..stale }).0, Verb::Nothing);
+    assert_eq!(again(&Observation { held: Some("by root".into()), ..stale.clone() }).0, Verb::Nothing);
+    let (verb, why) = again_of("[service.web]\nexec = [\"web\"]\n", &stale);
+    let text = "it has not loaded its configuration yet, and it has no way to reload";
+    assert_eq!((verb, why.as_str()), (Verb::Restart, text));
+    let inputs =
+        "[service.web]\nexec = [\"web\"]\nreload = [\"reload\"]\nrestart-on = [\"target:x\"]\n[target.x]\n";
+    assert_eq!(again_of(inputs, &stale).0, Verb::Restart);
+    // A command that was held is asked for its guard once more.
+    let due = Observation {
+        found: Found::Due("nothing guards it".into()),
+        ready: Some(true),
+        ..Observation::default()
+    };
+    let command = "[exec.once]\ncommand = [\"once\"]\nunless = [\"done\"]\n";
+    assert_eq!(again_of(command, &due).0, Verb::Nothing);
+    assert_eq!(again_of(command, &Observation { lifted: true, ..due }).0, Verb::Start);
     assert_eq!(again(&Observation { found: Found::Right, ..Observation::default() }).0, Verb::Nothing);
     let other = Observation { found: failed.found, ..Observation::default() };
     let manifest = compiled("[service.web]\nexec = [\"web\"]\n");

@@ -304,7 +304,8 @@ impl<'a> Courses<'a> {
         let along = self.taken_along(unit, behind, false).filter(|_| up);
         let bounced = along.is_some();
         let inputs = if kind == Kind::Exec { self.inputs_changed(unit) } else { None };
-        let redo = unit.differs || inputs.is_some() || !ready || lost || bounced;
+        let anew = kind == Kind::Exec && unit.seen.lifted;
+        let redo = unit.differs || inputs.is_some() || !ready || lost || bounced || anew;
         let held = unit.seen.held.is_some();
         let looked_at = !held || !matches!(kind, Kind::Exec | Kind::Module);
         let stays_ready = ready && !unit.differs && !lost && !bounced;

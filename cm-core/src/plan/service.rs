@@ -7,6 +7,8 @@ use units::kind::service::{Ready, Service, Start};
 use super::course::{Course, Courses, Unit};
 use super::{Before, Found, Verb};
 
+const NOT_LOADED: &str = "it has not loaded its configuration yet";
+
 impl Courses<'_> {
     pub(super) fn service(&self, unit: &Unit<'_>) -> (Course, Verb, String) {
         let Some(new) = self.desired.service(unit.id) else {
@@ -42,8 +44,13 @@ impl Courses<'_> {
         let open = unit.blocker.is_none();
         let first = switch == Switch::StopStart || self.gives_up(unit);
         let restarts = bounces && !held && (first || open);
-        let restart_inputs = self.changed_inputs(unit, EdgeKind::RestartOn);
-        let reload_inputs = self.changed_inputs(unit, EdgeKind::ReloadOn);
+        // What it has not loaded is tried again. Which of both kinds that is nobody tells; a reload is the smaller promise.
+        let owed = unit.seen.stale && unit.seen.again;
+        let has = |kind| self.desired.deps(unit.id).any(|e| e.kind == kind);
+        let by_restart = !has(EdgeKind::ReloadOn) && has(EdgeKind::RestartOn);
+        let owes = |restart| (owed && by_restart == restart).then(|| NOT_LOADED.to_owned());
+        let restart_inputs = self.changed_inputs(unit, EdgeKind::RestartOn).or_else(|| owes(true));
+        let reload_inputs = self.changed_inputs(unit, EdgeKind::ReloadOn).or_else(|| owes(false));
         let loads = restart_inputs.is_some() || reload_inputs.is_some() || switch == Switch::Reload;
         let anew = loads && !held && (restart_inputs.is_some() || new.reload.is_none());
         let going = !unit.wanted || along.is_some();
@@ -104,14 +111,11 @@ impl Courses<'_> {
             let why = if switch == Switch::Reload { changed.to_owned() } else { inputs.unwrap_or_default() };
             return (course, Verb::Reload, why);
         }
-        if unit.seen.stale && unit.seen.again && unit.seen.held.is_none() && unit.blocker.is_none() {
-            return (course, Verb::Reload, "it has not loaded its configuration yet".to_owned());
-        }
         let reason = match (unit.change, switch) {
             (Before::New, _) => format!("{declared}; it runs already"),
             _ if unit.blocker.is_some() && !course.ok => unit.why_not(changed),
             (_, Switch::Keep) => format!("{changed}; the old process stays until it is restarted by hand"),
-            _ if unit.seen.stale => "it has not loaded its configuration yet".to_owned(),
+            _ if unit.seen.stale => NOT_LOADED.to_owned(),
             _ if declared.is_empty() => String::new(),
             _ => format!("{declared}; the running process need not notice"),
         };

@@ -116,6 +116,7 @@ pub fn plan(mut asked: Asked<'_>, replies: &mut Replies) -> Result<(), Stop> {
     let same = running.digest() == desired.digest() && same_layers && generation > 0;
     let as_asked = |mut seen: Observation| {
         if source.release == Some(true) {
+            seen.lifted = seen.held.is_some();
             (seen.held, seen.stopped) = (None, false);
         }
         Observation { again: same, ..seen }

@@ -311,9 +311,9 @@ fn random(options: &Options) -> bool {
     let something =
         kept.verbs.iter().filter(|((_, verb), _)| *verb != "nothing").map(|(_, n)| n).sum::<u64>();
     println!(
-        "plans: {} compared with what was done ({something} units to which something was done), {} whose apply \
-         returned, {} open, {} not made beside an older process, 0 violations",
-        kept.plans, kept.returned, kept.open, kept.older
+        "plans: {} compared with what was done ({something} units to which something was done), {} of them of what was \
+         current, {} whose apply returned, {} open, {} not made beside an older process, 0 violations",
+        kept.plans, kept.again, kept.returned, kept.open, kept.older
     );
     if options.table || visited < possible {
         println!("{coverage}");

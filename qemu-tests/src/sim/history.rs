@@ -308,6 +308,7 @@ impl Player<'_> {
         if self.machine.engine.going_down().is_none() {
             self.machine.checks.at_rest(&self.machine.engine, &self.machine.world)?;
             self.machine.reexec()?;
+            self.plan_again(script.seed.is_multiple_of(2))?;
             self.plan(&script.plans)?;
             self.act(&Act::Shutdown)?;
             until(self.machine, None)?;
@@ -317,6 +318,13 @@ impl Player<'_> {
             return Err(Violation { invariant: Invariant::ShutdownLeaves, text });
         }
         Ok(())
+    }
+
+    /// What an apply of what is current is said to do is done.
+    fn plan_again(&mut self, release: bool) -> Result<(), Violation> {
+        self.machine.tell_story(|_| format!("* plan and apply what is current, releasing: {release}"));
+        plans::again(self.machine, release, plans::SHIPS, |m| until(m, None))?;
+        self.machine.checks.at_rest(&self.machine.engine, &self.machine.world)
     }
 
     /// What is planned is done, and then nothing is left to do.

@@ -8,6 +8,7 @@ use cm_core::engine::effect::Effect;
 use cm_core::engine::event::{Event, Swap};
 use cm_core::engine::{DEVICE_LATE, Engine, GOES_ON, Mono, Node};
 use cm_core::proto::Step;
+use units::Manifest;
 
 use super::checks::{Checks, Invariant, Violation};
 use super::coverage::Coverage;
@@ -122,7 +123,20 @@ impl Machine {
         kind: Swap,
         release: bool,
     ) -> Result<(), Violation> {
-        let manifest = graph.manifest();
+        self.swap(&graph.manifest(), generation, kind, release)
+    }
+
+    /// The same with what a graph has become.
+    ///
+    /// # Errors
+    /// When an invariant breaks.
+    pub fn swap(
+        &mut self,
+        manifest: &Manifest,
+        generation: u64,
+        kind: Swap,
+        release: bool,
+    ) -> Result<(), Violation> {
         let digest = manifest.digest();
         let number = self.engine.install(manifest.clone());
         if let Some(twin) = &mut self.twin {
@@ -132,7 +146,7 @@ impl Machine {
                 return Err(Violation { invariant: Invariant::ReexecIdentical, text });
             }
         }
-        self.world.manifests.insert(number, manifest);
+        self.world.manifests.insert(number, manifest.clone());
         let request = match kind {
             Swap::Undo | Swap::Purge => 0,
             Swap::Apply | Swap::Rollback | Swap::Boot | Swap::First => {

@@ -43,6 +43,8 @@ pub struct Kept {
     pub open: u64,
     /// Plans that were not made, since something ran with an earlier declaration than that of the generation.
     pub older: u64,
+    /// Of those that were compared, plans of an apply of what is current.
+    pub again: u64,
     /// By kind and verb.
     pub verbs: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -54,6 +56,7 @@ impl Kept {
         self.returned += other.returned;
         self.older += other.older;
         self.open += other.open;
+        self.again += other.again;
         for (key, count) in &other.verbs {
             *self.verbs.entry(*key).or_default() += count;
         }
@@ -111,8 +114,22 @@ fn state(world: &World, slot: u8) -> State {
     }
 }
 
+/// Of which apply a plan is made.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    /// Of what is current already.
+    again: bool,
+    /// Of one that lifts every hold.
+    release: bool,
+}
+
 /// What a look at a unit finds.
-fn observe(machine: &Machine, running: &Manifest, desired: &Manifest, subject: Subject) -> Observation {
+fn observe(
+    machine: &Machine,
+    (running, desired): (&Manifest, &Manifest),
+    subject: Subject,
+    asked: Asked,
+) -> Observation {
     let (engine, world) = (&machine.engine, &machine.world);
     let (manifest, id, leaves) = match subject {
         Subject::Declared(id) => (desired, id, false),
@@ -153,12 +170,13 @@ fn observe(machine: &Machine, running: &Manifest, desired: &Manifest, subject: S
     let stopped = |s: &UnitStatus| s.hold.as_ref().is_some_and(|h| h.kind == HoldKind::Stopped);
     Observation {
         found,
-        held,
-        stopped: status.as_ref().is_some_and(stopped),
+        lifted: asked.release && held.is_some(),
+        held: held.filter(|_| !asked.release),
+        stopped: !asked.release && status.as_ref().is_some_and(stopped),
         started: status.as_ref().is_some_and(|s| s.started),
         stale: status.as_ref().is_some_and(|s| s.stale),
         ready: Some(status.is_some_and(|s| s.ready)),
-        again: false,
+        again: asked.again,
     }
 }
 
@@ -180,13 +198,21 @@ fn wrong(running: &Manifest, desired: &Manifest, id: UnitId, thing: super::world
 
 /// The plan of the planner for an apply of this graph.
 pub fn promise(machine: &Machine, graph: &Graph, planner: Planner) -> Promise {
-    let (running, _) = machine.engine.desired();
-    let running = machine.engine.manifest(running).cloned().unwrap_or_else(Manifest::empty);
-    let desired = graph.manifest();
-    let planned = planner(&running, &desired, &|subject| observe(machine, &running, &desired, subject));
+    promised(machine, &graph.manifest(), planner, Asked::default())
+}
+
+/// What is desired.
+fn current(machine: &Machine) -> Manifest {
+    machine.engine.manifest(machine.engine.desired().0).cloned().unwrap_or_else(Manifest::empty)
+}
+
+fn promised(machine: &Machine, desired: &Manifest, planner: Planner, asked: Asked) -> Promise {
+    let running = current(machine);
+    let planned =
+        planner(&running, desired, &|subject| observe(machine, (&running, desired), subject, asked));
     let line = |p: Planned| {
         let (manifest, id, leaves) = match p.subject {
-            Subject::Declared(id) => (&desired, id, false),
+            Subject::Declared(id) => (desired, id, false),
             Subject::Leaving(id) => (&running, id, true),
         };
         let guarded = matches!(manifest.spec(id), Some(Spec::Exec(e)) if e.unless.is_some());
@@ -195,7 +221,7 @@ pub fn promise(machine: &Machine, graph: &Graph, planner: Planner) -> Promise {
     let lines: Vec<_> = planned.into_iter().map(line).collect();
     let slots = lines.iter().map(|line| slot_of(&line.address));
     let before = slots.map(|slot| (slot, state(&machine.world, slot))).collect();
-    let (turned, unbound) = (turned(&running, &desired), unbound(&running, &desired));
+    let (turned, unbound) = (turned(&running, desired), unbound(&running, desired));
     let leaving = machine.engine.nodes().filter(|n| machine.engine.glance(*n).leaving);
     let leaving = leaving.map(|n| slot_of(&machine.engine.address(n))).collect();
     Promise { lines, turned, unbound, before, leaving }
@@ -355,13 +381,40 @@ pub fn trial(
     graph: &Graph,
     generation: u64,
     planner: Planner,
+    rest: impl FnMut(&mut Machine) -> Result<(), Violation>,
+) -> Result<bool, Violation> {
+    attempt(machine, &graph.manifest(), generation, Asked::default(), planner, rest)
+}
+
+/// The same for an apply of what is current; `release`: of one that lifts every hold.
+///
+/// # Errors
+/// As [`trial`].
+pub fn again(
+    machine: &mut Machine,
+    release: bool,
+    planner: Planner,
+    rest: impl FnMut(&mut Machine) -> Result<(), Violation>,
+) -> Result<bool, Violation> {
+    let (desired, generation) = (current(machine), machine.engine.desired().1);
+    let compared = attempt(machine, &desired, generation, Asked { again: true, release }, planner, rest)?;
+    machine.kept.again += u64::from(compared);
+    Ok(compared)
+}
+
+fn attempt(
+    machine: &mut Machine,
+    desired: &Manifest,
+    generation: u64,
+    asked: Asked,
+    planner: Planner,
     mut rest: impl FnMut(&mut Machine) -> Result<(), Violation>,
 ) -> Result<bool, Violation> {
-    if has_older(machine) {
+    if has_older(machine, asked) {
         machine.kept.older += 1;
         return Ok(false);
     }
-    let promise = promise(machine, graph, planner);
+    let promise = promised(machine, desired, planner, asked);
     machine.tell_story(|_| promise.words());
     // What is held may keep a claim for ever, or give it up once it is looked at.
     let open = machine.engine.nodes().any(|node| {
@@ -371,8 +424,9 @@ pub fn trial(
     });
     machine.world.deeds.clear();
     machine.world.late = false;
-    machine.apply(graph, generation, Swap::Apply)?;
+    machine.swap(desired, generation, Swap::Apply, asked.release)?;
     let request = machine.last_request();
+    let after = Asked { release: false, ..asked };
     rest(machine)?;
     if machine.checks.verdict(request) != Some(Verdict::Done) || machine.world.late {
         machine.kept.returned += 1;
@@ -381,8 +435,8 @@ pub fn trial(
     if open || promise.is_open() {
         machine.kept.open += 1;
         // Nor can a plan see a claim that something has which is held, and declared nowhere.
-        if !open && !has_older(machine) {
-            self::promise(machine, graph, planner).is_empty()?;
+        if !open && !has_older(machine, asked) {
+            promised(machine, desired, planner, after).is_empty()?;
         }
         return Ok(true);
     }
@@ -391,19 +445,22 @@ pub fn trial(
     machine.kept = kept;
     compared?;
     // What is held has kept the process of before.
-    if !has_older(machine) {
-        self::promise(machine, graph, planner).is_empty()?;
+    if !has_older(machine, asked) {
+        promised(machine, desired, planner, after).is_empty()?;
     }
     Ok(true)
 }
 
 /// Whether what something was started from, has loaded, claims or follows stands in neither manifest: a plan cannot compare with
 /// that.
-fn has_older(machine: &Machine) -> bool {
+fn has_older(machine: &Machine, asked: Asked) -> bool {
     let engine = &machine.engine;
     let behind = |n| !engine.glance(n).leaving && engine.edges_from(n) != engine.desired().0;
     let older = |n| {
-        engine.glance(n).stale || keeps_old(engine, n) || engine.waits_for_claim(n).is_some() || behind(n)
+        (engine.glance(n).stale && !asked.again)
+            || keeps_old(engine, n)
+            || engine.waits_for_claim(n).is_some()
+            || behind(n)
     };
     // Nor does a plan know what a crash has left of an apply that is still to be undone.
     // And what waits although it was there keeps its place in the order of stops, which nobody is shown.
