@@ -415,3 +415,21 @@ fn a_return_puts_back_what_others_may_write() {
         assert_eq!(bench.by_name(results)["file:/etc/f"].0, Outcome::Removed);
     }
 }
+
+/// Nor is the number that it had left to him.
+#[test]
+fn a_group_with_another_number_stays_that_of_the_user_of_its_name() {
+    let spec = Group { name: "eve".into(), gid: Some(2001), system: false };
+    let eve = || Decl::new().unit(Kind::User, "eve", Spec::User(user("eve")));
+    let both = eve().unit(Kind::Group, "eve", Spec::Group(spec));
+    let mut bench = Bench::with_accounts(PASSWD, GROUP);
+    let (one, _) = bench.apply(None, &eve());
+    let (two, _) = bench.apply(Some((one, &eve())), &both);
+    let manifest = bench.install(&both, two);
+    for outcome in [Outcome::Changed, Outcome::Kept] {
+        let steps = bench.steps(manifest, Action::Converge);
+        let results = bench.run(two, Intent::Correct, steps);
+        assert_eq!(bench.by_name(results)["user:eve"].0, outcome);
+        assert!(bench.read("/etc/passwd").contains("\neve:*:1001:2001:"), "{}", bench.read("/etc/passwd"));
+    }
+}

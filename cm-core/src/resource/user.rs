@@ -44,7 +44,8 @@ pub fn check(world: &mut World, spec: &User, context: &Context) -> Result<Findin
             let gid = spec
                 .group
                 .as_deref()
-                .map(|g| world.accounts.gid(g).map_or_else(|| g.to_owned(), |n| n.to_string()));
+                .map(|g| world.accounts.gid(g).map_or_else(|| g.to_owned(), |n| n.to_string()))
+                .or_else(|| renumbered(&world.accounts, spec).map(|gid| gid.to_string()));
             for (word, index, want) in [
                 ("uid", 2, spec.uid.map(|u| u.to_string())),
                 ("primary group", 3, gid),
@@ -183,8 +184,11 @@ pub fn apply(
         }
     } else {
         accounts.passwd.set_field(name, 2, &uid.to_string());
-        if let Some(who) = &spec.group {
-            let gid = accounts.gid(who).ok_or_else(|| no_group(who))?;
+        let gid = match &spec.group {
+            Some(who) => Some(accounts.gid(who).ok_or_else(|| no_group(who))?),
+            None => renumbered(accounts, spec),
+        };
+        if let Some(gid) = gid {
             accounts.passwd.set_field(name, 3, &gid.to_string());
         }
         for (index, value) in [(4, &spec.comment), (5, &spec.home), (6, &spec.shell)] {
@@ -217,6 +221,14 @@ pub fn apply(
         accounts.set_member(group, name, true);
     }
     Ok(())
+}
+
+/// The number of the group of his own where that has another one than when he was made: his primary group is nobody's number
+/// then.
+fn renumbered(accounts: &Accounts, spec: &User) -> Option<u32> {
+    let own = spec.group.is_none().then(|| accounts.gid(&spec.name)).flatten()?;
+    let gid = accounts.passwd.field(&spec.name, 3)?.parse::<u32>().ok()?;
+    accounts.group.numbers().all(|(_, n)| n != gid).then_some(own)
 }
 
 fn no_group(who: &str) -> Trouble {
