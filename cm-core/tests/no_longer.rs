@@ -433,3 +433,28 @@ fn a_group_with_another_number_stays_that_of_the_user_of_its_name() {
         assert!(bench.read("/etc/passwd").contains("\neve:*:1001:2001:"), "{}", bench.read("/etc/passwd"));
     }
 }
+
+/// Nobody has been given numbers that would have to be kept.
+#[test]
+fn who_could_not_be_made_is_not_locked() {
+    for (uid, group) in [(Some(1000), None), (None, Some("nobody-has-it"))] {
+        let mut bench = Bench::with_accounts(PASSWD, GROUP);
+        let nothing = Decl::new();
+        let (zero, _) = bench.apply(None, &nothing);
+        let spec = User { uid, group: group.map(str::to_owned), ..user("alice") };
+        let wrong = Decl::new().unit(Kind::User, "alice", Spec::User(spec));
+        let n = bench.prepare(&wrong);
+        bench.switching(n);
+        let results = bench.swap(Some((zero, &nothing)), (n, &wrong), Intent::Apply);
+        assert_eq!(bench.by_name(results)["user:alice"].0, Outcome::NotKept);
+        bench.switching(zero);
+        let results = bench.swap(Some((n, &wrong)), (zero, &nothing), Intent::Return);
+        let results = bench.by_name(results);
+        assert!(!results["user:alice"].1.contains("locked"), "{results:?}");
+        bench.commit(zero);
+        assert_eq!(
+            (bench.read("/etc/passwd"), bench.read("/etc/group")),
+            (PASSWD.to_owned(), GROUP.to_owned())
+        );
+    }
+}

@@ -211,7 +211,12 @@ pub fn restore(world: &mut World, unit: &str, generation: u64) -> Result<Leaving
     for entry in things.into_iter().chain(on_the_way) {
         leaving.ops.extend(put_back(world, unit, entry)?);
     }
-    if leaving.ops.iter().any(|op| matches!(op.what, What::Account(Account::Lock { .. }))) {
+    // Of one who never came to be a part may be there all the same, in another file.
+    let stays = |op: &Op| {
+        matches!(&op.what, What::Account(Account::Lock { name, .. })
+        if world.accounts.passwd.line(name).is_some())
+    };
+    if leaving.ops.iter().any(stays) {
         leaving.detail = user::LOCKED.to_owned();
     }
     Ok(leaving)
