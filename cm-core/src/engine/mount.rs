@@ -214,6 +214,10 @@ impl Engine {
         let Some(id) = self.u(node).id else { return };
         self.go_up(node);
         self.m(node).set(bits::NEWS, false);
+        if self.details.get(&node).is_some_and(|d| d.starts_with(DEVICE_LATE)) {
+            // That was another helper's device.
+            self.clear_detail(node);
+        }
         if let State::Mount(m) = &mut self.m(node).state {
             m.lost = false;
             m.repaired = false;

@@ -422,6 +422,8 @@ fn attempt(
         let claim = machine.engine.manifest(manifest).map_or(0, |m| m.claim(unit));
         machine.engine.glance(node).held && claim != 0
     });
+    // Nor does a plan know what somebody froze that is about to end.
+    let open = open || machine.world.procs.values().any(|p| p.frozen && p.ends_later.is_some());
     machine.world.deeds.clear();
     machine.world.late = false;
     machine.swap(desired, generation, Swap::Apply, asked.release)?;

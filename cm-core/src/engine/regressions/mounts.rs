@@ -537,3 +537,24 @@ fn a_release_is_answered_when_the_options_are_right() {
     assert_eq!(s.state("/m"), "absent", "{out:?}");
     assert!(s.engine.is_converged());
 }
+
+/// Seed 950604: that the device was late for the helper before says nothing of the next one.
+#[test]
+fn a_helper_is_waited_for_until_its_own_device_is_late() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::Explained { serial, why: format!("{DEVICE_LATE} /dev/x") });
+    s.ask(7, Verb::Stop, "/m");
+    s.tell(Event::Exited { serial, exit: Exit::Signal(9) });
+    helper_ends(&mut s, 3);
+    assert_eq!(s.state("/m"), "down");
+    s.swap_to(Units::new().mount("/m"), 1, Swap::Boot);
+    let manifest = s.engine.install(Units::new().mount("/m").finish());
+    let again = Event::Swapped { request: 9, manifest, generation: 1, kind: Swap::Apply, release: true };
+    let out = s.tell(again);
+    assert_eq!((spawned(&s, &out), answered(&out, 9)), (vec![("/m".to_owned(), Job::Mount)], None));
+    assert_eq!(s.state("/m"), "starting");
+    let out = helper_ends(&mut s, 0);
+    assert_eq!(answered(&out, 9), Some(Verdict::Done));
+}
