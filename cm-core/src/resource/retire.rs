@@ -14,6 +14,11 @@ use crate::proto::Outcome;
 use crate::store::index::{PARENT, Undo};
 use crate::store::record::{member_of, path_of_names};
 use crate::store::{Own, Prior};
+use crate::sys;
+
+/// Attributes of a directory that was made to mount something there, or on the way to that: the first that could be given,
+/// for only root of the machine gives the one.
+pub const MADE: [&str; 2] = ["trusted.holdfast.made", "user.holdfast.made"];
 
 /// How a unit leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,13 +181,23 @@ fn parents(world: &World, path: &str) -> Vec<Op> {
     let mut out = Vec::new();
     let mut path = path;
     while let Some((directory, _)) = split(path) {
-        if owner(world, directory).is_none_or(|o| o.unit != PARENT || !o.created) {
+        let ours = match owner(world, directory) {
+            Some(own) => own.unit == PARENT && own.created,
+            None => made_for_mount(world, directory),
+        };
+        if !ours {
             break;
         }
         out.push(Op::put(directory, Put::Absent, false, OwnChange::Drop));
         path = directory;
     }
     out
+}
+
+/// Whether a directory was made on the way to a mount point, which may have gone before what else came in there.
+fn made_for_mount(world: &World, directory: &str) -> bool {
+    let open = std::fs::File::open(world.outside(directory));
+    open.is_ok_and(|d| MADE.iter().any(|name| matches!(sys::xattr(&d, name), Ok(Some(_)))))
 }
 
 /// Puts a unit back as it was in a generation in which it is not declared.

@@ -297,6 +297,8 @@ pub struct Touched {
     pub notes: Vec<String>,
     /// Whether something was left in place on purpose.
     pub left: bool,
+    /// What was left so, each with the unit that it was to go with.
+    pub stayed: Vec<(String, String)>,
     /// Why an entry of a user database was.
     pub stays: Option<String>,
 }

@@ -250,6 +250,8 @@ pub struct World {
     pub reads: u64,
     /// On a return: what was there before all that is undone.
     pub first_touches: FirstTouches,
+    /// Directories on the way that were to go with a unit, and were not empty when its turn came.
+    pub left: Vec<(String, String)>,
     /// What a purge leaves.
     pub spared: Spared,
     /// Directories that wait in a staging area for the time when they are made, by their places.
@@ -287,6 +289,7 @@ impl World {
             stamps: Names::default(),
             written: Names::default(),
             first_touches: FirstTouches::default(),
+            left: Vec::new(),
             begun: BTreeMap::new(),
             spared: Spared::default(),
             setup,

@@ -1,6 +1,8 @@
 //! The way back: what a return to an earlier generation puts back, beside converging what that one declares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
 
 use units::address::Class;
 use units::diff::is_same;
@@ -10,12 +12,13 @@ use units::{Address, Kind, Manifest, UnitId};
 use super::batch::{
     self, Batch, BatchError, Confinement, Manifests, Plan, Slot, Work, carry_out, managed_mounts, trouble,
 };
-use crate::proto::{Action, Intent, ManifestRef, Step, UnitResult};
-use crate::resource::op::{Account, Op, OwnChange, Trouble, What};
+use crate::proto::{Action, Intent, ManifestRef, Outcome, Step, UnitResult};
+use crate::resource::op::{Account, Op, OwnChange, Put, Trouble, What};
+use crate::resource::retire::Leaving;
 use crate::resource::world::World;
 use crate::resource::{self, Context, retire, thing};
 use crate::store::Prior;
-use crate::store::index::{FirstTouches, Undo};
+use crate::store::index::{FirstTouches, PARENT, Undo};
 
 /// What was there before whatever a return undoes.
 pub(super) fn look_back(world: &mut World, batch: &Batch) {
@@ -83,6 +86,68 @@ pub(super) fn take_back(world: &mut World, work: &mut Work, undo: Vec<Undo>) -> 
     Ok(ops)
 }
 
+fn leaves(step: Step, unit: &str, leaving: Leaving) -> Slot {
+    Slot::Todo(Box::new(Work {
+        step,
+        unit: unit.to_owned(),
+        spec: Spec::Target(units::kind::target::Target {}),
+        context: Context::default(),
+        detail: leaving.detail,
+        ops: leaving.ops,
+        outcome: leaving.outcome,
+        needs: Vec::new(),
+    }))
+}
+
+/// Takes away what was made on the way to a unit, and was not empty when that went: what was mounted in there, and the
+/// mount point, may have gone since. Nothing that is not empty goes.
+///
+/// # Errors
+/// As [`super::batch::run`].
+pub fn take_emptied(
+    world: &mut World,
+    manifests: &Manifests,
+    generation: u64,
+    returned: bool,
+    confinement: Confinement,
+) -> Result<(), BatchError> {
+    let mut left = std::mem::take(&mut world.left);
+    // What lies inside goes before what it lies in.
+    left.sort_unstable_by(|(_, a), (_, b)| b.cmp(a));
+    left.dedup_by(|(_, a), (_, b)| a == b);
+    let mut going: BTreeSet<PathBuf> = BTreeSet::new();
+    left.retain(|(_, thing)| {
+        let own = world.store.as_ref().and_then(|s| s.index().own.get(thing));
+        let at = world.outside(thing);
+        let is_ours = own.is_some_and(|o| o.unit == PARENT && o.created);
+        let goes = is_ours
+            && fs::read_dir(&at).is_ok_and(|mut all| all.all(|e| e.is_ok_and(|e| going.contains(&e.path()))));
+        goes && going.insert(at)
+    });
+    if left.is_empty() {
+        return Ok(());
+    }
+    if let Some(store) = &mut world.store {
+        store.lock()?;
+    }
+    world.begin(managed_mounts(manifests));
+    let intent = if returned { Intent::Return } else { Intent::Apply };
+    let batch = Batch { generation, intent, steps: Vec::new() };
+    let mut plan = Plan::default();
+    for ((unit, thing), number) in left.iter().zip(0..) {
+        let step = Step { manifest: ManifestRef(u32::MAX), unit: UnitId(number), action: Action::Remove };
+        let ops = vec![Op::put(thing, Put::Absent, false, OwnChange::Drop)];
+        let leaving = Leaving { ops, outcome: Outcome::Removed, detail: String::new() };
+        plan.slots.push(leaves(step, unit, leaving));
+    }
+    let done = carry_out(world, &batch, plan, confinement, &mut |_| ());
+    world.left.clear();
+    if let Some(store) = &mut world.store {
+        store.unlock();
+    }
+    done
+}
+
 /// Puts back what generations in between have left behind, before one that led to the current one is the current one
 /// again: units that neither it nor the one that is left declares, so that no step of the engine names them.
 ///
@@ -132,16 +197,7 @@ pub fn put_back_rest(
             let step =
                 Step { manifest: ManifestRef(u32::MAX), unit: UnitId(number), action: Action::Restore };
             plan.slots.push(match retire::restore(world, unit, generation) {
-                Ok(leaving) => Slot::Todo(Box::new(Work {
-                    step,
-                    unit: unit.clone(),
-                    spec: Spec::Target(units::kind::target::Target {}),
-                    context: Context::default(),
-                    detail: leaving.detail,
-                    ops: leaving.ops,
-                    outcome: leaving.outcome,
-                    needs: Vec::new(),
-                })),
+                Ok(leaving) => leaves(step, unit, leaving),
                 Err(e) => Slot::Done(trouble(&step, &e)),
             });
         }

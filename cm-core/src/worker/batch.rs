@@ -493,6 +493,7 @@ pub(super) fn carry_out(
     // The child has made some of it.
     world.places.forget_missing();
     world.stamps.extend(report.stamps);
+    world.left.extend(report.left);
     areas.close();
     for (step, (outcome, detail)) in steps.iter().zip(report.results) {
         answer(result(step, outcome, detail));

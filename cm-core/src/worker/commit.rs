@@ -32,6 +32,8 @@ pub struct Report {
     pub results: Vec<(Outcome, String)>,
     /// What files looked like when they were read back.
     pub stamps: Names<Stamp>,
+    /// Directories on the way that were to go with a unit, and are not empty yet.
+    pub left: Vec<(String, String)>,
 }
 
 pub(super) struct Running {
@@ -174,7 +176,7 @@ pub fn run(
     let results = steps.iter().map(|s| read_back(world, &steps, s)).collect();
     world.at(None);
     world.written.clear();
-    Report { results, stamps: std::mem::take(&mut world.stamps) }
+    Report { results, stamps: std::mem::take(&mut world.stamps), left: touched.stayed }
 }
 
 /// A directory of a unit that was not empty when its turn came goes all the same when later steps have emptied it.
@@ -534,6 +536,9 @@ fn change(
             if step.replaces.contains(&at) {
                 facts.push(Record::NotReplaced { unit: step.work.unit.clone(), thing: op.thing.clone() });
             }
+        }
+        if touched.left {
+            touched.stayed.push((step.work.unit.clone(), op.thing.clone()));
         }
         // A directory of the unit itself; those on the way to it may well be in use by others.
         if touched.left && step.work.unit.ends_with(&op.thing) {

@@ -391,6 +391,8 @@ impl Worker {
             self.say_back(*to, rest);
             let alike = back::put_back_alike(&mut self.world, &known, *to, returned, self.confinement);
             self.say_back(*to, alike);
+            let emptied = back::take_emptied(&mut self.world, &known, *to, returned, self.confinement);
+            self.say_back(*to, emptied.map(|()| Vec::new()));
             self.manifests = known;
         }
         let candidates = match &op {

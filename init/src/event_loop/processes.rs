@@ -75,6 +75,9 @@ impl Shell {
             Ok(command) => command,
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };
+        if job == Job::Unmount && !self.is_declared(node) {
+            command.argv.push("leaves".to_owned());
+        }
         if job == Job::Mount
             && let Some(m) = self.engine.manifest(manifest)
         {
@@ -217,6 +220,12 @@ impl Shell {
         entry.note_descriptors();
         self.watch_spawn(&entry);
         self.spawns.insert(entry);
+    }
+
+    /// Whether what is wanted by now has this unit.
+    fn is_declared(&self, node: Node) -> bool {
+        let (address, desired) = (self.engine.address(node), self.engine.desired().0);
+        self.engine.manifest(desired).is_some_and(|m| m.find(address.kind, &address.name).is_some())
     }
 
     /// Registers the descriptors of a spawn.

@@ -47,7 +47,7 @@ const WHY_MAX: usize = 4095;
 /// Runs a verb: `holdfast-helper [--why DESCRIPTOR] VERB ARG…`; returns the exit code.
 ///
 /// `mount SOURCE PATH TYPE OPTIONS MILLISECONDS CHECK POINT…` (`check` where the file system is checked first; the points
-/// are where mounts are declared on which it lies; it says [`AT`] which path it is that the kernel lists), `umount PATH`,
+/// are where mounts are declared on which it lies; it says [`AT`] which path it is that the kernel lists), `umount PATH [leaves]` (and what was made to mount it goes),
 /// `umount-all`, `sync`, `module NAME PARAMETER…`, `coldplug`,
 /// `await-path PATH [MICROSECONDS]` (younger than that moment, see [`tick`]), `read-pid PATH`.
 pub fn main(arguments: &[String]) -> i32 {
@@ -78,10 +78,16 @@ pub fn main(arguments: &[String]) -> i32 {
                 other => other.map(|_| ()),
             }
         }
-        ["umount", path] => match unmount::one(path) {
-            Err(UnmountError::NotMounted(_)) => return NOT_MOUNTED,
-            other => other.map_err(|e| e.to_string()),
-        },
+        ["umount", path, leaves @ ..] => {
+            let done = unmount::one(path);
+            if !leaves.is_empty() && !matches!(done, Err(UnmountError::Refused { .. })) {
+                point::unmake(Path::new(path));
+            }
+            match done {
+                Err(UnmountError::NotMounted(_)) => return NOT_MOUNTED,
+                other => other.map_err(|e| e.to_string()),
+            }
+        }
         ["umount-all"] => {
             let failed = unmount::all();
             if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
@@ -197,37 +203,46 @@ fn do_mount(what: &Wanted<'_>, tell: impl Fn(&str)) -> Result<Option<String>, St
     if check {
         checked(&device, fstype, &tell).map_err(|e| cannot(&e))?;
     }
-    if !Path::new(place).exists() {
-        make_directory(place).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
+    let point = Path::new(place);
+    let is_new = !point.exists();
+    if is_new {
+        point::make(point).map_err(|e| cannot(&format!("cannot create the mount point: {e}")))?;
     }
+    let done = stand(&device, place, fstype, options);
+    if is_new && done.is_err() {
+        point::unmake(point);
+    }
+    done.map(|()| None).map_err(|e| cannot(&e))
+}
+
+/// Mounts it on what is there.
+fn stand(device: &Path, place: &str, fstype: &str, options: &str) -> Result<(), String> {
     // Network file systems bring a program that does what the kernel does not: resolve names, negotiate.
     for directory in ["/sbin", "/usr/sbin"] {
         let program = Path::new(directory).join(format!("mount.{fstype}"));
         if program.exists() {
-            return run(&program, &device, place, options).map(|()| None).map_err(|e| cannot(&e));
+            return run(&program, device, place, options);
         }
     }
-    let types = if fstype == "auto" { candidates(&device) } else { vec![fstype.to_owned()] };
+    let types = if fstype == "auto" { candidates(device) } else { vec![fstype.to_owned()] };
     let mut error = std::io::Error::from_raw_os_error(libc::ENODEV);
     for fstype in &types {
-        let mut result = mount::carry_out(&device, place, fstype, options);
+        let mut result = mount::carry_out(device, place, fstype, options);
         // The kernel asks /sbin/modprobe for the type's module, which may not be there.
         if result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV))
             && Modules::read().is_ok_and(|m| m.load(&format!("fs-{fstype}"), "").is_ok())
         {
-            result = mount::carry_out(&device, place, fstype, options);
+            result = mount::carry_out(device, place, fstype, options);
         }
         match result {
-            Ok(()) => return Ok(None),
+            Ok(()) => return Ok(()),
             Err(e) => error = e,
         }
     }
     Err(match error.raw_os_error() {
-        Some(libc::ENODEV) => cannot(&format!("this kernel has no file system \"{fstype}\"")),
-        Some(libc::EINVAL) => {
-            cannot(&format!("{error} (wrong type, damaged, or a bad option in \"{options}\")"))
-        }
-        _ => cannot(&error),
+        Some(libc::ENODEV) => format!("this kernel has no file system \"{fstype}\""),
+        Some(libc::EINVAL) => format!("{error} (wrong type, damaged, or a bad option in \"{options}\")"),
+        _ => error.to_string(),
     })
 }
 
@@ -257,12 +272,6 @@ fn checked(device: &Path, fstype: &str, tell: &impl Fn(&str)) -> Result<(), Stri
         Checked::Not(why) => note(&format!("\"{}\" is mounted unchecked: {why}", device.display())),
     }
     Ok(())
-}
-
-/// 0755 whatever the mask: nobody but the file system's own root decides who may enter.
-fn make_directory(path: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 fn run(program: &Path, device: &Path, path: &str, options: &str) -> Result<(), String> {

@@ -7,11 +7,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cm_core::bytes;
 use cm_core::mountinfo::Tree;
 use cm_core::resource::place::{PlaceError, Places};
+use cm_core::resource::retire::MADE;
+use cm_core::{bytes, sys};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
@@ -47,6 +49,41 @@ pub fn open(canonical: &str) -> io::Result<(OwnedFd, PathBuf)> {
     // Where no /proc is, the path has to do.
     let name = if name.symlink_metadata().is_ok() { name } else { Path::new(canonical).to_owned() };
     Ok((fd, name))
+}
+
+/// Makes a mount point, and what is missing on the way, so that [`unmake`] knows them again.
+///
+/// # Errors
+/// What mkdir(2) said.
+pub fn make(canonical: &Path) -> io::Result<()> {
+    if canonical.exists() {
+        return Ok(());
+    }
+    canonical.parent().map_or(Ok(()), make)?;
+    // 0755 whatever the mask: nobody but the file system's own root decides who may enter.
+    std::fs::DirBuilder::new().mode(0o755).create(canonical)?;
+    // Where it takes no mark it stays for ever, as what somebody else has made.
+    if let Ok(made) = File::open(canonical) {
+        mark(&made);
+    }
+    Ok(())
+}
+
+fn mark(made: &File) {
+    let _none_is_taken = MADE.iter().any(|name| sys::set_xattr(made, name, &[]).is_ok());
+}
+
+/// Takes a mount point away that is not needed any more, and what was made on the way to it: all that is empty.
+pub fn unmake(canonical: &Path) {
+    for path in canonical.ancestors() {
+        let Ok(made) = File::open(path) else { return };
+        if !MADE.iter().any(|name| sys::remove_xattr(&made, name).is_ok()) {
+            return;
+        }
+        if std::fs::remove_dir(path).is_err() {
+            return mark(&made);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -106,5 +143,25 @@ mod tests {
         symlink("/", at("a")).unwrap();
         assert!(name.join("mark").exists(), "it leads where it did");
         assert_eq!(open(&at("a")).unwrap_err().raw_os_error(), Some(libc::ELOOP), "no link is followed");
+    }
+    #[test]
+    fn what_was_made_goes_with_what_was_mounted_and_what_was_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        std::fs::create_dir_all(at("theirs/point")).unwrap();
+        for path in ["theirs/ours/point", "theirs/ours/other", "theirs/point", "theirs/used/point"] {
+            make(&at(path)).unwrap();
+        }
+        std::fs::write(at("theirs/used/file"), "").unwrap();
+        unmake(&at("theirs/ours/point"));
+        assert!(!at("theirs/ours/point").exists() && at("theirs/ours/other").exists());
+        for path in ["theirs/ours/other", "theirs/point", "theirs/used/point"] {
+            unmake(&at(path));
+        }
+        let mut left: Vec<_> =
+            std::fs::read_dir(at("theirs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["point", "used"]);
+        assert_eq!(std::fs::read_dir(at("theirs/used")).unwrap().count(), 1);
     }
 }

@@ -14,8 +14,12 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 }
 
 /// See the module.
-pub const ALL: &[Scenario] =
-    &[scenario("rig-mount-link", link), scenario("rig-mount-over", over), scenario("rig-mount-hangs", hangs)];
+pub const ALL: &[Scenario] = &[
+    scenario("rig-mount-link", link),
+    scenario("rig-mount-over", over),
+    scenario("rig-mount-hangs", hangs),
+    scenario("rig-mount-leaves", leaves),
+];
 
 /// A mount, a file on it, and a service that is bound to it.
 pub(super) fn a_mount(path: &str) -> String {
@@ -85,6 +89,8 @@ fn link(context: &Context) -> Result {
     once("after it was stopped and started")?;
     rig.ok(&["rollback"])?;
     want(listed(&rig, "/srv/real")? == 0, "it stays mounted after the rollback", &rig)?;
+    want(!srv.join("real/m").exists(), "the mount point that was made stays after the rollback", &rig)?;
+    want(srv.join("real/last").exists(), "a mount point that was there before is gone", &rig)?;
 
     lchown(srv.join("link"), Some(1234), None)?;
     let path = rig.state_file("foreign.toml", "[mount.\"/srv/link/m\"]\nfstype = \"tmpfs\"\n")?;
@@ -153,4 +159,48 @@ fn hangs(context: &Context) -> Result {
     std::fs::remove_file(srv.join("hang"))?;
     rig.until_state("mount:/srv/m", "ready")?;
     want(listed(&rig, "/srv/m")? == 1 && listed(&rig, "/srv/n")? == 0, "not that alone is mounted", &rig)
+}
+
+/// What was made to mount something there goes with the mount, and with it what was made on the way, whoever of the units
+/// that lie in there made it; what was there before stays, and so does what somebody uses.
+fn leaves(context: &Context) -> Result {
+    let mount = |path: &str| format!("[mount.\"{path}\"]\nfstype = \"tmpfs\"\n");
+    let file = |path: &str| format!("[file.\"{path}\"]\ncontent = \"text\\n\"\n");
+    let both = format!("{}{}", mount("/srv/app/deep/data"), file("/srv/app/config"));
+    let nothing = file("/srv/other");
+    let rig = Rig::start(context, &Setup::default())?;
+    let app = rig.inside("/srv/app")?;
+    let there = |what: &str| app.join(what).exists();
+    let gone = |when: &str| want(!app.exists(), &format!("what was made stays {when}"), &rig);
+
+    rig.apply(&nothing)?;
+    let bad = format!("{nothing}[mount.\"/srv/app/bad\"]\nfstype = \"tmpfs\"\noptions = [\"nonesuch=1\"]\n");
+    let bad = rig.initctl(&["apply", &rig.state_file("bad.toml", &bad)?])?;
+    want(bad.code == 5, &format!("{bad:?}"), &rig)?;
+    gone("after a mount that failed")?;
+    for made_by in ["file first", "mount first"] {
+        let first =
+            if made_by == "file first" { file("/srv/app/config") } else { mount("/srv/app/deep/data") };
+        rig.apply(&first)?;
+        rig.apply(&both)?;
+        want(there("config") && there("deep/data"), "it is not there", &rig)?;
+        rig.apply(&nothing)?;
+        gone(&format!("after a purge, {made_by}"))?;
+        rig.ok(&["rollback"])?;
+        want(there("config") && there("deep/data"), "it does not come back", &rig)?;
+        rig.apply(&nothing)?;
+        gone(&format!("after another purge, {made_by}"))?;
+    }
+    rig.apply(&both)?;
+    rig.ok(&["rollback"])?;
+    gone("after a rollback")?;
+
+    std::fs::create_dir_all(app.join("deep"))?;
+    rig.apply(&both)?;
+    rig.apply(&nothing)?;
+    want(there("deep") && !there("deep/data"), "what was there before is gone", &rig)?;
+    rig.apply(&both)?;
+    std::fs::write(app.join("deep/theirs"), "theirs")?;
+    rig.apply(&nothing)?;
+    want(there("deep/theirs") && !there("deep/data"), "what somebody put there is gone", &rig)
 }

@@ -118,7 +118,8 @@ pub static TABLE: Table = Table {
         ),
     ],
     notes: "What lies below a managed mount requires it, services that work there are bound to it: they stop when it is \
-lost. The mount point is created (0755) when it is missing. What stands there already is given the options that it \
+lost. The mount point is created (0755) when it is missing; what was created goes when the mount is not declared any more, if it \
+is empty. What stands there already is given the options that it \
 lacks, and they are given back in place when somebody changes them; options that are not declared, and what the kernel \
 does not show in `/proc/self/mountinfo`, are left as they are. Another type or source at the place is an error. One that an \
 undeclared mount further up hides is lost until that is gone, and is not mounted on it. A path may lead to the mount point \
