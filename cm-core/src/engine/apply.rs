@@ -1,7 +1,5 @@
 //! An apply: change → ready on the new inputs → quiet → committed, or back to where it came from (semantics §6).
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use units::UnitId;
 
@@ -31,9 +29,9 @@ pub(crate) struct Apply {
     /// The worker died with the record that is awaited, which was then sent once more.
     pub record_lost: bool,
     /// Units of what it returns to that were bad before anything was changed: no return has to do better. Nothing yet
-    /// before that. In the hand-over it stands behind the rest.
+    /// before that. In their order; in the hand-over they stand behind the rest.
     #[serde(skip)]
-    pub bad_before: Option<BTreeSet<UnitId>>,
+    pub bad_before: Option<Vec<UnitId>>,
 }
 
 /// Where an apply is.
@@ -211,8 +209,9 @@ impl Engine {
 
     fn begin_change(&mut self) {
         self.refresh_outdated();
-        let bad = self.all().filter(|n| self.u(*n).has(bits::BAD) || self.is_flapping(*n));
-        let bad = bad.filter_map(|n| self.u(n).id).collect();
+        let is_bad = |n: Node| self.u(n).has(bits::BAD) || self.is_flapping(n);
+        let ids = self.manifest_of(self.desired).into_iter().flat_map(|m| m.ids());
+        let bad = ids.filter(|id| self.node_in(self.desired, *id).is_some_and(is_bad)).collect();
         let Some(apply) = &mut self.apply else { return };
         apply.bad_before.get_or_insert(bad);
         apply.phase = ApplyPhase::Changing;
@@ -300,7 +299,10 @@ impl Engine {
                 }
                 let Some(apply) = &self.apply else { return false };
                 let was_bad = |n: Node| {
-                    self.u(n).id.zip(apply.bad_before.as_ref()).is_some_and(|(id, bad)| bad.contains(&id))
+                    self.u(n)
+                        .id
+                        .zip(apply.bad_before.as_ref())
+                        .is_some_and(|(id, bad)| bad.binary_search(&id).is_ok())
                 };
                 let complete = self.guilty().all(was_bad);
                 let op = StoreOp::Returned { generation: apply.generation, to: apply.from.1 };
