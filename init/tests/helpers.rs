@@ -105,6 +105,10 @@ fn mounts_and_unmounts() {
 /// that, as in a user namespace, nothing of it is left.
 fn a_bind_mount_keeps_what_its_source_has() {
     let dir = tempfile::tempdir().unwrap();
+    let (none, there) = (dir.path().join("none"), dir.path().join("there"));
+    let (code, said) =
+        run(&["mount", none.to_str().unwrap(), there.to_str().unwrap(), "none", "bind", "0", "-"]);
+    assert!(code == Some(1) && said.contains("there\": there is no such source"), "{code:?} {said}");
     let (source, bind) = (dir.path().join("source"), dir.path().join("bind"));
     let (from, at) = (source.to_str().unwrap(), bind.to_str().unwrap());
     assert_eq!(

@@ -600,7 +600,8 @@ impl Engine {
 
     pub(crate) fn answer_with(&mut self, request: u64, verdict: Verdict, text: String, tally: Tally) {
         if request == 0 {
-            if verdict != Verdict::Done {
+            // That a boot's own swap has a successor is nobody's concern.
+            if !matches!(verdict, Verdict::Done | Verdict::Superseded) {
                 self.log(Level::Warning, None, format!("{verdict:?}: {text}"));
             }
             return;

@@ -103,7 +103,8 @@ fn by_name(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let name = args.first().and_then(|a| PathBuf::from(a).file_name().map(OsString::from));
     if let Some(verb) = name.filter(|n| VERBS_BY_NAME.iter().any(|v| n == v)) {
-        args.insert(1, verb);
+        // What the help shows is to be typed as it stands.
+        args.splice(..1, ["initctl".into(), verb]);
     }
     args
 }

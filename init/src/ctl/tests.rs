@@ -77,8 +77,8 @@ fn a_boot_that_makes_everything_anew_does_not_fill_the_screen() {
 #[test]
 fn the_old_names_are_verbs() {
     let called = |words: &[&str]| super::by_name(words.iter().map(OsString::from));
-    assert_eq!(called(&["/sbin/poweroff", "--force"]), ["/sbin/poweroff", "poweroff", "--force"]);
-    assert_eq!(called(&["reboot"]), ["reboot", "reboot"]);
+    assert_eq!(called(&["/sbin/poweroff", "--force"]), ["initctl", "poweroff", "--force"]);
+    assert_eq!(called(&["reboot"]), ["initctl", "reboot"]);
     assert_eq!(called(&["/usr/bin/initctl", "halt"]), ["/usr/bin/initctl", "halt"]);
 }
 

@@ -241,6 +241,8 @@ fn stand(device: &Path, place: &str, fstype: &str, options: &str) -> Result<(), 
     }
     Err(match error.raw_os_error() {
         Some(libc::ENODEV) => format!("this kernel has no file system \"{fstype}\""),
+        // Of a bind mount; the mount point is there.
+        Some(libc::ENOENT) => "there is no such source".to_owned(),
         Some(libc::EINVAL) => format!("{error} (wrong type, damaged, or a bad option in \"{options}\")"),
         _ => error.to_string(),
     })

@@ -348,6 +348,8 @@ Of sd_notify(3) are heard `READY`, `RELOADING`, `STOPPING`, `MONOTONIC_USEC`, `S
 `READY`) is not reported as assumed; one that began before the signal (`MONOTONIC_USEC`) confirms nothing. Status shows a \
 service that says that it stops as stopping; what requires it or is bound to it stays until it has ended. Descriptors are not kept for it (`FDSTORE`), and who may speak for it is not declared: its own processes and user, \
 and root.\n\n\
+A service is a process that stays. Where it ends, with 0 too, in the seconds in which an apply looks whether it stays, the \
+apply returns; what does its work and ends is declared with `ready = \"exited\"`, and is ready from then on.\n\n\
 Instances are written `[service.\"NAME@INSTANCE\"]`.",
     example: r#"[service.nginx]
 exec      = ["nginx", "-g", "daemon off;"]
