@@ -302,10 +302,13 @@ fn many_new_contents_are_one_file_and_few_are_a_file_each() {
 #[test]
 fn what_takes_long_is_told_and_made_durable_piece_by_piece() {
     use std::os::fd::AsRawFd;
+    use std::time::Duration;
     let (dir, staged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut store = Store::open(dir.path()).unwrap();
     let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
     store.progress = Progress::to(ours.as_raw_fd(), b"alive".to_vec());
+    // However long that takes here, no second of it has passed.
+    store.progress.every = Duration::MAX;
     let large = vec![7; usize::try_from(progress::PIECE).unwrap() / 2 + 1];
     assert_eq!(store.put(&[1; 32], &large).map(|()| store.unsynced.len()).unwrap(), 2);
     store.end_piece().unwrap();
@@ -320,6 +323,10 @@ fn what_takes_long_is_told_and_made_durable_piece_by_piece() {
     store.progress = Progress::to(ours.as_raw_fd(), b"alive".to_vec());
     store.prepare(&of_contents(staged.path(), 0..2), &[staged.path().to_owned()], "", false).unwrap();
     assert_eq!(theirs.recv(&mut buffer).unwrap(), 5);
+    while theirs.recv(&mut buffer).is_ok() {}
+    store.progress.every = Duration::ZERO;
+    store.progress.goes_on();
+    assert_eq!(theirs.recv(&mut buffer).unwrap(), 5, "once its time has come");
 }
 
 #[test]

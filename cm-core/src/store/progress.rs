@@ -18,19 +18,21 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Progress {
     to: Option<(RawFd, Vec<u8>)>,
     told: Cell<Option<Instant>>,
+    /// Most often told.
+    pub(super) every: Duration,
 }
 
 impl Progress {
     /// The other end of this packet socket is told by these bytes.
     pub fn to(socket: RawFd, bytes: Vec<u8>) -> Progress {
-        Progress { to: Some((socket, bytes)), told: Cell::new(None) }
+        Progress { to: Some((socket, bytes)), told: Cell::new(None), every: EVERY }
     }
 
     /// The work goes on; told at most once a second, and never waited for.
     pub fn goes_on(&self) {
         let Some((socket, bytes)) = &self.to else { return };
         let now = Instant::now();
-        if self.told.get().is_none_or(|told| now.duration_since(told) >= EVERY) {
+        if self.told.get().is_none_or(|told| now.duration_since(told) >= self.every) {
             self.told.set(Some(now));
             let _ = nix::sys::socket::send(*socket, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
         }
