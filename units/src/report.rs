@@ -106,7 +106,7 @@ impl<'l> Report<'l> {
             let at = d.span.filter(|_| d.id == "syntax");
             let help = match at.and_then(|at| self.quoted(at)) {
                 Some(header) => Some(format!("a name with such characters is quoted: `{header}`")),
-                None => at.filter(|at| self.is_mode(*at)).map(|_| value::mode::NEEDS_STRING.to_owned()),
+                None => at.and_then(|at| self.mode_help(at)),
             };
             self.add(match help {
                 Some(help) => d.help(help),
@@ -157,13 +157,20 @@ impl<'l> Report<'l> {
         Some(crate::unquoted::header(kind, name.trim()))
     }
 
-    /// Whether what does not parse is the value of a key that takes a mode, written as a number with a zero before it.
-    fn is_mode(&self, at: Span) -> bool {
-        let line = self.sources.get(at.file).map(|s| s.line(s.position(at.start).line)).unwrap_or_default();
-        let Some((key, value)) = line.split_once('=') else { return false };
+    /// How what does not parse is written, where it is the value of a key that takes a mode: a number with a zero before it.
+    fn mode_help(&self, at: Span) -> Option<String> {
+        let line = self.sources.get(at.file).map(|s| s.line(s.position(at.start).line))?;
+        let (key, value) = line.split_once('=')?;
         let (key, value) = (key.trim(), value.trim_start());
         let takes_mode = |kind| field::table(kind).field(key).is_some_and(|f| f.value == field::Type::Mode);
-        value.starts_with('0') && Kind::ALL.into_iter().any(takes_mode)
+        if !value.starts_with('0') || !Kind::ALL.into_iter().any(takes_mode) {
+            return None;
+        }
+        let word = value.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        Some(match value::mode::parse(word) {
+            Ok(_) => value::mode::NEEDS_STRING.replace("0644", word),
+            Err(_) => value::mode::NEEDS_STRING.to_owned(),
+        })
     }
 
     /// Whether a diagnostic is only the echo of a syntax error.
