@@ -225,11 +225,11 @@ fn nobody_there_is_3_and_says_so() {
     "#]],
     );
     host.shows(
-        "reboot",
+        "reboot --force",
         Exit::Unreachable,
         &expect![[r#"
         [stderr]
-        initctl: cannot connect to DIR/control: No such file or directory; --force goes without init
+        initctl: cannot connect to DIR/control: No such file or directory; --force is for the machine's own init, at /run/holdfast/control
         help: is init running here? --socket PATH or HOLDFAST_SOCKET name another socket
     "#]],
     );

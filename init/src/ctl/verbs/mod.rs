@@ -19,7 +19,7 @@ use super::exit::{Exit, Stop};
 use super::query::{self, Line};
 use super::render;
 use super::screen::Screen;
-use super::todo::{File, State, Subject, Task, Todo};
+use super::todo::{File, SOCKET, State, Subject, Task, Todo};
 use super::{Environment, check, keys, memfd, power};
 use crate::control::answer::{EventReply, Explanation, StatusPage, TreePage, UnitStatus};
 use crate::control::request::{Apply, Empty, Explain, How, Request, Shutdown, Status};
@@ -363,9 +363,14 @@ impl Run<'_, '_> {
             // It was faster than its answer.
             Err(ClientError::Lost { .. }) => self.begun("going down"),
             Err(ClientError::Failure(failure)) => Err(ClientError::Failure(failure).into()),
-            Err(_) if force => power::force(how).map(|()| Exit::Done),
+            // Another socket is another init's, of a container or a try: the kernel knows this machine only.
+            Err(_) if force && self.socket == Path::new(SOCKET) => power::force(how).map(|()| Exit::Done),
             Err(ClientError::Connect { socket, source }) if source.kind() != ErrorKind::PermissionDenied => {
-                let text = format!("{source}; --force goes without init");
+                let text = match (force, self.socket == Path::new(SOCKET)) {
+                    (false, true) => format!("{source}; --force goes without init"),
+                    (true, _) => format!("{source}; --force is for the machine's own init, at {SOCKET}"),
+                    (false, false) => source.to_string(),
+                };
                 let source = std::io::Error::new(source.kind(), text);
                 Err(ClientError::Connect { socket, source }.into())
             }
