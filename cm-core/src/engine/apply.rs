@@ -6,7 +6,7 @@ use units::UnitId;
 use super::effect::{Effect, Level, Tally, Verdict};
 use super::event::Swap;
 use super::timer::Timer;
-use super::unit::{NOBODY, bits};
+use super::unit::{NOBODY, Want, bits};
 use super::{BATCH_MS, Engine, Node, STABLE_MS};
 use crate::proto::{ManifestRef, StoreOp};
 
@@ -209,7 +209,9 @@ impl Engine {
 
     fn begin_change(&mut self) {
         self.refresh_outdated();
-        let is_bad = |n: Node| self.u(n).has(bits::BAD) || self.is_flapping(n);
+        // A hold that ends meanwhile brings to light what it has hidden.
+        let not_up = |n: Node| self.u(n).want == Want::Up && !self.u(n).has(bits::OK);
+        let is_bad = |n: Node| not_up(n) || self.is_flapping(n);
         let ids = self.manifest_of(self.desired).into_iter().flat_map(|m| m.ids());
         let bad = ids.filter(|id| self.node_in(self.desired, *id).is_some_and(is_bad)).collect();
         let Some(apply) = &mut self.apply else { return };

@@ -245,7 +245,8 @@ impl<'a> Courses<'a> {
         let behind = self.is_behind(unit, known, bounces);
         let along = if known { self.taken_along(unit, behind, bounces) } else { None };
         let going = !unit.wanted || bounces || along.is_some();
-        let failed = matches!(found, Found::Trouble(_));
+        // One that a hand has stopped and that could not go stands again as it did.
+        let failed = matches!(found, Found::Trouble(_)) && !unit.seen.lifted;
         let comes = unit.wanted && unit.blocker.is_none() && unit.seen.held.is_none() && !failed;
         let ok = if known && !going { true } else { comes };
         let course = Course { going, behind, stays_ready: known && !going, ok, keeps: false };

@@ -331,7 +331,10 @@ impl Promise {
             let comes =
                 |l: &Line| l.address.kind == Kind::Mount && matches!(l.verb, Verb::Create | Verb::Restart);
             let below = reason.ends_with("its mount is absent") && self.lines.iter().any(comes);
-            let open = self.turned || self.unbound.iter().any(follows) || (below && done == Verb::Remove);
+            // Where drift is only reported this world, other than the worker, makes what is not there at all.
+            let made = reason.ends_with("its drift is only reported") && done == Verb::Create;
+            let open = self.turned || self.unbound.iter().any(follows) || made;
+            let open = open || (below && done == Verb::Remove);
             if done != *verb && open {
                 kept.open += 1;
                 return Ok(());
