@@ -163,6 +163,8 @@ impl Worker {
             Request::Store { token, op } => {
                 let mut beside = Vec::new();
                 let result = self.store_op(op, &mut beside).map_err(|e| e.to_string());
+                // As after a batch: something may have been put back.
+                self.world.places.forget();
                 let raw: Vec<RawFd> = beside.iter().map(AsRawFd::as_raw_fd).collect();
                 Ok(self.channel.send(&Reply::Stored { token, result }, &raw)?)
             }
@@ -177,6 +179,7 @@ impl Worker {
                     (None, _) => Err("its declaration cannot be read".to_owned()),
                     (_, None) => Err("no descriptor came with it".to_owned()),
                 };
+                self.world.places.forget();
                 Ok(self.channel.send(&Reply::Marked { token, result }, &[])?)
             }
         }
@@ -248,8 +251,9 @@ impl Worker {
         let mut failure = None;
         let channel = &self.channel;
         let ran = batch::run(&mut self.world, &self.manifests, &batch, self.confinement, &mut |result| {
-            // What was changed may lie in directories that were not there to be watched.
-            if result.outcome == Outcome::Changed {
+            // What was changed may lie in directories that were not there to be watched. What was taken away lets a mount
+            // go, and a directory that is open keeps its file system from being unmounted.
+            if matches!(result.outcome, Outcome::Changed | Outcome::Removed | Outcome::Left) {
                 late.push(result);
                 return;
             }
@@ -269,13 +273,13 @@ impl Worker {
         self.results(number, out)?;
         let changed: Vec<Step> = late
             .iter()
+            .filter(|r| r.outcome == Outcome::Changed)
             .map(|r| Step { manifest: r.manifest, unit: r.unit, action: Action::Converge })
             .collect();
         if let Some(watcher) = &mut self.watcher {
             watcher.begin();
         }
         self.watch(changed.iter())?;
-        // A directory that is open keeps its file system from being unmounted, and this process stays for a while.
         self.world.places.forget();
         self.results(number, late)?;
         if let Some(store) = &mut self.world.store {

@@ -19,6 +19,7 @@ pub const ALL: &[Scenario] = &[
     scenario("rig-mount-over", over),
     scenario("rig-mount-hangs", hangs),
     scenario("rig-mount-leaves", leaves),
+    scenario("rig-mount-free", free),
 ];
 
 /// A mount, a file on it, and a service that is bound to it.
@@ -203,4 +204,21 @@ fn leaves(context: &Context) -> Result {
     std::fs::write(app.join("deep/theirs"), "theirs")?;
     rig.apply(&nothing)?;
     want(there("deep/theirs") && !there("deep/data"), "what somebody put there is gone", &rig)
+}
+
+/// What has managed files on a mount holds it no longer when it is to be unmounted: an open directory keeps it busy, and
+/// whether it is still open is a matter of milliseconds, so that it takes some rounds.
+fn free(context: &Context) -> Result {
+    let on_it = "[mount.\"/srv/m\"]\nfstype = \"tmpfs\"\n\
+                 [directory.\"/srv/m/d\"]\n[file.\"/srv/m/d/f\"]\ncontent = \"text\\n\"\n";
+    let bind = "[mount.\"/srv/b\"]\nsource = \"/srv/m/d\"\nfstype = \"none\"\noptions = [\"bind\"]\n\
+                [file.\"/srv/b/g\"]\ncontent = \"text\\n\"\n";
+    let nothing = "[file.\"/srv/other\"]\ncontent = \"text\\n\"\n";
+    let rig = Rig::start(context, &Setup::default())?;
+    for _ in 0..12 {
+        rig.apply(&format!("{on_it}{bind}"))?;
+        rig.apply(on_it)?;
+        rig.apply(nothing)?;
+    }
+    Ok(())
 }
