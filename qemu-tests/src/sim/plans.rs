@@ -334,7 +334,10 @@ impl Promise {
             // Where drift is only reported this world, other than the worker, makes what is not there at all.
             let made = reason.ends_with("its drift is only reported") && done == Verb::Create;
             let open = self.turned || self.unbound.iter().any(follows) || made;
-            let open = open || (below && done == Verb::Remove);
+            // Nobody tells a plan by which inputs a service is stale: those may be such as restart it.
+            let stale = reason.starts_with("it has not loaded");
+            let either = stale && (*verb, done) == (Verb::Reload, Verb::Restart);
+            let open = open || either || (below && done == Verb::Remove);
             if done != *verb && open {
                 kept.open += 1;
                 return Ok(());
