@@ -247,7 +247,7 @@ pub static COMMON: &[Field] = &[
         "drift",
         Type::Choice(&["repair", "report"]),
         Without::Is("repair"),
-        "What happens when the machine differs from the declaration.",
+        "What happens when the machine differs from the declaration. With `report` it is told and left as it is until an apply changes the unit, or the value is `repair` again.",
     ),
     field(
         "settle",

@@ -104,7 +104,8 @@ is still to run. It runs again only on its guard, when its declaration changed, 
 `restart-on` changed; for an exec both mean the same, *run again*.\n\n\
 A command is an array of strings, or one string that is split by the quoting rules of the shell but never given to \
 one: no variables, patterns, pipes or redirections. Write `[\"sh\", \"-c\", \"…\"]` for those.\n\n\
-When it fails, the last line that it wrote is part of the reason that an apply and `initctl status` tell to \
+When it fails it is tried again, as everything that is not kept: after a second, then after twice as long each time, \
+at most every five minutes; an apply whose exec fails returns. The last line that it wrote is part of the reason that an apply and `initctl status` tell to \
 root and the owner of the control socket; others, and the kernel's log, hear only how it ended. Everything that it wrote is in \
 its log.",
     example: r#"[exec.host-keys]
