@@ -23,6 +23,7 @@ use crate::resource::world::logs;
 use crate::resource::world::{Setup, Spared, World};
 use crate::resource::{self, Context, directory, exec, group, retire, thing, tree};
 use crate::store::disk::packed::Stored;
+use crate::store::index::PARENT;
 use crate::store::pack::Packs;
 use crate::store::{Store, StoreError, hex, place};
 
@@ -239,9 +240,12 @@ impl Machine {
             spec if self.is_gone(spec) => Found::Missing,
             spec => match retire::remove(&mut self.world, spec, &unit, manifest.flags(id)) {
                 Ok(leaving) if leaving.outcome == Outcome::Left => Found::Left(leaving.detail),
-                Ok(leaving) => match self.stays_for(manifest, desired, spec) {
-                    Some(user) => Found::Left(group::stays(&user)),
-                    None => Found::Leaves(leaving.detail),
+                Ok(leaving) => match (self.stays_for(manifest, desired, spec), spec) {
+                    (Some(user), _) => Found::Left(group::stays(&user)),
+                    (None, Spec::Directory(d)) if self.holds(manifest, desired, &d.path) => {
+                        Found::Left(tree::NOT_EMPTY.to_owned())
+                    }
+                    (None, _) => Found::Leaves(leaving.detail),
                 },
                 Err(e) => trouble(e),
             },
@@ -264,6 +268,26 @@ impl Machine {
                 let purge = matches!(running.spec(id), Some(Spec::User(User { purge: true, .. })));
                 let seen = self.look_at_leaving(running, desired, id);
                 !(purge && seen.held.is_none() && matches!(seen.found, Found::Leaves(_)))
+            }
+        })
+    }
+
+    /// Whether something is in a directory that does not go with it.
+    fn holds(&mut self, running: &Manifest, desired: &Manifest, path: &str) -> bool {
+        let Ok(dir) = self.world.places.directory(path) else { return false };
+        let names = tree::entries(&*dir, path).unwrap_or_default();
+        names.into_iter().any(|name| {
+            let entry = format!("{path}/{name}");
+            let mut units = [Kind::File, Kind::Directory, Kind::Symlink].into_iter();
+            let leaving =
+                units.find_map(|k| running.find(k, &entry).filter(|_| desired.find(k, &entry).is_none()));
+            match leaving {
+                Some(id) => !matches!(self.look_at_leaving(running, desired, id).found, Found::Leaves(_)),
+                None => {
+                    let owner = self.world.store.as_ref().and_then(|s| s.index().own.get(&entry));
+                    // What was made on the way to something goes when that does.
+                    owner.is_none_or(|o| o.unit != PARENT) || self.holds(running, desired, &entry)
+                }
             }
         })
     }

@@ -558,6 +558,9 @@ fn remove(world: &mut World, path: &str, put: &Put, touched: &mut Touched) -> Re
     Ok(())
 }
 
+/// Why a directory that nobody declares any more is left.
+pub const NOT_EMPTY: &str = "it is not empty";
+
 /// Names of a directory's entries, sorted.
 ///
 /// # Errors

@@ -187,7 +187,7 @@ fn go_at_last(
     touched: &mut Touched,
     facts: &mut Vec<Record>,
 ) {
-    for step in steps.iter_mut().rev().filter(|s| s.left.as_deref() == Some(NOT_EMPTY)) {
+    for step in steps.iter_mut().rev().filter(|s| s.left.as_deref() == Some(tree::NOT_EMPTY)) {
         world.at(Some(&step.work.step));
         for op in step.work.ops.iter().filter(|op| step.work.unit.ends_with(&op.thing)) {
             if !matches!(op.what, What::Put { put: Put::Absent, .. }) {
@@ -208,9 +208,6 @@ fn go_at_last(
         }
     }
 }
-
-/// Why such a one is left.
-const NOT_EMPTY: &str = "it is not empty";
 
 /// Facts without owners that others follow: a loss of power may leave the first part of what is written at a time, and
 /// nothing may be nobody's in between.
@@ -542,7 +539,7 @@ fn change(
         }
         // A directory of the unit itself; those on the way to it may well be in use by others.
         if touched.left && step.work.unit.ends_with(&op.thing) {
-            step.left = Some(NOT_EMPTY.to_owned());
+            step.left = Some(tree::NOT_EMPTY.to_owned());
             if step.replaces.contains(&at) {
                 facts.push(Record::NotReplaced { unit: step.work.unit.clone(), thing: op.thing.clone() });
             }
