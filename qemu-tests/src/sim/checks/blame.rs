@@ -27,7 +27,8 @@ pub(super) struct Blame {
     /// The apply has come to the time in which all has to be quiet.
     trial: bool,
     /// Who was not ready when the apply began to change something: a return has not to do better.
-    before: Option<BTreeSet<String>>,
+    /// Nothing yet; and within that nothing where nobody could see it, for it returned in its very first step.
+    before: Option<Option<BTreeSet<String>>>,
     /// Something was worse than that when the return was written down.
     worse: bool,
 }
@@ -81,7 +82,9 @@ impl Checks {
         if other && self.blame.kinds.get(&number).is_some_and(|kind| !kind.boots()) {
             let bad = self.before.iter().filter(|(_, (_, glance))| glance.wanted && !glance.ready);
             let bad = bad.map(|(node, _)| engine.address(*node).to_string()).collect();
-            self.blame.before.get_or_insert(bad);
+            self.blame.before.get_or_insert(Some(bad));
+        } else if engine.is_returning() {
+            self.blame.before.get_or_insert(None);
         }
         self.returned_completely(engine, event, effects)?;
         for effect in effects {
@@ -124,7 +127,7 @@ impl Checks {
         for effect in effects {
             match effect {
                 Effect::Store { op: StoreOp::Returned { .. }, .. } => {
-                    let before = self.blame.before.as_ref();
+                    let before = self.blame.before.as_ref().and_then(Option::as_ref);
                     let worse = |node: Node| {
                         let glance = engine.glance(node);
                         let counts = glance.wanted && !glance.held && engine.levels(node) & OK == 0;
