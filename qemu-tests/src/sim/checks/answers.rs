@@ -172,6 +172,8 @@ impl Checks {
         if let Some(request) = self.answers.again.keys().next()
             && engine.only_awaits_devices(engine.nodes())
             && !quiet
+            // Who waits for that is not busy, and is waited for.
+            && !engine.nodes().any(|n| engine.status(n).cause.ends_with("the store is not open yet"))
         {
             let text =
                 format!("request {request} is not answered, and only devices that are late are waited for");
