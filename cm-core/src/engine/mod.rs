@@ -477,7 +477,7 @@ impl Engine {
         if converged != self.converged {
             self.converged = converged;
             self.globals_changed = true;
-            if converged {
+            if converged && !self.left {
                 // Every unit stood in them once; at rest they are empty.
                 self.queue.shrink_to(AT_REST);
                 self.outdated.shrink_to(AT_REST);

@@ -122,7 +122,9 @@ impl Engine {
                 }
             }
             // What stands there, if anything does, is for the helper to find out.
-            MountPhase::Stuck if unit.has(bits::UNSURE) => self.set_phase(node, MountPhase::Waiting),
+            MountPhase::Stuck if unit.has(bits::UNSURE) && !self.left => {
+                self.set_phase(node, MountPhase::Waiting);
+            }
             // Only what it lies on was to go, and is back.
             MountPhase::Stuck if self.may_stand_again(node) => self.stands_again(node),
             MountPhase::Mounting { .. }

@@ -81,3 +81,16 @@ fn who_waits_for_what_does_not_end_is_asked_in_order() {
     s.ends("base");
     assert!(leaves(&s.tick_until_left()));
 }
+
+/// Seed 994814: an unmount that cannot be killed ends the wait in the step in which nothing is under way any more.
+#[test]
+fn nothing_is_said_after_the_machine_was_left() {
+    let mut s = Story::new();
+    s.boot(Units::new().mount("/m"));
+    let serial = s.engine.next_serial - 1;
+    s.tell(Event::ShutdownAsked { down: event::Down::Poweroff });
+    s.tell(Event::Exited { serial, exit: Exit::Signal(9) });
+    let out = s.tick_until_left();
+    let left = out.iter().position(|e| matches!(e, Effect::Leave { .. })).unwrap();
+    assert_eq!((&out[left + 1..], s.state("/m")), (&[][..], "failed"));
+}
