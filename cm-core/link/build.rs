@@ -1,11 +1,13 @@
 //! How the programs of the profiles `release` and `image` are linked, in which a panic aborts: without the tables that
 //! unwinding needs, with relocations in a few words instead of three each (elf(5), DT_RELR; glibc 2.36 and newer), and
-//! with `without_stdio.rs` before the C library, whatever else the library has beside the same names.
+//! with `without_stdio.rs` and `without_unwinding.rs` before the C libraries, whatever else those have beside the same names.
 
 use std::path::Path;
 
 fn main() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cm-core/link/abort.ld");
+    // What the script finds when it runs: compiled in, it would be the place of whichever tree the script was compiled in.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let script = Path::new(&package).join("../cm-core/link/abort.ld");
     println!("cargo::rerun-if-changed={}", script.display());
     // Of profiles that are made from it this says the same.
     if std::env::var("PROFILE").is_ok_and(|p| p == "release") {

@@ -4,6 +4,9 @@
 #[cfg(panic = "abort")]
 #[path = "../../../cm-core/link/without_stdio.rs"]
 mod without_stdio;
+#[cfg(panic = "abort")]
+#[path = "../../../cm-core/link/without_unwinding.rs"]
+mod without_unwinding;
 
 use std::ffi::{CString, OsString};
 use std::process::ExitCode;
