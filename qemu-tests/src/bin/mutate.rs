@@ -5,13 +5,15 @@ use std::process::ExitCode;
 
 use qemu_tests::Result;
 use qemu_tests::context::Context;
-use qemu_tests::mutate::run::{Results, Wish, run, survivors, table};
+use qemu_tests::mutate::report;
+use qemu_tests::mutate::results::Results;
+use qemu_tests::mutate::run::{Wish, run};
 use qemu_tests::mutate::scratch;
 
 const USAGE: &str = "\
 usage: cargo mutate [--only FILE] [--from N] [--again] [--histories N] [--jobs N]
            tries every mutant that no earlier run has tried; --again also those that survived; each that
-           nothing else breaks with N histories that ask for it (400), from 1000 on with all pairs of units too
+           nothing else breaks with N histories that ask for it (60), from 1000 on with all pairs of units too
        cargo mutate --list
            every mutant that compiles
        cargo mutate --report
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn mutate() -> Result {
-    let mut wish = Wish { histories: 400, jobs: 1, ..Wish::default() };
+    let mut wish = Wish { histories: 60, jobs: 1, ..Wish::default() };
     let mut of = None;
     let (mut list, mut report, mut forget) = (false, false, false);
     let mut arguments = std::env::args().skip(1);
@@ -64,16 +66,18 @@ fn mutate() -> Result {
     if forget && let Err(e) = std::fs::remove_file(folder.join("results.tsv")) {
         eprintln!("nothing to forget: {e}");
     }
-    let programs = scratch::build(root, &folder)?;
+    let mut results = Results::load(&folder)?;
+    let mutants = if list || report {
+        scratch::mutants(root, &folder)?
+    } else {
+        let programs = scratch::build(root, &folder)?;
+        run(&programs, &wish, &mut results)?;
+        programs.mutants
+    };
     if list {
-        programs.mutants.iter().for_each(|(number, mutant)| println!("{number}\t{mutant}"));
+        mutants.all.iter().for_each(|(number, mutant)| println!("{number}\t{mutant}"));
         return Ok(());
     }
-    let mut results = Results::load(&folder)?;
-    if !report {
-        run(&programs, &wish, &mut results)?;
-    }
-    println!("\n{}", table(&programs, &results));
-    survivors(&programs, &results).iter().for_each(|line| println!("{line}"));
+    println!("{}", report::write(&mutants, &results)?);
     Ok(())
 }

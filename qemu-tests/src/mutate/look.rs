@@ -1,8 +1,11 @@
-//! One mutant against the simulator, in a process of its own: it may hang, and it may eat all memory.
+//! Mutants against the simulator, in a process of its own: any of them may hang, and may eat all memory.
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Read, Write};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufWriter, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
@@ -27,11 +30,11 @@ pub struct Switch {
 /// Histories that are noted for a mutant; the first ones that ask for it.
 const MOST_NOTED: usize = 4_000;
 /// Time of the processor after which a history hangs; the longest sound one takes some tenths of a second.
-const HANGS: u64 = 6;
+const HANGS: u64 = 2;
 /// The same for a search of small graphs and for a large machine.
-const SEARCH_HANGS: u64 = 90;
+const SEARCH_HANGS: u64 = 60;
 /// Memory after which it eats all of it.
-const MEMORY: u64 = 2 << 30;
+const MEMORY: u64 = 1 << 30;
 
 /// Small graphs: some, or all pairs.
 pub fn bounds(all: bool) -> Bounds {
@@ -50,19 +53,19 @@ pub fn bounds(all: bool) -> Bounds {
     }
 }
 
-/// `cover FIRST LAST`: says of each mutant which histories ask for it, `try NUMBER`, `compare NUMBER`: with the histories
-/// whose seeds come from standard input, and after `small`, `pairs`, `large` with those too.
+/// `cover FIRST LAST`: says of each mutant which histories ask for it; `serve`: answers what comes from standard input, a
+/// line each: `try`, a number, parts (`small`, `pairs`, `large`) and the seeds of histories; or `compare`, a number and
+/// seeds. The next mutant comes to the same process, unless the former has ended it.
 pub fn main(switch: &Switch) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["cover", first, last] => cover(switch, first, last),
-        ["try", number, more @ ..] => attempt(switch, number, more),
-        ["compare", number] => compare(switch, number),
-        _ => Err("cover FIRST LAST, try NUMBER [small|pairs|large], compare NUMBER".into()),
+        ["serve"] => serve(switch),
+        _ => Err("cover FIRST LAST, or serve".into()),
     };
     match done {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("look: {e}");
             ExitCode::from(3)
@@ -79,40 +82,71 @@ fn grant(seconds: u64) -> Result {
     Ok(())
 }
 
-fn seeds() -> Result<Vec<u64>> {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text)?;
-    Ok(text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?)
+fn serve(switch: &Switch) -> Result {
+    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY)?;
+    let place = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&place);
+    std::panic::set_hook(Box::new(move |what| {
+        let at = what.location().map(ToString::to_string).unwrap_or_default();
+        *seen.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }));
+    let mut sound = Sound::default();
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').filter(|w| !w.is_empty()).collect();
+        let said = match words.as_slice() {
+            ["try", number, rest @ ..] => {
+                let (parts, seeds) =
+                    rest.split_at(rest.iter().take_while(|w| w.parse::<u64>().is_err()).count());
+                (switch.set)(number.parse()?);
+                let seeds = numbers(seeds)?;
+                match catch_unwind(AssertUnwindSafe(|| attempt(&seeds, parts))) {
+                    Ok(said) => said?,
+                    Err(_) => {
+                        format!("panic\t{}", place.lock().unwrap_or_else(PoisonError::into_inner))
+                    }
+                }
+            }
+            ["compare", number, seeds @ ..] => {
+                compare(switch, &mut sound, number.parse()?, &numbers(seeds)?)?
+            }
+            _ => return Err(format!("not understood: {line}").into()),
+        };
+        writeln!(out, "{said}")?;
+        out.flush()?;
+    }
+    Ok(())
 }
 
-fn attempt(switch: &Switch, number: &str, more: &[&str]) -> Result<ExitCode> {
-    let seeds = seeds()?;
-    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY)?;
-    (switch.set)(number.parse()?);
+fn numbers(words: &[&str]) -> Result<Vec<u64>> {
+    Ok(words.iter().map(|w| w.parse()).collect::<std::result::Result<_, _>>()?)
+}
+
+/// `sound`, or `broken`, an invariant, and where.
+fn attempt(seeds: &[u64], parts: &[&str]) -> Result<String> {
     for seed in seeds {
         grant(HANGS)?;
-        if let Some(violation) = Script::random(seed).play(false, None).violation {
-            println!("{}\tseed {seed}", violation.invariant.name());
-            return Ok(ExitCode::FAILURE);
+        if let Some(violation) = Script::random(*seed).play(false, None).violation {
+            return Ok(format!("broken\t{}\tseed {seed}", violation.invariant.name()));
         }
     }
-    for part in more {
+    for part in parts {
         grant(SEARCH_HANGS)?;
         let broken = match *part {
             "large" => large::run(1, 300, 150, None).err(),
             part => search(&bounds(part == "pairs")).violation.map(|(violation, _)| violation),
         };
         if let Some(violation) = broken {
-            println!("{}\t{part}", violation.invariant.name());
-            return Ok(ExitCode::FAILURE);
+            return Ok(format!("broken\t{}\t{part}", violation.invariant.name()));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok("sound".to_owned())
 }
 
 /// A line for each mutant that is asked for: its number and the seeds that ask for it. Before them, behind `!`, those of
 /// histories that are not sound without any.
-fn cover(switch: &Switch, first: &str, last: &str) -> Result<ExitCode> {
+fn cover(switch: &Switch, first: &str, last: &str) -> Result {
     let mut asked: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     let mut unsound = Vec::new();
     (switch.note)();
@@ -142,29 +176,43 @@ fn cover(switch: &Switch, first: &str, last: &str) -> Result<ExitCode> {
         writeln!(out, "{number}\t{}", seeds.join(" "))?;
     }
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
+/// The stories of the engine that ships, by their seeds: all of each, and what was done in it.
+#[derive(Default)]
+struct Sound(BTreeMap<u64, (u64, u64)>);
+
 /// How a mutant differs from what it is made of: not at all, in words that nobody acts upon, or in deeds.
-fn compare(switch: &Switch, number: &str) -> Result<ExitCode> {
-    let number = number.parse()?;
-    let seeds = seeds()?;
+fn compare(switch: &Switch, sound: &mut Sound, number: u32, seeds: &[u64]) -> Result<String> {
     let (mut words, mut deeds) = (Vec::new(), Vec::new());
-    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY)?;
-    for seed in &seeds {
-        grant(HANGS)?;
-        let script = Script::random(*seed);
-        (switch.set)(0);
-        let sound = script.play(true, None).story;
+    for seed in seeds {
+        if !sound.0.contains_key(seed) {
+            (switch.set)(0);
+            grant(HANGS)?;
+            sound.0.insert(*seed, story(*seed));
+        }
         (switch.set)(number);
-        let other = script.play(true, None).story;
-        if other != sound {
-            let acted = |story: &[String]| story.iter().filter(|l| !is_said(l)).cloned().collect::<Vec<_>>();
-            if acted(&other) == acted(&sound) { words.push(*seed) } else { deeds.push(*seed) }
+        grant(HANGS)?;
+        let other = catch_unwind(|| story(*seed)).unwrap_or_default();
+        match sound.0.get(seed) {
+            Some((all, _)) if *all == other.0 => {}
+            Some((_, done)) if *done == other.1 => words.push(*seed),
+            _ => deeds.push(*seed),
         }
     }
-    println!("{}\t{}\t{}", seeds.len(), list(&words), list(&deeds));
-    Ok(ExitCode::SUCCESS)
+    Ok(format!("{}\t{}\t{}", seeds.len(), list(&words), list(&deeds)))
+}
+
+fn story(seed: u64) -> (u64, u64) {
+    let (mut all, mut done) = (DefaultHasher::new(), DefaultHasher::new());
+    for line in Script::random(seed).play(true, None).story {
+        line.hash(&mut all);
+        if !is_said(&line) {
+            line.hash(&mut done);
+        }
+    }
+    (all.finish(), done.finish())
 }
 
 /// Whether a line of a story is only told to people: it is published or logged.

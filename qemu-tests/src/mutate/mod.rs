@@ -8,14 +8,19 @@
 //! - [`sites`]: what can be written otherwise; pure.
 //! - [`schema`]: one text with all of it; pure.
 //! - [`scratch`]: the copy, without what does not compile.
-//! - [`look`]: one mutant against histories, in the copy.
-//! - [`run`]: every mutant, and what came of it.
+//! - [`look`]: mutants against histories, in the copy; [`player`]: the process that does it, from outside.
+//! - [`asked`]: which histories and tests ask for which mutant.
+//! - [`run`]: every mutant, and with what it is tried; [`results`]: what came of it; [`report`]: for people.
 
 use std::path::Path;
 
 use crate::Result;
 
+pub mod asked;
 pub mod look;
+pub mod player;
+pub mod report;
+pub mod results;
 pub mod run;
 pub mod schema;
 pub mod scratch;
@@ -55,6 +60,8 @@ pub struct Mutant {
     pub change: String,
     /// Which one of those in the function that read the same.
     pub again: usize,
+    /// The whole line, for people.
+    pub around: String,
 }
 
 impl Mutant {

@@ -13,12 +13,16 @@ use crate::Result;
 
 /// The switch, which every mutant asks. It lies in the crate that all others use.
 const SWITCH: &str = r#"//! Which mutant is the program.
+use std::fs::File;
+use std::io::Write;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 const UNREAD: u32 = u32::MAX;
 const NOTES: u32 = u32::MAX - 1;
 static ACTIVE: AtomicU32 = AtomicU32::new(UNREAD);
 static SEEN: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
+static FILE: OnceLock<Option<File>> = OnceLock::new();
 
 #[inline(always)]
 pub fn is(number: u32) -> bool {
@@ -31,10 +35,19 @@ fn otherwise(active: u32, number: u32) -> bool {
     if active == UNREAD {
         let named = std::env::var("HOLDFAST_MUTANT").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
         ACTIVE.store(named, Relaxed);
-        return named == number;
+        return is(number);
     }
-    SEEN[number as usize].store(true, Relaxed);
+    if !SEEN[number as usize].swap(true, Relaxed)
+        && let Some(mut file) = FILE.get_or_init(file).as_ref()
+    {
+        file.write_all(format!("{number}\n").as_bytes()).expect("written");
+    }
     false
+}
+
+/// Where a program that cannot be asked says which it asks for.
+fn file() -> Option<File> {
+    Some(File::create(std::env::var_os("HOLDFAST_NOTED")?).expect("a file"))
 }
 
 /// From here on it is this mutant; 0 is none.
@@ -64,17 +77,24 @@ fn main() -> std::process::ExitCode {
 /// What is in the copy and not in the repository.
 const OURS: &[&str] = &["units/src/mutant.rs", "qemu-tests/src/bin/look.rs"];
 
-/// Everything that can be tried.
+/// Everything that can be written otherwise.
+#[derive(Debug)]
+pub struct Mutants {
+    /// By number.
+    pub all: BTreeMap<u32, Mutant>,
+    /// How many do not compile.
+    pub left_out: usize,
+}
+
+/// What tries them.
 #[derive(Debug)]
 pub struct Programs {
-    /// Looks at one mutant with the simulator.
+    /// Looks at mutants with the simulator.
     pub look: PathBuf,
     /// The tests of cm-core.
     pub tests: PathBuf,
-    /// By number.
-    pub mutants: BTreeMap<u32, Mutant>,
-    /// How many do not compile.
-    pub left_out: usize,
+    /// What they can be.
+    pub mutants: Mutants,
     /// What the copy was made of, so that results of another are not mixed with these.
     pub folder: PathBuf,
 }
@@ -86,18 +106,31 @@ struct Source {
     first: u32,
 }
 
-/// Copies the workspace at `root` to `folder`, writes all mutants and builds.
+/// The mutants of the workspace at `root`, without those of which an earlier run has seen that they do not compile.
 ///
 /// # Errors
-/// When something cannot be read or written, or does not build even without its mutants.
-pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
-    let tree = folder.join("tree");
-    let files = files(root)?;
-    copy(root, &tree, &files)?;
+/// When something cannot be read.
+pub fn mutants(root: &Path, folder: &Path) -> Result<Mutants> {
+    let (_, mut all) = sources(root)?;
+    let before = all.len();
+    let out = known(folder);
+    all.retain(|_, m| !out.contains(&m.key()));
+    Ok(Mutants { left_out: before - all.len(), all })
+}
+
+/// Where the mutants are kept that do not compile.
+const LEFT_OUT: &str = "left-out.txt";
+
+fn known(folder: &Path) -> BTreeSet<String> {
+    let keys = std::fs::read_to_string(folder.join(LEFT_OUT)).unwrap_or_default();
+    keys.lines().map(str::to_owned).collect()
+}
+
+fn sources(root: &Path) -> Result<(Vec<Source>, BTreeMap<u32, Mutant>)> {
     let mut sources = Vec::new();
     let mut next = 1;
     let mut mutants = BTreeMap::new();
-    for file in files {
+    for file in files(root)? {
         let text =
             std::fs::read_to_string(root.join(&file)).map_err(|e| format!("cannot read {file}: {e}"))?;
         let sites = sites::find(&text).map_err(|e| format!("cannot read {file}: {e}"))?;
@@ -112,6 +145,7 @@ pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
                     function: site.function.clone(),
                     change: other.change.clone(),
                     again: *again,
+                    around: text.lines().nth(site.line - 1).unwrap_or_default().trim().to_owned(),
                 };
                 *again += 1;
                 mutants.insert(next, mutant);
@@ -120,22 +154,33 @@ pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
         }
         sources.push(Source { file, text, sites, first });
     }
-    write(&tree.join("units/src/mutant.rs"), &SWITCH.replace("COUNT", &next.to_string()))?;
+    Ok((sources, mutants))
+}
+
+/// Copies the workspace at `root` to `folder`, writes all mutants and builds.
+///
+/// # Errors
+/// When something cannot be read or written, or does not build even without its mutants.
+pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
+    let tree = folder.join("tree");
+    copy(root, &tree, &files(root)?)?;
+    let (sources, mut mutants) = sources(root)?;
+    let count = mutants.keys().next_back().map_or(1, |last| last + 1);
+    write(&tree.join("units/src/mutant.rs"), &SWITCH.replace("COUNT", &count.to_string()))?;
     write(&tree.join("qemu-tests/src/bin/look.rs"), LOOK)?;
     // Begun with what is known, so that nothing is built twice.
-    let known = folder.join("left-out.txt");
-    let keys = std::fs::read_to_string(&known).unwrap_or_default();
-    let keys: BTreeSet<&str> = keys.lines().collect();
-    let begin = mutants.iter().filter(|(_, m)| keys.contains(m.key().as_str())).map(|(n, _)| *n).collect();
+    let keys = known(folder);
+    let begin = mutants.iter().filter(|(_, m)| keys.contains(&m.key())).map(|(n, _)| *n).collect();
     let out = what_does_not_compile(&tree, folder, &sources, begin)?;
     let keys: Vec<String> = out.iter().filter_map(|n| mutants.get(n)).map(Mutant::key).collect();
-    write(&known, &keys.join("\n"))?;
+    write(&folder.join(LEFT_OUT), &keys.join("\n"))?;
     mutants.retain(|number, _| !out.contains(number));
     eprintln!("building {} mutants into one program …", mutants.len());
     let look = executable(&cargo(&tree, folder, &["build", "-p", "qemu-tests", "--bin", "look"])?, "look")?;
     let tests =
         executable(&cargo(&tree, folder, &["test", "--no-run", "-p", "cm-core", "--lib"])?, "cm_core")?;
-    Ok(Programs { look, tests, mutants, left_out: out.len(), folder: folder.to_path_buf() })
+    let mutants = Mutants { all: mutants, left_out: out.len() };
+    Ok(Programs { look, tests, mutants, folder: folder.to_path_buf() })
 }
 
 /// Leaves out mutants until all others compile.
@@ -256,6 +301,8 @@ fn command(tree: &Path, folder: &Path, arguments: &[&str]) -> Command {
         cargo.arg("--config").arg(format!("profile.dev.{setting}"));
     }
     cargo.arg("--config").arg("profile.test.inherits='dev'");
+    // Its tests are short, and to compile them well takes longer than to run them.
+    cargo.arg("--config").arg("profile.test.package.cm-core.opt-level=1");
     cargo
 }
 

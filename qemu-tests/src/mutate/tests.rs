@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use super::report::is_like;
 use super::schema::write;
 use super::sites::find;
 
@@ -203,4 +204,17 @@ fn main() {
     assert_eq!(of("without the arm Some(_)"), Some("5 none"));
     // Where the same comes twice it is one either way.
     assert_eq!(of("f <= *n → f < *n"), Some("5 many"));
+}
+
+#[test]
+fn patterns_of_arguments() {
+    assert!(is_like("a.rs f: *", "a.rs f: x → y"));
+    assert!(is_like("* f: without *push(*);", "a.rs f: without x.push(y);"));
+    assert!(is_like("*", ""));
+    assert!(is_like("same", "same"));
+    assert!(!is_like("same", "the same"));
+    assert!(!is_like("a.rs f: *", "a.rs g: x"));
+    assert!(!is_like("*x*y", "yx"));
+    // Nothing stands for two of them.
+    assert!(!is_like("ab*ba", "aba"));
 }
