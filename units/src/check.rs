@@ -82,6 +82,8 @@ fn whole(unit: &Declared) -> Option<&File> {
 
 /// Files cannot have anything below them, and cannot be owned whole and line by line.
 fn paths(index: &Index<'_>, units: &[Declared], report: &mut Report<'_>) {
+    // The directory that was looked at last, above which there is no file: neighbours have the same.
+    let mut clear = "";
     for unit in units {
         let path = match &unit.spec {
             Spec::File(f) => &f.path,
@@ -92,7 +94,13 @@ fn paths(index: &Index<'_>, units: &[Declared], report: &mut Report<'_>) {
             _ => continue,
         };
         let file = |p: &str| index.find(Kind::File, p).and_then(|n| index.unit(n));
-        if let Some(above) = ancestors(path).find_map(file) {
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let known = !directory.is_empty() && directory == clear;
+        let above = if known { None } else { ancestors(path).find_map(file) };
+        if above.is_none() {
+            clear = directory;
+        }
+        if let Some(above) = above {
             let text = format!("{} lies below {}, which is a file", unit.address, above.address);
             let d = Diagnostic::error("below-a-file", unit.header, text);
             report.add(d.label(above.header, "declared as a file here"));
@@ -109,10 +117,12 @@ fn paths(index: &Index<'_>, units: &[Declared], report: &mut Report<'_>) {
 
 /// A file that is owned as a whole must not lie where a service writes (semantics §4).
 fn writes(units: &[Declared], report: &mut Report<'_>) {
-    let owned: BTreeMap<&str, &Declared> =
-        units.iter().filter_map(|u| whole(u).map(|f| (f.path.as_str(), u))).collect();
+    let mut owned: BTreeMap<&str, &Declared> = BTreeMap::new();
     for unit in units {
         let Spec::Service(service) = &unit.spec else { continue };
+        if owned.is_empty() && !service.writes.is_empty() {
+            owned = units.iter().filter_map(|u| whole(u).map(|f| (f.path.as_str(), u))).collect();
+        }
         for path in &service.writes {
             let below = if path == "/" { "/".to_owned() } else { format!("{path}/") };
             let inside = owned

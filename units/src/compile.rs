@@ -88,15 +88,18 @@ fn read_layers(layers: &[Layer], report: &mut Report<'_>) -> Vec<Declared> {
     for file in &all {
         declared::read(report, file, &mut out);
     }
-    // In the order in which people read them: the first one of two is the one further up.
-    out.sort_by_key(|unit| (unit.layer, unit.header));
     out
 }
 
 /// One unit an address: a later layer replaces an earlier one where it says so.
 fn merge(layers: &[Layer], declared: Vec<Declared>, report: &mut Report<'_>) -> Units {
+    // In the order in which people read them: the first one of two is the one further up.
+    let mut order: Vec<_> =
+        declared.iter().zip(0..).map(|(unit, at)| (unit.layer, unit.header, at)).collect();
+    order.sort_unstable();
+    let mut declared: Vec<Option<Declared>> = declared.into_iter().map(Some).collect();
     let mut units = Units::new();
-    for unit in declared {
+    for unit in order.iter().filter_map(|(.., at): &(_, _, usize)| declared.get_mut(*at)?.take()) {
         let key = (unit.address.kind, unit.address.name.clone());
         let mut place = match units.entry(key) {
             Entry::Vacant(place) => {

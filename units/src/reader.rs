@@ -3,6 +3,8 @@
 //! A getter always gives a value, a harmless one where there was a mistake: the mistake is in the diagnostics then,
 //! no manifest is made, and checking goes on, so that one run names them all.
 
+use std::fmt;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -26,6 +28,8 @@ pub struct Reader<'r, 'l> {
     pub header: Span,
     table: &'r DeTable<'r>,
     keys: &'static Table,
+    /// What the table says under known keys: few of the many that it may have.
+    said: Vec<(&'static Field, &'r Spanned<DeValue<'r>>)>,
     /// Keys that were asked for; a test compares them with the table of keys.
     #[cfg(test)]
     asked: std::rc::Rc<std::cell::RefCell<std::collections::BTreeSet<&'static str>>>,
@@ -53,12 +57,15 @@ impl<'r, 'l> Reader<'r, 'l> {
         table: &'r DeTable<'r>,
     ) -> Reader<'r, 'l> {
         let keys = field::table(address.kind);
+        let said = table.iter().filter_map(|(key, value)| Some((keys.field(key.get_ref())?, value)));
+        let said = said.collect();
         Reader {
             report,
             address,
             header,
             table,
             keys,
+            said,
             #[cfg(test)]
             asked: Default::default(),
         }
@@ -76,7 +83,8 @@ impl<'r, 'l> Reader<'r, 'l> {
     /// Unknown and missing keys.
     pub fn check_keys(&mut self) {
         let keys = self.keys;
-        for (key, value) in self.table {
+        let all_known = self.said.len() == self.table.len();
+        for (key, value) in self.table.iter().filter(|_| !all_known) {
             let name: &str = key.get_ref();
             if keys.field(name).is_some() {
                 continue;
@@ -104,7 +112,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             self.wrong(d);
         }
         for f in keys.fields.iter().filter(|f| f.default == Without::Required) {
-            if self.table.get(f.key).is_none() {
+            if !self.has(f.key) {
                 let text = format!("{} needs `{}`", self.address, f.key);
                 let help = format!("`{}` takes {}: {}", f.key, f.value.expected(), f.doc);
                 self.wrong(Diagnostic::error("missing-key", self.header, text).help(help));
@@ -122,11 +130,19 @@ impl<'r, 'l> Reader<'r, 'l> {
         #[cfg(test)]
         self.asked.borrow_mut().insert(key);
         let unknown = field::field(key, Type::Text, Without::Unset(""), "");
-        self.keys.field(key).copied().unwrap_or(unknown)
+        let said = self.said.iter().find(|(f, _)| f.key == key).map(|(f, _)| *f);
+        said.or_else(|| self.keys.field(key)).copied().unwrap_or(unknown)
     }
 
     fn find(&self, key: &str) -> Option<&'r Spanned<DeValue<'r>>> {
-        self.table.get(key)
+        self.said.iter().find(|(f, _)| f.key == key).map(|(_, value)| *value)
+    }
+
+    /// What is said under a key.
+    fn said(&self, key: &'static str) -> Option<(&'static Field, &'r Spanned<DeValue<'r>>)> {
+        #[cfg(test)]
+        self.asked.borrow_mut().insert(key);
+        self.said.iter().find(|(f, _)| f.key == key).copied()
     }
 
     /// Whether a key is there, right or wrong.
@@ -141,12 +157,17 @@ impl<'r, 'l> Reader<'r, 'l> {
 
     /// Where every key stands that is there.
     pub fn spans(&self) -> Vec<(&'static str, Span)> {
-        let at = |key| self.find(key).map(|v| (key, self.span(v)));
-        self.keys.keys().filter_map(at).collect()
+        self.said.iter().map(|(f, value)| (f.key, self.span(value))).collect()
     }
 
     /// `what` is the key, or what of it has the wrong type.
-    fn expected(&mut self, what: &str, expected: &str, value: &Spanned<DeValue<'_>>, help: Option<&str>) {
+    fn expected(
+        &mut self,
+        what: fmt::Arguments<'_>,
+        expected: &str,
+        value: &Spanned<DeValue<'_>>,
+        help: Option<&str>,
+    ) {
         let text = format!("{what} takes {expected}, but this is {}", found(value.get_ref()));
         let d = Diagnostic::error("wrong-type", self.span(value), text);
         self.wrong(match help {
@@ -155,14 +176,19 @@ impl<'r, 'l> Reader<'r, 'l> {
         });
     }
 
-    fn bad_value(&mut self, what: &str, at: Span, error: ValueError) {
+    fn bad_value(&mut self, what: fmt::Arguments<'_>, at: Span, error: ValueError) {
         let mut d = Diagnostic::error("bad-value", at, format!("{what}: {}", error.message));
         d.help = error.help;
         self.wrong(d);
     }
 
     /// The text of a scalar, with variables replaced.
-    fn scalar_text(&mut self, what: &str, value: Type, of: &Spanned<DeValue<'_>>) -> Option<String> {
+    fn scalar_text(
+        &mut self,
+        what: fmt::Arguments<'_>,
+        value: Type,
+        of: &Spanned<DeValue<'_>>,
+    ) -> Option<String> {
         match of.get_ref() {
             DeValue::String(s) => {
                 let at = self.span(of);
@@ -200,13 +226,12 @@ impl<'r, 'l> Reader<'r, 'l> {
                 _ => None,
             };
         };
-        let what = format!("`{key}`");
-        let text = self.scalar_text(&what, f.value, value)?;
+        let text = self.scalar_text(format_args!("`{key}`"), f.value, value)?;
         match parse(&text) {
             Ok(v) => Some(v),
             Err(e) => {
                 let at = self.span(value);
-                self.bad_value(&what, at, e);
+                self.bad_value(format_args!("`{key}`"), at, e);
                 None
             }
         }
@@ -310,8 +335,7 @@ impl<'r, 'l> Reader<'r, 'l> {
 
     /// The elements of an array of scalars, each with its place.
     fn elements(&mut self, key: &'static str, of: Type) -> Vec<(String, Span)> {
-        let f = self.field(key);
-        let Some(value) = self.find(key) else { return Vec::new() };
+        let Some((f, value)) = self.said(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             let shown = value.get_ref().as_str().map(|s| match f.value {
                 // The brackets alone would make it the next mistake.
@@ -320,12 +344,12 @@ impl<'r, 'l> Reader<'r, 'l> {
                 }
                 _ => format!("write `{key} = [{s:?}]`"),
             });
-            self.expected(&format!("`{key}`"), &f.value.expected(), value, shown.as_deref());
+            self.expected(format_args!("`{key}`"), &f.value.expected(), value, shown.as_deref());
             return Vec::new();
         };
         let mut out = Vec::new();
         for element in array.iter() {
-            if let Some(text) = self.scalar_text(&format!("an element of `{key}`"), of, element) {
+            if let Some(text) = self.scalar_text(format_args!("an element of `{key}`"), of, element) {
                 out.push((text, self.span(element)));
             }
         }
@@ -342,7 +366,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         for (text, at) in self.elements(key, of) {
             match parse(&text) {
                 Ok(v) => out.push(v),
-                Err(e) => self.bad_value(&format!("`{key}`"), at, e),
+                Err(e) => self.bad_value(format_args!("`{key}`"), at, e),
             }
         }
         out
@@ -388,7 +412,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             return match value::command::split(line) {
                 Ok(words) => Some(words.iter().map(|w| self.report.interpolate(w, at)).collect()),
                 Err(e) => {
-                    self.bad_value(&format!("`{key}`"), at, e);
+                    self.bad_value(format_args!("`{key}`"), at, e);
                     None
                 }
             };
@@ -400,7 +424,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         };
         if complete && let Err(e) = value::command::check(&words) {
             let at = self.at(key);
-            self.bad_value(&format!("`{key}`"), at, e);
+            self.bad_value(format_args!("`{key}`"), at, e);
             return None;
         }
         complete.then_some(words)
@@ -417,19 +441,18 @@ impl<'r, 'l> Reader<'r, 'l> {
 
     /// A table of scalars, each with its place, sorted by key.
     fn entries(&mut self, key: &'static str, of: Type) -> Vec<(String, String, Span)> {
-        let f = self.field(key);
-        let Some(value) = self.find(key) else { return Vec::new() };
+        let Some((f, value)) = self.said(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
             // No words of the value: it may be secret.
             let help = (f.value == Type::Table).then(|| {
                 format!("write a table: `{key} = {{ NAME = \"value\" }}`, or `{key}.NAME = \"value\"`")
             });
-            self.expected(&format!("`{key}`"), &f.value.expected(), value, help.as_deref());
+            self.expected(format_args!("`{key}`"), &f.value.expected(), value, help.as_deref());
             return Vec::new();
         };
         let mut out = Vec::new();
         for (name, element) in table {
-            if let Some(text) = self.scalar_text(&format!("`{key}.{}`", name.get_ref()), of, element) {
+            if let Some(text) = self.scalar_text(format_args!("`{key}.{}`", name.get_ref()), of, element) {
                 out.push((name.get_ref().to_string(), text, self.span(name)));
             }
         }
@@ -446,7 +469,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         for (name, text, at) in self.entries(key, Type::TextOrInteger) {
             match check(&name, &text) {
                 Ok(()) => out.push((name, text)),
-                Err(e) => self.bad_value(&format!("`{key}`"), at, e),
+                Err(e) => self.bad_value(format_args!("`{key}`"), at, e),
             }
         }
         out

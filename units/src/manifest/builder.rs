@@ -89,12 +89,14 @@ impl ManifestBuilder {
             }
             same
         });
-        let index: std::collections::BTreeMap<&Address, u32> =
-            units.iter().zip(0u32..).map(|(u, i)| (&u.address, i)).collect();
+        let number = |of: &Address| {
+            let found = units.binary_search_by(|unit| unit.address.cmp(of));
+            found.ok().and_then(|at| u32::try_from(at).ok())
+        };
         let mut forward: Vec<(u32, u32, u8, (u32, u32))> = Vec::new();
         for ((from, to, kind), reason) in &self.edges {
-            if let (Some(f), Some(t)) = (index.get(from), index.get(to)) {
-                forward.push((*f, *t, *kind as u8, strings.add(reason)));
+            if let (Some(f), Some(t)) = (number(from), number(to)) {
+                forward.push((f, t, *kind as u8, strings.add(reason)));
             }
         }
         forward.sort_unstable();
@@ -117,20 +119,20 @@ impl ManifestBuilder {
         let mut specs = Vec::new();
         let mut records = Vec::with_capacity(units.len() * UNIT);
         for ((unit, d), r) in units.iter().zip(deps).zip(rdeps) {
-            let encoded = postcard::to_allocvec(&unit.spec).unwrap_or_default();
+            let at = length(&specs);
+            specs = postcard::to_extend(&unit.spec, specs).unwrap_or_default();
+            let encoded = specs.get(at as usize..).unwrap_or_default();
             let mut hash = Sha256::new();
             hash.update([unit.address.kind as u8]);
             hash.update(unit.address.name.as_bytes());
             hash.update([0]);
-            hash.update(&encoded);
+            hash.update(encoded);
             let digest = hash.finalize();
-            let at = length(&specs);
-            specs.extend_from_slice(&encoded);
             records.push(unit.address.kind as u8);
             records.push(unit.flags);
             records.extend_from_slice(&unit.settle.to_le_bytes());
             let name = strings.append(&unit.address.name);
-            for (a, b) in [name, (at, length(&encoded)), d, r] {
+            for (a, b) in [name, (at, length(encoded)), d, r] {
                 records.extend_from_slice(&a.to_le_bytes());
                 records.extend_from_slice(&b.to_le_bytes());
             }
@@ -221,6 +223,8 @@ fn length(bytes: &[u8]) -> u32 {
 struct Strings {
     text: String,
     known: std::collections::HashMap<String, (u32, u32)>,
+    /// Where the last one stands: the next is mostly the same.
+    last: (u32, u32),
 }
 
 impl Strings {
@@ -228,12 +232,19 @@ impl Strings {
         if s.is_empty() {
             return (0, 0);
         }
-        if let Some(at) = self.known.get(s) {
-            return *at;
+        let end = |(at, length): (u32, u32)| at as usize..at as usize + length as usize;
+        if self.text.get(end(self.last)) == Some(s) {
+            return self.last;
         }
-        let at = self.append(s);
-        self.known.insert(s.to_owned(), at);
-        at
+        self.last = match self.known.get(s) {
+            Some(at) => *at,
+            None => {
+                let at = self.append(s);
+                self.known.insert(s.to_owned(), at);
+                at
+            }
+        };
+        self.last
     }
 
     fn append(&mut self, s: &str) -> (u32, u32) {
