@@ -1,6 +1,7 @@
 //! Stories of defects that the simulator or a reader found: each fails without its mending.
 
 mod again;
+mod byhand;
 mod claims;
 mod downs;
 mod ends;

@@ -49,19 +49,21 @@ impl Player {
         }
     }
 
-    /// How a mutant that breaks nothing differs from what it is made of.
+    /// How a mutant that breaks nothing differs from what it is made of, or how it has ended the process after all.
     ///
     /// # Errors
     /// When the process cannot be run.
-    pub fn differs(&mut self, number: u32, seeds: &[u64]) -> Result<String> {
-        let said = self.ask(&format!("compare {number} {}", words(seeds)))?;
-        let said = said.unwrap_or_default();
-        Ok(match said.split('\t').collect::<Vec<_>>().as_slice() {
+    pub fn differs(&mut self, number: u32, seeds: &[u64]) -> Result<std::result::Result<String, Outcome>> {
+        let said = match self.ask(&format!("compare {number} {}", words(seeds)))? {
+            Ok(said) => said,
+            Err(status) => return Ok(Err(died(status))),
+        };
+        Ok(Ok(match said.split('\t').collect::<Vec<_>>().as_slice() {
             [of, "0", "0"] => format!("the same in {of}"),
             [of, words, "0"] => format!("other words in {words} of {of}"),
             [of, _, deeds] => format!("other deeds in {deeds} of {of}"),
-            _ => "not compared".to_owned(),
-        })
+            _ => return Err(format!("not understood: {said}").into()),
+        }))
     }
 
     /// A line for a line, or how the process has ended.
