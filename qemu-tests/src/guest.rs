@@ -172,6 +172,19 @@ impl Guest {
     /// # Errors
     /// When the image cannot be built, or the state has mistakes.
     pub fn new(context: &Context, state: &str, files: &[(&str, &str)]) -> Result<Guest> {
+        Guest::with_programs(context, state, files, &[])
+    }
+
+    /// The same with programs, too.
+    ///
+    /// # Errors
+    /// As [`Guest::new`].
+    pub fn with_programs(
+        context: &Context,
+        state: &str,
+        files: &[(&str, &str)],
+        programs: &[(&str, Vec<u8>)],
+    ) -> Result<Guest> {
         let small = small_image(context)?;
         let directory = scratch::guest()?;
         let mut tree = Tree::new();
@@ -184,6 +197,9 @@ impl Guest {
         }
         for (path, text) in files {
             tree.insert(path, Node::file((*text).as_bytes().to_vec(), 0o644))?;
+        }
+        for (path, bytes) in programs {
+            tree.insert(path, Node::file(bytes.clone(), 0o755))?;
         }
         // A directory that the image has must not get another mode: the kernel takes the last one's.
         let mut archive = std::fs::read(&small.initramfs)?;

@@ -22,6 +22,7 @@ pub mod scenario;
 mod scratch;
 pub mod sim;
 pub mod tail;
+pub mod tracer;
 pub mod write_log;
 
 /// The result of a test step: what failed is told in one sentence.

@@ -56,6 +56,14 @@ pub fn journal() -> Result<Scratch> {
     of("journal", Path::new("/dev/shm")).or_else(|_| of("journal", &std::env::temp_dir()))
 }
 
+/// As [`rig`], in memory, where there is such a place.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn rig_in_memory() -> Result<Scratch> {
+    of("rig", Path::new("/dev/shm")).or_else(|_| rig())
+}
+
 fn of(purpose: &str, place: &Path) -> Result<Scratch> {
     sweep(place);
     let prefix = format!("{PREFIX}{purpose}-{}-", std::process::id());

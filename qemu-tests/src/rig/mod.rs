@@ -53,6 +53,11 @@ pub struct Setup<'a> {
     pub second: bool,
     /// Variables for init.
     pub environment: &'a [(&'a str, &'a str)],
+    /// For figures: its directory is in memory, and it is in its cgroup before init starts, so that all that it uses is
+    /// counted there ([`Rig::processor`]).
+    pub measured: bool,
+    /// A program that init is run by, and its arguments, such as a tracer that stays in the background.
+    pub run_by: &'a [&'a str],
 }
 
 /// What a program said.
@@ -92,7 +97,7 @@ impl Rig {
     /// When a namespace cannot be made, or init does not answer in time; with what it said.
     pub fn start(context: &Context, setup: &Setup<'_>) -> Result<Rig> {
         let programs = context.programs()?.to_path_buf();
-        let directory = scratch::rig()?;
+        let directory = if setup.measured { scratch::rig_in_memory()? } else { scratch::rig()? };
         let cgroup = if setup.user { None } else { cgroup_parent() };
         let mut words = Vec::new();
         let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
@@ -111,7 +116,7 @@ impl Rig {
             std::fs::write(directory.path().join("state.toml"), text)?;
             words.extend(["--state".to_owned(), at("state.toml")]);
         }
-        let outside = launch(&programs, directory.path(), &words, setup)?;
+        let outside = launch(&programs, directory.path(), cgroup.as_deref(), &words, setup)?;
         let mut rig = Rig { directory, programs, cgroup, outside, setup: words };
         if !setup.leaves {
             rig.answer()?;
@@ -124,7 +129,8 @@ impl Rig {
     /// # Errors
     /// As [`Rig::start`].
     pub fn start_again(&mut self, setup: &Setup<'_>) -> Result {
-        self.outside = launch(&self.programs, self.directory.path(), &self.setup.clone(), setup)?;
+        let cgroup = self.cgroup.as_deref();
+        self.outside = launch(&self.programs, self.directory.path(), cgroup, &self.setup, setup)?;
         if setup.leaves { Ok(()) } else { self.answer() }
     }
 
@@ -407,6 +413,14 @@ impl Rig {
         Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
     }
 
+    /// Processor time, in user mode and in the kernel, of everything that has run in the instance's cgroup, however long
+    /// ago it ended; none where the kernel does not count that. Not in clock ticks: the scheduler's own figure.
+    pub fn processor(&self) -> Option<Duration> {
+        let told = std::fs::read_to_string(self.cgroup.as_ref()?.join("cpu.stat")).ok()?;
+        let line = told.lines().find_map(|l| l.strip_prefix("usage_usec "))?;
+        Some(Duration::from_micros(line.trim().parse().ok()?))
+    }
+
     /// Waits until init has said something.
     ///
     /// # Errors
@@ -455,7 +469,13 @@ fn remove_cgroups(path: &Path) {
     let _ = std::fs::remove_dir(path);
 }
 
-fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>) -> Result<Child> {
+fn launch(
+    programs: &Path,
+    directory: &Path,
+    cgroup: Option<&Path>,
+    words: &[String],
+    setup: &Setup<'_>,
+) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(directory.join("init.log"))?;
     let mut command = Command::new("setpriv");
     command.args([
@@ -485,6 +505,9 @@ fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>
         let at = at.display();
         script += &format!("mkdir -p '{at}' && mount -t tmpfs -o {options} tmpfs '{at}' && ");
     }
+    if let (true, Some(cgroup)) = (setup.measured, cgroup) {
+        script += &format!("echo 0 > '{}/cgroup.procs' && ", cgroup.display());
+    }
     script += if setup.second { "\"$@\" & wait" } else { "exec \"$@\"" };
     command
         .args([
@@ -498,6 +521,7 @@ fn launch(programs: &Path, directory: &Path, words: &[String], setup: &Setup<'_>
             &script,
             "sh",
         ])
+        .args(setup.run_by)
         .arg(programs.join("init"))
         .args(words)
         .env_remove("HOLDFAST_SOCKET")

@@ -141,7 +141,7 @@ fn method(root: &Root, options: &Options) -> String {
     )
 }
 
-fn qemu_version() -> String {
+pub(crate) fn qemu_version() -> String {
     let said =
         initramfs::tool::text("ask QEMU", initramfs::tool::command("qemu-system-x86_64").arg("--version"));
     let said = said.unwrap_or_default();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use initramfs::apt::hex;
 use initramfs::tree::{Node, Tree};
 use qemu_tests::console::tail;
-use qemu_tests::context::Context;
+use qemu_tests::context::{Context, Image};
 use qemu_tests::qemu::die_with_parent;
 use qemu_tests::{Result, measure};
 
@@ -90,7 +90,7 @@ pub(crate) fn run(context: &Context, root: &Root, job: &Job, kept: &Path) -> Res
     let (said, told) = (here.path().join("console"), here.path().join("port"));
     let began = Instant::now();
     let limit = LIMIT * load.services().div_ceil(100);
-    let ended = boot(root, &own, &said, &told, limit);
+    let ended = boot(&root.image, &own, COMMAND_LINE, &said, &told, limit);
     let facts = ended.and_then(|()| Facts::parse(&text(&told), &text(&said)));
     let real = began.elapsed().as_secs();
     if facts.is_ok() {
@@ -121,15 +121,23 @@ fn archive(context: &Context, root: &Root, peer: Peer, load: Load, plan: Plan) -
     Ok(archive)
 }
 
-fn boot(root: &Root, own: &[u8], console: &Path, port: &Path, limit: Duration) -> Result {
-    let kernel = root.image.kernel.as_ref().ok_or("the image has no kernel")?;
+/// Runs a machine to its end: an image with an archive of its own over it, its console and its second serial port in files.
+pub(crate) fn boot(
+    image: &Image,
+    own: &[u8],
+    command_line: &str,
+    console: &Path,
+    port: &Path,
+    limit: Duration,
+) -> Result {
+    let kernel = image.kernel.as_ref().ok_or("the image has no kernel")?;
     let mut initramfs = tempfile::NamedTempFile::new()?;
-    std::io::copy(&mut std::fs::File::open(&root.image.initramfs)?, &mut initramfs)?;
+    std::io::copy(&mut std::fs::File::open(&image.initramfs)?, &mut initramfs)?;
     initramfs.write_all(own)?;
     let file = |path: &Path| -> PathBuf { format!("file:{}", path.display()).into() };
     let mut command = Command::new("qemu-system-x86_64");
     command.args(QEMU).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs.path());
-    command.args(["-append", COMMAND_LINE]).arg("-serial").arg(file(console));
+    command.args(["-append", command_line]).arg("-serial").arg(file(console));
     command.arg("-serial").arg(file(port));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
     die_with_parent(&mut command);

@@ -7,6 +7,8 @@ mod facts;
 mod figures;
 mod inits;
 mod machine;
+mod neighbour;
+mod page;
 mod peers;
 mod root;
 
@@ -15,10 +17,12 @@ use std::process::ExitCode;
 use qemu_tests::Result;
 use qemu_tests::context::Context;
 
-const USAGE: &str = "usage: cargo bench-peers [inits] [configuration] [--full] [--runs N] [--jobs N] [--continue] [--only NAME,NAME…]\n\n\
+const USAGE: &str = "usage: cargo bench-peers [inits] [configuration] [page] [neighbour] [--full] [--runs N] [--jobs N] [--continue] [--only NAME,NAME…]\n\n\
     inits          PID 1 in QEMU, beside systemd, s6, runit, finit, BusyBox and sysvinit\n\
     configuration  applying and repairing files, beside CFEngine, Puppet and Ansible; needs root\n\
-    \u{20}              both, when neither is named\n\
+    page           power-on to the first page of nginx in QEMU, beside systemd\n\
+    neighbour      an apply beside somebody who keeps gigabytes unwritten, in QEMU\n\
+    \u{20}              all of them, when none is named\n\
     --full         also with 1,000 services, and with 10,000 files\n\
     --runs N       runs of each, interleaved; figures are their medians (3)\n\
     --jobs N       machines at the same time; their clocks count instructions, so this changes no figure (1)\n\
@@ -31,6 +35,8 @@ const USAGE: &str = "usage: cargo bench-peers [inits] [configuration] [--full] [
 pub(crate) struct Options {
     pub(crate) inits: bool,
     pub(crate) configuration: bool,
+    pub(crate) page: bool,
+    pub(crate) neighbour: bool,
     pub(crate) full: bool,
     pub(crate) runs: u32,
     pub(crate) jobs: u32,
@@ -50,6 +56,8 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
     let mut options = Options {
         inits: false,
         configuration: false,
+        page: false,
+        neighbour: false,
         full: false,
         runs: 3,
         jobs: 1,
@@ -62,6 +70,8 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
         match argument.as_str() {
             "inits" => options.inits = true,
             "configuration" => options.configuration = true,
+            "page" => options.page = true,
+            "neighbour" => options.neighbour = true,
             "--continue" => options.go_on = true,
             "--full" => options.full = true,
             "--runs" => options.runs = value()?.parse::<u32>()?.max(1),
@@ -71,10 +81,16 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
             other => return Err(format!("unknown argument {other:?}").into()),
         }
     }
-    if !options.inits && !options.configuration {
-        (options.inits, options.configuration) = (true, true);
+    let parts = [&mut options.inits, &mut options.configuration, &mut options.page, &mut options.neighbour];
+    if parts.iter().all(|part| !**part) {
+        parts.into_iter().for_each(|part| *part = true);
     }
-    let known: Vec<&str> = peers::ALL.iter().map(|p| p.name).chain(configuration::names()).collect();
+    let mut known: Vec<&str> = peers::ALL.iter().map(|p| p.name).collect();
+    for name in configuration::names().chain(page::names()) {
+        if !known.contains(&name) {
+            known.push(name);
+        }
+    }
     match options.only.iter().find(|n| !known.contains(&n.as_str())) {
         Some(name) => Err(format!("nothing is named {name:?}; there are {}", known.join(", ")).into()),
         None => Ok(Some(options)),
@@ -88,6 +104,12 @@ fn run(options: &Options) -> Result {
     }
     if options.configuration {
         configuration::run(&context, options)?;
+    }
+    if options.page {
+        page::run(&context, options)?;
+    }
+    if options.neighbour {
+        neighbour::run(&context, options)?;
     }
     Ok(())
 }
@@ -124,9 +146,9 @@ mod tests {
         assert_eq!(read_some("").runs, 3);
         let all = read_some("--full --runs 5 --jobs 2 --only s6,runit");
         assert_eq!((all.full, all.runs, all.jobs, all.only.len()), (true, 5, 2, 2));
-        let both = |o: Options| (o.inits, o.configuration);
-        assert_eq!(both(all), (true, true));
-        assert_eq!(both(read_some("configuration --runs 1")), (false, true));
+        let parts = |o: Options| [o.inits, o.configuration, o.page, o.neighbour];
+        assert_eq!(parts(all), [true; 4]);
+        assert_eq!(parts(read_some("configuration --runs 1")), [false, true, false, false]);
         assert!(read("--help").unwrap().is_none());
         assert!(read("--only runt").is_err() && read("--runs").is_err() && read("--fast").is_err());
     }

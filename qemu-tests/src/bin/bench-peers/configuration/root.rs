@@ -39,6 +39,8 @@ pub(crate) struct Used {
     pub(crate) processor: f64,
     /// The largest resident size of one of its processes, in KiB.
     pub(crate) resident: f64,
+    /// Milliseconds from its start to its end.
+    pub(crate) elapsed: f64,
     code: i32,
 }
 
@@ -138,15 +140,15 @@ impl Root {
 /// What `guest/measure.c` writes.
 fn parsed(text: &str) -> Result<Used> {
     let fields: Vec<f64> = text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?;
-    let [user, system, resident, _] = fields.as_slice() else {
+    let [user, system, resident, elapsed, _] = fields.as_slice() else {
         return Err(format!("measure wrote {text:?}").into());
     };
     let code = text.split_whitespace().last().unwrap_or_default().parse()?;
-    Ok(Used { processor: (user + system) / 1e3, resident: *resident, code })
+    Ok(Used { processor: (user + system) / 1e3, resident: *resident, elapsed: elapsed / 1e3, code })
 }
 
 /// The sum of strace's table.
-fn total(table: &str) -> Result<u64> {
+pub(crate) fn total(table: &str) -> Result<u64> {
     let line = table.lines().find(|l| l.trim_end().ends_with(" total")).ok_or("strace wrote no sum")?;
     let calls = line.split_whitespace().nth(3).ok_or("strace's sum has no calls")?;
     Ok(calls.parse()?)
@@ -158,10 +160,10 @@ mod tests {
 
     #[test]
     fn what_a_command_used_is_read() {
-        let used = parsed("120000 30500 22800 0\n").unwrap();
-        assert_eq!((used.processor, used.resident, used.code), (150.5, 22800.0, 0));
-        assert_eq!(parsed("1 2 3 -1\n").unwrap().code, -1);
-        assert!(parsed("1 2\n").is_err());
+        let used = parsed("120000 30500 22800 160250 0\n").unwrap();
+        assert_eq!((used.processor, used.resident, used.elapsed, used.code), (150.5, 22800.0, 160.25, 0));
+        assert_eq!(parsed("1 2 3 4 -1\n").unwrap().code, -1);
+        assert!(parsed("1 2 3\n").is_err());
     }
 
     #[test]
