@@ -7,6 +7,7 @@ mod downs;
 mod ends;
 mod fights;
 mod holds;
+mod latched;
 mod lost;
 mod modules;
 mod mounts;
