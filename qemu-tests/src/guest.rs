@@ -185,7 +185,19 @@ impl Guest {
         files: &[(&str, &str)],
         programs: &[(&str, Vec<u8>)],
     ) -> Result<Guest> {
-        let small = small_image(context)?;
+        Guest::on(small_image(context)?, state, files, programs)
+    }
+
+    /// The same with another image.
+    ///
+    /// # Errors
+    /// When the state has mistakes.
+    pub fn on(
+        image: Image,
+        state: &str,
+        files: &[(&str, &str)],
+        programs: &[(&str, Vec<u8>)],
+    ) -> Result<Guest> {
         let directory = scratch::guest()?;
         let mut tree = Tree::new();
         let boot = compile_boot(&format!("{BASE}{state}"))?;
@@ -202,11 +214,11 @@ impl Guest {
             tree.insert(path, Node::file(bytes.clone(), 0o755))?;
         }
         // A directory that the image has must not get another mode: the kernel takes the last one's.
-        let mut archive = std::fs::read(&small.initramfs)?;
+        let mut archive = std::fs::read(&image.initramfs)?;
         initramfs::cpio::write(&tree, &mut archive)?;
         let initramfs = directory.path().join("initramfs.img");
         std::fs::write(&initramfs, archive)?;
-        Ok(Guest { directory, image: Image { kernel: small.kernel, initramfs } })
+        Ok(Guest { directory, image: Image { kernel: image.kernel, initramfs } })
     }
 
     /// Where its files lie.
@@ -412,6 +424,20 @@ pub fn left_clean(disk: &Path) -> Result {
     check.args(["-f", "-n"]).arg(disk);
     tool::run("check a disk", &mut check)?;
     Ok(())
+}
+
+/// The first sector in which the content of a file lies, by its path on the disk.
+///
+/// # Errors
+/// When there is no such file, or it has no content.
+pub fn sector(disk: &Path, path: &str) -> Result<u64> {
+    let mut ask = tool::command("debugfs");
+    let told = tool::text("find a file's blocks", ask.args(["-R", &format!("blocks {path}")]).arg(disk))?;
+    let block: u64 =
+        told.split_whitespace().next().ok_or_else(|| format!("{path} has no blocks"))?.parse()?;
+    let told = superblock(disk)?;
+    let size = told.lines().find_map(|l| l.strip_prefix("Block size:")).ok_or("no block size")?;
+    Ok(block * (size.trim().parse::<u64>()? / 512))
 }
 
 /// Damages the file system of a disk by requests of debugfs(8).

@@ -41,12 +41,14 @@ impl Accelerator {
     }
 }
 
-/// A disk, where every write to it is written down, if it is, and how many bytes a second it takes, if not all.
+/// A disk, where every write to it is written down, if it is, how many bytes a second it takes, if not all, and a sector
+/// that cannot be read nor written, if there is one.
 #[derive(Debug, Clone)]
 struct Disk {
     file: PathBuf,
     log: Option<PathBuf>,
     pace: Option<u64>,
+    bad: Option<u64>,
 }
 
 /// A machine that is not yet started.
@@ -106,19 +108,30 @@ impl Machine {
 
     /// Adds a virtio disk (`/dev/vda`, then `/dev/vdb` …) with this raw file as its content.
     pub fn disk(mut self, file: &Path) -> Machine {
-        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: None });
+        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: None, bad: None });
         self
     }
 
     /// Adds such a disk that takes no more than so many bytes a second.
     pub fn slow_disk(mut self, file: &Path, pace: u64) -> Machine {
-        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: Some(pace) });
+        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: Some(pace), bad: None });
+        self
+    }
+
+    /// Adds such a disk with a sector that cannot be read nor written, ever.
+    pub fn bad_disk(mut self, file: &Path, sector: u64) -> Machine {
+        self.disks.push(Disk { file: file.to_path_buf(), log: None, pace: None, bad: Some(sector) });
         self
     }
 
     /// Adds such a disk, and writes down in `log` every write to it ([`crate::write_log`]).
     pub fn recorded_disk(mut self, file: &Path, log: &Path) -> Machine {
-        self.disks.push(Disk { file: file.to_path_buf(), log: Some(log.to_path_buf()), pace: None });
+        self.disks.push(Disk {
+            file: file.to_path_buf(),
+            log: Some(log.to_path_buf()),
+            pace: None,
+            bad: None,
+        });
         self
     }
 
@@ -175,8 +188,20 @@ impl Machine {
         c.arg("-append").arg(&self.command_line);
         c.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
         for (n, disk) in self.disks.iter().enumerate() {
-            let Disk { file, log, pace } = disk;
+            let Disk { file, log, pace, bad } = disk;
             match (log, pace) {
+                (None, None) if bad.is_some() => {
+                    let mut node = format!("driver=blkdebug,node-name=disk{n},image=file{n}");
+                    for (rule, kind) in ["read", "write"].iter().enumerate() {
+                        let rule = format!("inject-error.{rule}");
+                        let sector = bad.unwrap_or_default();
+                        node += &format!(
+                            ",{rule}.event=none,{rule}.iotype={kind},{rule}.errno=5,{rule}.sector={sector}"
+                        );
+                    }
+                    c.arg("-blockdev").arg(file_node(&format!("file{n}"), file));
+                    c.arg("-blockdev").arg(node)
+                }
                 (None, None) => c.arg("-blockdev").arg(file_node(&format!("disk{n}"), file)),
                 (None, Some(pace)) => {
                     c.arg("-object").arg(format!("throttle-group,id=pace{n},x-bps-write={pace}"));

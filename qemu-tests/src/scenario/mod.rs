@@ -8,6 +8,7 @@ pub mod image;
 pub mod machine;
 pub mod qemu_boot;
 pub mod qemu_change;
+pub mod qemu_database;
 pub mod qemu_down;
 pub mod qemu_emergency;
 pub mod qemu_faults;
@@ -30,6 +31,7 @@ pub mod rig_layers;
 mod rig_mount;
 pub mod rig_ready;
 pub mod rig_reexec;
+pub mod rig_refused;
 pub mod rig_rollback;
 pub mod rig_trust;
 pub mod rig_watch;
@@ -67,6 +69,7 @@ pub fn all() -> Vec<Scenario> {
         machine::ALL,
         qemu_boot::ALL,
         qemu_change::ALL,
+        qemu_database::ALL,
         qemu_down::ALL,
         qemu_emergency::ALL,
         qemu_load::ALL,
@@ -88,6 +91,7 @@ pub fn all() -> Vec<Scenario> {
         rig_layers::ALL,
         rig_ready::ALL,
         rig_reexec::ALL,
+        rig_refused::ALL,
         rig_rollback::ALL,
         rig_trust::ALL,
         rig_hung::ALL,

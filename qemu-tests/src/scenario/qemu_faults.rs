@@ -1,15 +1,16 @@
-//! Faults of a whole machine: its disk dies, everything but PID 1 is killed, no process can be made, no memory is left,
+//! Faults of a whole machine: its disk dies, a sector of it does, everything but PID 1 is killed, no process can be made, no memory is left,
 //! the clock jumps by years. What does not depend on it goes on, and everything is right afterwards.
 
 use super::{Scenario, minutes};
 use crate::Result;
 use crate::context::Context;
-use crate::guest::{BASE, DISK, Guest, demand, same};
+use crate::guest::{BASE, DISK, Guest, demand, same, sector};
 use crate::qemu::Qemu;
 
 /// See the module.
 pub const ALL: &[Scenario] = &[
     Scenario { name: "qemu-disk-dies", group: "qemu", limit: minutes(5), run: disk_dies },
+    Scenario { name: "qemu-bad-sector", group: "qemu", limit: minutes(5), run: bad_sector },
     Scenario { name: "qemu-hard-times", group: "qemu", limit: minutes(6), run: hard_times },
 ];
 
@@ -81,6 +82,64 @@ fn disk_dies(context: &Context) -> Result {
     demand(pid(&mut vm, "service:steady")? == steady, "a service that had nothing to do with it was hit")?;
     vm.power_off()?;
     crate::guest::left_clean(&disk)
+}
+
+const DATA: &str = r#"
+[mount."/mnt/data"]
+source   = "/dev/vdb"
+fstype   = "ext4"
+requires = ["module:ext4"]
+
+[file."/mnt/data/bad"]
+content = "where nobody can read\n"
+
+[file."/mnt/data/good"]
+content = "beside it\n"
+"#;
+
+/// A sector of a disk can be neither read nor written, and stays so: the file in it is told with the cause, and what lies
+/// beside it and elsewhere is kept, repaired and changed as before.
+fn bad_sector(context: &Context) -> Result {
+    let changed = format!("{BASE}{DISK}{STATE}{DATA}").replace("as declared", "as declared next");
+    let guest = Guest::new(context, &format!("{DISK}{STATE}{DATA}"), &[("/root/next.toml", &changed)])?;
+    let (disk, data) = (guest.disk("disk", 32)?, guest.disk("data", 16)?);
+    let mut vm = guest.machine(context)?.disk(&disk).disk(&data).start()?;
+    vm.converged()?;
+    vm.power_off()?;
+    let bad = sector(&data, "/bad")?;
+    let mut vm = guest.machine(context)?.disk(&disk).bad_disk(&data, bad).start()?;
+    vm.wait_for_shell()?;
+    vm.until("initctl --json status file:/mnt/data/bad | grep -q not-kept")?;
+    println!("{}", vm.answer("initctl status file:/mnt/data/bad")?.output);
+    let cause = vm.answer("initctl status file:/mnt/data/bad")?.output.to_lowercase();
+    demand(
+        cause.contains("(eio)") || cause.contains("input/output error"),
+        format!("the cause is not told: {cause}"),
+    )?;
+    let told = vm.answer("cat /mnt/data/bad 2>&1")?;
+    demand(told.code != 0, "the sector can be read")?;
+    for _ in 0..2 {
+        vm.ok("echo theirs > /mnt/data/good; echo theirs > /var/site/page; echo theirs > /etc/motd")?;
+        vm.until(
+            "grep -q beside /mnt/data/good && grep -q disk /var/site/page && grep -q declared /etc/motd",
+        )?;
+    }
+    let before = pid(&mut vm, "service:steady")?;
+    vm.ok("initctl restart service:steady")?;
+    demand(pid(&mut vm, "service:steady")? != before, "a service cannot be restarted")?;
+    let said = vm.answer("initctl apply /root/next.toml 2>&1")?;
+    println!("{said:?}");
+    // It changes what can be changed; what was wrong before is told, and is no reason to return.
+    demand(said.code == 1, format!("the apply ended with {}", said.code))?;
+    same("what was applied", "as declared next", vm.ok("cat /etc/motd")?.trim())?;
+    vm.power_off()?;
+    crate::guest::left_clean(&disk)?;
+
+    // On a disk that can be read all is as it should be.
+    let mut vm = guest.machine(context)?.disk(&disk).disk(&data).start()?;
+    vm.converged()?;
+    same("the file", "where nobody can read", vm.ok("cat /mnt/data/bad")?.trim())?;
+    vm.power_off()
 }
 
 const GREEDY: &str = r#"

@@ -95,9 +95,9 @@ stop = ["sh", "-c", "echo $MAINPID > /srv/stop"]
     want(left.code == 1, &format!("processes are left: {}", left.out), &rig)
 }
 
-/// Ten thousand orphans are buried, and init is as small as before.
+/// Twenty thousand orphans are buried, and init is as small as before.
 fn orphans(context: &Context) -> Result {
-    let count = if context.full { 50_000 } else { 10_000 };
+    let count = if context.full { 50_000 } else { 20_000 };
     let state = format!(
         r#"
 [service.parent]
