@@ -75,6 +75,8 @@ pub struct Server {
     left: bool,
     /// A descriptor to give up when there is no other, so that somebody who connects then is not left waiting.
     spare: Option<File>,
+    /// Somebody waits whom the kernel would not let in.
+    refused: bool,
 }
 
 fn spare() -> Option<File> {
@@ -117,6 +119,7 @@ impl Server {
             notes: Vec::new(),
             left: false,
             spare: spare(),
+            refused: false,
         }
     }
 
@@ -231,11 +234,23 @@ impl Server {
             Err(e) => {
                 self.note(format!("cannot accept a client of the control socket: {e}"));
                 let used_up = matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-                return used_up && self.accept_without_descriptors(new);
+                let more = used_up && self.accept_without_descriptors(new);
+                self.refused = !more;
+                return more;
             }
         };
         self.admit(stream, MAX_CLIENTS, new);
         true
+    }
+
+    /// Whether somebody waits whom the kernel would not let in, for want of memory perhaps. Nothing tells when it would.
+    pub fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Gives up a client that nothing could be heard of.
+    pub fn give_up(&mut self, id: u64) {
+        self.drop_client(id, Some("its socket cannot be watched"));
     }
 
     /// Every descriptor is in use, and nothing tells when one is free: whoever connects would wait for ever. The spare

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use cm_core::engine::Node;
 use cm_core::engine::effect::{Job, Level, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Verb};
+use cm_core::engine::{Mono, Node};
 use serde::{Deserialize, Serialize};
 use units::Address;
 
@@ -24,6 +24,9 @@ use crate::sys::spawn::{self, Launch, Output};
 /// Most clients of the store that are hung up on at once: as many as the kernel lets wait.
 const HANGUPS: usize = 4096;
 
+/// Until somebody is let in again whom the kernel refused.
+const AGAIN_MS: u64 = 1000;
+
 /// Calls that wait for something.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -34,6 +37,8 @@ pub struct Clients {
     /// The engine's requests that belong to a command.
     parts: BTreeMap<u64, u64>,
     pub waits: Waits,
+    /// When those are let in whom the kernel refused.
+    pub again: Option<Mono>,
 }
 
 /// Clients and what they wait for, for the init that goes on with them.
@@ -87,9 +92,17 @@ impl Shell {
     }
 
     pub(super) fn accept_clients(&mut self) -> Turn {
-        let (new, more) = self.server.as_mut().map(|s| s.accept()).unwrap_or_default();
+        let Some(server) = &mut self.server else { return Turn::Drained };
+        let (new, more) = server.accept();
+        if server.take_refused() {
+            self.clients.again = Some(now().after_ms(AGAIN_MS));
+        }
         for (id, fd) in new {
-            self.register(fd, Token::Client(id));
+            if self.watch(fd, Token::Client(id)) {
+                self.ready.push(Token::Client(id));
+            } else if let Some(server) = &mut self.server {
+                server.give_up(id);
+            }
         }
         if more { Turn::More } else { Turn::Drained }
     }

@@ -272,6 +272,7 @@ impl Shell {
             self.background_deadline(),
             self.log_again.deadline(),
             self.hanging.deadline(),
+            self.clients.again,
             self.emergency.deadline(at),
         ]
         .into_iter()
@@ -297,6 +298,10 @@ impl Shell {
         self.background_if_due(at);
         self.log_again_if_due(at);
         self.hanging_if_due(at);
+        if self.clients.again.is_some_and(|due| due <= at) {
+            self.clients.again = None;
+            self.ready.push(Token::Control);
+        }
     }
 
     /// One turn of a source.
@@ -336,16 +341,18 @@ impl Shell {
     }
 
     /// Registers a descriptor for reading and writing. Edge-triggered, so that a socket that can always be written wakes
-    /// nobody; what is readable already is told of.
-    fn watch(&mut self, fd: RawFd, token: Token) {
+    /// nobody; what is readable already is told of. Answers whether it could.
+    fn watch(&mut self, fd: RawFd, token: Token) -> bool {
         let interest = match token {
             Token::Mounts | Token::Names => Interest::PRIORITY,
             Token::Client(_) | Token::Worker(_) | Token::LogDaemon => Interest::READABLE | Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token.pack(), interest) {
+        let watched = self.poll.registry().register(&mut SourceFd(&fd), token.pack(), interest);
+        if let Err(e) = &watched {
             self.say(Level::Error, None, &format!("cannot watch {token:?}: {e}"));
         }
+        watched.is_ok()
     }
 
     fn deregister(&mut self, fd: RawFd) {

@@ -23,6 +23,7 @@ const fn scenario(name: &'static str, run: fn(&Context) -> Result) -> Scenario {
 /// See the module.
 pub const ALL: &[Scenario] = &[
     scenario("rig-no-memory-for-init", of_init),
+    scenario("rig-no-memory-for-client", of_client),
     scenario("rig-no-memory-for-worker", of_worker),
     scenario("rig-no-heap", no_heap),
     scenario("rig-stopped-client", stopped_client),
@@ -102,13 +103,11 @@ fn of_init(context: &Context) -> Result {
     let init = rig.pid()?;
     let mut seen = BTreeSet::new();
     for (turn, when) in ["1+2", "2+3", "3+4"].into_iter().enumerate() {
+        let sleeper = rig.main_pid("service:sleeper")?;
         let options = ["-e", "trace=all", "-e", &inject(OF_INIT, when)];
         let tracer = Tracer::of(rig.pid()?, &options, &rig.directory().join("trace"))?;
         damage(&rig, &format!("turn {turn}"))?;
-        let pid = rig.status("service:sleeper").ok().and_then(|s| s.get("pid")?.as_i64());
-        if let Some(pid) = pid {
-            rig.run(&["kill", "-KILL", &pid.to_string()])?;
-        }
+        rig.run(&["kill", "-KILL", &sleeper.to_string()])?;
         for words in
             [&["status"][..], &["restart", "service:sleeper"], &["status"], &["stop", "service:sleeper"]]
         {
@@ -128,6 +127,26 @@ fn of_init(context: &Context) -> Result {
     want(rig.pid()? == init, "it is another init", &rig)?;
     let after = descriptors(&rig)?;
     want(after == before, &format!("{before} descriptors before, {after} after"), &rig)
+}
+
+/// The one client that there is cannot be let in at first: he is let in a moment later, without another one coming. One
+/// whom nothing can be heard of is turned away, and does not wait for ever.
+fn of_client(context: &Context) -> Result {
+    let rig = first(context)?;
+    let file = rig.directory().join("trace");
+    let tracer = Tracer::of(rig.pid()?, &["-e", &inject("accept4", "1")], &file)?;
+    let said = rig.initctl(&["status", "--timeout", "30s"])?;
+    let trace = tracer.end()?;
+    want(said.code == 0, &format!("status ended with {}: {}", said.code, said.err), &rig)?;
+    want(!refused(&trace).is_empty(), "he was let in at once", &rig)?;
+
+    let tracer = Tracer::of(rig.pid()?, &["-e", &inject("epoll_ctl", "1")], &file)?;
+    let said = rig.initctl(&["wait", "--ready", "target:of-nobody", "--timeout", "30s"])?;
+    let trace = tracer.end()?;
+    println!("who cannot be watched is told, code {}: {}", said.code, said.err);
+    want(said.code != 124, "he waits for ever", &rig)?;
+    want(!refused(&trace).is_empty(), "he was watched", &rig)?;
+    goes_on(&rig)
 }
 
 /// Calls of workers are refused in repairs and in an apply: that is told, and what was not done is done later.
