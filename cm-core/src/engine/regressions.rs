@@ -16,6 +16,7 @@ mod plans;
 mod reloads;
 mod returns;
 mod starts;
+mod told;
 
 use units::kind::Spec;
 use units::kind::exec::Exec;
