@@ -7,6 +7,7 @@ mod blame;
 mod changes;
 mod down;
 mod hands;
+mod heard;
 mod questions;
 mod rest;
 
@@ -88,6 +89,8 @@ pub enum Invariant {
     PlanIsKept,
     /// A hold lasts until its time is over, somebody lifts it, or the machine goes down.
     HoldsSurvive,
+    /// What a hand asks for is done, and what it is told of that is so.
+    HandsAreHeard,
     /// A fight costs bounded work.
     FightsBounded,
     /// What is declared, held or not ours is not taken away.
@@ -96,7 +99,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every one.
-    pub const ALL: [Invariant; 31] = [
+    pub const ALL: [Invariant; 32] = [
         Invariant::StartsInOrder,
         Invariant::StopsInOrder,
         Invariant::DirtyEnds,
@@ -126,6 +129,7 @@ impl Invariant {
         Invariant::TrialIsQuiet,
         Invariant::PlanIsKept,
         Invariant::HoldsSurvive,
+        Invariant::HandsAreHeard,
         Invariant::FightsBounded,
         Invariant::NothingForeignPurged,
     ];
@@ -188,6 +192,7 @@ pub struct Checks {
     blame: blame::Blame,
     signalled: Option<Node>,
     hands: hands::Hands,
+    heard: heard::Heard,
 }
 
 impl Checks {
@@ -226,6 +231,7 @@ impl Checks {
     /// What the engine was told; what it may rely on follows from this.
     pub fn told(&mut self, engine: &Engine, world: &World, event: &Event) {
         self.by_hand(engine, world, event);
+        self.hears(engine, event);
         match event {
             Event::Spawned { serial } => {
                 if let Some((node, Job::Main)) = engine.job(*serial)
@@ -360,6 +366,7 @@ impl Checks {
         }
         self.contained(engine, world, event, effects, &causes)?;
         self.blamed_rightly(engine, now, event, effects)?;
+        self.heard(engine, effects)?;
         self.state(engine, world, now, event)
     }
 

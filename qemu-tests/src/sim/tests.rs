@@ -616,6 +616,39 @@ fn again_is_true_can_fail() {
 }
 
 #[test]
+fn hands_are_heard_can_fail() {
+    let service = chain(&[(Sort::Notifies, false)]);
+    let asks = |verb| script(vec![boot(service.clone()), (50_000, Act::Ask(0, verb, None))]);
+    let silent: Tamper = |_, effects, _| {
+        effects.retain(|e| !matches!(e, Effect::Signal { signal: 9, .. } | Effect::Freeze { .. }));
+    };
+    breaks(Invariant::HandsAreHeard, &asks(Verb::Kill(9)), silent);
+    breaks(Invariant::HandsAreHeard, &asks(Verb::Pause), silent);
+    breaks(Invariant::HandsAreHeard, &asks(Verb::Hold), |engine, effects, _| {
+        let held = engine.nodes().find(|n| engine.glance(*n).held);
+        if let Some(serial) = held.and_then(|_| main_serial(engine, 0)) {
+            effects.push(Effect::Freeze { serial, frozen: false });
+        }
+    });
+    // It is said to be up again before it is, and to have failed although nobody knows that yet.
+    for verdict in [Verdict::Done, Verdict::Failed] {
+        let early: Tamper = match verdict {
+            Verdict::Done => |_, effects, _| answer(effects, Verdict::Done),
+            _ => |_, effects, _| answer(effects, Verdict::Failed),
+        };
+        breaks(Invariant::HandsAreHeard, &asks(Verb::Restart), early);
+    }
+}
+
+/// An answer to the second request as soon as what it is about starts.
+fn answer(effects: &mut Vec<Effect>, verdict: Verdict) {
+    let starts = |e: &Effect| matches!(e, Effect::Spawn { job: Job::Main, serial, .. } if *serial > 1);
+    if has(effects, starts) {
+        effects.push(Effect::Answer { request: 2, verdict, tally: Tally::default(), text: String::new() });
+    }
+}
+
+#[test]
 fn every_invariant_is_shown_to_fail_and_described() {
     let (tests, page) = (include_str!("tests.rs"), include_str!("../../../docs/simulator.md"));
     for invariant in Invariant::ALL {

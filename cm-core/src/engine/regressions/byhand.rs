@@ -140,3 +140,11 @@ fn a_released_file_that_is_in_hand_is_looked_at_again() {
     let out = s.work(first);
     assert_eq!(steps(&out), 2);
 }
+
+#[test]
+fn what_is_paused_and_has_to_stop_is_thawed_for_that() {
+    let mut s = running();
+    s.ask(7, Verb::Pause, "web");
+    let out = s.boot(Units::new());
+    assert_eq!((s.state("web"), freezes(&out)), ("stopping", vec![false]));
+}
