@@ -91,7 +91,10 @@ pub fn write(mutants: &Mutants, results: &Results) -> Result<String> {
             eprintln!("nobody survives who is argued by: {}", group.title);
             continue;
         }
-        writeln!(out, "\n### {} ({})\n{}\n\n{}", group.title, of.len(), group.why.trim(), list(&of)?)?;
+        // Of whole groups it is said once.
+        let said =
+            if group.said == "the same" { " Each did the same in every history compared." } else { "" };
+        writeln!(out, "\n### {} ({})\n{}{said}\n\n{}", group.title, of.len(), group.why.trim(), list(&of)?)?;
     }
     if !open.is_empty() {
         writeln!(out, "\n### Not argued ({})\n{}", open.len(), list(&open)?)?;
@@ -164,32 +167,36 @@ fn mark(result: &Outcome) -> Option<&'static str> {
     }
 }
 
-/// A paragraph a file, a line a function.
+/// Functions, and what is changed in each.
+type Changes<'m> = Vec<(&'m str, Vec<String>)>;
+
+/// A line a file, with its functions in their order.
 fn list(of: &[(&Mutant, &Outcome)]) -> Result<String> {
-    let mut out = String::new();
-    let mut lines: Vec<((&str, &str), Vec<String>)> = Vec::new();
+    let mut lines: Vec<(&str, Changes)> = Vec::new();
     for (mutant, result) in of {
-        let place = (file(&mutant.file), function(mutant));
+        let (file, function) = (file(&mutant.file), function(mutant));
         let mut change = format!("`{}`", mutant.change);
         // So little says nothing by itself.
         if mutant.change.len() < SHORT && mutant.around.len() < LONG {
             change = format!("{change} in `{}`", mutant.around);
         }
-        if let Some(mark) = mark(result).filter(|m| *m != "other") {
+        if let Some(mark) = mark(result).filter(|m| *m == "words" || *m == "unasked") {
             change += &format!(" ({mark})");
         }
-        match lines.last_mut().filter(|(last, _)| *last == place) {
+        if lines.last().is_none_or(|(last, _)| *last != file) {
+            lines.push((file, Vec::new()));
+        }
+        let Some((_, functions)) = lines.last_mut() else { continue };
+        match functions.last_mut().filter(|(last, _)| *last == function) {
             Some((_, changes)) => changes.push(change),
-            None => lines.push((place, vec![change])),
+            None => functions.push((function, vec![change])),
         }
     }
-    let mut last = "";
-    for ((file, function), changes) in lines {
-        if file != last {
-            writeln!(out, "- `{file}`")?;
-            last = file;
-        }
-        writeln!(out, "  - {function}: {}", together(changes).join("; "))?;
+    let mut out = String::new();
+    for (file, functions) in lines {
+        let functions =
+            functions.into_iter().map(|(f, changes)| format!("*{f}* {}", together(changes).join(", ")));
+        writeln!(out, "- `{file}`: {}", functions.collect::<Vec<_>>().join("; "))?;
     }
     Ok(out.trim_end().to_owned())
 }
