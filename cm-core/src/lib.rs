@@ -6,6 +6,7 @@ pub mod bytes;
 pub mod engine;
 pub mod modules;
 pub mod mountinfo;
+pub mod pack;
 pub mod plan;
 pub mod proto;
 pub mod query;

@@ -110,6 +110,7 @@ mod audit;
 mod batch;
 mod blame;
 mod byhand;
+mod changed;
 mod circle;
 mod claims;
 mod down;
@@ -276,14 +277,14 @@ pub struct Engine {
     /// Units with a process, a mount or a place in the order of stops.
     pub(crate) up: u32,
     pub(crate) out: Vec<Effect>,
-    pub(crate) changed: BTreeSet<Node>,
+    pub(crate) changed: changed::Changed,
     /// What left in this step: its effects speak of it, and are carried out afterwards.
     pub(crate) departed: BTreeMap<Node, Address>,
     pub(crate) globals_changed: bool,
     pub(crate) blank: Unit,
-    /// The specification that was read last: a step asks for that of the same service many times, and to read one takes
-    /// thousands of instructions.
-    pub(crate) last_spec: RefCell<Option<service::SpecAt>>,
+    /// The specifications of services that were read last, until all is right: a start asks for the same one several
+    /// times, and to read one takes thousands of instructions.
+    pub(crate) last_specs: RefCell<Vec<service::SpecAt>>,
     /// Units and edges looked at since the beginning; the simulator bounds it.
     pub(crate) work: Cell<u64>,
 }
@@ -338,11 +339,11 @@ impl Engine {
             lists: tally::Lists::default(),
             up: 0,
             out: Vec::new(),
-            changed: BTreeSet::new(),
+            changed: changed::Changed::default(),
             departed: BTreeMap::new(),
             globals_changed: true,
             blank: Unit::blank(),
-            last_spec: RefCell::new(None),
+            last_specs: RefCell::new(Vec::new()),
             work: Cell::new(0),
         };
         // The one reference that `install` takes is that of the desired manifest.
@@ -474,6 +475,9 @@ impl Engine {
         self.advance_again();
         let converged = self.busy == 0 && self.runnable.is_empty() && self.batch.is_none();
         let converged = converged && self.apply.is_none();
+        if converged {
+            self.last_specs.take();
+        }
         if converged != self.converged {
             self.converged = converged;
             self.globals_changed = true;

@@ -1,5 +1,8 @@
 //! What the shell asks the engine between two steps: who a unit is, where its specification stands, what is under way.
 
+use std::sync::Arc;
+
+use units::kind::service::Service;
 use units::{Address, Manifest, UnitId};
 
 use super::effect::Job;
@@ -28,6 +31,11 @@ impl Engine {
             Some(id) => (self.desired, id),
             None => (unit.made, unit.made_id),
         }
+    }
+
+    /// The specification of a service in a manifest.
+    pub fn service(&self, manifest: ManifestRef, unit: UnitId) -> Option<Arc<Service>> {
+        self.spec_at((manifest, unit))
     }
 
     /// Where the specification stands that a service's process runs with.

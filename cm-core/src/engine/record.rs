@@ -3,7 +3,7 @@
 //! Only what cannot be derived is recorded; counters and cached predicates are counted anew. Whatever grows with the
 //! units stands in their own records, so that what a step writes grows with what it changed and with nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use units::{Manifest, UnitId};
@@ -19,6 +19,7 @@ use super::status::Hold;
 use super::timer::Timer;
 use super::unit::{NOBODY, State, Unit, Work, bits};
 use super::{Engine, Gen, Mono, Node};
+use crate::pack::pack;
 use crate::proto::{Action, Intent, ManifestRef};
 
 /// Longest detail that a record keeps, in bytes.
@@ -96,7 +97,7 @@ impl Engine {
     /// What changed since the last call.
     pub fn take_changed(&mut self) -> Records {
         let globals = std::mem::take(&mut self.globals_changed);
-        Records { globals, nodes: std::mem::take(&mut self.changed).into_iter().collect() }
+        Records { globals, nodes: self.changed.take() }
     }
 
     /// Everything that belongs to no single unit.
@@ -125,10 +126,10 @@ impl Engine {
         };
         // Behind the rest, where who does not know it reads nothing, and who misses it knows of none: an apply under way
         // and one of what is current exclude each other.
-        let mut bytes = postcard::to_allocvec(&globals).unwrap_or_default();
-        bytes.extend(self.again.iter().filter_map(|again| postcard::to_allocvec(again).ok()).flatten());
+        let mut bytes = pack(&globals).unwrap_or_default();
+        bytes.extend(self.again.iter().filter_map(|again| pack(again).ok()).flatten());
         let bad = self.apply.iter().filter_map(|apply| apply.bad_before.as_ref());
-        bytes.extend(bad.filter_map(|bad| postcard::to_allocvec(bad).ok()).flatten());
+        bytes.extend(bad.filter_map(|bad| pack(bad).ok()).flatten());
         bytes
     }
 
@@ -154,7 +155,7 @@ impl Engine {
             lifted: self.lifted.get(&node).cloned(),
         };
         let record = Record { unit: unit.underived(), more: Some(more).filter(|m| *m != More::default()) };
-        postcard::to_allocvec(&record).ok()
+        pack(&record).ok()
     }
 
     /// The engine as it was when the records were written. `worker_kept`: the worker that has the batch is still
@@ -222,7 +223,7 @@ impl Engine {
             engine.take_more(node, record.more.unwrap_or_default());
         }
         engine.relink()?;
-        engine.changed = engine.all().collect::<BTreeSet<_>>();
+        engine.changed.extend(engine.all());
         engine.globals_changed = true;
         Ok(engine)
     }

@@ -55,6 +55,9 @@ pub(crate) const NOT_KILLED: &str = "does not end although it was killed";
 /// The signal that a missed watchdog sends: SIGABRT, as its users know it from systemd.
 const SIGABRT: i32 = 6;
 
+/// Most specifications that are remembered: with more services, those that begin at once are as many as that.
+const SPECS: usize = 256;
+
 /// A specification, and where it stands.
 pub(crate) type SpecAt = ((ManifestRef, UnitId), Arc<Spec>);
 
@@ -182,15 +185,17 @@ impl Engine {
     }
 
     pub(crate) fn spec_at(&self, at: (ManifestRef, UnitId)) -> Option<Arc<Spec>> {
-        let mut last = self.last_spec.borrow_mut();
-        match &*last {
-            Some((of, spec)) if *of == at => Some(Arc::clone(spec)),
-            _ => {
-                let spec: Arc<Spec> = Arc::from(self.manifest_of(at.0)?.service(at.1)?);
-                *last = Some((at, Arc::clone(&spec)));
-                Some(spec)
-            }
+        let mut last = self.last_specs.borrow_mut();
+        // The one that is asked for is mostly that of the last time.
+        if let Some((_, spec)) = last.iter().rev().find(|(of, _)| *of == at) {
+            return Some(Arc::clone(spec));
         }
+        let spec: Arc<Spec> = Arc::from(self.manifest_of(at.0)?.service(at.1)?);
+        if last.len() == SPECS {
+            last.clear();
+        }
+        last.push((at, Arc::clone(&spec)));
+        Some(spec)
     }
 
     /// The specification that the process runs with; before a start, the desired one.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use cm_core::engine::effect::{Job, Level, Tally, Verdict};
 use cm_core::engine::event::{Down, Event, Verb};
 use cm_core::engine::{Mono, Node};
+use cm_core::pack::pack;
 use serde::{Deserialize, Serialize};
 use units::Address;
 
@@ -131,7 +132,7 @@ impl Shell {
             waits: self.clients.waits.hand_over(),
             swapped: self.swapped_calls.clone(),
         };
-        postcard::to_allocvec(&handed).ok()
+        pack(&handed).ok()
     }
 
     /// The clients of the init before.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::{Down, Event};
 use cm_core::engine::{Engine, Mono, Node};
+use cm_core::pack::pack;
 use cm_core::proto::ManifestRef;
 use serde::{Deserialize, Serialize};
 
@@ -235,7 +236,7 @@ impl Shell {
                 self.live.remove(Key::new(Class::Manifest, *gone));
             }
             for (number, entry) in &held {
-                if let Ok(bytes) = postcard::to_allocvec(entry) {
+                if let Ok(bytes) = pack(entry) {
                     self.live.put(Key::new(Class::Manifest, *number), &bytes);
                 }
             }
@@ -257,14 +258,14 @@ impl Shell {
     pub(super) fn write_shell(&mut self) {
         for serial in self.spawns.take_changed() {
             let key = Key::new(Class::Spawn, serial);
-            match self.spawns.get(serial).and_then(|s| postcard::to_allocvec(&s.record).ok()) {
+            match self.spawns.get(serial).and_then(|s| pack(&s.record).ok()) {
                 Some(record) => self.live.put(key, &record),
                 None => self.live.remove(key),
             }
         }
         for number in std::mem::take(&mut self.streams_changed) {
             let key = Key::new(Class::Log, u64::from(number));
-            match self.streams.get(&number).and_then(|s| postcard::to_allocvec(&s.record).ok()) {
+            match self.streams.get(&number).and_then(|s| pack(&s.record).ok()) {
                 Some(record) => self.live.put(key, &record),
                 None => self.live.remove(key),
             }
@@ -279,22 +280,22 @@ impl Shell {
             self.shell_changed |= worker.link.take_changed();
         }
         if std::mem::take(&mut self.shell_changed)
-            && let Ok(bytes) = postcard::to_allocvec(&self.handed())
+            && let Ok(bytes) = pack(&self.handed())
         {
             self.live.put(SHELL, &bytes);
         }
-        if let Some(bytes) = self.hanging.take_changed().and_then(|all| postcard::to_allocvec(all).ok()) {
+        if let Some(bytes) = self.hanging.take_changed().and_then(|all| pack(all).ok()) {
             self.live.put(HANGING, &bytes);
         }
         for (number, event) in self.queue.take_unwritten() {
-            if let Ok(bytes) = postcard::to_allocvec(event) {
+            if let Ok(bytes) = pack(event) {
                 self.live.put(Key::new(Class::Event, number), &bytes);
             }
         }
         let progress = self.progress_now();
         if progress != self.progress_written {
             self.progress_written = progress;
-            if let Ok(bytes) = postcard::to_allocvec(&progress) {
+            if let Ok(bytes) = pack(&progress) {
                 self.live.put(PROGRESS, &bytes);
             }
         }
@@ -309,27 +310,27 @@ impl Shell {
 
     fn rewrite_live(&mut self) -> std::io::Result<()> {
         let mut all: Vec<(Key, Vec<u8>)> = vec![(ENGINE, self.engine.globals())];
-        all.extend(postcard::to_allocvec(&self.handed()).ok().map(|b| (SHELL, b)));
-        all.extend(postcard::to_allocvec(&self.progress_now()).ok().map(|b| (PROGRESS, b)));
-        all.extend(postcard::to_allocvec(self.hanging.all()).ok().map(|b| (HANGING, b)));
+        all.extend(pack(&self.handed()).ok().map(|b| (SHELL, b)));
+        all.extend(pack(&self.progress_now()).ok().map(|b| (PROGRESS, b)));
+        all.extend(pack(self.hanging.all()).ok().map(|b| (HANGING, b)));
         for node in self.engine.nodes() {
             all.extend(self.engine.record(node).map(|r| (Key::new(Class::Unit, u64::from(node.0)), r)));
         }
         for spawn in self.spawns.iter() {
-            let record = postcard::to_allocvec(&spawn.record).ok();
+            let record = pack(&spawn.record).ok();
             all.extend(record.map(|r| (Key::new(Class::Spawn, spawn.record.serial), r)));
         }
         for (number, stream) in &self.streams {
-            let record = postcard::to_allocvec(&stream.record).ok();
+            let record = pack(&stream.record).ok();
             all.extend(record.map(|r| (Key::new(Class::Log, u64::from(*number)), r)));
         }
         for (number, fd, generation) in self.manifests.iter() {
-            let record = postcard::to_allocvec(&(fd, generation)).ok();
+            let record = pack(&(fd, generation)).ok();
             all.extend(record.map(|r| (Key::new(Class::Manifest, u64::from(number.0)), r)));
         }
         all.extend(self.said.records().chain(self.places.records()));
         for (number, event) in self.queue.iter() {
-            let record = postcard::to_allocvec(event).ok();
+            let record = pack(event).ok();
             all.extend(record.map(|r| (Key::new(Class::Event, number), r)));
         }
         self.live.rewrite(all.into_iter().map(|(k, b)| (k, Cow::Owned(b))))
@@ -390,7 +391,7 @@ impl Shell {
         self.shell_changed = true;
         self.write_live();
         if let Some(watches) = self.watches.hand_over()
-            && let Ok(bytes) = postcard::to_allocvec(&(watches, self.mounts.listed(), self.names.seen()))
+            && let Ok(bytes) = pack(&(watches, self.mounts.listed(), self.names.seen()))
         {
             self.live.put(WATCHED, &bytes);
         }

@@ -2,6 +2,8 @@
 //!
 //! Only words are put together here; every path in them is opened in the child.
 
+use std::sync::Arc;
+
 use units::kind::Spec;
 use units::kind::service::{Log, Ready, Reload, Service};
 
@@ -29,7 +31,16 @@ pub struct Command {
     /// Readiness descriptor.
     pub ready_fd: Option<u32>,
     /// The whole service, for what only its main process gets: limits, terminal, priority.
-    pub service: Option<Box<Service>>,
+    pub service: Option<Arc<Service>>,
+}
+
+/// A specification, as it is had where it stands.
+#[derive(Debug, Clone)]
+pub enum Declared {
+    /// That of a service, which others read too.
+    Service(Arc<Service>),
+    /// Any other.
+    Other(Spec),
 }
 
 /// Why there is nothing to execute.
@@ -52,45 +63,23 @@ const WHY: u32 = 3;
 /// # Errors
 /// When the unit declares none.
 pub fn command(
-    spec: Option<&Spec>,
+    spec: Option<&Declared>,
     job: Job,
     since: u64,
     place: Option<&str>,
 ) -> Result<Command, NothingToRun> {
     let nothing = || NothingToRun::Undeclared(job);
-    let helper = |verb: &str, rest: Vec<String>| {
-        let mut argv = vec!["holdfast-helper".to_owned(), verb.to_owned()];
-        argv.extend(rest);
-        Command { argv, helper: true, log: Log::Null, ..Command::default() }
-    };
     // What these cannot do, somebody is told who asks for the unit's status.
     let explaining = |verb: &str, mut rest: Vec<String>| {
         rest.insert(0, verb.to_owned());
         rest.insert(0, WHY.to_string());
         Command { ready_fd: Some(WHY), ..helper("--why", rest) }
     };
-    Ok(match (spec.ok_or(NothingToRun::Unreadable)?, job) {
-        (Spec::Service(s), Job::Main) => Command {
-            argv: s.exec.clone(),
-            notify: s.ready == Ready::Notify || s.watchdog > 0,
-            ready_fd: match s.ready {
-                Ready::Fd(n) => Some(n),
-                _ => None,
-            },
-            service: Some(s.clone()),
-            ..of_service(s)
-        },
-        (Spec::Service(s), Job::Reload) => match &s.reload {
-            Some(Reload::Command(argv)) => Command { argv: argv.clone(), ..of_service(s) },
-            _ => return Err(nothing()),
-        },
-        (Spec::Service(s), Job::Stop) => {
-            Command { argv: s.stop.clone().ok_or_else(nothing)?, ..of_service(s) }
-        }
-        (Spec::Service(s), Job::AwaitPath) => match &s.ready {
-            Ready::Path(path) => helper("await-path", vec![path.clone(), since.to_string()]),
-            _ => return Err(nothing()),
-        },
+    let spec = match spec.ok_or(NothingToRun::Unreadable)? {
+        Declared::Service(s) => return of(s, job, since).ok_or_else(nothing),
+        Declared::Other(spec) => spec,
+    };
+    Ok(match (spec, job) {
         (Spec::Mount(m), Job::Mount) => {
             let options = m.options.join(",");
             let timeout = m.device_timeout.to_string();
@@ -119,6 +108,35 @@ pub fn command(
         },
         _ => return Err(nothing()),
     })
+}
+
+fn helper(verb: &str, rest: Vec<String>) -> Command {
+    let mut argv = vec!["holdfast-helper".to_owned(), verb.to_owned()];
+    argv.extend(rest);
+    Command { argv, helper: true, log: Log::Null, ..Command::default() }
+}
+
+/// A command of a service.
+fn of(s: &Arc<Service>, job: Job, since: u64) -> Option<Command> {
+    let argv = match (job, &s.reload, &s.ready) {
+        (Job::Main, _, _) => s.exec.clone(),
+        (Job::Reload, Some(Reload::Command(argv)), _) => argv.clone(),
+        (Job::Stop, _, _) => s.stop.clone()?,
+        (Job::AwaitPath, _, Ready::Path(path)) => {
+            return Some(helper("await-path", vec![path.clone(), since.to_string()]));
+        }
+        _ => return None,
+    };
+    let mut command = Command { argv, ..of_service(s) };
+    if job == Job::Main {
+        command.notify = s.ready == Ready::Notify || s.watchdog > 0;
+        command.ready_fd = match s.ready {
+            Ready::Fd(n) => Some(n),
+            _ => None,
+        };
+        command.service = Some(Arc::clone(s));
+    }
+    Some(command)
 }
 
 fn of_service(s: &Service) -> Command {
@@ -153,7 +171,8 @@ mod tests {
 
     #[test]
     fn helpers_and_refusals() {
-        let module = Spec::Module(Module { name: "loop".into(), parameters: vec!["max_loop=8".into()] });
+        let module = Module { name: "loop".into(), parameters: vec!["max_loop=8".into()] };
+        let module = Declared::Other(Spec::Module(module));
         let made = command(Some(&module), Job::Module, 0, None).unwrap();
         assert_eq!(made.argv, ["holdfast-helper", "--why", "3", "module", "loop", "max_loop=8"]);
         assert!(made.helper && made.ready_fd == Some(3));

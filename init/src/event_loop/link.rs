@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use cm_core::pack::pack;
 use cm_core::proto::{self, ManifestRef, Reply, Request};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
@@ -179,7 +180,7 @@ impl Link {
             | Request::Compile { .. }
             | Request::Mark { .. } => {}
         }
-        if let Ok(bytes) = postcard::to_allocvec(request) {
+        if let Ok(bytes) = pack(request) {
             if !self.second && !matches!(request, Request::Hello { .. }) {
                 self.unheard.push((request.clone(), fds.clone()));
             }

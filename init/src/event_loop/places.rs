@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cm_core::engine::Node;
+use cm_core::pack::pack;
 
 use super::Shell;
 use super::handover::Found;
@@ -45,7 +46,7 @@ impl Places {
     }
 
     fn record(place: &str) -> Option<Vec<u8>> {
-        postcard::to_allocvec(place).ok()
+        pack(place).ok()
     }
 
     /// What changed since the last time, for the live table; nothing in place of what is forgotten.

@@ -13,7 +13,7 @@ use units::{Kind, UnitId};
 
 use super::Shell;
 use super::fnv::fnv;
-use super::launch;
+use super::launch::{self, Declared};
 use super::mounts::declared_above;
 use super::notified::Strangers;
 use super::spawns::{Record, Spawn};
@@ -67,11 +67,17 @@ impl Shell {
         cause: &str,
     ) {
         let address = self.engine.address(node).to_string();
-        let spec = self.engine.manifest(manifest).and_then(|m| m.spec(unit));
+        let stood = self.engine.manifest(manifest);
+        let spec = match stood.map(|m| m.kind(unit)) {
+            Some(Kind::Service) => self.engine.service(manifest, unit).map(Declared::Service),
+            _ => stood.and_then(|m| m.spec(unit)).map(Declared::Other),
+        };
+        // Only who waits for something younger asks for it.
+        let since = if job == Job::AwaitPath { self.since(node) } else { 0 };
         // One that stands is repaired, and unmounted, where it stands, wherever its path leads by now.
         let stands = job == Job::Unmount || self.engine.glance(node).ready;
         let place = self.places.of(node).filter(|_| stands);
-        let mut command = match launch::command(spec.as_ref(), job, self.since(node), place) {
+        let mut command = match launch::command(spec.as_ref(), job, since, place) {
             Ok(command) => command,
             Err(e) => return self.spawn_failed(serial, e.to_string(), libc::EINVAL),
         };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cm_core::engine::Node;
+use cm_core::pack::pack;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -93,7 +94,7 @@ impl AllSaid {
     }
 
     fn record(said: &Said) -> Option<Vec<u8>> {
-        postcard::to_allocvec(said).ok()
+        pack(said).ok()
     }
 
     /// What changed since the last time, for the live table; nothing in place of what is forgotten.

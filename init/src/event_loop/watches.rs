@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 use cm_core::engine::{Mono, Node};
+use cm_core::pack::pack;
 use cm_core::proto::Watch;
 use cm_core::throttle::Throttle;
 use cm_core::watch::{Index, Key, Touch, mask};
@@ -93,7 +94,7 @@ impl Watches {
             inherit::set_close_on_exec(fd.as_fd(), false).ok()?;
             held.push((*key, fd.as_raw_fd()));
         }
-        postcard::to_allocvec(&(&self.index, held, &self.missing, &self.gone)).ok()
+        pack(&(&self.index, held, &self.missing, &self.gone)).ok()
     }
 
     /// What an earlier PID 1 has handed over, if all of it is there.

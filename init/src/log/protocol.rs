@@ -1,5 +1,6 @@
 //! What PID 1 and the log daemon say to each other over their socket pair, one packet a message.
 
+use cm_core::pack::pack;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// First byte of every packet. Both ends come from one executable; after an upgrade in place PID 1 starts the
@@ -73,7 +74,7 @@ pub enum Report {
 /// A message as a packet.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     // A vector grows as needed, and these types have no part that cannot be written.
-    let body = postcard::to_allocvec(message).unwrap_or_default();
+    let body = pack(message).unwrap_or_default();
     let mut out = vec![VERSION];
     out.extend_from_slice(&body);
     out
