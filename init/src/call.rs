@@ -127,6 +127,8 @@ pub fn main(arguments: Vec<String>) -> i32 {
     options.first_process = first;
     options.container = container;
     if !options.container {
+        // Where the kernel starts it, and where services begin that declare no other place.
+        let _cannot_fail = nix::unistd::chdir(c"/");
         for complaint in early::mount_all() {
             complain(&complaint);
         }

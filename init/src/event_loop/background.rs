@@ -1,6 +1,7 @@
-//! What a boot has to do beside its services and nobody waits for yet: to look for drivers, and to open the store.
+//! What a boot has to do beside its services and nobody waits for yet: to look for drivers, to open the store, and to listen
+//! for what is removed.
 //!
-//! Both take longer than to start some dozens of services, so that they begin when the services that can start at once
+//! The first two take longer than to start some dozens of services, so that they begin when the services that can start at once
 //! have: when nothing has happened for a moment. On one processor they would take it away for a tick at a time.
 
 use cm_core::engine::Mono;

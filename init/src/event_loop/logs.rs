@@ -4,7 +4,7 @@
 //! PID 1 watches the pipe. So who writes nothing costs no process.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use cm_core::engine::Mono;
 use cm_core::engine::effect::Level;
@@ -75,6 +75,11 @@ impl Stream {
         self.record.writer = Some(writer.as_raw_fd());
         self.writer = Some(writer);
         Ok(true)
+    }
+
+    /// The write end.
+    pub(super) fn writer(&self) -> Option<BorrowedFd<'_>> {
+        self.writer.as_ref().map(AsFd::as_fd)
     }
 
     /// Nothing more is to come.
@@ -314,8 +319,8 @@ impl Shell {
         }
     }
 
-    /// The write end of a unit's log pipe, made at its first start.
-    pub(super) fn log_pipe(&mut self, unit: &str, service: Option<&Service>) -> Option<OwnedFd> {
+    /// The number of a unit's log pipe, made at its first start, whose write end is there.
+    pub(super) fn log_pipe(&mut self, unit: &str, service: Option<&Service>) -> Option<u32> {
         let (size, keep) = service.map_or(EXEC_LOG, |s| (s.log_size, s.log_keep));
         let known = self.streams.iter().find(|(_, s)| s.record.unit == unit).map(|(n, _)| *n);
         let number = match known {
@@ -365,7 +370,7 @@ impl Shell {
                 self.order(&order, None);
             }
         }
-        self.streams.get(&number)?.writer.as_ref()?.try_clone().ok()
+        Some(number)
     }
 
     /// A process of a unit has ended: what it left without a line feed is a line.

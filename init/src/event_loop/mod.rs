@@ -231,6 +231,7 @@ impl Shell {
                 if self.may_begin_background() {
                     self.advance_boot();
                     self.coldplug_if_due();
+                    self.open_removals_if_due();
                 }
                 self.advance_emergency();
                 self.advance_logs();

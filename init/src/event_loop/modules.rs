@@ -20,13 +20,24 @@ const A_TURN: usize = 64;
 #[derive(Debug, Default)]
 pub struct Modules {
     events: Option<Uevents>,
+    /// It was tried to listen.
+    opened: bool,
     /// What happened before this PID 1 listened was looked at.
     looked: bool,
 }
 
 impl Shell {
+    /// At a boot, once what can start has started: to have the kernel compile a filter takes as long as a service, and what
+    /// goes before that is found by the first look.
+    pub(super) fn open_removals_if_due(&mut self) {
+        if !self.modules.opened {
+            self.open_removals();
+        }
+    }
+
     /// Starts to listen.
     pub(super) fn open_removals(&mut self) {
+        self.modules.opened = true;
         match Uevents::of_removals() {
             Ok(events) => {
                 self.register(events.as_raw_fd(), Token::Modules);
@@ -60,6 +71,9 @@ impl Shell {
             }
         }
         let first = !std::mem::replace(&mut self.modules.looked, true);
+        if first {
+            self.ready.push(Token::Mounts);
+        }
         if !heard && !first {
             return turn;
         }

@@ -131,6 +131,7 @@ impl Shell {
             Log::File => self.log_pipe(&address, command.service.as_deref()),
             Log::Console | Log::Null => None,
         };
+        let log = log.and_then(|stream| self.streams.get(&stream)?.writer());
 
         let started = helper::tick();
         let spawned = {
@@ -147,7 +148,7 @@ impl Shell {
                 directory: command.directory.as_deref(),
                 output: match (&command.log, &log) {
                     _ if command.helper => Output::Inherit,
-                    (Log::File, Some(pipe)) => Output::Descriptor(pipe.as_fd()),
+                    (Log::File, Some(pipe)) => Output::Descriptor(*pipe),
                     // A container's console is what its runtime gave to init.
                     (Log::Console, _) if self.options.container => Output::Inherit,
                     (Log::Console, _) => Output::Console,

@@ -1,6 +1,6 @@
 //! Which process is whose: serial ↔ pid ↔ unit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -119,7 +119,9 @@ impl Spawn {
 pub struct Spawns {
     by_serial: BTreeMap<u64, Spawn>,
     by_pid: BTreeMap<i32, u64>,
-    changed: std::collections::BTreeSet<u64>,
+    changed: BTreeSet<u64>,
+    /// The cgroups of all of them.
+    cgroups: BTreeSet<String>,
 }
 
 impl Spawns {
@@ -130,6 +132,7 @@ impl Spawns {
             self.by_pid.insert(spawn.record.main, serial);
         }
         self.changed.insert(serial);
+        self.cgroups.insert(spawn.record.cgroup.clone());
         self.by_serial.insert(serial, spawn);
     }
 
@@ -140,6 +143,9 @@ impl Spawns {
             self.by_pid.remove(&spawn.record.main);
         }
         self.changed.insert(serial);
+        if !self.iter().any(|s| s.record.cgroup == spawn.record.cgroup) {
+            self.cgroups.remove(&spawn.record.cgroup);
+        }
         Some(spawn)
     }
 
@@ -194,7 +200,7 @@ impl Spawns {
 
     /// Whether something that was started is, or was last, in this cgroup.
     pub fn in_cgroup(&self, name: &str) -> bool {
-        self.iter().any(|s| s.record.cgroup == name)
+        self.cgroups.contains(name)
     }
 
     /// The cgroup of this one has been killed in.
@@ -210,7 +216,7 @@ impl Spawns {
     }
 
     /// Serials that changed since the last time, for the live table.
-    pub fn take_changed(&mut self) -> std::collections::BTreeSet<u64> {
+    pub fn take_changed(&mut self) -> BTreeSet<u64> {
         std::mem::take(&mut self.changed)
     }
 }
@@ -263,5 +269,17 @@ mod tests {
         assert_eq!(all.of_pid(50), Some(2));
         assert_eq!(all.ended(None), Vec::<u64>::new());
         assert_eq!(all.take_changed().len(), 2);
+    }
+
+    #[test]
+    fn a_cgroup_is_in_use_as_long_as_one_of_its_spawns_is_there() {
+        let mut all = Spawns::default();
+        assert!(!all.in_cgroup("service:x"));
+        all.insert(spawn(1, 50));
+        all.insert(spawn(2, 51));
+        all.remove(1);
+        assert!(all.in_cgroup("service:x") && !all.in_cgroup("service:y"));
+        all.remove(2);
+        assert!(!all.in_cgroup("service:x"));
     }
 }

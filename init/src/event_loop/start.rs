@@ -267,6 +267,7 @@ impl Shell {
                 shell.take_queue(&found);
                 let sockets = [handed.control, handed.store, handed.logs].map(|n| found.take(n));
                 shell.open_sources(sockets, handed.query.is_some(), handed.log_daemon.is_some());
+                shell.open_removals();
                 shell.take_over(&mut found);
                 shell.renew_sockets();
             }
@@ -294,7 +295,6 @@ impl Shell {
         }
         self.open_mounts();
         self.open_names();
-        self.open_removals();
         let path = self.options.socket.clone();
         let server = match control {
             Some(fd) => Ok(Server::adopt(fd.into(), &path)),

@@ -108,9 +108,13 @@ fn finish(result: i64) -> io::Result<Forked> {
     }
 }
 
-/// Bytes of a child's stack, which lies in front of its room. Its functions need a tenth of that, and none calls itself.
-const STACK: usize = 32 << 10;
-const REGION: usize = STACK + child::ROOM;
+/// Bytes of the stack and the room of one child.
+const REGION: usize = 64 << 10;
+/// Where its stack begins, downwards, and its room, upwards: in the middle of a page, which is all that most children need
+/// of both. Its functions need a tenth of the stack, and none calls itself.
+const STACK: usize = (32 << 10) + (2 << 10);
+/// Bytes of its room: a user database of usual size, and what it adds to the environment.
+const ROOM: usize = REGION - STACK;
 /// Regions that are mapped together.
 const TOGETHER: usize = 16;
 /// A page in front of them that nobody may touch.
@@ -262,7 +266,7 @@ extern "C" fn begin(work: *mut c_void) -> ! {
     // SAFETY: `share` gave it, and leaves it alone until this process has left the memory.
     let work = unsafe { &mut *work.cast::<Work>() };
     // SAFETY: the room is the last part of the region, which belongs to this process.
-    let room = unsafe { std::slice::from_raw_parts_mut(work.region.at(STACK), child::ROOM) };
+    let room = unsafe { std::slice::from_raw_parts_mut(work.region.at(STACK), ROOM) };
     child::run(&mut work.plan, work.birth, Some(room))
 }
 

@@ -4,7 +4,7 @@
 //! cannot take are errors that name the controller. All of it is cgroupfs, which never waits for a disk.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cm_core::mountinfo::unescape;
+use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::stat::{Mode, mkdirat};
 
 use super::raw;
 
@@ -70,6 +72,8 @@ const LEAF: &str = "holdfast.init";
 #[derive(Debug)]
 pub struct Tree {
     root: PathBuf,
+    /// The root itself, from which the way to a unit's cgroup is one step.
+    directory: OwnedFd,
     controllers: Vec<String>,
     has_kill: bool,
 }
@@ -145,7 +149,8 @@ impl Tree {
                 controllers.push(own);
             }
         }
-        let tree = Tree { has_kill: root.join("cgroup.kill").exists(), controllers, root };
+        let directory = open_directory(&root)?;
+        let tree = Tree { has_kill: root.join("cgroup.kill").exists(), controllers, directory, root };
         // Writable is not only a question of the mode: a read-only mount shows only when written to.
         let probe = tree.root.join("cgroup.subtree_control");
         std::fs::OpenOptions::new().write(true).open(&probe).map_err(file_error("open", &probe))?;
@@ -207,14 +212,15 @@ impl Tree {
         serial: u64,
         in_use: bool,
     ) -> Result<(String, OwnedFd), CgroupError> {
-        let path = self.path(unit);
-        let is_new = || match std::fs::create_dir(&path) {
+        let name = entry(unit);
+        let is_new = || match mkdirat(&self.directory, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(e) => Err(file_error("create", &path)(e)),
+            Err(nix::Error::EEXIST) => Ok(false),
+            Err(e) => Err(file_error("create", &self.path(unit))(e.into())),
         };
         if !in_use && (is_new()? || (self.remove(unit).is_ok() && is_new()?)) {
-            return Ok((unit.to_owned(), open_directory(&path)?));
+            let directory = open_below(&self.directory, &name);
+            return Ok((unit.to_owned(), directory.map_err(|e| file_error("open", &self.path(unit))(e))?));
         }
         let spare = spare_name(unit, serial);
         let directory = self.create(&spare)?;
@@ -224,7 +230,7 @@ impl Tree {
     /// Opens the directory of a cgroup that is empty and none was killed in, for [`super::spawn`]. Nothing when there are
     /// others inside it, or it is not there any more.
     pub fn reopen(&self, unit: &str) -> Option<OwnedFd> {
-        let directory = open_directory(&self.path(unit)).ok()?;
+        let directory = open_below(&self.directory, &entry(unit)).ok()?;
         let about = nix::sys::stat::fstat(&directory).ok()?;
         // Its name, its own entry, and one for each directory in it.
         (about.st_nlink == 2).then_some(directory)
@@ -451,6 +457,18 @@ fn make_directory(path: &Path) -> Result<(), CgroupError> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(file_error("create", path)(e)),
         _ => Ok(()),
     }
+}
+
+/// A directory to name cgroups by, which nobody reads: clone3(2) takes one for where a child is born.
+fn open_below(directory: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+    let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::openat(directory, name, how, Mode::empty())?)
+}
+
+/// A unit's directory below the root.
+fn entry(unit: &str) -> CString {
+    // The name has no NUL: it is escaped.
+    CString::new(directory_name(unit)).unwrap_or_default()
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, CgroupError> {

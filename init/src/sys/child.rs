@@ -22,9 +22,6 @@ use super::userdb;
 pub(super) const REPORT: usize = 8;
 /// Stage number of "every step is done, execve comes next".
 pub(super) const ABOUT_TO_EXEC: u8 = 0xff;
-/// Bytes of the room for a child that shares PID 1's memory: a user database of usual size, and what it adds to the
-/// environment.
-pub(super) const ROOM: usize = 32 << 10;
 /// Most supplementary groups, as NGROUPS_MAX.
 const GROUPS_MAX: usize = 65_536;
 
@@ -61,8 +58,8 @@ pub(super) struct Plan {
     pub group: Option<CString>,
     /// Supplementary groups.
     pub groups: Vec<CString>,
-    /// Working directory.
-    pub directory: CString,
+    /// Working directory, if it is another one than the parent's.
+    pub directory: Option<CString>,
     /// File creation mask.
     pub umask: u32,
     /// (resource, soft, hard).
@@ -184,7 +181,7 @@ fn report(status: RawFd, stage: u8, index: u8, errno: i32) {
 fn steps(plan: &mut Plan, birth: Birth, maps: &mut Maps) -> Step {
     // ORDER: first, before anything that can wait: what PID 1 holds (clients, other services' pipes) must not be
     // kept open by a child that hangs in a later step.
-    descriptors_away(plan)?;
+    descriptors_away(plan, birth.placed)?;
     // ORDER: the handlers point into PID 1's crash code; they must be gone before a signal can arrive, and
     // signals must arrive before a step can hang.
     signals(if birth.no_handlers { plan.ignored } else { u64::MAX });
@@ -229,14 +226,21 @@ fn steps(plan: &mut Plan, birth: Birth, maps: &mut Maps) -> Step {
     }
     ids(&identity)?;
     // ORDER: as the user, so that it is the user who must be able to go there.
-    check(direct::path(libc::SYS_chdir, &plan.directory), Stage::Directory)?;
+    if let Some(directory) = &plan.directory {
+        check(direct::path(libc::SYS_chdir, directory), Stage::Directory)?;
+    }
     exec(plan, &identity, maps)
 }
 
 /// Moves the needed descriptors above every target number and closes all others but 0 to 2.
-fn descriptors_away(plan: &mut Plan) -> Step {
+fn descriptors_away(plan: &mut Plan, placed: bool) -> Step {
     let floor = plan.targets.iter().map(|(t, _)| t.saturating_add(1)).fold(10, RawFd::max);
     for (i, source) in plan.sources.iter().enumerate() {
+        if placed && plan.cgroup == Some(i) {
+            // It was born there.
+            plan.moved.push(-1);
+            continue;
+        }
         let moved = direct::numbers(libc::SYS_fcntl, [*source, libc::F_DUPFD_CLOEXEC, floor, 0]);
         let moved = moved.map_err(|errno| (Stage::Descriptor, index(i), errno))?;
         plan.moved.push(RawFd::try_from(moved).unwrap_or(-1));

@@ -142,7 +142,7 @@ pub struct Launch<'a> {
     /// Whether it becomes the leader of a new session.
     pub session: bool,
     /// Whether it may share the caller's memory until it executes its program, see [`birth`]; the status pipe is then
-    /// to be read to its end. For PID 1 of a machine alone: with a process that the kernel kills for want of memory it
+    /// to be read to its end. The caller's working directory is `/` then. For PID 1 of a machine alone: with a process that the kernel kills for want of memory it
     /// ends everything that shares memory with it, except that one.
     pub share: bool,
 }
@@ -518,7 +518,11 @@ fn prepare(launch: &Launch<'_>, status: RawFd) -> Result<(Plan, Names), SpawnErr
         user: optional(launch.user, &program, "the user")?,
         group: optional(launch.group, &program, "the group")?,
         groups: launch.groups.iter().map(|g| text(g, &program, "a group")).collect::<Result<_, _>>()?,
-        directory: text(directory, &program, "the directory")?,
+        directory: optional(
+            Some(directory).filter(|d| !(launch.share && *d == "/")),
+            &program,
+            "the directory",
+        )?,
         umask: launch.umask,
         limits: limits(launch, &program)?,
         nice: (launch.nice != 0).then_some(launch.nice),
