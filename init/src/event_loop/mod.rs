@@ -89,6 +89,8 @@ pub struct Shell {
     empty: Option<EmptyWatch>,
     console: console::Console,
     spawns: Spawns,
+    /// The event in hand has started something.
+    has_spawned: bool,
     /// Cgroups that have become empty while there is something to do, which may be to start their units again.
     left_cgroups: BTreeSet<String>,
     said: said::AllSaid,

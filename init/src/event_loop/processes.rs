@@ -227,6 +227,7 @@ impl Shell {
         entry.note_descriptors();
         self.watch_spawn(&entry);
         self.spawns.insert(entry);
+        self.has_spawned = true;
     }
 
     /// Whether what is wanted by now has this unit.

@@ -204,6 +204,7 @@ impl Shell {
             tree,
             empty,
             spawns: spawns::Spawns::default(),
+            has_spawned: false,
             left_cgroups: BTreeSet::new(),
             said: said::AllSaid::default(),
             manifests: held,
