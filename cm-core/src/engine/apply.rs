@@ -302,7 +302,7 @@ impl Engine {
                 let Some(apply) = &self.apply else { return false };
                 let was_bad = |n: Node| {
                     self.u(n)
-                        .id
+                        .id()
                         .zip(apply.bad_before.as_ref())
                         .is_some_and(|(id, bad)| bad.binary_search(&id).is_ok())
                 };

@@ -96,8 +96,10 @@ impl Engine {
         }
         self.all().find_map(|node| {
             let unit = self.u(node);
-            let open =
-                unit.want == Want::Up && unit.gate_open() && !self.left_alone(node) && !unit.has(bits::GOING);
+            let open = unit.want == Want::Up
+                && self.gate_open(node)
+                && !self.left_alone(node)
+                && !unit.has(bits::GOING);
             let still = match &unit.state {
                 State::Service(s) => match s.phase {
                     Phase::Down => {
@@ -194,18 +196,18 @@ impl Engine {
             }
         }
         blocked += u32::try_from(self.claims.values().flatten().filter(|n| **n == node).count()).unwrap_or(0);
-        let unit = self.u(node);
+        let kept = self.counters(node);
         let demand = u32::try_from(demand).unwrap_or(u32::MAX);
         for (name, kept, counted) in [
-            ("not_ok", unit.not_ok, not_ok),
-            ("not_ready", unit.not_ready, not_ready),
-            ("dead", unit.dead, dead),
-            ("unsettled", unit.unsettled, unsettled),
-            ("sinking", unit.sinking, sinking),
-            ("shaky", unit.shaky, shaky),
-            ("demand", unit.demand, demand),
-            ("users", unit.users, users),
-            ("blocked", unit.blocked, blocked),
+            ("not_ok", kept.not_ok, not_ok),
+            ("not_ready", kept.not_ready, not_ready),
+            ("dead", kept.dead, dead),
+            ("unsettled", kept.unsettled, unsettled),
+            ("sinking", kept.sinking, sinking),
+            ("shaky", kept.shaky, shaky),
+            ("demand", kept.demand, demand),
+            ("users", kept.users, users),
+            ("blocked", kept.blocked, blocked),
         ] {
             if kept != counted {
                 return Some(format!("counter {name} is {kept}, counted {counted}"));
@@ -377,7 +379,7 @@ impl Engine {
                 (State::Service(s), Job::Stop) => matches!(s.phase, Phase::Stopping { .. }),
                 (State::Service(s), Job::AwaitPath) => s.phase == Phase::Starting,
                 (State::Latch(l), Job::Module | Job::Unless | Job::Exec | Job::Undo) => {
-                    l.work == Work::Job { serial: *serial }
+                    l.work == Work::Job { serial: (*serial).into() }
                 }
                 (State::Mount(m), Job::Mount) => {
                     let serial = *serial;
@@ -412,7 +414,7 @@ impl Engine {
         let desired = self.gens.get(&self.desired)?;
         for id in desired.manifest.ids() {
             let node = self.node_in(self.desired, id);
-            if node.is_none_or(|n| self.u(n).id != Some(id)) {
+            if node.is_none_or(|n| self.u(n).id() != Some(id)) {
                 return Some(format!("{} is desired and has no place", desired.manifest.address(id)));
             }
         }

@@ -155,7 +155,7 @@ impl Engine {
                     if !hard(kind) || !self.can_follow(dep, intended, Want::Absent) {
                         continue;
                     }
-                    let open = left.entry(dep).or_insert_with(|| self.u(dep).users);
+                    let open = left.entry(dep).or_insert_with(|| self.counters(dep).users);
                     *open = open.saturating_sub(1);
                     if *open == 0 {
                         next.push_back(dep);
@@ -174,7 +174,10 @@ impl Engine {
                 if !closed || !self.can_follow(user, intended, Want::Up) {
                     continue;
                 }
-                let open = left.entry(user).or_insert_with(|| self.u(user).not_ok + self.u(user).unsettled);
+                let open = left.entry(user).or_insert_with(|| {
+                    let counters = self.counters(user);
+                    counters.not_ok + counters.unsettled
+                });
                 *open = open.saturating_sub(1);
                 if *open == 0 {
                     next.push_back(user);
@@ -192,7 +195,7 @@ impl Engine {
             && !matches!(latch.work, Work::Batch | Work::Job { .. } | Work::Queued | Work::Deferred);
         unit.class() == Class::Committer
             && unit.want == want
-            && unit.blocked == 0
+            && self.counters(node).blocked == 0
             && unit.has(bits::INTENDED) == intended
             && !self.holds.contains_key(&node)
             && latch.lost != Lost::Suspect

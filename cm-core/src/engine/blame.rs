@@ -150,7 +150,7 @@ impl Engine {
                 (hard(*kind) && !dep.has(bits::OK)) || (soft(*kind) && !dep.has(bits::SETTLED))
             };
             let missing: Vec<Node> = self.deps(node).iter().filter(|d| missing(d)).map(|(d, _)| *d).collect();
-            if !waits || unit.blocked > 0 || missing.is_empty() {
+            if !waits || self.counters(node).blocked > 0 || missing.is_empty() {
                 return false;
             }
             open.extend(missing.into_iter().filter(|d| seen.insert(*d)));

@@ -8,7 +8,7 @@ use super::event::Verb;
 use super::graph::hard;
 use super::status::{Hold, HoldKind};
 use super::timer::Timer;
-use super::unit::{Latch, Mount, MountPhase, Phase, Shown, State, Want, Work, bits};
+use super::unit::{Latch, MountPhase, Phase, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 
 /// Somebody waits for a unit.
@@ -441,7 +441,7 @@ impl Engine {
                         }
                     }
                 },
-                State::Mount(Mount { phase: MountPhase::Stuck, .. }) => failed(),
+                State::Mount(mount) if mount.phase == MountPhase::Stuck => failed(),
                 State::Latch(_) | State::Mount(_) | State::Target | State::Gone => {
                     if unit.has(bits::UP) && unit.want == Want::Down { None } else { done }
                 }

@@ -65,8 +65,8 @@ impl Engine {
     fn still_gives(&self, node: Node) -> bool {
         let unit = self.u(node);
         match &unit.state {
-            State::Service(s) if unit.id.is_none() => s.running(),
-            _ if unit.id.is_none() => !matches!(unit.state, State::Gone) && !unit.has(bits::SHADE),
+            State::Service(s) if unit.id().is_none() => s.running(),
+            _ if unit.id().is_none() => !matches!(unit.state, State::Gone) && !unit.has(bits::SHADE),
             State::Service(s) => s.running() && self.held_claim(node) != self.claim_of(node),
             State::Latch(l) => unit.class() == Class::Committer && !l.right,
             State::Mount(_) | State::Target | State::Gone => false,
@@ -80,7 +80,7 @@ impl Engine {
         self.changed.extend(before.keys().copied());
         for node in self.all() {
             let claim = self.held_claim(node);
-            if claim != 0 && (self.u(node).id.is_none() || claim != self.claim_of(node)) {
+            if claim != 0 && (self.u(node).id().is_none() || claim != self.claim_of(node)) {
                 handover.given.entry(claim).or_default().insert(node);
             }
         }
@@ -88,7 +88,7 @@ impl Engine {
             for node in waiting {
                 self.enqueue(node);
                 let claim = self.claim_of(node);
-                if self.u(node).id.is_none() || claim == 0 || handover.moved.contains(&node) {
+                if self.u(node).id().is_none() || claim == 0 || handover.moved.contains(&node) {
                     continue;
                 }
                 handover.taken.insert((claim, node));
@@ -118,7 +118,7 @@ impl Engine {
     }
 
     fn stays_latched(&self, node: Node) -> bool {
-        self.u(node).id.is_some() && self.latch(node).is_some()
+        self.u(node).id().is_some() && self.latch(node).is_some()
     }
 
     /// Whether a unit cannot get where it shall be before another one is there.
@@ -170,7 +170,7 @@ impl Engine {
 
     /// Whose claim a unit waits for.
     pub fn waits_for_claim(&self, node: Node) -> Option<Node> {
-        if self.u(node).blocked == 0 {
+        if self.counters(node).blocked == 0 {
             return None;
         }
         self.holders_before(node).next()
@@ -186,7 +186,7 @@ impl Engine {
         // A service that leaves gives it up with its process, held or not.
         deferred
             || (self.is_left_behind(holder) && !service)
-            || unit.id.is_some()
+            || unit.id().is_some()
                 && (self.left_alone(holder)
                     || (service && unit.has(bits::KEEP))
                     || (!service && unit.has(bits::SETTLED) && !unit.has(bits::OK)))

@@ -51,7 +51,7 @@ impl Engine {
         self.log(Level::Warning, Some(node), text);
         self.set_detail(node, "contested: somebody keeps changing it".to_owned());
         self.with_latch(node, |l| l.shown = Shown::NotKept);
-        self.set_work(node, Work::Contested { until });
+        self.set_work(node, Work::Contested { until: until.into() });
         self.timers.set(node, Timer::State, until);
         self.publish(node, "not kept: contested");
     }

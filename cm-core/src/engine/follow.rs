@@ -23,7 +23,7 @@ impl Engine {
             if unit.made != self.desired {
                 let stopping = self.svc(node).is_some_and(|s| matches!(s.phase, Phase::Stopping { .. }));
                 let waits = self.lists.behind.contains_key(&node);
-                if unit.id.is_none() || stopping || unit.has(bits::BOUNCE) || waits {
+                if unit.id().is_none() || stopping || unit.has(bits::BOUNCE) || waits {
                     continue;
                 }
                 self.rebase(node);
@@ -36,7 +36,7 @@ impl Engine {
     /// Whether a unit that is declared has its running edges in an earlier manifest.
     pub(crate) fn is_behind(&self, node: Node) -> bool {
         let unit = self.u(node);
-        unit.id.is_some() && unit.has(bits::UP) && unit.made != self.desired
+        unit.id().is_some() && unit.has(bits::UP) && unit.made != self.desired
     }
 
     /// A unit is not behind any more; answers those of its users that nothing keeps back now.

@@ -5,7 +5,7 @@ use units::manifest::flags;
 use units::{EdgeKind, UnitId};
 
 use super::effect::Job;
-use super::unit::{Latch, Mount, MountPhase, Phase, State, Unit, Want, Work, bits};
+use super::unit::{Latch, MountPhase, Phase, State, Unit, Want, Work, bits};
 use super::{Engine, HoldKind, Node};
 use crate::proto::ManifestRef;
 
@@ -64,7 +64,7 @@ impl Engine {
 
     /// Whether a gate of a unit is closed by what has settled and is not ok, or does not give up its claim.
     pub(crate) fn waits_for_good(&self, node: Node) -> bool {
-        self.u(node).dead > 0 || self.claim_is_stuck(node)
+        self.counters(node).dead > 0 || self.claim_is_stuck(node)
     }
 
     /// Brings every predicate that may be out of date up to date.
@@ -120,12 +120,12 @@ impl Engine {
 
     /// What it depends on in the desired manifest.
     pub(crate) fn deps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
-        self.u(node).id.map(|id| self.neighbours(self.desired, id, false)).unwrap_or_default()
+        self.u(node).id().map(|id| self.neighbours(self.desired, id, false)).unwrap_or_default()
     }
 
     /// Who depends on it in the desired manifest.
     pub(crate) fn rdeps(&self, node: Node) -> Vec<(Node, EdgeKind)> {
-        self.u(node).id.map(|id| self.neighbours(self.desired, id, true)).unwrap_or_default()
+        self.u(node).id().map(|id| self.neighbours(self.desired, id, true)).unwrap_or_default()
     }
 
     /// What it depends on where it was made.
@@ -147,7 +147,7 @@ impl Engine {
         let mut out = Vec::new();
         self.looked(self.gens.len());
         for (number, generation) in &self.gens {
-            let id = match self.u(node).id {
+            let id = match self.u(node).id() {
                 Some(id) if *number == self.desired => Some(id),
                 _ => generation.manifest.find(address.kind, &address.name),
             };
@@ -170,6 +170,7 @@ impl Engine {
         let held = self.holds.get(&node);
         let not_wanted = unit.want != Want::Up;
         let blocked_for_good = self.waits_for_good(node);
+        let counters = self.counters(node);
         let (ok, ready, settled) = match &unit.state {
             State::Service(s) => match s.phase {
                 Phase::Ready | Phase::Reloading { .. } => (true, true, true),
@@ -185,7 +186,9 @@ impl Engine {
                 Phase::Stopping { .. } => (false, false, not_wanted),
             },
             // Whoever is looked at before it must know already that it will wait.
-            State::Latch(l) if l.loses_ground(unit) => (false, false, held.is_some() || blocked_for_good),
+            State::Latch(l) if l.loses_ground(unit, &counters) => {
+                (false, false, held.is_some() || blocked_for_good)
+            }
             State::Latch(l) => {
                 let idle = matches!(l.work, Work::Idle) || held.is_some();
                 let stopped = matches!(l.work, Work::Backoff { .. } | Work::Contested { .. });
@@ -207,17 +210,18 @@ impl Engine {
             },
             State::Target => {
                 let wanted = unit.want == Want::Up;
-                let ok = wanted && unit.not_ok == 0 && unit.unsettled == 0;
-                let ready = wanted && unit.not_ready == 0;
+                let ok = wanted && counters.not_ok == 0 && counters.unsettled == 0;
+                let ready = wanted && counters.not_ready == 0;
                 (ok, ready, ok || !wanted || blocked_for_good)
             }
             State::Gone => (false, false, true),
         };
-        let going = not_wanted || self.must_bounce_users(node) || (unit.has(bits::UP) && unit.sinking > 0);
+        let going =
+            not_wanted || self.must_bounce_users(node) || (unit.has(bits::UP) && counters.sinking > 0);
         // What is about to go, to be restarted or to lose what it is bound to carries nobody new.
         let leaves = going && !not_wanted && unit.has(bits::UP);
         let bounces = unit.has(bits::BOUNCE) || (settled && self.runs_again(node)) || self.loses_bound(node);
-        let rests = blocked_for_good || held.is_some() || unit.blocked > 0;
+        let rests = blocked_for_good || held.is_some() || counters.blocked > 0;
         // What goes does so whether or not it can come back: only then it rests.
         let settled = settled && !leaves && (!bounces || rests);
         Predicates { ok: ok && !going && !bounces, ready, settled, going }
@@ -234,7 +238,7 @@ impl Engine {
         };
         self.svc(node).is_some_and(|s| s.running() && !matches!(s.phase, Phase::Stopping { .. }))
             && unit.has(bits::UP)
-            && unit.shaky > 0
+            && self.counters(node).shaky > 0
             && self.made_deps(node).iter().any(|(dep, kind)| *kind == EdgeKind::Binds && lost(*dep))
     }
 
@@ -307,15 +311,15 @@ impl Engine {
         self.takers_look(node);
         for (user, kind) in self.rdeps(node) {
             self.looked(1);
-            if let Some(unit) = self.nodes.get_mut(user.index()) {
+            self.count(user, |its| {
                 if hard(kind) {
-                    unit.not_ok = count(unit.not_ok, !old.ok, !ok);
-                    unit.not_ready = count(unit.not_ready, !old.ready, !ready);
-                    unit.dead = count(unit.dead, old.settled && !old.ok, settled && !ok);
+                    its.not_ok = count(its.not_ok, !old.ok, !ok);
+                    its.not_ready = count(its.not_ready, !old.ready, !ready);
+                    its.dead = count(its.dead, old.settled && !old.ok, settled && !ok);
                 } else if soft(kind) {
-                    unit.unsettled = count(unit.unsettled, !old.settled, !settled);
+                    its.unsettled = count(its.unsettled, !old.settled, !settled);
                 }
-            }
+            });
             self.enqueue(user);
         }
         if old.going != going || (old.ok && old.ready) != (ok && ready) {
@@ -337,13 +341,15 @@ impl Engine {
     /// Tells those whose running edges lead to a unit whether it goes and whether it can be relied on.
     fn tell_running(&mut self, node: Node, old: Predicates, new: Predicates) {
         for (user, kind) in self.made_rdeps(node) {
-            let unit = self.derived(user);
-            if kind == EdgeKind::Binds {
-                unit.shaky = count(unit.shaky, !(old.ok && old.ready), !(new.ok && new.ready));
-            }
-            if hard(kind) {
-                unit.sinking = count(unit.sinking, old.going, new.going);
-            }
+            self.looked(1);
+            self.count(user, |its| {
+                if kind == EdgeKind::Binds {
+                    its.shaky = count(its.shaky, !(old.ok && old.ready), !(new.ok && new.ready));
+                }
+                if hard(kind) {
+                    its.sinking = count(its.sinking, old.going, new.going);
+                }
+            });
         }
     }
 
@@ -363,8 +369,7 @@ impl Engine {
             shaky += u32::from(kind == EdgeKind::Binds && !(dep.has(bits::OK) && dep.has(bits::READY)));
             sinking += u32::from(hard(kind) && dep.has(bits::GOING));
         }
-        let unit = self.derived(node);
-        (unit.sinking, unit.shaky) = (sinking, shaky);
+        self.count(node, |its| (its.sinking, its.shaky) = (sinking, shaky));
     }
 
     /// Takes a place in the order of stops: uses on everything it requires in the desired manifest.
@@ -407,16 +412,17 @@ impl Engine {
     }
 
     pub(crate) fn unblock(&mut self, node: Node) {
-        let unit = self.derived(node);
-        unit.blocked = unit.blocked.saturating_sub(1);
+        self.count(node, |its| its.blocked = its.blocked.saturating_sub(1));
         self.enqueue(node);
     }
 
     fn use_deps(&mut self, node: Node, take: bool) {
         for (dep, kind) in self.made_deps(node) {
             if hard(kind) {
-                let unit = self.derived(dep);
-                unit.users = if take { unit.users + 1 } else { unit.users.saturating_sub(1) };
+                self.looked(1);
+                self.count(dep, |its| {
+                    its.users = if take { its.users + 1 } else { its.users.saturating_sub(1) };
+                });
                 if !take {
                     self.enqueue(dep);
                 }
@@ -438,7 +444,7 @@ impl Engine {
 
     fn made_from_desired(&mut self, node: Node) {
         let desired = self.desired;
-        let Some(id) = self.u(node).id else { return };
+        let Some(id) = self.u(node).id() else { return };
         let old = self.u(node).made;
         self.retain(desired);
         self.release(old);
@@ -454,7 +460,7 @@ impl Engine {
         if self.u(node).has(bits::FIRST) {
             return true;
         }
-        self.u(node).users == 0
+        self.counters(node).users == 0
             && !self
                 .running_rdeps(node)
                 .iter()
@@ -466,7 +472,7 @@ impl Engine {
         let unit = self.u(node);
         // Those that were made by different manifests may, by way of others, be the other way round: who stays and has not
         // followed, and of two that leave the older one.
-        let counts = match (user.id.is_some(), unit.id.is_some()) {
+        let counts = match (user.id().is_some(), unit.id().is_some()) {
             (true, _) => user.made == self.desired && !self.is_behind(node),
             (false, true) => unit.made >= user.made,
             (false, false) => unit.made == user.made,
@@ -477,7 +483,7 @@ impl Engine {
     /// What is wanted of a unit, from scratch.
     pub(crate) fn wanted(&self, node: Node) -> Want {
         let unit = self.u(node);
-        if unit.id.is_none() {
+        if unit.id().is_none() {
             return if self.down.is_some() && unit.class() != Class::Mount && unit.class() != Class::Service {
                 Want::Down
             } else {
@@ -494,7 +500,7 @@ impl Engine {
         if unit.flags & flags::MANUAL != 0 && !started {
             return Want::Down;
         }
-        if unit.flags & flags::ON_DEMAND != 0 && !started && unit.demand == 0 {
+        if unit.flags & flags::ON_DEMAND != 0 && !started && self.counters(node).demand == 0 {
             return Want::Down;
         }
         Want::Up
@@ -518,10 +524,11 @@ impl Engine {
             if (old == Want::Up) != (want == Want::Up) {
                 for (dep, kind) in self.deps(node) {
                     if hard(kind) {
-                        let unit = self.derived(dep);
-                        unit.demand =
-                            if want == Want::Up { unit.demand + 1 } else { unit.demand.saturating_sub(1) };
-                        if unit.flags & flags::ON_DEMAND != 0 {
+                        self.count(dep, |its| {
+                            its.demand =
+                                if want == Want::Up { its.demand + 1 } else { its.demand.saturating_sub(1) };
+                        });
+                        if self.u(dep).flags & flags::ON_DEMAND != 0 {
                             pending.push(dep);
                         }
                     }
@@ -548,8 +555,8 @@ impl Engine {
                     named.push(job);
                 }
             }
-            State::Latch(Latch { work: Work::Job { serial }, .. }) => named.push(*serial),
-            State::Mount(Mount { phase, .. }) => match phase {
+            State::Latch(Latch { work: Work::Job { serial }, .. }) => named.push((*serial).into()),
+            State::Mount(mount) => match &mount.phase {
                 MountPhase::Mounting { serial }
                 | MountPhase::Remounting { serial }
                 | MountPhase::Unmounting { serial } => named.push(*serial),
@@ -570,10 +577,19 @@ impl Engine {
 
     /// A command or a mount that is under way for a unit that is not wanted any more is not waited for.
     fn end_helpers(&mut self, node: Node) {
-        let serial = match self.u(node).state {
-            State::Latch(Latch { work: Work::Job { serial }, .. }) => serial,
-            State::Mount(Mount { phase: MountPhase::Mounting { serial }, .. }) => serial,
-            State::Latch(_) | State::Mount(_) | State::Service(_) | State::Target | State::Gone => return,
+        let serial = match &self.u(node).state {
+            State::Latch(Latch { work: Work::Job { serial }, .. }) => (*serial).into(),
+            State::Mount(mount) => match mount.phase {
+                MountPhase::Mounting { serial } => serial,
+                MountPhase::Down
+                | MountPhase::Waiting
+                | MountPhase::Up
+                | MountPhase::Unmounting { .. }
+                | MountPhase::Backoff { .. }
+                | MountPhase::Stuck
+                | MountPhase::Remounting { .. } => return,
+            },
+            State::Latch(_) | State::Service(_) | State::Target | State::Gone => return,
         };
         if self.serials.get(&serial).is_some_and(|(_, job)| *job != Job::Undo) {
             self.kill_job(node, serial);
@@ -583,9 +599,9 @@ impl Engine {
     /// A target has no process: it takes its place in the order once all members are ok, and leaves it when it
     /// is going and nobody uses it.
     fn evaluate_target(&mut self, node: Node) {
-        let unit = self.u(node);
+        let (unit, counters) = (self.u(node), self.counters(node));
         match (unit.want, unit.has(bits::UP)) {
-            (Want::Up, false) if unit.not_ok == 0 && unit.unsettled == 0 => {
+            (Want::Up, false) if counters.not_ok == 0 && counters.unsettled == 0 => {
                 self.go_up(node);
                 self.publish(node, "ready");
             }

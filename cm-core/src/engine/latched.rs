@@ -89,7 +89,7 @@ impl Engine {
                 }
             }
             Want::Up => {
-                let lost = latch.loses_ground(unit);
+                let lost = latch.loses_ground(unit, &self.counters(node));
                 let going = up && self.predicates(node).going;
                 let bounced = going && self.may_stop(node);
                 if lost || bounced {
@@ -105,11 +105,11 @@ impl Engine {
                 match latch.work {
                     Work::Waiting => {
                         let store = !unit.has(bits::NEEDS_STORE) || self.store_open;
-                        if unit.gate_open() && store {
+                        if self.gate_open(node) && store {
                             self.dispatch(node);
                         }
                     }
-                    Work::Queued if !unit.gate_open() || self.stays_put(node) => {
+                    Work::Queued if !self.gate_open(node) || self.stays_put(node) => {
                         self.set_work(node, Work::Waiting);
                     }
                     Work::Idle if latch.right => {
@@ -139,7 +139,7 @@ impl Engine {
     /// Its gate is open: the next piece of work begins.
     fn dispatch(&mut self, node: Node) {
         let Some(latch) = self.latch(node) else { return };
-        let Some(id) = self.u(node).id else { return };
+        let Some(id) = self.u(node).id() else { return };
         let at = (self.desired, id);
         // A held file is looked at; a held command or module is not run.
         if self.stays_put(node) {
@@ -157,7 +157,7 @@ impl Engine {
         match (self.u(node).class(), latch.step) {
             (Class::Helper, _) => {
                 let serial = self.spawn(node, Job::Module, at, "wanted");
-                self.set_work(node, Work::Job { serial });
+                self.set_work(node, Work::Job { serial: serial.into() });
                 self.limit(node, MODULE_MS);
             }
             (Class::Exec, ExecStep::Unless) => self.run_exec(node, Job::Unless),
@@ -178,7 +178,7 @@ impl Engine {
         };
         let cause = if job == Job::Undo { "undone" } else { "no guard holds" };
         let serial = self.spawn(node, job, at, cause);
-        self.set_work(node, Work::Job { serial });
+        self.set_work(node, Work::Job { serial: serial.into() });
         self.limit(node, timeout);
     }
 
@@ -232,15 +232,16 @@ impl Engine {
         if unit.want != Want::Up {
             return;
         }
-        let settle = match unit.id {
+        let settle = match unit.id() {
             Some(id) => self.manifest_of(self.desired).map_or(0, |m| u64::from(m.unit(id).settle)),
             None => 0,
         };
         match latch.work {
             Work::Idle => self.begin_settling(node, settle),
-            Work::Backoff { until } => self.look_sooner(node, latch, until, settle),
+            Work::Backoff { until } => self.look_sooner(node, latch, until.moment(), settle),
             Work::Settling { since } => {
-                let until = self.now.after_ms(settle).min(since.after_ms(settle * SETTLE_AT_MOST));
+                let latest = since.moment().after_ms(settle * SETTLE_AT_MOST);
+                let until = self.now.after_ms(settle).min(latest);
                 self.timers.set(node, Timer::State, until);
                 self.globals_changed = true;
             }
@@ -261,7 +262,7 @@ impl Engine {
         let sooner =
             until.before_ms(wait).after_ms(wait.min(RETRY_TOUCHED_MS)).max(self.now.after_ms(settle));
         if sooner < until {
-            self.set_work(node, Work::Backoff { until: sooner });
+            self.set_work(node, Work::Backoff { until: sooner.into() });
             self.timers.set(node, Timer::State, sooner);
             self.globals_changed = true;
         }
@@ -276,7 +277,7 @@ impl Engine {
             self.set_work(node, Work::Waiting);
         } else {
             let since = self.now;
-            self.set_work(node, Work::Settling { since });
+            self.set_work(node, Work::Settling { since: since.into() });
             self.timers.set(node, Timer::State, since.after_ms(settle));
             self.globals_changed = true;
         }
@@ -288,7 +289,7 @@ impl Engine {
                 self.with_latch(node, |l| l.step = ExecStep::Guard);
                 self.set_work(node, Work::Waiting);
             }
-            Some(Work::Job { serial }) => self.job_late(node, serial),
+            Some(Work::Job { serial }) => self.job_late(node, serial.into()),
             Some(Work::Idle | Work::Waiting | Work::Queued | Work::Batch | Work::Deferred) | None => {}
         }
     }
@@ -297,7 +298,7 @@ impl Engine {
     pub(crate) fn latch_job_ended(&mut self, node: Node, serial: u64, job: Job, exit: Exit) {
         self.end_serial(serial);
         self.timers.clear(node, Timer::State);
-        if self.latch(node).map(|l| l.work) != Some(Work::Job { serial }) {
+        if self.latch(node).map(|l| l.work) != Some(Work::Job { serial: serial.into() }) {
             return;
         }
         let ok = exit == Exit::Code(0);
@@ -430,7 +431,7 @@ impl Engine {
             l.step = ExecStep::Guard;
             l.shown = Shown::NotKept;
         });
-        self.set_work(node, Work::Backoff { until });
+        self.set_work(node, Work::Backoff { until: until.into() });
         self.timers.set(node, Timer::State, until);
         self.publish(node, "not kept");
         self.apply_failure(node, &why);
@@ -465,7 +466,7 @@ impl Engine {
 
     fn converged_step(&mut self, node: Node, latch: Latch, intent: Intent, outcome: Outcome, detail: String) {
         let ran = latch.step == ExecStep::Record;
-        let gate_open = self.u(node).gate_open();
+        let gate_open = self.gate_open(node);
         let reported = self.u(node).flags & (flags::REPORT | flags::SEED) != 0;
         match outcome {
             Outcome::Kept if ran => self.right(node, Shown::Changed),
@@ -589,7 +590,7 @@ impl Engine {
 
     /// Whether a mount is declared on which a unit lies.
     fn may_be_mounted(&self, node: Node) -> bool {
-        self.mounts_of(node).iter().any(|mount| self.u(*mount).id.is_some())
+        self.mounts_of(node).iter().any(|mount| self.u(*mount).id().is_some())
     }
 
     /// The mounts that a unit was made below, and those that are declared above it now.

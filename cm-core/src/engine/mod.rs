@@ -113,6 +113,7 @@ mod byhand;
 mod changed;
 mod circle;
 mod claims;
+mod counts;
 mod down;
 pub mod effect;
 pub mod event;
@@ -230,6 +231,7 @@ pub struct Engine {
     /// Installed, and not swapped to yet.
     pub(crate) pending: BTreeSet<ManifestRef>,
     pub(crate) nodes: Vec<Unit>,
+    pub(crate) counts: counts::Counts,
     pub(crate) free: BTreeSet<u32>,
     pub(crate) desired: ManifestRef,
     pub(crate) generation: u64,
@@ -304,6 +306,7 @@ impl Engine {
             next_ref: 0,
             pending: BTreeSet::new(),
             nodes: Vec::new(),
+            counts: counts::Counts::default(),
             free: BTreeSet::new(),
             desired: ManifestRef(0),
             generation: 0,
@@ -485,6 +488,7 @@ impl Engine {
                 // Every unit stood in them once; at rest they are empty.
                 self.queue.shrink_to(AT_REST);
                 self.outdated.shrink_to(AT_REST);
+                self.rest_counts();
                 if let Some(to) = self.undoing.take() {
                     // Otherwise the next boot would undo it once more. Where nothing came to stand in its place the
                     // generation is still the one that it came from.

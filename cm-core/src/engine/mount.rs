@@ -30,7 +30,7 @@ pub const DEVICE_PATIENCE_MS: u64 = 5_000;
 impl Engine {
     fn mount(&self, node: Node) -> Option<Mount> {
         match &self.u(node).state {
-            State::Mount(m) => Some(*m),
+            State::Mount(m) => Some(**m),
             State::Service(_) | State::Latch(_) | State::Target | State::Gone => None,
         }
     }
@@ -108,7 +108,7 @@ impl Engine {
                 self.set_phase(node, MountPhase::Down);
             }
             MountPhase::Waiting => {
-                if unit.gate_open() && !self.left_alone(node) && self.may_begin(node) {
+                if self.gate_open(node) && !self.left_alone(node) && self.may_begin(node) {
                     self.begin_mount(node);
                 }
             }
@@ -139,14 +139,14 @@ impl Engine {
     pub(crate) fn may_stand_again(&self, node: Node) -> bool {
         let unit = self.u(node);
         let as_desired = !unit.has(bits::KEEP | bits::UNSURE) && self.is_mounted_as_desired(node);
-        unit.want == Want::Up && unit.gate_open() && as_desired && !self.left_alone(node)
+        unit.want == Want::Up && self.gate_open(node) && as_desired && !self.left_alone(node)
     }
 
     /// It was held, and what was told of it meanwhile was left alone: it is compared again. Nobody would compare what is
     /// not declared.
     pub(crate) fn compare(&mut self, node: Node) {
         if let Some(mount) = self.mount(node) {
-            let stands = mount.phase == MountPhase::Up && self.u(node).id.is_some();
+            let stands = mount.phase == MountPhase::Up && self.u(node).id().is_some();
             self.m(node).set(bits::COMPARED, stands);
             self.out.push(Effect::Compare { node });
         }
@@ -191,8 +191,10 @@ impl Engine {
 
     /// One that could not be unmounted is to go once more: as any that stands, after who has come to use it.
     pub(crate) fn goes_again(&mut self, node: Node) {
-        if let State::Mount(Mount { phase: phase @ MountPhase::Stuck, .. }) = &mut self.m(node).state {
-            *phase = MountPhase::Up;
+        if let State::Mount(mount) = &mut self.m(node).state
+            && mount.phase == MountPhase::Stuck
+        {
+            mount.phase = MountPhase::Up;
             self.go_up(node);
         }
     }
@@ -209,11 +211,11 @@ impl Engine {
         let unit = self.u(node);
         let digest = |m, u| self.manifest_of(m).map(|m| m.unit_digest(u));
         self.mount(node).is_some()
-            && unit.id.is_some_and(|id| digest(unit.made, unit.made_id) == digest(self.desired, id))
+            && unit.id().is_some_and(|id| digest(unit.made, unit.made_id) == digest(self.desired, id))
     }
 
     fn begin_mount(&mut self, node: Node) {
-        let Some(id) = self.u(node).id else { return };
+        let Some(id) = self.u(node).id() else { return };
         self.go_up(node);
         self.m(node).set(bits::NEWS, false);
         if self.details.get(&node).is_some_and(|d| d.starts_with(DEVICE_LATE)) {
@@ -348,7 +350,7 @@ impl Engine {
                         self.fail_starts(node, &why);
                         return;
                     }
-                    let otherwise = !as_before && self.u(node).id.is_some();
+                    let otherwise = !as_before && self.u(node).id().is_some();
                     self.m(node).set(bits::KEEP, otherwise);
                     // It does not hold up a shutdown: the last step unmounts everything by force.
                     self.go_down(node);

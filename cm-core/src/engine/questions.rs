@@ -27,7 +27,7 @@ impl Engine {
     /// is leaving.
     pub fn unit_of(&self, node: Node) -> (ManifestRef, UnitId) {
         let unit = self.u(node);
-        match unit.id {
+        match unit.id() {
             Some(id) => (self.desired, id),
             None => (unit.made, unit.made_id),
         }

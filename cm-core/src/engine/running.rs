@@ -36,7 +36,7 @@ impl Engine {
                 }
                 Want::Up if self.left_alone(node) => self.enter(node, Phase::Down),
                 Want::Up => {
-                    if unit.gate_open() && !self.bound_lost(node, false) && self.may_begin(node) {
+                    if self.gate_open(node) && !self.bound_lost(node, false) && self.may_begin(node) {
                         self.start(node);
                     }
                 }
@@ -96,7 +96,7 @@ impl Engine {
         let first = unit.has(bits::STOP_FIRST) || self.claims.contains_key(&node);
         if unit.has(bits::BOUNCE)
             && !self.left_alone(node)
-            && (first || unit.gate_open() || phase == Phase::Starting)
+            && (first || self.gate_open(node) || phase == Phase::Starting)
         {
             self.m(node).set(bits::BOUNCE, false);
             if let Some(service) = self.svc_mut(node) {
@@ -117,7 +117,7 @@ impl Engine {
             return;
         }
         match phase {
-            Phase::Ready if self.u(node).gate_open() => self.reload(node),
+            Phase::Ready if self.gate_open(node) => self.reload(node),
             // What differs since it began to reload is loaded by the next one.
             Phase::Ready
             | Phase::Reloading { .. }
@@ -164,7 +164,7 @@ impl Engine {
     /// Whether a unit it is bound to is not ready. A running service asks in the manifest it was made from.
     pub(crate) fn bound_lost(&self, node: Node, running: bool) -> bool {
         // What does not run has the edges of the desired manifest.
-        if self.u(node).shaky == 0 {
+        if self.counters(node).shaky == 0 {
             return false;
         }
         let deps = if running { self.made_deps(node) } else { self.deps(node) };
@@ -192,7 +192,7 @@ impl Engine {
     }
 
     pub(crate) fn start(&mut self, node: Node) {
-        let Some(id) = self.u(node).id else { return };
+        let Some(id) = self.u(node).id() else { return };
         let Some(spec) = self.desired_spec(node) else {
             self.defect(node, "no specification");
             return;
@@ -296,7 +296,7 @@ impl Engine {
                 self.publish(node, "reloaded: assumed, by signal");
             }
             Some(Reload::Command(_)) => {
-                let at = self.u(node).id.map_or(run, |id| (self.desired, id));
+                let at = self.u(node).id().map_or(run, |id| (self.desired, id));
                 let job = self.spawn(node, Job::Reload, at, "its inputs changed");
                 self.enter(node, Phase::Reloading { job, inputs });
                 self.deadline(node, spec.map_or(0, |s| s.reload_timeout));
@@ -359,7 +359,7 @@ impl Engine {
                 self.m(node).set(bits::BOUNCE | bits::STOP_FIRST, true);
                 for (dep, kind) in self.made_deps(node) {
                     if hard(kind) {
-                        self.derived(dep).blocked += 1;
+                        self.count(dep, |its| its.blocked += 1);
                     }
                 }
             }
@@ -369,7 +369,7 @@ impl Engine {
     /// Whether the process was started from what is desired now.
     pub(crate) fn runs_as_desired(&self, node: Node) -> bool {
         let digest = |m: ManifestRef, u: UnitId| self.manifest_of(m).map(|m| m.unit_digest(u));
-        match (self.svc(node).and_then(|s| s.run), self.u(node).id) {
+        match (self.svc(node).and_then(|s| s.run), self.u(node).id()) {
             (Some((m, u)), Some(id)) => digest(m, u) == digest(self.desired, id),
             (_, _) => false,
         }
@@ -377,7 +377,7 @@ impl Engine {
 
     /// The running process counts as started from the desired specification.
     pub(crate) fn run_desired(&mut self, node: Node) {
-        let Some(id) = self.u(node).id else { return };
+        let Some(id) = self.u(node).id() else { return };
         let desired = self.desired;
         let Some(old) = self.svc(node).and_then(|s| s.run) else { return };
         self.retain(desired);

@@ -207,7 +207,7 @@ impl Engine {
     }
 
     pub(crate) fn desired_spec(&self, node: Node) -> Option<Arc<Spec>> {
-        self.spec_at((self.desired, self.u(node).id?))
+        self.spec_at((self.desired, self.u(node).id()?))
     }
 
     pub(crate) fn is_oneshot(&self, node: Node) -> bool {
@@ -272,7 +272,7 @@ impl Engine {
                 let timeout = self.running_spec(node).map_or(0, |s| s.reload_timeout);
                 // What restarts it is not loaded by a reload, and what is not in place yet is not loaded either.
                 let inputs = match self.svc(node) {
-                    Some(s) if self.u(node).gate_open() => (s.inputs.0, s.loaded.1),
+                    Some(s) if self.gate_open(node) => (s.inputs.0, s.loaded.1),
                     Some(s) => s.loaded,
                     None => return,
                 };

@@ -6,7 +6,7 @@ use units::{Address, EdgeKind, UnitId};
 
 use super::event::Exit;
 use super::graph::{hard, soft};
-use super::unit::{Latch, Mount, MountPhase, Phase, Service, Shown, State, Want, Work, bits};
+use super::unit::{Latch, MountPhase, Phase, Service, Shown, State, Want, Work, bits};
 use super::{Engine, Mono, Node};
 use crate::proto::ManifestRef;
 
@@ -116,7 +116,7 @@ impl Engine {
             state: self.state_word(node),
             ready: unit.has(bits::READY),
             wanted: unit.want == Want::Up,
-            leaving: unit.id.is_none(),
+            leaving: unit.id().is_none(),
             held: self.holds.contains_key(&node),
             stale: self.is_stale(node),
             going: unit.has(bits::GOING),
@@ -224,7 +224,7 @@ impl Engine {
                     _ => format!("waiting: {address} has to give up what it claims"),
                 };
             }
-            if unit.blocked > 0 {
+            if self.counters(node).blocked > 0 {
                 return "waiting: something that leaves has to go first".to_owned();
             }
             if unit.has(bits::NEEDS_STORE) && !self.store_open {
@@ -243,15 +243,16 @@ impl Engine {
         if let Some(detail) = self.details.get(&node) {
             return detail.clone();
         }
-        if let State::Mount(Mount { phase: MountPhase::Mounting { .. }, .. }) = &unit.state
+        if let State::Mount(mount) = &unit.state
+            && matches!(mount.phase, MountPhase::Mounting { .. })
             && let Some(device) = self.device(node)
         {
             return format!("mounting {device}, once that is there");
         }
-        if self.is_stale(node) && unit.blocked > 0 {
+        if self.is_stale(node) && self.counters(node).blocked > 0 {
             return "stale: something has to stop first".to_owned();
         }
-        if self.is_stale(node) && unit.sinking > 0 {
+        if self.is_stale(node) && self.counters(node).sinking > 0 {
             return "stale: something that it requires is about to go".to_owned();
         }
         if self.is_stale(node)
@@ -262,7 +263,7 @@ impl Engine {
         if let Some(how) = self.how_ended(node) {
             return how;
         }
-        if unit.want == Want::Down && unit.id.is_some() && self.down.is_none() {
+        if unit.want == Want::Down && unit.id().is_some() && self.down.is_none() {
             return "not wanted".to_owned();
         }
         String::new()

@@ -10,8 +10,11 @@ use units::kind::exec::Once;
 use units::{Address, EdgeKind, Manifest, UnitId};
 
 use super::claims::Handover;
+use super::counts::Counters;
 use super::graph::{hard, soft};
-use super::unit::{ExecStep, Latch, Mount, MountPhase, Phase, Service, Shown, State, Unit, Want, Work, bits};
+use super::unit::{
+    ExecStep, Latch, Mount, MountPhase, Number, Phase, Service, Shown, State, Unit, Want, Work, bits,
+};
 use super::{Engine, Node};
 use crate::proto::ManifestRef;
 
@@ -85,7 +88,7 @@ impl Engine {
             return;
         }
         let still_leaving: BTreeMap<Address, Node> =
-            self.all().filter(|n| self.u(*n).id.is_none()).map(|n| (self.address(n), n)).collect();
+            self.all().filter(|n| self.u(*n).id().is_none()).map(|n| (self.address(n), n)).collect();
         self.retain(manifest);
         self.desired = manifest;
 
@@ -231,7 +234,7 @@ impl Engine {
     /// A unit that is not in the new manifest keeps the old one alive until it is gone.
     fn leave_manifest(&mut self, node: Node, old: ManifestRef, id: UnitId) {
         let up = self.u(node).has(bits::UP);
-        self.m(node).id = None;
+        self.m(node).number = Number::NONE;
         // Nobody compares what is not declared.
         self.m(node).set(bits::COMPARED, false);
         if !up {
@@ -255,7 +258,7 @@ impl Engine {
         let state = match class {
             Class::Service => State::Service(Box::new(Service::new())),
             Class::Committer | Class::Helper | Class::Exec => State::Latch(Latch::new()),
-            Class::Mount => State::Mount(Mount::new()),
+            Class::Mount => State::Mount(Box::new(Mount::new())),
             Class::Target => State::Target,
         };
         let unit = Unit {
@@ -296,7 +299,7 @@ impl Engine {
         };
         let unit = self.m(node);
         unit.set(bits::SHADE, false);
-        unit.id = Some(id);
+        unit.number = Some(id).into();
         unit.flags = after.flags(id);
         unit.set(bits::NEEDS_STORE, needs_store);
         if needs_store {
@@ -315,7 +318,7 @@ impl Engine {
             State::Service(service) => {
                 // What has run once has run as it was declared then, if a hold kept it from running again.
                 let run = service.run.filter(|_| service.running() || service.phase == Phase::Done);
-                let Some(id) = self.u(node).id else { return false };
+                let Some(id) = self.u(node).id() else { return false };
                 let digest = |m: ManifestRef, u: UnitId| self.manifest_of(m).map(|m| m.unit_digest(u));
                 let as_running = run.is_some_and(|(m, u)| digest(m, u) == digest(self.desired, id));
                 if as_running {
@@ -424,7 +427,7 @@ impl Engine {
 
     /// Moves running edges to the new manifest where the unit stays up, and learns the new inputs.
     fn adopt_edges(&mut self, node: Node, intended: bool) {
-        if self.u(node).id.is_none() {
+        if self.u(node).id().is_none() {
             return;
         }
         let inputs = self.input_hashes(node);
@@ -493,7 +496,7 @@ impl Engine {
 
     /// Digests of what a unit reloads on and restarts on, as desired: 0 for none.
     pub(crate) fn input_hashes(&self, node: Node) -> (u64, u64) {
-        match (self.u(node).id, self.manifest_of(self.desired)) {
+        match (self.u(node).id(), self.manifest_of(self.desired)) {
             (Some(id), Some(manifest)) => input_hashes(manifest, id),
             _ => (0, 0),
         }
@@ -523,22 +526,19 @@ impl Engine {
             }
             let wanted_by = self.rdeps(node);
             let demand = wanted_by.iter().filter(|(u, k)| hard(*k) && self.u(*u).want == Want::Up).count();
-            if let Some(unit) = self.nodes.get_mut(node.index()) {
-                unit.not_ok = not_ok;
-                unit.not_ready = not_ready;
-                unit.dead = dead;
-                unit.unsettled = unsettled;
-                unit.demand = u32::try_from(demand).unwrap_or(u32::MAX);
-            }
+            self.count(node, |its| {
+                (its.not_ok, its.not_ready, its.dead) = (not_ok, not_ready, dead);
+                its.unsettled = unsettled;
+                its.demand = u32::try_from(demand).unwrap_or(u32::MAX);
+            });
         }
     }
 
     /// Who is used by whom, and who waits for whom to stop.
     fn recount_uses(&mut self) {
         for node in self.all() {
-            let unit = self.derived(node);
-            unit.users = 0;
-            unit.blocked = 0;
+            self.looked(1);
+            self.count(node, |its| (its.users, its.blocked) = (0, 0));
         }
         for node in self.all() {
             let (up, first) = (self.u(node).has(bits::UP), self.u(node).has(bits::STOP_FIRST));
@@ -547,15 +547,17 @@ impl Engine {
             }
             for (dep, kind) in self.made_deps(node) {
                 if hard(kind) {
-                    let unit = self.derived(dep);
-                    unit.users += 1;
-                    unit.blocked += u32::from(first);
+                    self.looked(1);
+                    self.count(dep, |its| {
+                        its.users += 1;
+                        its.blocked += u32::from(first);
+                    });
                 }
             }
         }
         let waiting: Vec<Node> = self.claims.values().flatten().copied().collect();
         for node in waiting {
-            self.derived(node).blocked += 1;
+            self.count(node, |its| its.blocked += 1);
         }
     }
 
@@ -610,6 +612,7 @@ impl Engine {
         self.globals_changed = true;
         self.busy -= u32::from(self.u(node).has(bits::BUSY));
         self.unlist(node);
+        self.count(node, |its| *its = Counters::default());
         *self.m(node) = Unit::blank();
         self.departed.insert(node, address);
         self.free.insert(node.0);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use units::UnitId;
 use units::address::Class;
 
+use super::counts::{Counters, left_out};
 use super::event::Exit;
 use super::{Mono, Node};
 use crate::proto::ManifestRef;
@@ -79,11 +80,65 @@ pub(crate) enum Want {
     Absent,
 }
 
+/// A unit's number in four bytes, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<UnitId>", into = "Option<UnitId>")]
+pub(crate) struct Number(u32);
+
+impl Number {
+    pub const NONE: Number = Number(u32::MAX);
+
+    fn get(self) -> Option<UnitId> {
+        (self != Number::NONE).then_some(UnitId(self.0))
+    }
+}
+
+impl From<Option<UnitId>> for Number {
+    fn from(id: Option<UnitId>) -> Number {
+        id.map_or(Number::NONE, |id| Number(id.0))
+    }
+}
+
+impl From<Number> for Option<UnitId> {
+    fn from(number: Number) -> Option<UnitId> {
+        number.get()
+    }
+}
+
+/// A serial or a moment that may lie anywhere: what few units have at a time does not set how all of them are aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+pub(crate) struct Loose([u8; 8]);
+
+impl Loose {
+    pub(crate) fn moment(self) -> Mono {
+        Mono(self.into())
+    }
+}
+
+impl From<u64> for Loose {
+    fn from(number: u64) -> Loose {
+        Loose(number.to_ne_bytes())
+    }
+}
+
+impl From<Mono> for Loose {
+    fn from(at: Mono) -> Loose {
+        at.0.into()
+    }
+}
+
+impl From<Loose> for u64 {
+    fn from(loose: Loose) -> u64 {
+        u64::from_ne_bytes(loose.0)
+    }
+}
+
 /// One unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Unit {
-    /// Its number in the desired manifest; `None` when it is leaving.
-    pub id: Option<UnitId>,
+    /// Its number in the desired manifest.
+    pub number: Number,
     /// Where the edges it holds uses on stand.
     pub made: ManifestRef,
     pub made_id: UnitId,
@@ -92,48 +147,30 @@ pub(crate) struct Unit {
     pub flags: u8,
     pub want: Want,
     pub bits: u32,
-    /// Hard dependencies (requires, binds) that are not ok.
-    pub not_ok: u32,
-    /// Hard dependencies that are not ready.
-    pub not_ready: u32,
-    /// Hard dependencies that are settled and not ok.
-    pub dead: u32,
-    /// Soft dependencies (wants, after) that have not settled.
-    pub unsettled: u32,
-    /// What it requires by its running edges and is going.
-    pub sinking: u32,
-    /// What it is bound to by its running edges and is not ready or not ok.
-    pub shaky: u32,
-    /// Units that are up and require this one.
-    pub users: u32,
-    /// Units wanted up that require this one; counted for on-demand units.
-    pub demand: u32,
-    /// Stops and removals that must come first.
-    pub blocked: u32,
+    /// Where what is counted of it stands.
+    #[serde(with = "left_out")]
+    pub counts: u32,
     pub state: State,
 }
 
 impl Unit {
     pub(crate) fn blank() -> Unit {
         Unit {
-            id: None,
+            number: Number::NONE,
             made: ManifestRef(0),
             made_id: UnitId(u32::MAX),
             class: 0,
             flags: 0,
             want: Want::Absent,
             bits: 0,
-            not_ok: 0,
-            not_ready: 0,
-            dead: 0,
-            unsettled: 0,
-            sinking: 0,
-            shaky: 0,
-            users: 0,
-            demand: 0,
-            blocked: 0,
+            counts: 0,
             state: State::Gone,
         }
+    }
+
+    /// Its number in the desired manifest; `None` when it is leaving.
+    pub(crate) fn id(&self) -> Option<UnitId> {
+        self.number.get()
     }
 
     pub(crate) fn has(&self, bit: u32) -> bool {
@@ -150,19 +187,7 @@ impl Unit {
 
     /// Without everything that is derived: what a record holds.
     pub(crate) fn underived(&self) -> Unit {
-        Unit {
-            bits: self.bits & !bits::DERIVED,
-            not_ok: 0,
-            not_ready: 0,
-            dead: 0,
-            unsettled: 0,
-            sinking: 0,
-            shaky: 0,
-            users: 0,
-            demand: 0,
-            blocked: 0,
-            ..self.clone()
-        }
+        Unit { bits: self.bits & !bits::DERIVED, counts: 0, ..self.clone() }
     }
 
     pub(crate) fn class(&self) -> Class {
@@ -186,10 +211,6 @@ impl Unit {
             Class::Target => 5,
         }
     }
-
-    pub(crate) fn gate_open(&self) -> bool {
-        self.not_ok == 0 && self.unsettled == 0 && self.blocked == 0
-    }
 }
 
 /// The state of a unit, by class.
@@ -197,7 +218,7 @@ impl Unit {
 pub(crate) enum State {
     Service(Box<Service>),
     Latch(Latch),
-    Mount(Mount),
+    Mount(Box<Mount>),
     Target,
     /// A free place.
     Gone,
@@ -315,17 +336,17 @@ pub(crate) enum Work {
     /// Dirty, and its gate is closed.
     Waiting,
     /// Dirty; an event has just happened, and quiet is awaited.
-    Settling { since: Mono },
+    Settling { since: Loose },
     /// Dirty, and in line for the next batch.
     Queued,
     /// In the batch.
     Batch,
     /// In a process of its own.
-    Job { serial: u64 },
+    Job { serial: Loose },
     /// Could not be kept; tried again later.
-    Backoff { until: Mono },
+    Backoff { until: Loose },
     /// Fought over; looked at again later.
-    Contested { until: Mono },
+    Contested { until: Loose },
     /// It leaves, and what it lies on is not mounted: it is removed when that is back.
     Deferred,
 }
@@ -434,9 +455,9 @@ impl Service {
 
 impl Latch {
     /// Whether it was right and is so no more, because what it lies on is gone.
-    pub(crate) fn loses_ground(&self, unit: &Unit) -> bool {
+    pub(crate) fn loses_ground(&self, unit: &Unit, counters: &Counters) -> bool {
         let with_worker = matches!(self.work, Work::Batch | Work::Job { .. });
-        self.right && unit.want == Want::Up && unit.not_ready > 0 && !with_worker
+        self.right && unit.want == Want::Up && counters.not_ready > 0 && !with_worker
     }
 
     pub(crate) fn new() -> Latch {
