@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::boot;
 use crate::early;
 use crate::event_loop::{FAULT, Fault, Found, FoundError, LIVE, Left, Options, Shell};
-use crate::sys::crash;
 use crate::sys::stdio::{self, complain};
+use crate::sys::{crash, pages};
 
 /// Exit code for bad usage.
 const USAGE: i32 = 2;
@@ -105,6 +105,7 @@ fn parse(
 
 /// Runs what was asked for; returns the exit code.
 pub fn main(arguments: Vec<String>) -> i32 {
+    pages::keep_large_apart();
     let first = std::process::id() == 1;
     // Without /proc nothing can be told, not even whether this is a container.
     let mounted = first && early::mount_proc();

@@ -268,6 +268,11 @@ impl Live {
         Ok(())
     }
 
+    /// Gives back the room of what is written.
+    pub fn rest(&mut self) {
+        self.pending.shrink_to_fit();
+    }
+
     /// Whether most of the journal is history.
     pub fn is_stale(&self) -> bool {
         self.end - self.base > SMALL + 2 * self.settled

@@ -8,12 +8,12 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cm_core::proto::ManifestRef;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::MFdFlags;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use units::Manifest;
 use units::manifest::{MAX_BYTES, ManifestError};
 
@@ -58,8 +58,13 @@ impl AsRef<[u8]> for Mapping {
     }
 }
 
+/// Address and length of every mapping.
+static MAPPED: Mutex<Vec<(usize, NonZeroUsize)>> = Mutex::new(Vec::new());
+
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.retain(|(at, _)| *at != self.at.addr().get());
         // SAFETY: exactly what mmap returned, unmapped once; slices of it borrow from self.
         let _ = unsafe { munmap(self.at, self.length.get()) };
     }
@@ -80,7 +85,18 @@ pub fn map(fd: BorrowedFd<'_>) -> Result<Manifest, TakeError> {
     let length = length.ok_or(TakeError::Size(size))?;
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
     let at = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, fd, 0) }?;
+    MAPPED.lock().unwrap_or_else(PoisonError::into_inner).push((at.expose_provenance().get(), length));
     Ok(Manifest::parse(Arc::new(Mapping { at, length }))?)
+}
+
+/// Takes the pages of all manifests out of the process. What it asks of one it finds in the memfd.
+pub fn leave() {
+    for (at, length) in MAPPED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let Some(at) = NonNull::new(std::ptr::with_exposed_provenance_mut(*at)) else { continue };
+        // SAFETY: a mapping leaves the list before it is unmapped; nobody writes to it, and its memory is sealed, so that the
+        // same bytes are there again when they are read.
+        let _only_memory_is_lost = unsafe { madvise(at, length.get(), MmapAdvise::MADV_DONTNEED) };
+    }
 }
 
 /// Bytes in a sealed memfd that survives execve(2).
@@ -172,6 +188,27 @@ impl Manifests {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manifest_whose_pages_were_left_reads_as_before() {
+        let fd = seal(Manifest::empty().as_bytes()).unwrap();
+        let manifest = map(fd.as_fd()).unwrap();
+        let at = manifest.as_bytes().as_ptr().addr();
+        let listed = || MAPPED.lock().unwrap().iter().any(|(a, _)| *a == at);
+        let pages = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let present = || {
+            let mut entry = [0; 8];
+            let offset = u64::try_from(at / 4096 * 8).unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(&pages, &mut entry, offset).unwrap();
+            entry[7] & 0x80 != 0
+        };
+        assert!(listed() && present());
+        leave();
+        assert!(!present());
+        assert_eq!(manifest, Manifest::empty());
+        drop(manifest);
+        assert!(!listed());
+    }
 
     #[test]
     fn only_sealed_memory_is_taken() {

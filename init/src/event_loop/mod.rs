@@ -32,6 +32,7 @@ mod places;
 mod processes;
 mod queue;
 mod quick;
+mod rest;
 mod said;
 mod sockets;
 pub mod spawns;
@@ -58,7 +59,7 @@ use nix::sys::inotify::Inotify;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::control::server::Server;
-use crate::log::protocol::{Order, Target};
+use crate::log::protocol::Target;
 use crate::sys::cgroup::{EmptyWatch, Tree};
 use crate::sys::pages;
 use crate::sys::signals::Signals;
@@ -98,8 +99,8 @@ pub struct Shell {
     workers: BTreeMap<u64, workers::Worker>,
     /// Where no worker is sent.
     hanging: hanging::Hanging,
-    /// The last worker has left: what its work took is not needed any more.
-    work_is_over: bool,
+    /// What the work of the last worker took and is not needed any more.
+    rest: rest::Rest,
     /// What waits for a worker, and until when.
     flows: flows::Flows,
     /// Calls whose swap the engine has, and which it will answer.
@@ -181,15 +182,15 @@ impl Shell {
             }
             let busy = !self.ready.is_empty() || !self.queue.is_empty();
             let deserted = !busy && self.server.as_mut().is_some_and(Server::take_deserted);
-            let over = !busy && std::mem::take(&mut self.work_is_over);
-            if over {
-                self.rest();
-            }
-            if deserted || over {
+            if deserted {
                 pages::trim_heap();
             }
             if !busy {
+                let unneeded = self.rest_if_due();
                 self.set_wakeup();
+                if let Some(program) = unneeded {
+                    program.leave();
+                }
             }
             match self.poll.poll(&mut events, busy.then_some(Duration::ZERO)) {
                 Ok(()) => {}
@@ -212,12 +213,6 @@ impl Shell {
             }
             self.tick_if_due();
         }
-    }
-
-    /// From here on only what happens has to be looked at.
-    fn rest(&mut self) {
-        self.order(&Order::Rest, None);
-        pages::leave_program();
     }
 
     /// Steps the engine through what has happened, until nothing is left to do.
@@ -277,6 +272,7 @@ impl Shell {
             self.hanging.deadline(),
             self.clients.again,
             self.emergency.deadline(at),
+            self.rest.deadline(),
         ]
         .into_iter()
         .flatten()

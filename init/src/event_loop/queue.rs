@@ -55,6 +55,11 @@ impl Queue {
         self.events.extend(rest);
     }
 
+    /// Gives back the room of what many there were once.
+    pub fn rest(&mut self) {
+        self.events.shrink_to_fit();
+    }
+
     /// The next one and its number.
     pub fn pop_front(&mut self) -> Option<(u64, Event)> {
         let event = self.events.pop_front()?;

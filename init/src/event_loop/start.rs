@@ -210,7 +210,7 @@ impl Shell {
             manifests: held,
             workers: BTreeMap::new(),
             hanging: super::hanging::Hanging::default(),
-            work_is_over: false,
+            rest: super::rest::Rest::default(),
             flows: flows::Flows::default(),
             swapped_calls: BTreeSet::new(),
             inotify,

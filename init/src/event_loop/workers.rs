@@ -319,7 +319,9 @@ impl Shell {
         }
         let mut tasks = worker.link.tasks().clone();
         if tasks.is_empty() && why.is_empty() {
-            self.work_is_over = self.workers.is_empty();
+            if self.workers.is_empty() {
+                self.rest_soon();
+            }
             return;
         }
         let mut unheard = worker.link.take_unheard();

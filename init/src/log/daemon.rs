@@ -18,7 +18,8 @@ use super::serve::{Client, Pump};
 use super::stream::{Scratch, Sink, Stream, Turn};
 use super::words::{self, Words};
 use crate::sys::cgroup::directory_name;
-use crate::sys::{inherit, message, pages, signals, userdb};
+use crate::sys::pages::{self, Program};
+use crate::sys::{inherit, message, signals, userdb};
 
 /// The name under which the executable is the daemon.
 pub const NAME: &str = "holdfast-log";
@@ -71,6 +72,8 @@ struct Daemon {
     queued: BTreeSet<Job>,
     reports: VecDeque<Report>,
     alone: bool,
+    /// What the work took that is over goes back before the next wait.
+    rests: bool,
 }
 
 /// Runs the daemon: `holdfast-log [--logs DIR] [--kernel]`, with PID 1's socket at [`SOCKET`]. Returns the exit
@@ -86,6 +89,7 @@ pub fn main(arguments: &[String]) -> i32 {
             _ => {}
         }
     }
+    pages::keep_large_apart();
     match Daemon::new(logs, target).and_then(|mut d| d.run()) {
         Ok(()) => 0,
         Err(e) => {
@@ -124,6 +128,7 @@ impl Daemon {
             queued: BTreeSet::new(),
             reports: VecDeque::new(),
             alone: false,
+            rests: false,
         })
     }
 
@@ -135,7 +140,15 @@ impl Daemon {
             if self.alone && self.line.is_empty() {
                 return Ok(());
             }
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
+            if self.line.is_empty() {
+                self.scratch.rest();
+            }
+            let timeout = self.timeout();
+            if self.line.is_empty() && std::mem::take(&mut self.rests) {
+                pages::trim_heap();
+                Program::find().leave();
+            }
+            let count = match self.epoll.wait(&mut events, timeout) {
                 Err(nix::Error::EINTR) => continue,
                 other => other?,
             };
@@ -271,10 +284,7 @@ impl Daemon {
                 }
                 self.scratch.words = Some(new);
             }
-            (Order::Rest, _) => {
-                pages::trim_heap();
-                pages::leave_program();
-            }
+            (Order::Rest, _) => self.rests = true,
             (Order::Listen | Order::Words, None) => {}
         }
         Ok(())

@@ -14,6 +14,8 @@ use super::words::{self, Words};
 const TURN: usize = 64 << 10;
 /// Most bytes of one write into a file.
 const WRITE: usize = 128 << 10;
+/// Room that is kept between two turns.
+const ROOM: usize = 4 << 10;
 /// First pause after a failed write; it doubles.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
@@ -50,7 +52,7 @@ impl Scratch {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // tee(2) copies page references, one a slot: a pipe full of short writes has as many slots as ours.
         let _best_effort = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20));
-        Ok(Scratch { reader, writer, input: vec![0; TURN], output: Vec::new(), words: None })
+        Ok(Scratch { reader, writer, input: Vec::new(), output: Vec::new(), words: None })
     }
 
     /// Copies what is in the pipe without consuming it. `None` when it is empty, `Some(0)` when it has also ended.
@@ -62,8 +64,20 @@ impl Scratch {
                 other => break other?,
             }
         };
+        if self.input.len() < copied {
+            self.input.resize(copied, 0);
+        }
         take(self.reader.as_fd(), &mut self.input, copied)?;
         Ok(Some(copied))
+    }
+
+    /// Nothing is to be written for now: a little room is enough for what comes next.
+    pub fn rest(&mut self) {
+        for buffer in [&mut self.input, &mut self.output] {
+            if buffer.capacity() > ROOM {
+                *buffer = Vec::new();
+            }
+        }
     }
 
     /// Longest line that this pipe can hold and that can be seen in it. Pipes of a user who has many hold two pages, and

@@ -142,10 +142,18 @@ pub fn arm(arguments: &[String], variable: &str, live: RawFd) -> io::Result<()> 
 }
 
 fn install() -> io::Result<()> {
-    // The stack of its own: a fault is often the end of the other one. It lives as long as the process.
-    let stack = Box::leak(vec![0_u8; STACK].into_boxed_slice());
-    let place = libc::stack_t { ss_sp: stack.as_mut_ptr().cast::<c_void>(), ss_flags: 0, ss_size: STACK };
-    // SAFETY: the memory is leaked, so it outlives every handler.
+    // The stack of its own: a fault is often the end of the other one. It lives as long as the process, and takes no memory
+    // before there is one, as something of the heap would.
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
+    let stack = unsafe {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        libc::mmap(std::ptr::null_mut(), STACK, access, flags, -1, 0)
+    };
+    if stack == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let place = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: STACK };
+    // SAFETY: the memory is never unmapped, so it outlives every handler.
     if unsafe { libc::sigaltstack(&raw const place, std::ptr::null_mut()) } < 0 {
         return Err(io::Error::last_os_error());
     }
