@@ -371,6 +371,30 @@ impl Index {
         gone
     }
 
+    /// Lays everything out anew, place after place and without room for more: grown one by one, and moved each time, the lists
+    /// would lie all over the heap and keep its pages from going.
+    pub fn rest(&mut self) {
+        let rooms = |p: &Place| p.entries.has_room() || p.all.has_room();
+        if !self.places.values().any(rooms) {
+            return;
+        }
+        let mut entries = Vec::new();
+        let mut all = Vec::new();
+        let mut lengths = Vec::with_capacity(self.places.len());
+        for (wd, place) in std::mem::take(&mut self.places) {
+            let (of_entries, of_all) = (place.entries.into_list(), place.all.into_list());
+            lengths.push((wd, of_entries.len(), of_all.len()));
+            entries.extend(of_entries);
+            all.extend(of_all);
+        }
+        let (mut entries, mut all) = (entries.into_iter(), all.into_iter());
+        let place = |(wd, of_entries, of_all)| {
+            let entries = Runs::of_list(entries.by_ref().take(of_entries).collect());
+            (wd, Place { entries, all: Runs::of_list(all.by_ref().take(of_all).collect()) })
+        };
+        self.places = lengths.into_iter().map(place).collect();
+    }
+
     /// Bytes that the index takes, without what the nodes of its maps hold beside their items.
     pub fn bytes(&self) -> usize {
         let place = |p: &Place| size_of::<(Wd, Place)>() + p.entries.bytes() + p.all.bytes();

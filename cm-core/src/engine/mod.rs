@@ -211,6 +211,8 @@ pub const SUSPECT_MAX_MS: u64 = 3_600_000;
 
 /// Room that the queues keep when nothing is to be done.
 const AT_REST: usize = 64;
+/// Effects that there is room for between two steps.
+const FEW: usize = 16;
 
 /// A manifest that some unit refers to.
 #[derive(Debug, Clone)]
@@ -395,6 +397,8 @@ impl Engine {
             }
         }
         out.append(&mut self.out);
+        // What an event about all units needed once is not kept for ever.
+        self.out.shrink_to(FEW);
     }
 
     /// The moment at which [`Event::Tick`] is due.

@@ -116,6 +116,21 @@ impl<T: Ord> Runs<T> {
         }
     }
 
+    /// Whether more would fit in without another list.
+    pub fn has_room(&self) -> bool {
+        self.list.capacity() > self.list.len()
+    }
+
+    /// The list as it is.
+    pub fn into_list(self) -> Vec<T> {
+        self.list
+    }
+
+    /// A set of what [`Runs::into_list`] gave.
+    pub fn of_list(list: Vec<T>) -> Runs<T> {
+        Runs { list }
+    }
+
     pub fn bytes(&self) -> usize {
         self.list.capacity() * size_of::<T>()
     }

@@ -509,3 +509,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn laid_out_anew_it_is_the_same_without_room_to_spare() {
+    let mut index = example();
+    for number in 0..1000 {
+        let name = format!("file {number}");
+        index.add([(&entry(2 + number % 7, &name), Some(Node(number.cast_unsigned())))]);
+    }
+    let before = index.clone();
+    let bytes = index.bytes();
+    index.rest();
+    assert_eq!(index, before);
+    assert!(index.bytes() < bytes, "{} of {bytes}", index.bytes());
+    let touched = |index: &mut Index| index.event((false, 3), "file 8", mask::MOVED).dirty;
+    assert_eq!(touched(&mut index), nodes(&[8]));
+    // It goes on from there.
+    index.add([(&entry(3, "b"), Some(Node(5)))]);
+    assert_eq!(index.event((false, 3), "b", mask::MOVED).dirty, nodes(&[5, 12]));
+}

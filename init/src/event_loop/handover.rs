@@ -4,7 +4,6 @@
 //! A planned re-exec, a panic and a fatal signal end in the same place: execve of this executable with the table's
 //! descriptor. The difference is only how much is still on its way: a planned one waits until nothing is.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -313,9 +312,6 @@ impl Shell {
         all.extend(pack(&self.handed()).ok().map(|b| (SHELL, b)));
         all.extend(pack(&self.progress_now()).ok().map(|b| (PROGRESS, b)));
         all.extend(pack(self.hanging.all()).ok().map(|b| (HANGING, b)));
-        for node in self.engine.nodes() {
-            all.extend(self.engine.record(node).map(|r| (Key::new(Class::Unit, u64::from(node.0)), r)));
-        }
         for spawn in self.spawns.iter() {
             let record = pack(&spawn.record).ok();
             all.extend(record.map(|r| (Key::new(Class::Spawn, spawn.record.serial), r)));
@@ -333,7 +329,22 @@ impl Shell {
             let record = pack(event).ok();
             all.extend(record.map(|r| (Key::new(Class::Event, number), r)));
         }
-        self.live.rewrite(all.into_iter().map(|(k, b)| (k, Cow::Owned(b))))
+        // One after the other: all at a time would be as many small pieces of memory as there are units.
+        let engine = &self.engine;
+        let units = engine
+            .nodes()
+            .filter_map(|node| Some((Key::new(Class::Unit, u64::from(node.0)), engine.record(node)?)));
+        self.live.rewrite(all.into_iter().chain(units))
+    }
+
+    /// Nothing is to be written for a while: what is history, and what says of many units the same, takes no room.
+    pub(super) fn rest_live(&mut self) {
+        if self.live.is_worn()
+            && let Err(e) = self.rewrite_live()
+        {
+            self.say(Level::Error, None, &format!("cannot write the live table: {e}"));
+        }
+        self.live.rest();
     }
 
     /// What is on its way that only this process knows of, in words; nothing when it may go. A process that has not come
@@ -534,8 +545,10 @@ impl Shell {
         let serial = record.serial;
         let notify = found.take(record.notify).map(NotifySocket::from_descriptor);
         let ready = found.take(record.ready);
-        let stage =
-            record.stage.take().and_then(|s| Some(StatusPipe::adopted(found.take(Some(s.number))?, s)));
+        let stage = record
+            .stage
+            .take()
+            .and_then(|s| Some(Box::new(StatusPipe::adopted(found.take(Some(s.number))?, *s))));
         let found_main = if record.exited { Ok(None) } else { record.find_main() };
         let unsettled = !record.settled && !record.failed && stage.is_none();
         record.settled |= stage.is_none();

@@ -4,7 +4,8 @@
 //! counts, and a torn one (the process died in the middle of writing it) ends the reading, so that the record
 //! before it stands. Fixed slots would cost every file of a large machine the room of its longest message. When
 //! most of the journal is history, everything is written once more behind it, one eight-byte write moves the
-//! start, and the room before is given back to the kernel.
+//! start, and the room before is given back to the kernel. What is written so is one record of all (`packed.rs`): units at
+//! rest differ in few bytes.
 //!
 //! Events that wait for the engine are records like all others; which one is in hand is a word in the first page,
 //! which is set without a system call.
@@ -20,13 +21,16 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::FallocateFlags;
 use nix::sys::memfd::MFdFlags;
 
+use super::packed;
 use crate::sys::word::Word;
 
 /// First bytes of every live table.
 const MAGIC: u64 = u64::from_le_bytes(*b"HF-live\n");
 /// Version of the records. Version 1, which had no events in it, was never released. A class that is added makes no other
 /// version: who does not know it leaves it out, and who misses it goes on without. A record that changes does.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The version before, which had every record by itself.
+const UNPACKED: u32 = 2;
 /// The word of the header in which the number of the event in hand stands.
 const IN_HAND: usize = 3;
 /// Bytes before the first record.
@@ -37,6 +41,11 @@ const RECORD: usize = 24;
 const ROOM: usize = 16 << 10;
 /// A journal below this size is not worth rewriting.
 const SMALL: u64 = 256 << 10;
+/// As much of it is history at rest.
+const WORN: u64 = 16 << 10;
+
+/// In place of a class: all that there was to know at a time, see [`packed`].
+const PACKED: u8 = 255;
 
 /// What a record is about. The numbers are written and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +74,7 @@ pub enum Class {
 }
 
 impl Class {
-    fn from_number(number: u8) -> Option<Class> {
+    pub(super) fn from_number(number: u8) -> Option<Class> {
         Some(match number {
             1 => Class::Engine,
             2 => Class::Unit,
@@ -140,11 +149,15 @@ fn checksum(parts: &[&[u8]]) -> u32 {
 }
 
 fn encode(out: &mut Vec<u8>, key: Key, content: Option<&[u8]>) {
+    frame(out, key.class as u8, key.id, content);
+}
+
+fn frame(out: &mut Vec<u8>, class: u8, id: u64, content: Option<&[u8]>) {
     let bytes = content.unwrap_or_default();
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    let [a, b, c, d, e, f, g, h] = key.id.to_le_bytes();
+    let [a, b, c, d, e, f, g, h] = id.to_le_bytes();
     let present = u8::from(content.is_some());
-    let head: [u8; RECORD - 8] = [key.class as u8, present, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
+    let head: [u8; RECORD - 8] = [class, present, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
     out.reserve(RECORD + bytes.len());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&checksum(&[&length.to_le_bytes(), &head, bytes]).to_le_bytes());
@@ -152,8 +165,16 @@ fn encode(out: &mut Vec<u8>, key: Key, content: Option<&[u8]>) {
     out.extend_from_slice(bytes);
 }
 
-/// A record's key (none for a class that this program does not know), whether it counts, its content and length.
-fn decode(bytes: &[u8]) -> Option<(Option<Key>, bool, &[u8], usize)> {
+/// What is in a record.
+enum Found {
+    One(Key),
+    Packed,
+    /// Of a class that this program does not know.
+    Unknown,
+}
+
+/// A record, whether it counts, its content and length.
+fn decode(bytes: &[u8]) -> Option<(Found, bool, &[u8], usize)> {
     let length = bytes.get(..4)?;
     let sum = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
     let head = bytes.get(8..RECORD)?;
@@ -163,8 +184,11 @@ fn decode(bytes: &[u8]) -> Option<(Option<Key>, bool, &[u8], usize)> {
         return None;
     }
     let id = u64::from_le_bytes(head.get(8..16)?.try_into().ok()?);
-    let key = Class::from_number(*head.first()?).map(|class| Key { class, id });
-    Some((key, *head.get(1)? == 1, content, end))
+    let found = match *head.first()? {
+        PACKED => Found::Packed,
+        number => Class::from_number(number).map_or(Found::Unknown, |class| Found::One(Key { class, id })),
+    };
+    Some((found, *head.get(1)? == 1, content, end))
 }
 
 impl Live {
@@ -198,7 +222,7 @@ impl Live {
             return Err(LiveError::Magic);
         }
         let version = u32::try_from(word(8) & 0xffff_ffff).unwrap_or_default();
-        if version != VERSION {
+        if ![VERSION, UNPACKED].contains(&version) {
             return Err(LiveError::Version(version));
         }
         let base = word(16);
@@ -212,11 +236,12 @@ impl Live {
         file.read_exact_at(&mut bytes, base)?;
         let mut records = BTreeMap::new();
         let mut at = 0;
-        while let Some((key, present, content, end)) = bytes.get(at..).and_then(decode) {
-            match key {
-                Some(key) if present => drop(records.insert(key, content.to_vec())),
-                Some(key) => drop(records.remove(&key)),
-                None => {}
+        while let Some((found, present, content, end)) = bytes.get(at..).and_then(decode) {
+            match found {
+                Found::One(key) if present => drop(records.insert(key, content.to_vec())),
+                Found::One(key) => drop(records.remove(&key)),
+                Found::Packed => packed::read(content, &mut records),
+                Found::Unknown => {}
             }
             at += end;
         }
@@ -224,6 +249,8 @@ impl Live {
         // A whole record behind the one that ended the reading would count again as soon as what is written next
         // happens to reach it.
         file.set_len(end)?;
+        // From here on something may be written that the program before would not find.
+        file.write_all_at(&VERSION.to_le_bytes(), 8)?;
         let in_hand = Word::map(&file, IN_HAND)?;
         Ok((Live { file, base, end, settled: 0, pending: Vec::new(), in_hand }, records))
     }
@@ -273,6 +300,11 @@ impl Live {
         self.pending.shrink_to_fit();
     }
 
+    /// Whether there is history that is worth a rewriting while nothing else is to be done.
+    pub fn is_worn(&self) -> bool {
+        self.end - self.base > WORN + self.settled + self.settled / 4
+    }
+
     /// Whether most of the journal is history.
     pub fn is_stale(&self) -> bool {
         self.end - self.base > SMALL + 2 * self.settled
@@ -282,14 +314,9 @@ impl Live {
     ///
     /// # Errors
     /// What write(2) said; the journal stands as it was then.
-    pub fn rewrite<'a>(
-        &mut self,
-        records: impl Iterator<Item = (Key, std::borrow::Cow<'a, [u8]>)>,
-    ) -> io::Result<()> {
+    pub fn rewrite(&mut self, records: impl Iterator<Item = (Key, Vec<u8>)>) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for (key, content) in records {
-            encode(&mut bytes, key, Some(&content));
-        }
+        frame(&mut bytes, PACKED, 0, Some(&packed::write(records)));
         let base = self.end;
         let length = u64::try_from(bytes.len()).unwrap_or_default();
         self.file.write_all_at(&bytes, base)?;
@@ -312,7 +339,6 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::borrow::Cow;
 
     fn again(live: &Live) -> BTreeMap<Key, Vec<u8>> {
         let fd = live.file.try_clone().unwrap();
@@ -334,6 +360,38 @@ mod tests {
         live.pending.truncate(keep);
         live.flush().unwrap();
         assert_eq!(again(&live), BTreeMap::from([(key(1), b"three".to_vec())]));
+    }
+
+    #[test]
+    fn what_is_packed_is_followed_by_what_changes() {
+        let mut live = Live::create().unwrap();
+        let key = |id| Key::new(Class::Unit, id);
+        live.put(key(9), b"history");
+        live.flush().unwrap();
+        live.rewrite((0..5).map(|id| (key(id), format!("unit {id}").into_bytes()))).unwrap();
+        live.put(key(1), b"another");
+        live.remove(key(2));
+        live.flush().unwrap();
+        let found: Vec<_> =
+            again(&live).into_iter().map(|(k, b)| (k.id, String::from_utf8(b).unwrap())).collect();
+        let text = |(id, text): (u64, &str)| (id, text.to_owned());
+        assert_eq!(found, [(0, "unit 0"), (1, "another"), (3, "unit 3"), (4, "unit 4")].map(text));
+    }
+
+    #[test]
+    fn units_at_rest_take_few_bytes() {
+        let mut live = Live::create().unwrap();
+        let record = |id: u64| {
+            let [a, b, ..] = id.to_le_bytes();
+            (
+                Key::new(Class::Unit, id),
+                vec![1, a, b | 0x80, 1, a, b, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            )
+        };
+        live.rewrite((0..10_000).map(record)).unwrap();
+        assert!(live.settled <= 6 * 10_000, "{}", live.settled);
+        assert_eq!(again(&live), (0..10_000).map(record).collect());
+        assert!(!live.is_worn());
     }
 
     #[test]
@@ -373,7 +431,7 @@ mod tests {
             live.put(key, &content);
             live.flush().unwrap();
             if live.is_stale() {
-                live.rewrite([(key, Cow::Borrowed(&content[..]))].into_iter()).unwrap();
+                live.rewrite([(key, content.to_vec())].into_iter()).unwrap();
             }
         }
         assert_eq!(again(&live), BTreeMap::from([(key, content.to_vec())]));

@@ -28,6 +28,7 @@ mod modules;
 mod mounts;
 mod names;
 mod notified;
+mod packed;
 mod places;
 mod processes;
 mod queue;

@@ -213,7 +213,7 @@ impl Shell {
                 stage: None,
             },
             pidfd: None,
-            stage: Some(spawned.status),
+            stage: Some(Box::new(spawned.status)),
             notify,
             ready: pipe.map(|(_, reader, _)| reader),
             strangers: Strangers::default(),

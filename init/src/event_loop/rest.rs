@@ -69,7 +69,8 @@ impl Shell {
             (Rest::Tell(_), Rest::Leave(_)) => {
                 self.order(&Order::Rest, None);
                 self.queue.rest();
-                self.live.rest();
+                self.rest_live();
+                self.watches.rest();
                 pages::trim_heap();
             }
             (Rest::Leave(_), Rest::Taken) => {

@@ -24,7 +24,7 @@ pub struct Spawn {
     /// Its main process, as long as it lives and was not started by PID 1.
     pub pidfd: Option<OwnedFd>,
     /// What its set-up reports; gone once it has.
-    pub stage: Option<StatusPipe>,
+    pub stage: Option<Box<StatusPipe>>,
     /// Its notify socket.
     pub notify: Option<NotifySocket>,
     /// Its readiness pipe.
@@ -76,7 +76,7 @@ pub struct Record {
     /// Number of the readiness pipe's descriptor.
     pub ready: Option<RawFd>,
     /// The status pipe, until its set-up has reported.
-    pub stage: Option<StatusRecord>,
+    pub stage: Option<Box<StatusRecord>>,
 }
 
 impl Record {
@@ -110,7 +110,7 @@ impl Spawn {
     pub fn note_descriptors(&mut self) {
         self.record.notify = self.notify.as_ref().map(AsRawFd::as_raw_fd);
         self.record.ready = self.ready.as_ref().map(AsRawFd::as_raw_fd);
-        self.record.stage = self.stage.as_ref().map(StatusPipe::record);
+        self.record.stage = self.stage.as_ref().map(|stage| Box::new(stage.record()));
     }
 }
 

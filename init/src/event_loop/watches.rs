@@ -62,6 +62,11 @@ impl Watches {
         &self.index
     }
 
+    /// Nothing is about to be watched.
+    pub(super) fn rest(&mut self) {
+        self.index.rest();
+    }
+
     /// Why drift of a unit may go unseen.
     pub fn missing(&self, node: Node) -> Option<&str> {
         self.missing.get(&node).map(String::as_str)
