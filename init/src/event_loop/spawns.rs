@@ -120,8 +120,8 @@ pub struct Spawns {
     by_serial: BTreeMap<u64, Spawn>,
     by_pid: BTreeMap<i32, u64>,
     changed: BTreeSet<u64>,
-    /// The cgroups of all of them.
-    cgroups: BTreeSet<String>,
+    /// The cgroups of all of them, and of how many each is.
+    cgroups: BTreeMap<String, usize>,
 }
 
 impl Spawns {
@@ -132,7 +132,7 @@ impl Spawns {
             self.by_pid.insert(spawn.record.main, serial);
         }
         self.changed.insert(serial);
-        self.cgroups.insert(spawn.record.cgroup.clone());
+        *self.cgroups.entry(spawn.record.cgroup.clone()).or_default() += 1;
         self.by_serial.insert(serial, spawn);
     }
 
@@ -143,8 +143,11 @@ impl Spawns {
             self.by_pid.remove(&spawn.record.main);
         }
         self.changed.insert(serial);
-        if !self.iter().any(|s| s.record.cgroup == spawn.record.cgroup) {
-            self.cgroups.remove(&spawn.record.cgroup);
+        if let Some(count) = self.cgroups.get_mut(&spawn.record.cgroup) {
+            *count -= 1;
+            if *count == 0 {
+                self.cgroups.remove(&spawn.record.cgroup);
+            }
         }
         Some(spawn)
     }
@@ -200,7 +203,7 @@ impl Spawns {
 
     /// Whether something that was started is, or was last, in this cgroup.
     pub fn in_cgroup(&self, name: &str) -> bool {
-        self.cgroups.contains(name)
+        self.cgroups.contains_key(name)
     }
 
     /// The cgroup of this one has been killed in.
