@@ -45,21 +45,6 @@ pub fn processes(rig: &Rig) -> Result<Vec<Process>> {
     Ok(out)
 }
 
-/// Whether a process has a timer that is set: PID 1 has one while anything is to be done without somebody asking.
-///
-/// # Errors
-/// When it is gone.
-pub fn has_deadline(pid: i32) -> Result<bool> {
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
-        // One that is closed meanwhile is none.
-        let about = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        if about.lines().any(|l| l.strip_prefix("it_value:").is_some_and(|at| at.trim() != "(0, 0)")) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Waits until the workers have left, what is there sleeps, and PID 1 is to wake by itself no more: it has given back by then
 /// what the work took.
 ///
@@ -71,7 +56,7 @@ pub fn rest(rig: &Rig) -> Result<Vec<Process>> {
     loop {
         let all = processes(rig)?;
         // A timer that has just gone off may be set again at once.
-        let twice = std::mem::replace(&mut before, !has_deadline(rig.pid()?)?) && before;
+        let twice = std::mem::replace(&mut before, !measure::has_deadline(rig.pid()?)?) && before;
         if twice && all.iter().all(|p| p.name != "cm-worker") {
             let pids: Vec<i32> = all.iter().map(|p| p.pid).collect();
             // Whoever leaves meanwhile was no part of the rest.

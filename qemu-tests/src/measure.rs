@@ -1,5 +1,6 @@
 //! Figures of processes, as the kernel tells them.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::Result;
@@ -95,13 +96,29 @@ pub fn at_rest(pids: &[i32], long: Duration) -> Result<Vec<u64>> {
     Ok(before.iter().zip(count()?).map(|(a, b)| b - a).collect())
 }
 
-/// Waits until a process is asleep, and has been for a moment: no event tells when work has ended.
+/// Whether a process has a timer that is set: PID 1 has one while anything is to be done without somebody asking.
+///
+/// # Errors
+/// When it is gone.
+pub fn has_deadline(pid: i32) -> Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
+        // One that is closed meanwhile is none.
+        let about = fs::read_to_string(entry.path()).unwrap_or_default();
+        if about.lines().any(|l| l.strip_prefix("it_value:").is_some_and(|at| at.trim() != "(0, 0)")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until a process is asleep, has been for a moment, and is not about to wake by itself: no event tells when work has
+/// ended.
 fn settle(pid: i32) -> Result {
     let deadline = Instant::now() + LIMIT;
     let mut last = None;
     loop {
         let now = switches(pid)?;
-        if last == Some(now) {
+        if last == Some(now) && !has_deadline(pid)? {
             return Ok(());
         }
         if Instant::now() > deadline {

@@ -1,12 +1,15 @@
 //! What comes to the notify sockets of services, and from whom it is believed.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use cm_core::engine::effect::Level;
 use cm_core::engine::event::Event;
 
 use super::Shell;
+use super::fnv::fnv;
 use super::token::Turn;
+use crate::sys::cgroup;
 use crate::sys::message::Sender;
 use crate::sys::notify::Message;
 
@@ -16,6 +19,22 @@ const NOTIFICATIONS: usize = 64;
 const STRANGE: u32 = 64;
 /// Most such users: whoever has 65,536 of them (subuid(5)) would fill memory and the log with them.
 const USERS: usize = 256;
+
+/// The socket of a unit: under its name, or under what is left of it and a number of its own where the path would be
+/// longer than an address of unix(7) may be.
+pub(super) fn notify_place(run: &Path, address: &str) -> PathBuf {
+    const LONGEST: usize = 107;
+    let place = |name: &str| run.join("notify").join(name);
+    let name = cgroup::directory_name(address);
+    let over = place(&name).as_os_str().len().saturating_sub(LONGEST);
+    if over == 0 {
+        return place(&name);
+    }
+    let number = format!("~{:016x}", fnv(address.bytes()));
+    // What is escaped is cut in the middle at worst: nobody reads it back.
+    let kept = name.get(..name.len().saturating_sub(over + number.len())).unwrap_or_default();
+    place(&format!("{kept}{number}"))
+}
 
 /// Users who are none of a service's, and how many messages of theirs came to its notify socket.
 #[derive(Debug, Default)]
@@ -140,6 +159,7 @@ impl Shell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::notify::NotifySocket;
 
     #[test]
     fn a_user_is_told_of_twice() {
@@ -157,5 +177,17 @@ mod tests {
         assert_eq!(strangers.0.len(), USERS);
         assert_eq!((strangers.hears(1), strangers.hears(65_536)), (Some(true), None));
         assert_eq!(strangers.refused(1), None, "told of already");
+    }
+
+    #[test]
+    fn the_longest_name_has_a_socket_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("notify")).unwrap();
+        let long = |last: &str| format!("service:{}{last}", "n".repeat(199));
+        let places = ["service:short".to_owned(), long("a"), long("b")].map(|a| notify_place(dir.path(), &a));
+        let _bound = places.each_ref().map(|p| NotifySocket::bind(p, false).unwrap());
+        assert!(places[0].ends_with("notify/service:short"));
+        assert_ne!(places[1], places[2]);
+        assert_eq!(places[1].parent(), places[0].parent());
     }
 }

@@ -1,7 +1,7 @@
 //! Starting processes, hearing from them, and burying them.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cm_core::engine::Node;
 use cm_core::engine::effect::{Job, Level};
@@ -12,10 +12,9 @@ use units::kind::service::{Log, Ready};
 use units::{Kind, UnitId};
 
 use super::Shell;
-use super::fnv::fnv;
 use super::launch::{self, Declared};
 use super::mounts::declared_above;
-use super::notified::Strangers;
+use super::notified::{Strangers, notify_place};
 use super::spawns::{Record, Spawn};
 use super::token::{Token, Turn};
 use crate::control::output::MARK;
@@ -37,22 +36,6 @@ fn engine_exit(status: ExitStatus) -> Exit {
         ExitStatus::Signal { signal, .. } => Exit::Signal(signal),
         ExitStatus::Unknown => Exit::Unknown,
     }
-}
-
-/// The socket of a unit: under its name, or under what is left of it and a number of its own where the path would be
-/// longer than an address of unix(7) may be.
-fn notify_place(run: &Path, address: &str) -> PathBuf {
-    const LONGEST: usize = 107;
-    let place = |name: &str| run.join("notify").join(name);
-    let name = cgroup::directory_name(address);
-    let over = place(&name).as_os_str().len().saturating_sub(LONGEST);
-    if over == 0 {
-        return place(&name);
-    }
-    let number = format!("~{:016x}", fnv(address.bytes()));
-    // What is escaped is cut in the middle at worst: nobody reads it back.
-    let kept = name.get(..name.len().saturating_sub(over + number.len())).unwrap_or_default();
-    place(&format!("{kept}{number}"))
 }
 
 impl Shell {
@@ -687,21 +670,3 @@ impl Shell {
 
 /// The service whose exit code a container leaves with.
 pub const MAIN_SERVICE: &str = "service:main";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::notify::NotifySocket;
-
-    #[test]
-    fn the_longest_name_has_a_socket_of_its_own() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("notify")).unwrap();
-        let long = |last: &str| format!("service:{}{last}", "n".repeat(199));
-        let places = ["service:short".to_owned(), long("a"), long("b")].map(|a| notify_place(dir.path(), &a));
-        let _bound = places.each_ref().map(|p| NotifySocket::bind(p, false).unwrap());
-        assert!(places[0].ends_with("notify/service:short"));
-        assert_ne!(places[1], places[2]);
-        assert_eq!(places[1].parent(), places[0].parent());
-    }
-}

@@ -457,7 +457,7 @@ fn at_rest(context: &Context) -> Result {
     };
     let mut all = of_holdfast()?;
     for _ in 0..30 {
-        if all.len() == 2 && !crate::instance::has_deadline(init)? {
+        if all.len() == 2 && !crate::measure::has_deadline(init)? {
             break;
         }
         quiet(&mut events, 1)?;
