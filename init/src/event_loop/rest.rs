@@ -1,4 +1,5 @@
-//! What a change, a start or a restart took goes back once it is over: the log daemon gives back its memory, then PID 1.
+//! What a change took goes back once it is over: the log daemon gives back its memory, then PID 1. A start or a restart alone
+//! leaves the pages of the program where they are: to bring them in again would make the next restart longer by half.
 //!
 //! Last of all before the wait, PID 1 leaves the pages of the program, its stack and the manifests: what it still did after
 //! that would bring them back, a window of sixteen pages with each. So a moment of quiet comes first, in which whoever was
@@ -10,7 +11,7 @@ use super::{Shell, manifests, now};
 use crate::log::protocol::Order;
 use crate::sys::pages::{self, Program};
 
-/// Quiet after the last worker has left, or the last process was started.
+/// Quiet after the last worker has left.
 const QUIET_MS: u64 = 500;
 /// What the log daemon has to go to rest in, which wakes PID 1 once more.
 const DAEMON_MS: u64 = 100;
@@ -30,11 +31,6 @@ pub(super) enum Rest {
 }
 
 impl Rest {
-    /// After a moment of quiet from now on.
-    pub(super) fn soon() -> Rest {
-        Rest::Tell(now().after_ms(QUIET_MS))
-    }
-
     /// When there is something to do.
     pub(super) fn deadline(self) -> Option<Mono> {
         match self {
@@ -57,9 +53,9 @@ fn next(rest: Rest, at: Mono, engine: Option<Mono>) -> Rest {
 }
 
 impl Shell {
-    /// The last worker has left, or something was started.
+    /// The last worker has left.
     pub(super) fn rest_soon(&mut self) {
-        self.rest = Rest::soon();
+        self.rest = Rest::Tell(now().after_ms(QUIET_MS));
     }
 
     /// Gives back what is due now. Answers what else goes, as the last thing before the wait for events.

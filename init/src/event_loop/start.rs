@@ -210,7 +210,7 @@ impl Shell {
             manifests: held,
             workers: BTreeMap::new(),
             hanging: super::hanging::Hanging::default(),
-            rest: super::rest::Rest::soon(),
+            rest: super::rest::Rest::default(),
             flows: flows::Flows::default(),
             swapped_calls: BTreeSet::new(),
             inotify,

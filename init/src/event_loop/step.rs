@@ -108,7 +108,6 @@ impl Shell {
             // What was just started comes to its program before it is written down what that means to the units, which
             // takes as long as a start: all that a successor needs to know of it stands in the table already.
             let _never_fails = nix::sched::sched_yield();
-            self.rest_soon();
         }
         if let Some(news) = news {
             self.tell_of_apply(&news);

@@ -1,7 +1,7 @@
 //! At rest nothing of Holdfast runs, and only what must be there is there.
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Scenario;
 use crate::Result;
@@ -92,28 +92,5 @@ fn rest(context: &Context) -> Result {
     if found.iter().any(|n| *n != 0) {
         return Err(format!("something woke up: {left:?}: {found:?}").into());
     }
-    gives_back(&rig)
-}
-
-/// What a question and a restart have brought into PID 1's memory goes again, without a worker that leaves.
-fn gives_back(rig: &Rig) -> Result {
-    let init = rig.pid()?;
-    let rested = measure::Memory::of(init)?.rss;
-    let sleeper = rig.main_pid("service:sleeper")?;
-    let asked = measure::Memory::of(init)?.rss;
-    rig.run(&["kill", "-KILL", &sleeper.to_string()])?;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        measure::pause(Duration::from_millis(200))?;
-        let now = measure::Memory::of(init)?.rss;
-        if now <= rested + 128 && now < asked {
-            println!("resident KiB of PID 1: {rested} at rest, {asked} when asked, {now} after a restart");
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            let text =
-                format!("PID 1 keeps {now} KiB after a restart; it had {rested} at rest, {asked} then");
-            return Err(text.into());
-        }
-    }
+    Ok(())
 }
