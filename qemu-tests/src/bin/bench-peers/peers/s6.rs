@@ -21,7 +21,7 @@ pub(crate) const PEER: Peer = Peer {
 };
 
 fn init(load: Load) -> Vec<String> {
-    let most = (load.services() > USUAL).then(|| format!("-C{}", load.services() + 50));
+    let most = (load.services() > USUAL).then(|| format!("-c{}", load.services() + 50));
     let mut words = vec!["/usr/bin/s6-svscan".to_owned()];
     words.extend(most);
     words.push(SCAN.to_owned());
