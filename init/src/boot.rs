@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::sys::spawn::{self, Launch, Output, Spawned};
@@ -65,12 +65,8 @@ fn take_console() -> std::io::Result<()> {
 }
 
 fn raise(path: &Path, least: u64) -> std::io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut text = [0; 24];
-    let length = file.read_at(&mut text, 0)?;
-    let text = std::str::from_utf8(text.get(..length).unwrap_or_default()).unwrap_or_default();
-    let now = text.trim().parse::<u64>().unwrap_or(u64::MAX);
-    if now < least { file.write_all_at(least.to_string().as_bytes(), 0) } else { Ok(()) }
+    let now = std::fs::read_to_string(path)?.trim().parse::<u64>().unwrap_or(u64::MAX);
+    if now < least { std::fs::write(path, least.to_string()) } else { Ok(()) }
 }
 
 /// Starts the helper that loads drivers; whether the kernel has any modules here it looks itself, for they are on a

@@ -72,6 +72,7 @@ impl Shell {
         }
         let first = !std::mem::replace(&mut self.modules.looked, true);
         if first {
+            // A device may have come before, of which nobody was told.
             self.ready.push(Token::Mounts);
         }
         if !heard && !first {
